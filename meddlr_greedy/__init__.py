@@ -1,3 +1,15 @@
-"""Greedy training of unrolled MRI reconstruction networks, as a plugin of meddlr."""
+"""Greedy training of unrolled MRI reconstruction networks, as a plugin of meddlr.
+
+Importing this package registers its architectures, losses, masks and datasets with meddlr.
+"""
 
 __version__ = "0.1.0"
+
+#: Named in a config as ``MISC: {PLUGIN: !!python/name:meddlr_greedy.PLUGIN ''}``, this makes meddlr's own train_net
+#: import the package before it builds anything.
+PLUGIN = "meddlr_greedy"
+
+from meddlr_greedy.modeling import cine, greedy, losses, spatiotemporal  # noqa: E402, F401
+from meddlr_greedy.modeling.greedy import GreedyUnrolled  # noqa: E402
+
+__all__ = ["GreedyUnrolled", "PLUGIN", "__version__"]

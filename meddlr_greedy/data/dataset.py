@@ -1,0 +1,189 @@
+"""Scans on disk -> examples: meddlr's ``SliceData`` with every file checked before it is trained on.
+
+One HDF5 file per scan, complex64, S slices (the examples), H readout, W phase encode, T cardiac phases,
+C coils, M map sets:
+
+    ======  ==================  ==============
+    name    cine                2D
+    ======  ==================  ==============
+    kspace  (S, H, W, T, C)     (S, H, W, C)
+    maps    (S, H, W, 1, C, M)  (S, H, W, C, M)
+    target  (S, H, W, T, M)     (S, H, W, M)
+    ======  ==================  ==============
+
+Whether a file is cine or 2D is told by the number of axes of its k-space.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+import h5py
+import numpy as np
+from meddlr.data.slice_dataset import SliceData
+
+from meddlr_greedy.errors import UserError
+
+__all__ = ["CINE_AXES", "CheckedSliceData", "CineSliceData", "check_scan_file"]
+
+#: Number of axes of the k-space in a file.
+CINE_AXES = 5
+PLAIN_AXES = 4
+
+_TRAJECTORY = ("traj", "trajectory")
+
+
+def check_scan_file(path: str, mapping: Optional[Mapping[str, str]] = None) -> Tuple[int, ...]:
+    """Checks that a file can be trained on, without reading the data in it.
+
+    Args:
+        path: An HDF5 file, see the top of this module.
+        mapping: Names in the file of "kspace", "maps" and "target", where they differ
+            (``DATALOADER.DATA_KEYS``). A target named "reconstruction_rss" goes without maps, as in meddlr.
+
+    Returns:
+        Tuple[int, ...]: The shape of k-space, (S, H, W, T, C) for cine and (S, H, W, C) for 2D.
+
+    Raises:
+        UserError: The file is missing, truncated or no HDF5, lacks a dataset, is not Cartesian, or its
+            arrays have a wrong type or shapes that disagree.
+    """
+    names = {**SliceData._DEFAULT_MAPPING, **(mapping or {})}
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such file")
+    try:
+        with h5py.File(path, "r") as file:
+            _check_cartesian(path, file, names["kspace"])
+            return _check_arrays(path, file, names)
+    except OSError as error:
+        raise UserError(f"{path}: truncated, or not an HDF5 file ({error})") from error
+
+
+def _check_cartesian(path: str, file: h5py.File, kspace_name: str) -> None:
+    found = [f"dataset '{name}'" for name in file if name.lower() in _TRAJECTORY]
+    for holder in (file, file.get(kspace_name, file)):
+        for name in _TRAJECTORY:
+            value = holder.attrs.get(name, "cartesian")
+            value = value.decode() if isinstance(value, bytes) else str(value)
+            if value.lower() != "cartesian":
+                found.append(f"attribute {name} = '{value}'")
+    if found:
+        raise UserError(f"{path}: not Cartesian ({found[0]}); only Cartesian k-space is allowed")
+
+
+def _check_arrays(path: str, file: h5py.File, names: Mapping[str, str]) -> Tuple[int, ...]:
+    magnitude_target = names["target"] == "reconstruction_rss"
+    needed = ("kspace", "target") if magnitude_target else ("kspace", "maps", "target")
+    for key in needed:
+        if not isinstance(file.get(names[key]), h5py.Dataset):
+            raise UserError(
+                f"{path}: no dataset '{names[key]}' in it; found: {', '.join(file) or 'nothing'}"
+            )
+    arrays = {key: file[names[key]] for key in needed}
+
+    kspace = arrays["kspace"].shape
+    if len(kspace) not in (PLAIN_AXES, CINE_AXES) or 0 in kspace:
+        raise UserError(
+            f"{path}: {names['kspace']} has shape {kspace}; allowed are (S, H, W, T, C) for cine "
+            "and (S, H, W, C) for 2D"
+        )
+    frames, coils = kspace[3:-1], kspace[-1]
+    # meddlr takes real targets, images without a map axis, for 2D.
+    if len(kspace) == PLAIN_AXES and arrays["target"].dtype.kind == "f":
+        magnitude_target = True
+    for key, array in arrays.items():
+        real_allowed = key == "target" and magnitude_target
+        if array.dtype != np.complex64 and not (real_allowed and array.dtype.kind == "f"):
+            raise UserError(f"{path}: {names[key]} is {array.dtype}; only complex64 is allowed")
+
+    expected = {"target": kspace[:3]}
+    if not magnitude_target:
+        num_maps = arrays["maps"].shape[-1:]
+        expected["target"] = kspace[:3] + frames + num_maps
+    if "maps" in arrays:
+        num_maps = arrays["maps"].shape[-1:]
+        expected["maps"] = kspace[:3] + (1,) * len(frames) + (coils,) + num_maps
+    for key, shape in expected.items():
+        if arrays[key].shape != shape:
+            raise UserError(
+                f"{path}: {names[key]} has shape {arrays[key].shape}, which does not agree with "
+                f"{names['kspace']} of shape {kspace}: {shape} is needed"
+            )
+    return kspace
+
+
+class CheckedSliceData(SliceData):
+    """meddlr's dataset of 2D slices, with its files checked on construction and its values when read.
+
+    Args:
+        dataset_dicts: One dictionary per scan, in meddlr's format.
+        transform: Called with (kspace, maps, target, fname, slice_id, is_fixed, acceleration).
+        keys: Names in the file of "kspace", "maps" and "target", where they differ.
+        include_metadata: Adds {"scan_id", "slice_id"} as "metadata" to each example.
+        **kwargs: For ``SliceData``.
+
+    Raises:
+        UserError: A file that cannot be used, or two scans of one name; when an example is read,
+            also NaN, infinity or nothing but zeros in it.
+    """
+
+    NUM_AXES = PLAIN_AXES
+
+    def __init__(
+        self,
+        dataset_dicts: List[Dict[str, Any]],
+        transform,
+        keys: Optional[Mapping[str, str]] = None,
+        include_metadata: bool = False,
+        **kwargs,
+    ):
+        _check_scan_names([scan["file_name"] for scan in dataset_dicts])
+        scans = [self._checked_scan(scan, keys) for scan in dataset_dicts]
+        #: Shape of one example's k-space, for each file.
+        self.example_shapes = {scan["file_name"]: scan["kspace_size"][1:] for scan in scans}
+        super().__init__(scans, transform, keys, include_metadata, **kwargs)
+
+    def _checked_scan(
+        self, scan: Dict[str, Any], keys: Optional[Mapping[str, str]]
+    ) -> Dict[str, Any]:
+        """Returns the scan's dictionary with "kspace_size" as found in the file."""
+        path = scan["file_name"]
+        shape = check_scan_file(path, keys)
+        if len(shape) != self.NUM_AXES:
+            raise UserError(
+                f"{path}: k-space has {len(shape)} axes {shape}, other scans of this data set have "
+                f"{self.NUM_AXES}; cine and 2D cannot be mixed"
+            )
+        # An annotation may list fewer slices than the file holds; meddlr then takes the first ones.
+        listed = scan.get("kspace_size", (scan.get("num_slices", shape[0]),))[0]
+        if not 1 <= listed <= shape[0]:
+            raise UserError(f"{path}: the annotation lists {listed} slices, the file has {shape[0]}")
+        return {**scan, "kspace_size": (listed,) + shape[1:]}
+
+    def _load_data(self, example: Dict[str, Any], idx: int) -> Dict[str, np.ndarray]:
+        where = f"{example['file_name']}: slice {example['slice_id']}"
+        try:
+            data = super()._load_data(example, idx)
+        except OSError as error:
+            raise UserError(f"{where} cannot be read: truncated or damaged ({error})") from error
+        for key, array in data.items():
+            if not np.isfinite(array).all():
+                raise UserError(f"{where}: {self.mapping[key]} holds NaN or infinity")
+        if not data["kspace"].any():
+            raise UserError(f"{where}: {self.mapping['kspace']} holds nothing but zeros")
+        return data
+
+
+class CineSliceData(CheckedSliceData):
+    """Slices of cine scans: k-space (H, W, T, C), maps (H, W, 1, C, M), target (H, W, T, M)."""
+
+    NUM_AXES = CINE_AXES
+
+
+def _check_scan_names(paths: List[str]) -> None:
+    """Scans are known by the stem of their file: in results, and for the seed of their examples."""
+    seen: Dict[str, str] = {}
+    for path in paths:
+        other = seen.setdefault(Path(path).stem, path)
+        if other != path:
+            raise UserError(f"{path}: has the same name as {other}; names of scans must differ")

@@ -1,0 +1,96 @@
+"""Data sets by name: every ``<root>/<name>/annotations/<split>.json`` is the data set ``<name>_<split>``.
+
+``<root>`` is the environment variable MEDDLR_GREEDY_DATASETS, by default ``./datasets``. An annotation is
+in meddlr's MRCO style, ``{"images": [{"file_name": "<split>/<scan>.h5", ...}, ...], ...}`` with file names
+relative to ``<root>/<name>``.
+"""
+
+import functools
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+from meddlr.data import DatasetCatalog, MetadataCatalog
+from meddlr.data.datasets.register_mrco import load_mrco_json
+
+from meddlr_greedy.errors import UserError, did_you_mean
+
+__all__ = ["check_dataset_names", "datasets_root", "register_datasets"]
+
+ROOT_VARIABLE = "MEDDLR_GREEDY_DATASETS"
+
+# What register_datasets put into meddlr's catalog, which is global too: name -> annotation.
+_registered: Dict[str, Path] = {}
+
+
+def datasets_root() -> Path:
+    """Returns the folder that holds the data sets."""
+    return Path(os.environ.get(ROOT_VARIABLE) or "datasets")
+
+
+def register_datasets(root: Optional[os.PathLike] = None) -> List[str]:
+    """Registers the data sets found in a folder with meddlr; those of an earlier call are forgotten.
+
+    Args:
+        root: The folder; by default :func:`datasets_root`. It need not exist.
+
+    Returns:
+        List[str]: The names now registered.
+    """
+    for name in _registered:
+        DatasetCatalog.clear(name)
+    _registered.clear()
+    root = (datasets_root() if root is None else Path(root)).absolute()
+    for annotation in sorted(root.glob("*/annotations/*.json")):
+        name = f"{annotation.parts[-3]}_{annotation.stem}"
+        if name in DatasetCatalog.list():
+            logging.getLogger(__name__).warning(
+                f"{annotation}: not registered, since meddlr has another data set named '{name}'"
+            )
+            continue
+        DatasetCatalog.register(name, functools.partial(_load_scans, name, annotation))
+        MetadataCatalog.get(name).set(metadata_file=None)  # load_mrco_json asks for it
+        _registered[name] = annotation
+    return list(_registered)
+
+
+def check_dataset_names(names: Sequence[str]) -> None:
+    """Checks that data sets exist and that their annotations can be read.
+
+    Args:
+        names: As in ``DATASETS.TRAIN``.
+
+    Raises:
+        UserError: A data set is unknown, or its annotation is missing or damaged.
+    """
+    for name in names:
+        if name not in DatasetCatalog.list():
+            raise UserError(
+                f"DATASETS: no data set '{name}'{did_you_mean(name, DatasetCatalog.list())} Found in "
+                f"'{_root_in_use()}' ({ROOT_VARIABLE}): {', '.join(_registered) or 'none'}; it is made of "
+                "<name>/annotations/<split>.json, which `python -m projects.cine.simulate` writes"
+            )
+        try:
+            DatasetCatalog.get(name)
+        except OSError as error:
+            raise UserError(f"DATASETS: the annotation of '{name}' cannot be read ({error})") from error
+
+
+def _root_in_use() -> Path:
+    for annotation in _registered.values():
+        return annotation.parents[2]
+    return datasets_root().absolute()
+
+
+def _load_scans(name: str, annotation: Path) -> List[Dict[str, Any]]:
+    try:
+        return load_mrco_json(str(annotation), str(annotation.parents[1]), name)
+    except FileNotFoundError as error:
+        raise UserError(f"{annotation}: no such file; data set '{name}' needs it") from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{annotation}: not an annotation ({type(error).__name__}: {error}); allowed is "
+            '{"images": [{"file_name": "<split>/<scan>.h5"}, ...]}'
+        ) from error

@@ -1,0 +1,123 @@
+"""Unrolled networks for cardiac cine (2D+t): proximal gradient steps (DL-ESPIRiT) and conjugate gradients (MoDL)."""
+
+from typing import Any, Dict, Optional
+
+import torch
+from meddlr.config import CfgNode
+from meddlr.config.config import configurable
+from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
+from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
+from meddlr.ops import complex as cplx
+from meddlr.utils.general import move_to_device
+from torch import nn
+
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.ops.cine_sense import CineSenseModel
+from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient
+
+__all__ = ["CineUnrolledCNN", "CGCineUnrolledCNN"]
+
+
+@META_ARCH_REGISTRY.register()
+class CineUnrolledCNN(GeneralizedUnrolledCNN):
+    r"""Unrolled proximal gradient descent for cine, :math:`x \leftarrow R_i(x + s_i (A^H A x - A^H y))`.
+
+    Sandino et al., "Accelerating cardiac cine MRI using a deep learning-based ESPIRiT reconstruction", MRM 2021.
+    Takes meddlr's batch with a frame axis: kspace (B, H, W, T, C), maps (B, H, W, 1, C, M), mask (B, H, W, T, 1) and,
+    in training, target (B, H, W, T, M); H readout, W phase encode, T cardiac phases, C coils, M map sets. All keys of
+    ``MODEL.UNROLLED`` are meddlr's.
+    """
+
+    # forward only chooses the signal model; the steps run through step() as in the base class.
+    greedy_compatible = True
+
+    def build_signal_model(self, maps: torch.Tensor, weights: Optional[torch.Tensor]) -> CineSenseModel:
+        return CineSenseModel(maps, weights)
+
+    def forward(self, inputs: Dict[str, Any], return_pp: bool = False, vis_training: bool = False) -> Dict[str, Any]:
+        inputs = move_to_device(inputs, next(self.parameters()).device)
+        mask = inputs.get("mask")
+        if mask is None:
+            mask = cplx.get_mask(inputs["kspace"])
+        # The base class multiplies k-space by the mask in place: give it a tensor of its own.
+        inputs = {**inputs, "mask": mask, "kspace": inputs["kspace"] * mask}
+        if inputs.get("signal_model") is None:
+            inputs["signal_model"] = self.build_signal_model(inputs["maps"], mask)
+        return super().forward(inputs, return_pp=return_pp, vis_training=vis_training)
+
+    def dc(self, *, image, A, zf_image, step_size):  # noqa: N803 (meddlr's name)
+        return image + step_size * (A.normal(image) - zf_image)
+
+    def reg(self, *, image: torch.Tensor, model: nn.Module, dims=None) -> torch.Tensor:
+        num_batch, height, width, num_frames, num_maps = image.shape
+        x = torch.view_as_real(image.permute(0, 3, 1, 2, 4).contiguous())
+        x = x.reshape(num_batch, num_frames, height, width, 2 * num_maps)
+        x = model(x.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
+        x = x.reshape(num_batch, num_frames, height, width, num_maps, 2).contiguous()
+        return torch.view_as_complex(x).permute(0, 2, 3, 1, 4)
+
+    def visualize_training(self, kspace, zfs, targets, preds):
+        """Shows the middle frame; several map sets as the root of their sum of squares."""
+
+        def frame(x: torch.Tensor) -> torch.Tensor:
+            return x[:1, :, :, x.shape[3] // 2]
+
+        def single_set(x: torch.Tensor) -> torch.Tensor:
+            x = frame(x)
+            return x if x.shape[-1] == 1 else x.norm(dim=-1, keepdim=True).to(x.dtype)
+
+        images = [torch.view_as_real(single_set(x).contiguous()) for x in (zfs, targets, preds)]
+        super().visualize_training(frame(kspace), *images)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, **kwargs) -> Dict[str, Any]:
+        block = cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE
+        if block not in ("ResNet", "SpatioTemporalResNet"):
+            raise UserError(
+                f"MODEL.UNROLLED.BLOCK_ARCHITECTURE: found '{block}', a cine network allows 'ResNet'"
+                " (the (2+1)D residual network)"
+            )
+        cfg = cfg.clone().defrost()
+        cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE = "SpatioTemporalResNet"
+        return super().from_config(cfg.freeze(), **kwargs)
+
+
+@META_ARCH_REGISTRY.register()
+class CGCineUnrolledCNN(CineUnrolledCNN):
+    r"""MoDL for cine: :math:`x \leftarrow (A^H A + \mu_i)^{-1} (A^H y + \mu_i R_i(x))` by conjugate gradients.
+
+    Aggarwal et al., "MoDL: model-based deep learning architecture for inverse problems", IEEE TMI 2019. The step sizes
+    are the :math:`\mu_i`; ``MODEL.UNROLLED.DC.MAX_ITER`` and ``EPS`` as for meddlr's ``CGUnrolledCNN``, but with a
+    fixed number of iterations, each example frozen once converged.
+    """
+
+    @configurable
+    def __init__(self, *args, cg_max_iter: int = 10, cg_eps: float = 1e-4, **kwargs):
+        super().__init__(*args, order=("reg", "dc"), **kwargs)
+        self.cg_max_iter = cg_max_iter
+        self.cg_eps = cg_eps
+        if any(float(mu) < 0 for mu in self.step_sizes):
+            raise UserError(
+                f"MODEL.UNROLLED.STEP_SIZES: found {[float(mu) for mu in self.step_sizes]},"
+                " non-negative numbers (the weights mu) are allowed for CGCineUnrolledCNN"
+            )
+
+    def dc(self, *, image, A, zf_image, step_size):  # noqa: N803 (meddlr's name)
+        return conjugate_gradient(
+            A.normal,
+            b=zf_image + step_size * image,
+            x=image,
+            mu=step_size,
+            max_iter=self.cg_max_iter,
+            eps=self.cg_eps,
+        )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, **kwargs) -> Dict[str, Any]:
+        unrolled = cfg.MODEL.UNROLLED
+        return {
+            **super().from_config(cfg, **kwargs),
+            "cg_max_iter": unrolled.DC.MAX_ITER,
+            "cg_eps": unrolled.DC.EPS,
+            **kwargs,
+        }

@@ -1,0 +1,353 @@
+r"""Greedy learning of an unrolled network.
+
+The unrolled steps are cut into K modules of consecutive steps. For one mini-batch (Ozturkler et al., "GLEAM: Greedy
+Learning for Large-Scale Accelerated MRI Reconstruction", arXiv 2207.08393)::
+
+    x = A^H y                                  # zero-filled image
+    for k in 1..K:
+        x = module_k(detach(x))                # forward through the steps of module k only
+        loss_k = loss(x, target)               # the same loss and target for every module
+        gradient of loss_k with respect to the parameters of module k; frees the graph of module k
+    update all parameters
+
+K = 1 is end-to-end backpropagation. Activations are held for one module at a time.
+"""
+
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import torch
+from meddlr.config import CfgNode
+from meddlr.config.config import configurable
+from meddlr.forward.mri import SenseModel
+from meddlr.modeling.loss_computer import LossComputer
+from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
+from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
+from meddlr.ops import complex as cplx
+from meddlr.utils.events import get_event_storage
+from meddlr.utils.general import move_to_device
+from torch import nn
+
+from meddlr_greedy.config import GreedyConfig
+from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.modeling.losses import LeanLossComputer, as_local_loss, complex_l1
+
+__all__ = ["GreedyUnrolled", "partition_steps"]
+
+#: Wrappers of meddlr that train an inner architecture with losses of their own.
+_WRAPPERS = ("N2R", "M2R", "NM2R", "A2R", "SSDU", "DENOISING")
+
+Gradients = Dict[nn.Parameter, torch.Tensor]
+
+
+def partition_steps(num_steps: int, num_modules: Union[int, Sequence[int]]) -> List[range]:
+    """Cuts ``num_steps`` unrolled steps into modules of consecutive steps.
+
+    Args:
+        num_steps: N, the unrolled steps of the network.
+        num_modules: K, or the number of steps of each module. An uneven K gives the larger modules first.
+
+    Returns:
+        One range of step indices per module.
+
+    Raises:
+        UserError: where K is larger than N, or the sizes do not add up to N.
+    """
+    key = "MISC.GREEDY.NUM_MODULES"
+    if isinstance(num_modules, int):
+        if not 1 <= num_modules <= num_steps:
+            raise UserError(
+                f"{key}: found {num_modules}, allowed is 1 to {num_steps} (the number of unrolled steps,"
+                " MODEL.UNROLLED.NUM_UNROLLED_STEPS)"
+            )
+        size, larger = divmod(num_steps, num_modules)
+        sizes = [size + 1] * larger + [size] * (num_modules - larger)
+    else:
+        sizes = list(num_modules)
+        if not sizes or min(sizes) < 1 or sum(sizes) != num_steps:
+            raise UserError(
+                f"{key}: found sizes {sizes}, allowed are positive sizes that add up to {num_steps}"
+                " (the number of unrolled steps, MODEL.UNROLLED.NUM_UNROLLED_STEPS)"
+            )
+    ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
+    return [range(end - size, end) for end, size in zip(ends, sizes)]
+
+
+class UnrolledProblem(NamedTuple):
+    """What every unrolled step needs of one batch, prepared once."""
+
+    A: nn.Module  #: signal model
+    kspace: torch.Tensor  #: masked k-space (B, H, W, [T,] C)
+    zf_image: torch.Tensor  #: zero-filled image A^H y, (B, H, W, [T,] M)
+    target: Optional[torch.Tensor]  #: fully sampled image, same shape
+    dims: Tuple[int, ...]  #: shape of kspace
+
+
+@META_ARCH_REGISTRY.register()
+class GreedyUnrolled(nn.Module):
+    """Trains an unrolled network greedily; in evaluation it is that network.
+
+    Works under meddlr's unchanged trainer: in training, ``forward`` computes loss and gradient of all modules but the
+    last, and returns the last module's image. The backward of the trainer's loss of that image then hands out the
+    gradients of all modules at once. Inputs and outputs are those of the wrapped network; the outputs also hold the
+    scalars ``loss_module_1`` to ``loss_module_<K-1>`` (the last module's loss is the trainer's).
+
+    Args:
+        network: A ``GeneralizedUnrolledCNN`` or subclass that is driven through its ``step``. A subclass that
+            overrides ``forward`` must declare ``greedy_compatible = True``; it may define
+            ``build_signal_model(maps, mask)``.
+        num_modules: K, or the number of unrolled steps of each module.
+        loss: Local loss, a function (pred, target) -> scalar or one of meddlr's loss computers.
+        num_inference_modules: Number of modules to run in evaluation; 0 runs all.
+
+    Example::
+
+        model = GreedyUnrolled(network, num_modules=4)
+        loss = complex_l1(model(batch)["pred"], batch["target"])
+        loss.backward()     # the gradients of all four modules
+
+    Raises:
+        UserError: where the network cannot be trained greedily or the modules do not fit it.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        network: GeneralizedUnrolledCNN,
+        num_modules: Union[int, Sequence[int]] = 1,
+        loss: Union[LossComputer, Callable[..., torch.Tensor]] = complex_l1,
+        num_inference_modules: int = 0,
+    ):
+        super().__init__()
+        _check_compatible(network)
+        # meddlr's checkpointer strips the prefix of this name when it loads into the plain network.
+        self.model = network
+        self.module_steps = partition_steps(len(network.step_sizes), num_modules)
+        self.local_loss = as_local_loss(loss)
+        if not 0 <= num_inference_modules <= len(self.module_steps):
+            raise UserError(
+                f"MISC.GREEDY.NUM_INFERENCE_MODULES: found {num_inference_modules}, allowed is 0 (all) to"
+                f" {len(self.module_steps)} (the number of modules)"
+            )
+        self.num_inference_modules = num_inference_modules
+        self.register_load_state_dict_pre_hook(_add_prefix_to_plain_weights)
+
+    @property
+    def num_modules(self) -> int:
+        return len(self.module_steps)
+
+    def forward(self, inputs: Dict[str, Any], return_pp: bool = False, vis_training: bool = False) -> Dict[str, Any]:
+        """Reconstructs (B, H, W, [T,] M) from meddlr's batch, which is left as it is.
+
+        Raises:
+            UserError: for a training batch without ``target``.
+        """
+        problem = self.prepare(inputs)
+        outputs = {
+            "target": problem.target,
+            "signal_model": problem.A,
+            "zf_image": problem.zf_image,
+        }
+        if self.training and torch.is_grad_enabled():
+            outputs.update(self._forward_greedily(inputs, problem))
+        else:
+            used = self.num_inference_modules if not self.training else 0
+            outputs["pred"] = self._reconstruct(problem, used or self.num_modules)
+        if return_pp:
+            outputs.update({key: inputs[key] for key in ("mean", "std", "norm")})
+        self._visualize(problem, outputs["pred"], vis_training)
+        return outputs
+
+    def prepare(self, inputs: Dict[str, Any]) -> UnrolledProblem:
+        """Signal model and zero-filled image, as the plain network makes them, without changing the batch."""
+        device = next(self.model.parameters()).device
+        inputs = move_to_device(inputs, device)
+        kspace, maps, mask = inputs["kspace"], inputs["maps"], inputs.get("mask")
+        num_maps = maps.shape[-2 if cplx.is_complex_as_real(maps) else -1]
+        if num_maps not in (self.model.num_emaps, 1):
+            raise UserError(f"MODEL.UNROLLED.NUM_EMAPS: {self.model.num_emaps}, but the data has {num_maps} map sets")
+        if mask is None:
+            mask = cplx.get_mask(kspace)
+        kspace = kspace * mask
+        A = inputs.get("signal_model")
+        if A is None:
+            A = getattr(self.model, "build_signal_model", SenseModel)(maps, mask)
+        return UnrolledProblem(A, kspace, A(kspace, adjoint=True), inputs.get("target"), tuple(kspace.size()))
+
+    def run_module(self, k: int, image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
+        """The unrolled steps of module ``k`` (from 0): image (B, H, W, [T,] M) to image."""
+        for i in self.module_steps[k]:
+            image = self.model.step(
+                image=image,
+                model=self._block(i),
+                A=problem.A,
+                zf_image=problem.zf_image,
+                step_size=self.model.step_sizes[i].to(image.device),
+                dims=problem.dims,
+            )
+        return image
+
+    def module_parameters(self, k: int) -> List[nn.Parameter]:
+        """The parameters that the loss of module ``k`` (from 0) trains.
+
+        Those of its steps, and those that belong to no step in particular.
+        """
+
+        def of_steps(steps) -> List[nn.Parameter]:
+            return [p for i in steps for p in (*self._block(i).parameters(), self.model.step_sizes[i])]
+
+        own = {id(p) for p in of_steps(self.module_steps[k])}
+        others = {id(p) for steps in self.module_steps for p in of_steps(steps)} - own
+        return [p for p in self.model.parameters() if p.requires_grad and id(p) not in others]
+
+    def _forward_greedily(self, inputs: Dict[str, Any], problem: UnrolledProblem) -> Dict[str, Any]:
+        if problem.target is None:
+            raise UserError(
+                "GreedyUnrolled: the training batch has no 'target'; greedy learning needs fully sampled targets"
+                " (every module has a loss of its own)"
+            )
+        gradients: Gradients = {}
+        losses: Dict[str, torch.Tensor] = {}
+        image = problem.zf_image
+        last = self.num_modules - 1
+        for k in range(last):
+            image = self.run_module(k, image.detach(), problem)
+            outputs = {"pred": image, "target": problem.target, "signal_model": problem.A}
+            loss = self.local_loss(inputs, outputs)
+            parameters = self.module_parameters(k)
+            _accumulate(gradients, parameters, _gradient(loss, parameters))
+            losses[f"loss_module_{k + 1}"] = loss.detach()
+        image = self.run_module(last, image.detach(), problem)
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        if not parameters:
+            raise UserError(
+                "GreedyUnrolled: no trainable parameters (torch.nn.DataParallel is not supported: start with one"
+                " device)"
+            )
+        graph = _Graph(image, self.module_parameters(last), gradients)
+        return {"pred": _HandOutGradients.apply(graph, *parameters), **losses}
+
+    def _reconstruct(self, problem: UnrolledProblem, num_modules: int) -> torch.Tensor:
+        image = problem.zf_image
+        for k in range(num_modules):
+            image = self.run_module(k, image, problem)
+        return image
+
+    def _block(self, step: int) -> nn.Module:
+        shared = self.model.num_repeat_steps > 0
+        return self.model.resnets if shared else self.model.resnets[step]
+
+    def _visualize(self, problem: UnrolledProblem, pred: torch.Tensor, force: bool) -> None:
+        period = self.model.vis_period
+        if force and not self.training:
+            raise ValueError("vis_training is only applicable in training mode")
+        if not self.training or not (force or period > 0):
+            return
+        if force or get_event_storage().iter % period == 0:
+            self.model.visualize_training(problem.kspace, problem.zf_image, problem.target, pred.detach())
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        greedy = GreedyConfig.from_cfg(cfg)
+        for wrapper in _WRAPPERS:
+            if cfg.MODEL[wrapper].META_ARCHITECTURE == cls.__name__:
+                raise UserError(
+                    f"MODEL.{wrapper}.META_ARCHITECTURE: found '{cls.__name__}', which cannot be used inside"
+                    f" {wrapper}: its losses are not the modules' local losses. Name the plain network there"
+                )
+        return {
+            "network": build_network(cfg, greedy.META_ARCHITECTURE),
+            "num_modules": greedy.NUM_MODULES,
+            "num_inference_modules": greedy.NUM_INFERENCE_MODULES,
+            "loss": LeanLossComputer(cfg),
+        }
+
+
+def build_network(cfg: CfgNode, name: str) -> nn.Module:
+    """The network that ``MISC.GREEDY.META_ARCHITECTURE`` names, built by meddlr's registry."""
+    key = "MISC.GREEDY.META_ARCHITECTURE"
+    if name == GreedyUnrolled.__name__ or name not in META_ARCH_REGISTRY:
+        networks = [n for n, c in META_ARCH_REGISTRY if isinstance(c, type) and _is_compatible(c)]
+        raise UserError(
+            f"{key}: found '{name}', allowed are {', '.join(sorted(networks))}{did_you_mean(name, networks)}"
+        )
+    cfg = cfg.clone().defrost()
+    cfg.MODEL.META_ARCHITECTURE = name
+    return META_ARCH_REGISTRY.get(name)(cfg.freeze())
+
+
+def _is_compatible(network_class: type) -> bool:
+    if not issubclass(network_class, GeneralizedUnrolledCNN):
+        return False
+    stock_forward = network_class.forward is GeneralizedUnrolledCNN.forward
+    # Declared on the class itself: a subclass with a new forward has to declare it anew.
+    owner = next(c for c in network_class.__mro__ if "forward" in vars(c))
+    return stock_forward or vars(owner).get("greedy_compatible", False)
+
+
+def _check_compatible(network: nn.Module) -> None:
+    if not _is_compatible(type(network)):
+        raise UserError(
+            f"MISC.GREEDY.META_ARCHITECTURE: {type(network).__name__} cannot be trained greedily: allowed is a"
+            " GeneralizedUnrolledCNN, or a subclass driven through step() (one that overrides forward declares"
+            " greedy_compatible = True)"
+        )
+
+
+def _add_prefix_to_plain_weights(module: nn.Module, state_dict, prefix: str, *_) -> None:
+    """Lets the weights of a plain network load into the wrapper (meddlr's checkpointer does the other way)."""
+    own = prefix + "model."
+    if not any(key.startswith(own) for key in state_dict):
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            state_dict[own + key[len(prefix) :]] = state_dict.pop(key)
+
+
+def _gradient(
+    outputs: torch.Tensor,
+    parameters: Sequence[nn.Parameter],
+    grad_outputs: Optional[torch.Tensor] = None,
+) -> Sequence[Optional[torch.Tensor]]:
+    return torch.autograd.grad(outputs, parameters, grad_outputs, allow_unused=True)
+
+
+def _accumulate(
+    gradients: Gradients,
+    parameters: Sequence[nn.Parameter],
+    module_gradient: Sequence[Optional[torch.Tensor]],
+) -> None:
+    """Adds one module's complete gradient; modules share parameters only where weights are shared."""
+    for p, g in zip(parameters, module_gradient):
+        if g is not None:
+            gradients[p] = gradients[p] + g if p in gradients else g
+
+
+class _Graph:
+    """The last module's image with its graph, and the gradients of the modules before it."""
+
+    def __init__(self, image: torch.Tensor, parameters: Sequence[nn.Parameter], gradients: Gradients):
+        self.image = image
+        self.parameters = parameters
+        self.gradients = gradients
+
+
+class _HandOutGradients(torch.autograd.Function):
+    """The last module's image; backward gives every parameter its gradient, summed over modules in module order.
+
+    The graph is passed as one object, which autograd does not look into: so the last module's gradient is complete
+    before it is added to those of the modules before it, also where weights are shared.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, graph: _Graph, *parameters: nn.Parameter) -> torch.Tensor:  # type: ignore[override]
+        ctx.graph, ctx.parameters = graph, parameters
+        return graph.image.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+        graph, parameters = ctx.graph, ctx.parameters
+        if graph is None:
+            raise RuntimeError("GreedyUnrolled: backward was called twice for one forward")
+        ctx.graph = None  # frees the activations
+        gradients = graph.gradients
+        last = _gradient(graph.image, graph.parameters, grad)
+        _accumulate(gradients, graph.parameters, last)
+        return (None, *(gradients.pop(p, None) for p in parameters))

@@ -1,0 +1,192 @@
+"""meddlr's reconstruction losses, each computed alone.
+
+meddlr's ``BasicLossComputer`` computes every image metric, two SSIMs among them, at every step and with autograd,
+whatever the loss is. Here only the loss is differentiated; names and values are meddlr's (``MODEL.RECON_LOSS.NAME``).
+"""
+
+from typing import Any, Callable, Dict, Union
+
+import meddlr.ops as oF
+import torch
+from meddlr.metrics import functional as mF
+from meddlr.metrics.build import build_metrics
+from meddlr.modeling.loss_computer import (
+    EPS,
+    IMAGE_LOSSES,
+    KSPACE_LOSSES,
+    LOSS_COMPUTER_REGISTRY,
+    LossComputer,
+    perp_loss,
+)
+from meddlr.ops import complex as cplx
+
+from meddlr_greedy.errors import UserError, did_you_mean
+
+__all__ = ["LeanLossComputer", "LocalLoss", "as_local_loss", "complex_l1", "recon_loss"]
+
+Inputs = Dict[str, Any]
+Outputs = Dict[str, Any]
+
+#: (inputs, outputs) -> scalar loss of the image ``outputs["pred"]`` of one module.
+LocalLoss = Callable[[Inputs, Outputs], torch.Tensor]
+
+_SIGNAL_MODEL_PREFIX = "signal_model_corr_"
+
+
+def complex_l1(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean modulus of the complex difference: meddlr's ``"l1"``. Any shape, both complex."""
+    return torch.mean(cplx.abs(pred - target))
+
+
+def recon_loss(name: str, pred: torch.Tensor, target: torch.Tensor, signal_model: Any = None) -> torch.Tensor:
+    """The reconstruction loss meddlr calls ``name``.
+
+    Args:
+        name: One of meddlr's ``IMAGE_LOSSES`` or ``KSPACE_LOSSES``.
+        pred: Reconstruction, complex, shape (B, H, W, [T,] M).
+        target: Fully sampled image, same shape.
+        signal_model: A, for the losses ``signal_model_corr_*``.
+
+    Returns:
+        A scalar.
+    """
+    if name in KSPACE_LOSSES:
+        return _kspace_loss(name, pred, target, signal_model)
+    if name == "l1":
+        return complex_l1(pred, target)
+    if name == "mag_l1":
+        # With this loss, meddlr compares without taking magnitudes first.
+        return torch.mean(torch.abs(torch.abs(pred - target)))
+    if name == "perp_loss":
+        return perp_loss(pred, target)["perp_loss"]
+    if name.startswith("ssim"):
+        return _ssim_loss(name, pred, target)
+
+    error, magnitude = _per_example(cplx.abs(pred - target)), _per_example(cplx.abs(target))
+    rmse = torch.sqrt(torch.mean(error**2, dim=1))
+    if name == "l2":
+        return rmse.mean()
+    if name == "psnr":
+        return (20 * torch.log10(magnitude.max(dim=1)[0] / (rmse + EPS))).mean()
+    if name == "nrmse":
+        return (rmse / torch.sqrt(torch.mean(magnitude**2, dim=1))).mean()
+    raise KeyError(name)
+
+
+def _per_example(x: torch.Tensor) -> torch.Tensor:
+    return x.reshape(x.shape[0], -1)
+
+
+def _ssim_loss(name: str, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    pred, target = _frames_as_examples(pred), _frames_as_examples(target)
+
+    def ssim(im_type: str) -> torch.Tensor:
+        return mF.ssim(pred, target, method="wang", im_type=im_type).mean()
+
+    if name == "ssim_loss":
+        return 1.0 - ssim("magnitude")
+    if name == "ssim_phase_loss":
+        return 1.0 - ssim("phase")
+    return 1.0 - (ssim("magnitude") + ssim("phase")) / 2
+
+
+def _frames_as_examples(x: torch.Tensor) -> torch.Tensor:
+    """(B, H, W, M) or (B, H, W, T, M) to (B [T], M, H, W), by permutation."""
+    if x.ndim == 5:
+        x = x.permute(0, 3, 1, 2, 4).flatten(0, 1)
+    return cplx.channels_first(x).contiguous()
+
+
+def _kspace_loss(name: str, pred: torch.Tensor, target: torch.Tensor, signal_model: Any):
+    if name.startswith(_SIGNAL_MODEL_PREFIX):
+        name = name[len(_SIGNAL_MODEL_PREFIX) :]
+        pred, target = signal_model(pred), signal_model(target)
+    else:
+        target, pred = oF.fft2c(target, channels_last=True), oF.fft2c(pred, channels_last=True)
+    error = cplx.abs(target - pred)
+    if name == "k_l1":
+        return torch.mean(error)
+    if name == "k_l1_sum":
+        return torch.sum(error)
+    magnitude = cplx.abs(target)
+    if name == "k_l1_normalized":
+        return torch.mean(error / (magnitude + EPS))
+    l1 = torch.sum(error) / torch.sum(magnitude)
+    if name == "k_l1_sum_normalized":
+        return l1
+    l2 = torch.sqrt(torch.sum(error**2)) / torch.sqrt(torch.sum(magnitude**2))
+    return 0.5 * l1 + 0.5 * l2
+
+
+@LOSS_COMPUTER_REGISTRY.register()
+class LeanLossComputer(LossComputer):
+    """meddlr's loss of ``MODEL.RECON_LOSS`` without what the loss does not use.
+
+    Called like meddlr's: ``computer(inputs, outputs)`` returns ``{"loss": ...}`` plus the image metrics ``l1``, ``l2``,
+    ``psnr`` and ``nrmse`` outside autograd. :meth:`local_loss` returns the loss alone.
+    """
+
+    def __init__(self, cfg):
+        name = cfg.MODEL.RECON_LOSS.NAME
+        super().__init__(cfg)
+        self.renormalize_data = cfg.MODEL.RECON_LOSS.RENORMALIZE_DATA
+        self.loss: Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
+        if name in IMAGE_LOSSES + KSPACE_LOSSES:
+            self.loss = lambda pred, target, signal_model: recon_loss(name, pred, target, signal_model)
+        else:
+            self.loss = _metric_loss(name, cfg.MODEL.DEVICE)
+
+    def __call__(self, input: Inputs, output: Outputs) -> Dict[str, torch.Tensor]:
+        pred, target = self._renormalized(input, output)
+        loss = self.loss(pred, target, output.get("signal_model"))
+        with torch.no_grad():
+            metrics = {name: recon_loss(name, pred.detach(), target) for name in ("l1", "l2", "psnr", "nrmse")}
+        return {**metrics, "loss": loss}
+
+    def local_loss(self, inputs: Inputs, outputs: Outputs) -> torch.Tensor:
+        """The loss of ``outputs["pred"]``, a scalar, and nothing else."""
+        pred, target = self._renormalized(inputs, outputs)
+        return self.loss(pred, target, outputs.get("signal_model"))
+
+    def _renormalized(self, inputs: Inputs, outputs: Outputs):
+        pred = outputs["pred"]
+        target = outputs["target"].to(pred.device)
+        if not self.renormalize_data:
+            return pred, target
+        scale = {key: inputs.get(key, outputs.get(key)) for key in ("mean", "std")}
+        images = self._normalizer.undo(image=pred, target=target, **scale)
+        return images["image"], images["target"]
+
+
+def _metric_loss(name: str, device: str):
+    """Any of meddlr's differentiable metrics that is lower for better images, as a loss."""
+    allowed = IMAGE_LOSSES + KSPACE_LOSSES
+    try:
+        metric = next(iter(build_metrics([name]).values(copy_state=False))).to(device)
+    except ValueError:
+        raise UserError(
+            f"MODEL.RECON_LOSS.NAME: found '{name}', allowed are {', '.join(allowed)} and meddlr's"
+            f" differentiable metrics{did_you_mean(name, allowed)}"
+        ) from None
+    if not metric.is_differentiable or metric.higher_is_better:
+        raise UserError(
+            f"MODEL.RECON_LOSS.NAME: '{name}' is no loss: a differentiable metric that is lower for better"
+            " images is allowed"
+        )
+
+    def loss(pred: torch.Tensor, target: torch.Tensor, signal_model: Any) -> torch.Tensor:
+        # func computes without the metric's memory of earlier batches.
+        return metric.func(cplx.channels_first(pred), cplx.channels_first(target)).mean()
+
+    return loss
+
+
+def as_local_loss(
+    loss: Union[LossComputer, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]],
+) -> LocalLoss:
+    """A loss computer, or any function of (pred, target), as a function of (inputs, outputs)."""
+    if isinstance(loss, LeanLossComputer):
+        return loss.local_loss
+    if isinstance(loss, LossComputer):
+        return lambda inputs, outputs: loss(inputs, outputs)["loss"]
+    return lambda inputs, outputs: loss(outputs["pred"], outputs["target"])

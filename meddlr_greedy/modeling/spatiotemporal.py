@@ -1,0 +1,143 @@
+"""(2+1)D convolution and the residual regulariser built from it (Sandino et al., MRM 2021, "DL-ESPIRiT").
+
+Tensors have shape (B, channels, T, H, W). Inside, the memory order is (B, T, H, W, channels): then both parts of the
+convolution are two-dimensional channels-last convolutions on views of the same memory, one with the frames folded into
+the batch, the other over (T, H W). That is several times faster on a CPU than two Conv3d.
+"""
+
+import math
+from typing import Any, Dict
+
+import torch
+import torch.nn.functional as F
+from meddlr.config import CfgNode
+from meddlr.config.config import configurable
+from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
+from torch import nn
+
+from meddlr_greedy.errors import UserError
+
+__all__ = ["SpatioTemporalConv", "SpatioTemporalResBlock", "SpatioTemporalResNet"]
+
+
+class SpatioTemporalConv(nn.Module):
+    """(1, k, k) convolution, ReLU, (k, 1, 1) convolution; zero padding in space, circular in time (cardiac phases).
+
+    The number of intermediate channels gives it as many weights as a k x k x k convolution (Tran et al., CVPR 2018).
+
+    Args:
+        in_channels: Channels of the input (B, in_channels, T, H, W).
+        out_channels: Channels of the output (B, out_channels, T, H, W).
+        kernel_size: k, odd.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3):
+        super().__init__()
+        k = kernel_size
+        mid_channels = math.floor(k**3 * in_channels * out_channels / (k**2 * in_channels + k * out_channels))
+        self.spatial = nn.Conv2d(in_channels, mid_channels, k, padding=k // 2)
+        self.temporal = nn.Conv2d(mid_channels, out_channels, (k, 1))
+        self.reach = k // 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        num_batch, _, num_frames, height, width = x.shape
+        if num_frames < self.reach:
+            raise ValueError(f"frames: at least {self.reach} needed by the temporal kernel, found {num_frames}")
+        x = x.permute(0, 2, 3, 4, 1).reshape(num_batch * num_frames, height, width, -1)
+        x = self.spatial(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x.reshape(num_batch, num_frames, height * width, -1)
+        # Padded before the ReLU, so that backward keeps one tensor (the ReLU's output is the next convolution's input).
+        if self.reach:
+            x = torch.cat([x[:, -self.reach :], x, x[:, : self.reach]], dim=1)
+        x = self.temporal(F.relu_(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x.reshape(num_batch, num_frames, height, width, -1).permute(0, 4, 1, 2, 3)
+
+
+class SpatioTemporalResBlock(nn.Module):
+    """Pre-activation residual block: twice (ReLU, dropout, :class:`SpatioTemporalConv`), plus the input."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, dropout: float = 0.0):
+        super().__init__()
+        self.conv1 = SpatioTemporalConv(in_channels, out_channels, kernel_size)
+        self.conv2 = SpatioTemporalConv(out_channels, out_channels, kernel_size)
+        self.dropout = dropout
+        self.skip = nn.Identity() if in_channels == out_channels else _Pointwise(in_channels, out_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = x
+        for conv in (self.conv1, self.conv2):
+            out = conv(F.dropout(F.relu(out), self.dropout, self.training))
+        return out + self.skip(x)
+
+
+class _Pointwise(nn.Conv2d):
+    """1 x 1 x 1 convolution of (B, channels, T, H, W), to match channel counts."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        num_batch, _, num_frames, height, width = x.shape
+        x = x.permute(0, 2, 3, 4, 1).reshape(num_batch, num_frames, height * width, -1)
+        x = super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x.reshape(num_batch, num_frames, height, width, -1).permute(0, 4, 1, 2, 3)
+
+
+@META_ARCH_REGISTRY.register()
+class SpatioTemporalResNet(nn.Module):
+    """Residual regulariser of 2D+t images: residual blocks, one last convolution, plus the input.
+
+    Args:
+        in_channels: Channels of input and output: real and imaginary part of each map set, 2 M.
+        channels: Features of the residual blocks.
+        num_blocks: Number of residual blocks.
+        kernel_size: Odd kernel size along readout, phase encode and frames.
+        dropout: Dropout probability.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_blocks: int = 2,
+        kernel_size: int = 3,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        widths = [in_channels] + [channels] * num_blocks
+        self.blocks = nn.ModuleList(
+            SpatioTemporalResBlock(a, b, kernel_size, dropout) for a, b in zip(widths[:-1], widths[1:])
+        )
+        self.final = SpatioTemporalConv(widths[-1], in_channels, kernel_size)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(B, 2M, T, H, W) to the same shape."""
+        x = image
+        for block in self.blocks:
+            x = block(x)
+        return self.final(x) + image
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        unrolled = cfg.MODEL.UNROLLED
+        kernel_sizes = set(unrolled.KERNEL_SIZE)
+        if len(kernel_sizes) != 1 or min(kernel_sizes) % 2 == 0:
+            raise UserError(
+                f"MODEL.UNROLLED.KERNEL_SIZE: found {tuple(unrolled.KERNEL_SIZE)}, one odd number is allowed"
+                " for a (2+1)D regulariser"
+            )
+        conv_block = unrolled.CONV_BLOCK
+        for key, found, allowed in (
+            ("CONV_BLOCK.NORM", conv_block.NORM, "none"),
+            ("CONV_BLOCK.ACTIVATION", conv_block.ACTIVATION, "relu"),
+        ):
+            if found != allowed:
+                raise UserError(f"MODEL.UNROLLED.{key}: found '{found}', a (2+1)D regulariser allows '{allowed}'")
+        return {
+            "in_channels": 2 * unrolled.NUM_EMAPS,
+            "channels": unrolled.NUM_FEATURES,
+            "num_blocks": unrolled.NUM_RESBLOCKS,
+            "kernel_size": kernel_sizes.pop(),
+            "dropout": unrolled.DROPOUT,
+        }

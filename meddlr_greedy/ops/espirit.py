@@ -1,0 +1,74 @@
+"""Coil sensitivity maps from the centre of k-space by ESPIRiT."""
+
+import numpy as np
+from sigpy.mri.app import EspiritCalib
+
+from meddlr_greedy.errors import UserError
+
+__all__ = ["espirit_maps"]
+
+
+def espirit_maps(
+    kspace_calib: np.ndarray,
+    num_maps: int = 1,
+    calib_width: int = 20,
+    thresh: float = 0.02,
+    kernel_width: int = 6,
+    crop: float = 0.8,
+) -> np.ndarray:
+    """Estimates coil sensitivity maps by ESPIRiT (Uecker et al., MRM 71:990-1001, 2014; computed by sigpy).
+
+    ESPIRiT leaves the phase of the maps free at every pixel. Here it is fixed to that of the first principal component
+    of the coils over the calibration region, and not to the first coil: where a single coil sees nothing its phase is
+    noise, while the principal component is strong over the whole body, so that maps and combined image stay smooth.
+
+    Args:
+        kspace_calib: Fully sampled, centred k-space (C, H, W), complex; of cine the mean over the frames. Only the
+            central ``calib_width`` x ``calib_width`` points are used.
+        num_maps: Number of map sets M; sigpy estimates one.
+        calib_width: Width of the calibration region along H and W.
+        thresh: Singular values of the calibration matrix below this fraction of the largest count as noise.
+        kernel_width: Width of the convolution kernel along H and W.
+        crop: Maps are zero where the eigenvalue, 1 where the coils see consistent signal, is not above this. An image
+            combined with the maps is zero there too, hence also its forward projection: a high value loses dark tissue
+            (the lungs first) from the image, 0 keeps noise around the body.
+
+    Returns:
+        Maps (H, W, C, M), complex64: unit norm over coils, or zero outside the crop threshold.
+
+    Raises:
+        UserError: where the calibration region does not fit, or more than one map set is asked for.
+    """
+    if kspace_calib.ndim != 3:
+        raise UserError(f"ESPIRiT: k-space of shape (C, H, W) expected, found {kspace_calib.shape}")
+    if num_maps != 1:
+        raise UserError(f"ESPIRiT: map sets: found {num_maps}, allowed 1 (sigpy estimates one set)")
+    if not kernel_width <= calib_width <= min(kspace_calib.shape[1:]):
+        raise UserError(
+            f"ESPIRiT: calibration width: found {calib_width}, allowed {kernel_width} (kernel width) to "
+            f"{min(kspace_calib.shape[1:])} (matrix {kspace_calib.shape[1]} x {kspace_calib.shape[2]})"
+        )
+    if not np.any(kspace_calib):
+        raise UserError("ESPIRiT: the calibration k-space is zero everywhere")
+
+    to_coils = _principal_components(kspace_calib, calib_width)
+    virtual_coils = np.tensordot(to_coils.conj().T, kspace_calib, axes=1).astype(np.complex64)
+    # 0 / 0 is the phase of a coil exactly zero at a pixel: nothing is known there, and the map becomes zero.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        virtual_maps = EspiritCalib(
+            virtual_coils,
+            calib_width=calib_width,
+            thresh=thresh,
+            kernel_width=kernel_width,
+            crop=crop,
+            show_pbar=False,
+        ).run()
+    maps = np.einsum("cv,vhw->hwc", to_coils, np.nan_to_num(virtual_maps))
+    return np.ascontiguousarray(maps[..., None], dtype=np.complex64)
+
+
+def _principal_components(kspace: np.ndarray, calib_width: int) -> np.ndarray:
+    """Unitary (C, C) whose columns are the principal components of the coils, strongest first."""
+    centre = tuple(slice(n // 2 - calib_width // 2, n // 2 - calib_width // 2 + calib_width) for n in kspace.shape[1:])
+    samples = kspace[(slice(None), *centre)].reshape(len(kspace), -1)
+    return np.linalg.svd(samples, full_matrices=True)[0]

@@ -1,0 +1,1 @@
+"""Studies: what belongs to one application and not to the package."""
