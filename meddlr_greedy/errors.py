@@ -1,27 +1,42 @@
-"""Mistakes a user can make, told in one line.
+"""How a run can end early, told in one line.
 
 :class:`UserError` is raised wherever input from outside (a config key, a file, a command line) is wrong.
-Entry points are wrapped by :func:`exit_on_user_error`, which prints the line and ends with exit status 2;
+Entry points are wrapped by :func:`exit_with_one_line`, which prints the line and ends with the exception's status;
 anything else that goes wrong is a fault of the program and keeps its traceback.
 """
 
 import difflib
 import functools
+import os
 import sys
 from typing import Callable, Iterable, TypeVar
 
-__all__ = ["UserError", "exit_on_user_error", "did_you_mean"]
+__all__ = ["NonFiniteLossError", "Preempted", "UserError", "did_you_mean", "exit_with_one_line"]
 
 _T = TypeVar("_T")
 
-EXIT_USER_ERROR = 2
 
-
-class UserError(ValueError):
-    """A mistake in what the user gave: names the file or key, what was found, and what is allowed."""
+class _OneLine(Exception):
+    exit_status = 1
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))
+
+
+class UserError(_OneLine, ValueError):
+    """A mistake in what the user gave: names the file or key, what was found, and what is allowed."""
+
+    exit_status = 2
+
+
+class NonFiniteLossError(_OneLine, ArithmeticError):
+    """The loss of a module is NaN or infinite; raised before the update."""
+
+
+class Preempted(_OneLine):
+    """A signal asked the run to end; it can be requeued (the status is sysexits' "temporary failure")."""
+
+    exit_status = os.EX_TEMPFAIL
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
@@ -30,15 +45,18 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
-def exit_on_user_error(main: Callable[..., _T]) -> Callable[..., _T]:
-    """Wraps an entry point: a :class:`UserError` becomes one line on stderr and exit status 2."""
+def exit_with_one_line(main: Callable[..., _T]) -> Callable[..., _T]:
+    """Wraps an entry point: the exceptions of this file become one line on stderr and their exit status."""
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs):
         try:
             return main(*args, **kwargs)
-        except UserError as error:
+        except _OneLine as error:
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(EXIT_USER_ERROR)
+            sys.exit(error.exit_status)
 
     return wrapped
+
+
+exit_on_user_error = exit_with_one_line

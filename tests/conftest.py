@@ -14,16 +14,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 from meddlr.config import get_cfg  # noqa: E402
 from meddlr.data.transforms.subsample import MASK_FUNC_REGISTRY, MaskFunc  # noqa: E402
 from meddlr.ops import fft2c, ifft2c  # noqa: E402
-try:
-    from meddlr_greedy.data.datasets import register_datasets  # noqa: E402
-except ImportError:
-    from meddlr.data.datasets.register_mrco import register_mrco_scans
-    def register_datasets(root):
-        for n in os.listdir(root):
-            for s in ("train","val","test"):
-                register_mrco_scans(f"{n}_{s}", {"metadata_file": None}, f"{root}/{n}/annotations/{s}.json", f"{root}/{n}")
 
-import meddlr_greedy  # noqa: E402, F401
+from meddlr_greedy.data.datasets import register_datasets  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -76,9 +76,7 @@ def _check_arrays(path: str, file: h5py.File, names: Mapping[str, str]) -> Tuple
     needed = ("kspace", "target") if magnitude_target else ("kspace", "maps", "target")
     for key in needed:
         if not isinstance(file.get(names[key]), h5py.Dataset):
-            raise UserError(
-                f"{path}: no dataset '{names[key]}' in it; found: {', '.join(file) or 'nothing'}"
-            )
+            raise UserError(f"{path}: no dataset '{names[key]}' in it; found: {', '.join(file) or 'nothing'}")
     arrays = {key: file[names[key]] for key in needed}
 
     kspace = arrays["kspace"].shape
@@ -143,9 +141,7 @@ class CheckedSliceData(SliceData):
         self.example_shapes = {scan["file_name"]: scan["kspace_size"][1:] for scan in scans}
         super().__init__(scans, transform, keys, include_metadata, **kwargs)
 
-    def _checked_scan(
-        self, scan: Dict[str, Any], keys: Optional[Mapping[str, str]]
-    ) -> Dict[str, Any]:
+    def _checked_scan(self, scan: Dict[str, Any], keys: Optional[Mapping[str, str]]) -> Dict[str, Any]:
         """Returns the scan's dictionary with "kspace_size" as found in the file."""
         path = scan["file_name"]
         shape = check_scan_file(path, keys)

@@ -23,6 +23,7 @@ ROOT_VARIABLE = "MEDDLR_GREEDY_DATASETS"
 
 # What register_datasets put into meddlr's catalog, which is global too: name -> annotation.
 _registered: Dict[str, Path] = {}
+_searched: List[Path] = []
 
 
 def datasets_root() -> Path:
@@ -43,6 +44,7 @@ def register_datasets(root: Optional[os.PathLike] = None) -> List[str]:
         DatasetCatalog.clear(name)
     _registered.clear()
     root = (datasets_root() if root is None else Path(root)).absolute()
+    _searched[:] = [root]
     for annotation in sorted(root.glob("*/annotations/*.json")):
         name = f"{annotation.parts[-3]}_{annotation.stem}"
         if name in DatasetCatalog.list():
@@ -68,20 +70,14 @@ def check_dataset_names(names: Sequence[str]) -> None:
     for name in names:
         if name not in DatasetCatalog.list():
             raise UserError(
-                f"DATASETS: no data set '{name}'{did_you_mean(name, DatasetCatalog.list())} Found in "
-                f"'{_root_in_use()}' ({ROOT_VARIABLE}): {', '.join(_registered) or 'none'}; it is made of "
-                "<name>/annotations/<split>.json, which `python -m projects.cine.simulate` writes"
+                f"DATASETS: no data set '{name}' in '{', '.join(map(str, _searched))}' ({ROOT_VARIABLE}); "
+                f"found there: {', '.join(_registered) or 'none'}; it needs <name>/annotations/<split>.json, "
+                "which `python -m projects.cine.simulate` writes" + did_you_mean(name, DatasetCatalog.list())
             )
         try:
             DatasetCatalog.get(name)
         except OSError as error:
             raise UserError(f"DATASETS: the annotation of '{name}' cannot be read ({error})") from error
-
-
-def _root_in_use() -> Path:
-    for annotation in _registered.values():
-        return annotation.parents[2]
-    return datasets_root().absolute()
 
 
 def _load_scans(name: str, annotation: Path) -> List[Dict[str, Any]]:

@@ -10,7 +10,6 @@ cannot be is refused. A mask does not vary along the readout.
 """
 
 import math
-from numbers import Real
 from typing import Iterator, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -40,8 +39,6 @@ class KtMaskFunc(MaskFunc):
         UserError: R below 1, or central lines that are given twice or make no sense.
     """
 
-    per_frame = True
-
     def __init__(
         self,
         accelerations: Union[float, Sequence[float]],
@@ -50,9 +47,7 @@ class KtMaskFunc(MaskFunc):
     ):
         super().__init__(accelerations)
         self._range = _parse_accelerations(accelerations)
-        self._calibration_size, self._center_fraction = _parse_center(
-            calibration_size, center_fractions
-        )
+        self._calibration_size, self._center_fraction = _parse_center(calibration_size, center_fractions)
 
     def __call__(
         self,
@@ -122,9 +117,7 @@ class KtMaskFunc(MaskFunc):
         start = (num_lines - count + 1) // 2
         return np.arange(start, start + count)
 
-    def get_edge_mask(
-        self, kspace: torch.Tensor, out_shape: Optional[Sequence[int]] = None
-    ) -> torch.Tensor:
+    def get_edge_mask(self, kspace: torch.Tensor, out_shape: Optional[Sequence[int]] = None) -> torch.Tensor:
         """Returns 1 at the edges of k-space that were never acquired (are zero), else 0.
 
         Args:
@@ -133,16 +126,11 @@ class KtMaskFunc(MaskFunc):
         """
         return get_cartesian_edge_mask(kspace, dims=(1, 2), out_shape=out_shape)
 
-    def _check_budget(
-        self, num_lines: int, num_frames: int, num_center: int, acceleration: float
-    ) -> None:
+    def _check_budget(self, num_lines: int, num_frames: int, num_center: int, acceleration: float) -> None:
         total = int(round(num_lines * num_frames / acceleration))
         found = f"{acceleration:g} allows {total} lines in all for {num_frames} frames of {num_lines}"
         if total < num_frames:
-            raise UserError(
-                f"{_KEY}.ACCELERATIONS: {found}, so some frame would be empty; "
-                f"{num_lines} is the largest acceleration"
-            )
+            raise UserError(f"{_KEY}.ACCELERATIONS: {found}, so some frame would be empty; give {num_lines} or less")
         if total < num_center * num_frames:
             key = "CALIBRATION_SIZE" if self._center_fraction is None else "CENTER_FRACTIONS"
             raise UserError(
@@ -192,9 +180,7 @@ class UniformKtMaskFunc(KtMaskFunc):
             yield outer[np.floor(position).astype(int) % len(outer)] if count else outer[:0]
 
 
-def lines_per_frame(
-    num_lines: int, num_frames: int, acceleration: float, rng: np.random.RandomState
-) -> np.ndarray:
+def lines_per_frame(num_lines: int, num_frames: int, acceleration: float, rng: np.random.RandomState) -> np.ndarray:
     """Returns how many lines each frame samples; over all frames the integer nearest to W T / R.
 
     Counts differ by one line at most, and the frames with one more are spread evenly, from a random start.
@@ -211,7 +197,7 @@ def _parse_accelerations(accelerations: Union[float, Sequence[float]]) -> Tuple[
     values = tuple(accelerations) if isinstance(accelerations, Sequence) else (accelerations,)
     if (
         len(values) not in (1, 2)
-        or not all(isinstance(value, Real) and math.isfinite(value) for value in values)
+        or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
         or not 1 <= values[0] <= values[-1]
     ):
         raise UserError(
@@ -228,24 +214,16 @@ def _parse_center(
     calibration_size = calibration_size or 0
     if not isinstance(calibration_size, (int, np.integer)) or calibration_size < 0:
         raise UserError(
-            f"{_KEY}.CALIBRATION_SIZE: {calibration_size!r} is not allowed; "
-            "give the number of central lines, 0 or more"
+            f"{_KEY}.CALIBRATION_SIZE: {calibration_size!r} is not allowed; give the number of central lines, 0 or more"
         )
-    if isinstance(center_fractions, Real):
-        center_fractions = (float(center_fractions),)
-    if not center_fractions:
+    fractions = tuple(center_fractions) if isinstance(center_fractions, Sequence) else (center_fractions,)
+    if not fractions:
         return int(calibration_size), None
     if calibration_size:
         raise UserError(
-            f"{_KEY}.CENTER_FRACTIONS: {center_fractions!r} and {_KEY}.CALIBRATION_SIZE: {calibration_size} "
-            "are both given; set one of them to () or 0"
+            f"{_KEY}.CENTER_FRACTIONS: {center_fractions!r} and {_KEY}.CALIBRATION_SIZE: "
+            f"{calibration_size} are both given; set one of them to () or 0"
         )
-    if (
-        len(center_fractions) != 1
-        or not isinstance(center_fractions[0], Real)
-        or not 0 <= center_fractions[0] <= 1
-    ):
-        raise UserError(
-            f"{_KEY}.CENTER_FRACTIONS: {center_fractions!r} is not allowed; give one fraction in 0 ... 1"
-        )
-    return 0, float(center_fractions[0])
+    if len(fractions) != 1 or not isinstance(fractions[0], (int, float)) or not 0 <= fractions[0] <= 1:
+        raise UserError(f"{_KEY}.CENTER_FRACTIONS: {center_fractions!r} is not allowed; give one fraction in 0 ... 1")
+    return 0, float(fractions[0])

@@ -8,7 +8,6 @@ are set anew for each example, from a hash of (seed, epoch, example).
 import contextlib
 import hashlib
 import random
-from pathlib import Path
 from typing import Iterator, Optional, Sequence
 
 import numpy as np
@@ -30,9 +29,9 @@ __all__ = [
 EVAL_EPOCH = -1
 
 
-def example_name(file_name: str, slice_id: int) -> str:
-    """Returns the name of an example, ``"<scan file stem>-<slice id>"``: the same on every machine."""
-    return f"{Path(file_name).stem}-{slice_id}"
+def example_name(scan: str, slice_id: int) -> str:
+    """Returns the name of an example; ``scan`` is the stem of its file, the same on every machine."""
+    return f"{scan}-{slice_id}"
 
 
 def example_seed(seed: int, epoch: int, example: str) -> int:
@@ -63,11 +62,6 @@ class SeededMaskFunc(MaskFunc):
         self.mask_func = mask_func
         self._seed: Optional[int] = None
 
-    @property
-    def per_frame(self) -> bool:
-        """True if the wrapped function draws one mask per cardiac phase."""
-        return getattr(self.mask_func, "per_frame", False)
-
     def reseed(self, seed: int) -> None:
         # meddlr draws the acceleration from `rng` even if it is given a seed for the lines. The seed for the
         # lines is drawn from it too, since two generators of one seed would make lines follow the acceleration.
@@ -82,9 +76,7 @@ class SeededMaskFunc(MaskFunc):
     ) -> torch.Tensor:
         return self.mask_func(shape, self._seed if seed is None else seed, acceleration)
 
-    def get_edge_mask(
-        self, kspace: torch.Tensor, out_shape: Optional[Sequence[int]] = None
-    ) -> torch.Tensor:
+    def get_edge_mask(self, kspace: torch.Tensor, out_shape: Optional[Sequence[int]] = None) -> torch.Tensor:
         return self.mask_func.get_edge_mask(kspace, out_shape=out_shape)
 
 

@@ -13,6 +13,9 @@ from meddlr_greedy.errors import UserError
 
 __all__ = ["CineDataTransform", "sampled_lines"]
 
+# meddlr's mask functions that cannot make a mask of shape (1, H, W, T, 1).
+_PLANE_MASKS = ("RandomMaskFunc", "PoissonDiskMaskFunc", "EquispacedMaskFunc1D", "EquispacedMaskFunc2D")
+
 
 class CineDataTransform(DataTransform):
     """meddlr's ``DataTransform`` with one mask per cardiac phase.
@@ -23,14 +26,13 @@ class CineDataTransform(DataTransform):
 
     Args:
         cfg: meddlr's config.
-        mask_func: A k-t mask function, called with shape (1, H, W, T, 1).
+        mask_func: Called with shape (1, H, W, T, 1).
         is_test: The mask is fixed, and ``TEST.POSTPROCESSOR`` applies.
         add_noise: See meddlr.
         add_motion: See meddlr; the phase errors are the same in all frames.
 
     Raises:
-        UserError: The mask function makes one mask for all frames, or augmentations are asked for which
-            meddlr has for 2D only.
+        UserError: The mask function or the augmentations asked for are for 2D only.
     """
 
     def __init__(
@@ -41,15 +43,15 @@ class CineDataTransform(DataTransform):
         add_noise: bool = False,
         add_motion: bool = False,
     ):
-        if not getattr(mask_func, "per_frame", False):
+        name = cfg.AUG_TRAIN.UNDERSAMPLE.NAME
+        if name in _PLANE_MASKS:
             raise UserError(
-                f"AUG_TRAIN.UNDERSAMPLE.NAME: {cfg.AUG_TRAIN.UNDERSAMPLE.NAME} makes 2D masks; allowed for "
-                f"cine: {VariableDensityKtMaskFunc.__name__}, {UniformKtMaskFunc.__name__}"
+                f"AUG_TRAIN.UNDERSAMPLE.NAME: {name} has no time axis; allowed for cine are "
+                f"{VariableDensityKtMaskFunc.__name__}, {UniformKtMaskFunc.__name__} and RandomMaskFunc1D "
+                "(the same lines in every frame)"
             )
         if cfg.AUG_TRAIN.MRI_RECON.TRANSFORMS and not is_test:
-            raise UserError(
-                "AUG_TRAIN.MRI_RECON.TRANSFORMS: these augmentations are for 2D; () is allowed for cine"
-            )
+            raise UserError("AUG_TRAIN.MRI_RECON.TRANSFORMS: these augmentations are for 2D; () is allowed for cine")
         super().__init__(cfg, mask_func, is_test, add_noise, add_motion)
         self._subsampler = _KtSubsampler(mask_func)
 

@@ -10,7 +10,6 @@ from meddlr.config.config import configurable
 from meddlr.evaluation import ReconEvaluator
 from meddlr.metrics.build import _BUILTIN_METRICS
 from meddlr.metrics.collection import MetricCollection
-from meddlr.ops import complex as cplx
 
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.evaluation.metrics import (
@@ -22,7 +21,7 @@ from meddlr_greedy.evaluation.metrics import (
     magnitude,
 )
 
-__all__ = ["GreedyReconEvaluator", "ZeroFilledEvaluator"]
+__all__ = ["GreedyReconEvaluator", "ZeroFilledEvaluator", "as_complex"]
 
 _CONFIG_KEY = "TEST.VAL_METRICS.RECON"
 _SCAN = "_scan"  # suffix of a metric that is computed over the whole scan
@@ -48,6 +47,8 @@ class GreedyReconEvaluator(ReconEvaluator):
     Constructed as ``GreedyReconEvaluator(cfg, dataset_name=..., ...)`` with the arguments of
     :class:`meddlr.evaluation.ReconEvaluator`.
     """
+
+    _predictions: List[Dict[str, Any]]  # one per slice: "pred", "target", "metadata"
 
     @configurable
     def __init__(
@@ -113,7 +114,7 @@ class GreedyReconEvaluator(ReconEvaluator):
             inputs: ``mean`` (B, 1), ``std`` (B, 1) and ``metadata``, a list of {"scan_id", "slice_id"}.
             outputs: ``pred`` and ``target`` (B, H, W, M) or (B, H, W, T, M), complex.
         """
-        images = {key: _as_complex(outputs[key]) for key in ("pred", "target")}
+        images = {key: as_complex(outputs[key]) for key in ("pred", "target")}
         is_cine = torch.is_complex(images["pred"]) and images["pred"].ndim == 5
         if is_cine and not self._is_cine:
             self._start_cine()
@@ -213,7 +214,7 @@ def _check_metric_names(names: Sequence[str], allowed: Iterable[str], images: st
             )
 
 
-def _as_complex(images: torch.Tensor) -> torch.Tensor:
+def as_complex(images: torch.Tensor) -> torch.Tensor:
     """Images that some of meddlr's networks return as (B, H, W, ..., M, 2) become complex (B, H, W, ..., M)."""
     is_real_view = not torch.is_complex(images) and images.ndim > 4 and images.shape[-1] == 2
     return torch.view_as_complex(images.contiguous()) if is_real_view else images

@@ -16,6 +16,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 __all__ = ["Profile", "draw_cine_gif", "draw_recon_figure", "profile_line", "written_atomically"]
@@ -36,16 +37,16 @@ class Profile(NamedTuple):
     """A line of pixels through a series.
 
     Attributes:
-        axis: 0: the row ``index`` (all W pixels at one readout position); 1: the column ``index``.
-        index: Position of the line along ``axis``.
+        axis: 0: a row (all W pixels at one readout position); 1: a column.
+        position: Where along ``axis`` the line is.
     """
 
     axis: int
-    index: int
+    position: int
 
     def of(self, series: np.ndarray) -> np.ndarray:
         """Magnitudes (H, W, T) -> x-t profile (pixels along the line, T)."""
-        return np.take(series, self.index, axis=self.axis)
+        return np.take(series, self.position, axis=self.axis)
 
 
 def profile_line(target: np.ndarray) -> Profile:
@@ -103,7 +104,7 @@ def draw_recon_figure(
         title_metrics: "zero-filled" and "reconstruction" -> name -> value, e.g. ``{"PSNR": 31.2, "SSIM": 0.91}``;
             written above the column.
         title: Line above everything, e.g. data set, scan and slice.
-        frame: Cardiac phase in the upper row. Default: the one that differs most from the mean over time.
+        frame: Cardiac phase in the upper row. Default: the one that differs most from the first (end systole).
         pixel_spacing_mm: Pixel size (readout, phase encode) in mm.
         frame_time_ms: Time between cardiac phases in ms.
 
@@ -111,12 +112,12 @@ def draw_recon_figure(
         Profile: The line of the x-t profile (of no meaning for a single image).
     """
     panels = _panels(zero_filled, recon, target)
-    window = _grey_window(panels[TARGET])
+    white = _white_level(panels[TARGET])
     height, width, num_frames = panels[TARGET].shape
     aspect = _aspect(pixel_spacing_mm)
     line = profile_line(panels[TARGET])
     if frame is None:
-        frame = _most_contracted(panels[TARGET])
+        frame = _end_systole(panels[TARGET])
 
     is_series = num_frames > 1
     column = 3.0  # inches
@@ -126,15 +127,15 @@ def draw_recon_figure(
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(heights), 4, squeeze=False, height_ratios=heights)
     for axis, (name, series) in zip(axes[0], panels.items()):
-        axis.imshow(series[..., frame], cmap="gray", **window, aspect=aspect)
+        axis.imshow(series[..., frame], cmap="gray", vmin=0, vmax=white, aspect=aspect)
         axis.set_title(_heading(name, title_metrics), fontsize=11)
         axis.set_xticks([])
         axis.set_yticks([])
         if is_series:
             _mark_line(axis, line, height, width, dotted=name == TARGET)
-    axes[0, 0].set_ylabel(f"frame {frame + 1} of {num_frames}" if is_series else "image")
     if is_series:
-        _draw_profiles(axes[1], panels, line, window, pixel_spacing_mm, frame_time_ms)
+        axes[0, 0].set_ylabel(f"frame {frame + 1} of {num_frames}")
+        _draw_profiles(axes[1], panels, line, white, pixel_spacing_mm, frame_time_ms)
     figure.suptitle(title, fontsize=12)
     figure.supxlabel(
         "magnitude, one grey window for all panels" + ("; yellow: the line of the x-t profile" if is_series else ""),
@@ -170,7 +171,7 @@ def draw_cine_gif(
         frame_time_ms: Time between cardiac phases in ms; 50 if not known.
     """
     panels = _panels(zero_filled, recon, target)
-    window = _grey_window(panels[TARGET])
+    white = _white_level(panels[TARGET])
     height, width, num_frames = panels[TARGET].shape
     aspect = _aspect(pixel_spacing_mm)
     scale = max(1, round(250 / width))
@@ -194,7 +195,9 @@ def draw_cine_gif(
         )
         axis.set_axis_off()
         # Nearest neighbour, at a whole number of screen pixels: the pixels are shown as they are.
-        drawn.append(axis.imshow(series[..., 0], cmap="gray", **window, aspect="auto", interpolation="nearest"))
+        drawn.append(
+            axis.imshow(series[..., 0], cmap="gray", vmin=0, vmax=white, aspect="auto", interpolation="nearest")
+        )
         axis.set_title(_heading(name, title_metrics), fontsize=9, color="white", pad=3)
     figure.text(0.5, 1 - 4 / total[1], title, color="white", fontsize=9, ha="center", va="top")
     clock = figure.text(0.5, 5 / total[1], "", color="white", fontsize=8, ha="center", va="bottom")
@@ -242,9 +245,9 @@ def _magnitude(images: Images) -> np.ndarray:
     return magnitude if magnitude.ndim == 3 else magnitude[..., np.newaxis]
 
 
-def _grey_window(target: np.ndarray) -> Dict[str, float]:
-    top = float(np.percentile(target, _WINDOW_PERCENTILE)) or float(target.max())
-    return {"vmin": 0.0, "vmax": top or 1.0}
+def _white_level(target: np.ndarray) -> float:
+    """Top of the grey window, which starts at zero."""
+    return float(np.percentile(target, _WINDOW_PERCENTILE) or target.max() or 1.0)
 
 
 def _aspect(pixel_spacing_mm: Optional[Sequence[float]]) -> float:
@@ -252,10 +255,9 @@ def _aspect(pixel_spacing_mm: Optional[Sequence[float]]) -> float:
     return 1.0 if pixel_spacing_mm is None else float(pixel_spacing_mm[0] / pixel_spacing_mm[1])
 
 
-def _most_contracted(target: np.ndarray) -> int:
-    """The frame that differs most from the mean over time: near the end of systole, the short part of a beat."""
-    difference = target - target.mean(axis=-1, keepdims=True)
-    return int(np.square(difference).sum(axis=(0, 1)).argmax())
+def _end_systole(target: np.ndarray) -> int:
+    """The frame that differs most from the first: a cine series starts at the R wave, with the heart full."""
+    return int(np.square(target - target[..., :1]).sum(axis=(0, 1)).argmax())
 
 
 def _heading(name: str, metrics: Optional[Metrics]) -> str:
@@ -269,23 +271,20 @@ def _format(metric: str, value: float) -> str:
 
 def _mark_line(axis: Axes, line: Profile, height: int, width: int, dotted: bool) -> None:
     """Marks a row or column by arrowheads at the edges, and a dotted line if asked."""
-    if line.axis == 0:
-        ends = (((-0.5, line.index), ">"), ((width - 0.5, line.index), "<"))
-        draw = axis.axhline
-    else:
-        ends = (((line.index, -0.5), "v"), ((line.index, height - 0.5), "^"))
-        draw = axis.axvline
-    for (x, y), marker in ends:
-        axis.plot(x, y, marker=marker, color=_MARK, markersize=7, clip_on=False, linestyle="none")
+    first, last = (width if line.axis == 0 else height) * np.array([0, 1]) - 0.5
+    for edge, marker in ((first, ">v"), (last, "<^")):
+        x, y = (edge, line.position) if line.axis == 0 else (line.position, edge)
+        axis.plot(x, y, marker=marker[line.axis], color=_MARK, markersize=7, clip_on=False, linestyle="none")
     if dotted:
-        draw(line.index, color=_MARK, linewidth=0.8, linestyle=":")
+        draw = axis.axhline if line.axis == 0 else axis.axvline
+        draw(line.position, color=_MARK, linewidth=0.8, linestyle=":")
 
 
 def _draw_profiles(
     axes: Sequence[Axes],
     panels: Mapping[str, np.ndarray],
     line: Profile,
-    window: Mapping[str, float],
+    white: float,
     pixel_spacing_mm: Optional[Sequence[float]],
     frame_time_ms: Optional[float],
 ) -> None:
@@ -300,8 +299,9 @@ def _draw_profiles(
             profile.shape[0] * pixel,
             0.0,
         )
-        axis.imshow(profile, cmap="gray", **window, aspect="auto", extent=extent, interpolation="nearest")
+        axis.imshow(profile, cmap="gray", vmin=0, vmax=white, aspect="auto", extent=extent, interpolation="nearest")
         axis.set_xlabel(time_label)
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.tick_params(labelsize=8)
     axes[0].set_ylabel(f"{direction} ({length_unit})")
     for axis in axes[1:]:

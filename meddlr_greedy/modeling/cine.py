@@ -96,17 +96,19 @@ class CGCineUnrolledCNN(CineUnrolledCNN):
         super().__init__(*args, order=("reg", "dc"), **kwargs)
         self.cg_max_iter = cg_max_iter
         self.cg_eps = cg_eps
-        if any(float(mu) < 0 for mu in self.step_sizes):
+        weights = [float(mu.detach()) for mu in self.step_sizes]
+        if min(weights) < 0:
             raise UserError(
-                f"MODEL.UNROLLED.STEP_SIZES: found {[float(mu) for mu in self.step_sizes]},"
-                " non-negative numbers (the weights mu) are allowed for CGCineUnrolledCNN"
+                f"MODEL.UNROLLED.STEP_SIZES: found {weights}, non-negative numbers (the weights mu) are allowed for"
+                " CGCineUnrolledCNN"
             )
 
-    def dc(self, *, image, A, zf_image, step_size):  # noqa: N803 (meddlr's name)
+    def step(self, *, image, model, A, zf_image, step_size, dims):  # noqa: N803 (meddlr's name)
+        regularized = self.reg(image=image, model=model, dims=dims)
         return conjugate_gradient(
             A.normal,
-            b=zf_image + step_size * image,
-            x=image,
+            b=zf_image + step_size * regularized,
+            x=image,  # where meddlr's CGUnrolledCNN starts, too
             mu=step_size,
             max_iter=self.cg_max_iter,
             eps=self.cg_eps,

@@ -129,6 +129,8 @@ class GreedyUnrolled(nn.Module):
                 f" {len(self.module_steps)} (the number of modules)"
             )
         self.num_inference_modules = num_inference_modules
+        # Called as on_module(k, begins) around the forward and backward of module k (from 0), for measurements.
+        self.on_module: Optional[Callable[[int, bool], None]] = None
         self.register_load_state_dict_pre_hook(_add_prefix_to_plain_weights)
 
     @property
@@ -210,12 +212,15 @@ class GreedyUnrolled(nn.Module):
         image = problem.zf_image
         last = self.num_modules - 1
         for k in range(last):
+            self._mark(k, begins=True)
             image = self.run_module(k, image.detach(), problem)
             outputs = {"pred": image, "target": problem.target, "signal_model": problem.A}
             loss = self.local_loss(inputs, outputs)
             parameters = self.module_parameters(k)
             _accumulate(gradients, parameters, _gradient(loss, parameters))
+            self._mark(k, begins=False)
             losses[f"loss_module_{k + 1}"] = loss.detach()
+        self._mark(last, begins=True)
         image = self.run_module(last, image.detach(), problem)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         if not parameters:
@@ -223,8 +228,12 @@ class GreedyUnrolled(nn.Module):
                 "GreedyUnrolled: no trainable parameters (torch.nn.DataParallel is not supported: start with one"
                 " device)"
             )
-        graph = _Graph(image, self.module_parameters(last), gradients)
+        graph = _Graph(image, self.module_parameters(last), gradients, lambda: self._mark(last, begins=False))
         return {"pred": _HandOutGradients.apply(graph, *parameters), **losses}
+
+    def _mark(self, k: int, begins: bool) -> None:
+        if self.on_module is not None:
+            self.on_module(k, begins)
 
     def _reconstruct(self, problem: UnrolledProblem, num_modules: int) -> torch.Tensor:
         image = problem.zf_image
@@ -320,13 +329,13 @@ def _accumulate(
             gradients[p] = gradients[p] + g if p in gradients else g
 
 
-class _Graph:
+class _Graph(NamedTuple):
     """The last module's image with its graph, and the gradients of the modules before it."""
 
-    def __init__(self, image: torch.Tensor, parameters: Sequence[nn.Parameter], gradients: Gradients):
-        self.image = image
-        self.parameters = parameters
-        self.gradients = gradients
+    image: torch.Tensor
+    parameters: Sequence[nn.Parameter]
+    gradients: Gradients
+    on_done: Callable[[], None]
 
 
 class _HandOutGradients(torch.autograd.Function):
@@ -350,4 +359,5 @@ class _HandOutGradients(torch.autograd.Function):
         gradients = graph.gradients
         last = _gradient(graph.image, graph.parameters, grad)
         _accumulate(gradients, graph.parameters, last)
+        graph.on_done()
         return (None, *(gradients.pop(p, None) for p in parameters))

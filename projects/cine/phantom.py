@@ -292,8 +292,8 @@ def _draw_heart(canvas: _Canvas, anatomy: Anatomy, phase: float, image: np.ndarr
     volume = float(left_ventricular_volume(np.asarray(phase), anatomy.ejection_fraction))
     contraction = (1 - volume) / anatomy.ejection_fraction  # 0 in end diastole, 1 in end systole
 
-    # The base descends by about 15 % of the length towards the resting apex: a fixed slice comes to cut the heart nearer
-    # to its base. (Above the base the heart is continued as it is there.)
+    # The base descends by 15 % of the length towards the resting apex: a fixed slice comes to cut the heart nearer to
+    # its base. (Above the base the heart is continued as it is there.)
     shortening = 1 - 0.15 * contraction
     length = anatomy.lv_length * shortening
     level = max(0.0, 1 - (anatomy.lv_length - canvas.z) / length)  # 0 base, 1 apex

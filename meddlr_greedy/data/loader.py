@@ -1,0 +1,306 @@
+"""Examples -> batches, in an order and with random choices that do not depend on who reads them.
+
+Data sets, filters, mask functions, transforms and collation are meddlr's, obtained from its own builders.
+What differs is told by :func:`build_train_loader` and :func:`build_val_loader`.
+"""
+
+import contextlib
+import functools
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from meddlr.data.build import build_recon_train_loader, build_recon_val_loader
+from meddlr.data.slice_dataset import SliceData
+from meddlr.data.transforms.subsample import MASK_FUNC_REGISTRY
+from meddlr.data.transforms.transform import DataTransform
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from meddlr_greedy.data.dataset import (
+    CINE_AXES,
+    CheckedSliceData,
+    CineSliceData,
+    check_scan_file,
+)
+from meddlr_greedy.data.datasets import check_dataset_names
+from meddlr_greedy.data.seeding import (
+    EVAL_EPOCH,
+    SeededMaskFunc,
+    example_name,
+    example_seed,
+    isolated_generators,
+    seed_transform,
+)
+from meddlr_greedy.data.transform import CineDataTransform
+from meddlr_greedy.errors import UserError, did_you_mean
+
+__all__ = [
+    "ExampleLoader",
+    "ResumableBatchSampler",
+    "SeededDataset",
+    "build_train_loader",
+    "build_val_loader",
+]
+
+#: An example to read: (epoch, index in the data set).
+Key = Tuple[int, int]
+
+
+class ResumableBatchSampler(Sampler[List[Key]]):
+    """Endless batches of shuffled examples; batch t is a function of (seed, t) alone.
+
+    Args:
+        num_examples: Number of examples of the data set.
+        batch_size: Examples in a batch.
+        drop_last: Leaves out the last, smaller batch of an epoch.
+        seed: The seed of the run.
+        start_iter: The first batch to yield. May also be set later, before iteration starts: a run resumed
+            at iteration t gets batches t, t + 1, ...
+
+    Raises:
+        UserError: There is not one batch in an epoch.
+    """
+
+    def __init__(self, num_examples: int, batch_size: int, drop_last: bool, seed: int, start_iter: int = 0):
+        if batch_size < 1:
+            raise UserError(f"SOLVER.TRAIN_BATCH_SIZE: {batch_size} is not allowed; give 1 or more")
+        full, rest = divmod(num_examples, batch_size)
+        self.batches_per_epoch = full if drop_last or not rest else full + 1
+        if not self.batches_per_epoch:
+            raise UserError(
+                f"SOLVER.TRAIN_BATCH_SIZE: {batch_size} is more than the {num_examples} training examples; "
+                "give fewer, or set DATALOADER.DROP_LAST to False"
+            )
+        self.num_examples = num_examples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start_iter = start_iter
+
+    def __iter__(self) -> Iterator[List[Key]]:
+        epoch, batch = divmod(self.start_iter, self.batches_per_epoch)
+        while True:
+            order = self._order(epoch)
+            for first in range(batch * self.batch_size, self.batches_per_epoch * self.batch_size, self.batch_size):
+                yield [(epoch, index) for index in order[first : first + self.batch_size]]
+            epoch, batch = epoch + 1, 0
+
+    def _order(self, epoch: int) -> List[int]:
+        seed = example_seed(self.seed, epoch, "order of examples")
+        return np.random.RandomState(seed).permutation(self.num_examples).tolist()
+
+
+class SeededDataset(Dataset):
+    """A meddlr data set whose example is a function of (seed, epoch, example) alone.
+
+    Examples are read on one thread, as a worker of a ``DataLoader`` does: sums over several threads round
+    differently, so batches would depend on the number of workers.
+
+    Args:
+        dataset: A meddlr data set with a ``DataTransform`` around a :class:`SeededMaskFunc`.
+        seed: The seed of the run.
+    """
+
+    def __init__(self, dataset: SliceData, seed: int):
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> Dict[str, Any]:
+        epoch, index = key
+        example = self.dataset.examples[index]
+        if example["is_unsupervised"]:  # stands for a prospectively undersampled scan: its mask is fixed
+            epoch = EVAL_EPOCH
+        name = example_name(Path(example["file_name"]).stem, example["slice_id"])
+        seed = example_seed(self.seed, epoch, name)
+        with _single_thread(), isolated_generators(seed):
+            seed_transform(self.dataset.transform, seed)
+            return self.dataset[index]
+
+    def __getitems__(self, keys: Sequence[Key]) -> List[Union[Dict[str, Any], UserError]]:
+        """Reads a batch; a user's mistake is handed on as a value, see :class:`ExampleLoader`."""
+        try:
+            return [self[key] for key in keys]
+        except UserError as error:
+            return [error]
+
+
+class ExampleLoader(DataLoader):
+    """A ``DataLoader`` over a :class:`SeededDataset`, with faults of meddlr's loaders repaired.
+
+    It works without workers, pins memory only for a CUDA device, and draws nothing from the global
+    generator. A :class:`UserError` met by a worker is raised here as the one line it is; torch would make it
+    the text of a traceback.
+
+    Args:
+        dataset: The data set.
+        cfg: meddlr's config.
+        collate_fn: Makes a batch of a list of examples.
+        **kwargs: ``batch_sampler``, or ``sampler`` and ``batch_size``.
+    """
+
+    def __init__(self, dataset: SeededDataset, cfg, collate_fn: Callable, **kwargs):
+        num_workers = cfg.DATALOADER.NUM_WORKERS
+        super().__init__(
+            dataset,
+            num_workers=num_workers,
+            prefetch_factor=cfg.DATALOADER.PREFETCH_FACTOR if num_workers else None,
+            pin_memory=str(cfg.MODEL.DEVICE).startswith("cuda"),
+            collate_fn=functools.partial(_collate, collate_fn),
+            generator=torch.Generator().manual_seed(dataset.seed),
+            **kwargs,
+        )
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def build_train_loader(cfg, seed: int) -> ExampleLoader:
+    """Builds the endless loader of training batches.
+
+    Args:
+        cfg: meddlr's config. 2D or cine is told by the data.
+        seed: Together with the iteration it decides everything random.
+
+    Returns:
+        ExampleLoader: ``batch_sampler`` is a :class:`ResumableBatchSampler`.
+
+    Raises:
+        UserError: The config asks for what is not possible, or a file cannot be used.
+    """
+    if cfg.DATALOADER.SAMPLER_TRAIN:
+        raise UserError(
+            f"DATALOADER.SAMPLER_TRAIN: '{cfg.DATALOADER.SAMPLER_TRAIN}' is not allowed, since meddlr's "
+            'samplers do not work with the current torch; only "" is'
+        )
+    if not cfg.DATASETS.TRAIN:
+        raise UserError("DATASETS.TRAIN: () is not allowed; name at least one data set")
+    check_dataset_names(cfg.DATASETS.TRAIN)
+    build_dataset = functools.partial(
+        _build_dataset,
+        cfg,
+        is_test=False,
+        add_noise=cfg.AUG_TRAIN.USE_NOISE,
+        add_motion=cfg.AUG_TRAIN.USE_MOTION,
+    )
+    stock = build_recon_train_loader(_stock_cfg(cfg), dataset_type=build_dataset)
+    _check_schedules(cfg, stock.dataset.transform)
+    sampler = ResumableBatchSampler(len(stock.dataset), cfg.SOLVER.TRAIN_BATCH_SIZE, cfg.DATALOADER.DROP_LAST, seed)
+    _check_shapes("SOLVER.TRAIN_BATCH_SIZE", sampler.batch_size, stock.dataset)
+    return ExampleLoader(SeededDataset(stock.dataset, seed), cfg, stock.collate_fn, batch_sampler=sampler)
+
+
+def build_val_loader(cfg, dataset_name: str, as_test: bool = True) -> ExampleLoader:
+    """Builds the loader of validation or test batches: in order, and the same each time.
+
+    Args:
+        cfg: meddlr's config. 2D or cine is told by the data.
+        dataset_name: The data set.
+        as_test: Uses meddlr's test masks in 2D, so that numbers compare with meddlr's (for cine: masks by
+            (cfg.SEED, scan, slice)), and the postprocessor.
+
+    Returns:
+        ExampleLoader: Batches also hold "metadata", a list of {"scan_id", "slice_id"}.
+
+    Raises:
+        UserError: See :func:`build_train_loader`.
+    """
+    check_dataset_names([dataset_name])
+    if cfg.SOLVER.TEST_BATCH_SIZE < 1:
+        raise UserError(f"SOLVER.TEST_BATCH_SIZE: {cfg.SOLVER.TEST_BATCH_SIZE} is not allowed; give 1 or more")
+    stock = build_recon_val_loader(
+        _stock_cfg(cfg),
+        dataset_name,
+        as_test=as_test,
+        dataset_type=functools.partial(_build_dataset, cfg, is_test=as_test),
+    )
+    _check_shapes("SOLVER.TEST_BATCH_SIZE", cfg.SOLVER.TEST_BATCH_SIZE, stock.dataset)
+    dataset = SeededDataset(stock.dataset, max(cfg.SEED, 0))
+    return ExampleLoader(
+        dataset,
+        cfg,
+        stock.collate_fn,
+        sampler=[(EVAL_EPOCH, index) for index in range(len(dataset))],
+        batch_size=cfg.SOLVER.TEST_BATCH_SIZE,
+    )
+
+
+def _stock_cfg(cfg):
+    """Returns a config with which meddlr's builders work; of what they build, the loader is not used."""
+    name = cfg.AUG_TRAIN.UNDERSAMPLE.NAME
+    if name not in MASK_FUNC_REGISTRY:
+        allowed = [registered for registered, _ in MASK_FUNC_REGISTRY]
+        raise UserError(
+            f"AUG_TRAIN.UNDERSAMPLE.NAME: no mask function '{name}'; allowed are {', '.join(allowed)}"
+            + did_you_mean(name, allowed)
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.NUM_WORKERS = 1  # with 0, meddlr's validation loader cannot be built
+    cfg.DATALOADER.SAMPLER_TRAIN = ""
+    cfg.SOLVER.TRAIN_BATCH_SIZE = cfg.SOLVER.TEST_BATCH_SIZE = 1
+    return cfg
+
+
+def _build_dataset(
+    cfg,
+    dataset_dicts: List[Dict[str, Any]],
+    stock_transform: DataTransform,
+    keys: Optional[Dict[str, str]] = None,
+    include_metadata: bool = False,
+    **transform_options: bool,
+) -> CheckedSliceData:
+    """Called by meddlr's builders in place of a data set class."""
+    if not dataset_dicts:
+        raise UserError("DATASETS: no scans are left after DATALOADER.FILTER and SUBSAMPLE_TRAIN")
+    is_cine = len(check_scan_file(dataset_dicts[0]["file_name"], keys or None)) == CINE_AXES
+    dataset_type, transform_type = (CineSliceData, CineDataTransform) if is_cine else (CheckedSliceData, DataTransform)
+    transform = transform_type(cfg, SeededMaskFunc(stock_transform.mask_func), **transform_options)
+    return dataset_type(dataset_dicts, transform, keys or None, include_metadata)
+
+
+def _check_schedules(cfg, transform: DataTransform) -> None:
+    """Augmentations with a warm-up ask for the iteration, which a worker does not know."""
+    augmentation = cfg.MODEL.CONSISTENCY.AUG
+    scheduled = (
+        (transform.add_noise and augmentation.NOISE.SCHEDULER.WARMUP_METHOD)
+        or (transform.add_motion and augmentation.MOTION.SCHEDULER.WARMUP_METHOD)
+        or (transform.augmentor is not None and transform.augmentor.schedulers())
+    )
+    if scheduled and cfg.DATALOADER.NUM_WORKERS:
+        raise UserError(
+            f"DATALOADER.NUM_WORKERS: {cfg.DATALOADER.NUM_WORKERS} is not allowed with augmentations that "
+            "have a scheduler, since workers do not know the iteration; only 0 is"
+        )
+
+
+def _check_shapes(key: str, batch_size: int, dataset: CheckedSliceData) -> None:
+    (path, shape), *others = dataset.example_shapes.items()
+    for other_path, other in others:
+        if batch_size > 1 and other != shape:
+            raise UserError(
+                f"{key}: {batch_size} examples cannot be one batch, since shapes differ: {shape} in {path}, "
+                f"{other} in {other_path}; 1 is allowed"
+            )
+
+
+def _collate(collate_fn: Callable, examples: List[Any]) -> Any:
+    for example in examples:
+        if isinstance(example, UserError):
+            return example
+    return collate_fn(examples)
+
+
+@contextlib.contextmanager
+def _single_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,35 @@
+"""Registries of trainers and hooks, chosen by ``MISC.GREEDY.TRAINER`` and ``MISC.GREEDY.HOOKS``."""
+
+from typing import Any, List
+
+from meddlr.config import CfgNode
+from meddlr.engine.train_loop import HookBase
+from meddlr.utils.registry import Registry
+
+from meddlr_greedy.errors import UserError, did_you_mean
+
+__all__ = ["HOOK_REGISTRY", "TRAINER_REGISTRY", "build_hooks", "trainer_class"]
+
+TRAINER_REGISTRY = Registry("TRAINER")
+TRAINER_REGISTRY.__doc__ = "Trainers: called with the config, subclasses of meddlr's DefaultTrainer."
+
+HOOK_REGISTRY = Registry("HOOK")
+HOOK_REGISTRY.__doc__ = "Extra hooks of a trainer: called with the config, subclasses of meddlr's HookBase."
+
+
+def trainer_class(cfg: CfgNode) -> Any:
+    """The trainer that ``MISC.GREEDY.TRAINER`` names."""
+    return _look_up(TRAINER_REGISTRY, cfg.MISC.GREEDY.TRAINER, "MISC.GREEDY.TRAINER")
+
+
+def build_hooks(cfg: CfgNode) -> List[HookBase]:
+    """The hooks that ``MISC.GREEDY.HOOKS`` names, in that order."""
+    names = cfg.MISC.GREEDY.HOOKS
+    return [_look_up(HOOK_REGISTRY, name, "MISC.GREEDY.HOOKS")(cfg) for name in names]
+
+
+def _look_up(registry: Registry, name: str, key: str) -> Any:
+    names = sorted(n for n, _ in registry)
+    if name not in names:
+        raise UserError(f"{key}: unknown name '{name}', allowed are {', '.join(names)}{did_you_mean(name, names)}")
+    return registry.get(name)

@@ -1,0 +1,141 @@
+"""Checkpoints: written whole or not at all, read without running code, and the state that makes resuming exact."""
+
+import logging
+import os
+import pickle
+import random
+import re
+from typing import Any, Dict, Optional, cast
+
+import numpy as np
+import torch
+from meddlr.checkpoint import Checkpointer
+
+from meddlr_greedy.errors import UserError
+
+__all__ = ["GreedyCheckpointer", "RunState"]
+
+logger = logging.getLogger(__name__)
+
+_NUMBERED = re.compile(r"model_\d{7}\.pth")
+
+
+class GreedyCheckpointer(Checkpointer):
+    """meddlr's checkpointer with atomic writes, safe reads, and one line for a file that does not fit.
+
+    A checkpoint of the plain network loads into ``GreedyUnrolled`` and the other way round.
+    """
+
+    def save(self, name: str, tag: bool = True, **kwargs: Any) -> None:
+        """Writes ``<name>.pth``; with ``tag`` it becomes the one to resume from."""
+        if not self.save_dir:
+            return
+        data = {"model": self.model.state_dict(), **kwargs}
+        for key, checkpointable in self.checkpointables.items():
+            data[key] = checkpointable.state_dict()
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        with open(path + ".partial", "wb") as file:
+            torch.save(data, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path + ".partial", path)
+        if tag:
+            self.tag_last_checkpoint(os.path.basename(path))
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        with open(path + ".partial", "w") as file:
+            file.write(last_filename_basename)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path + ".partial", path)
+
+    def prune(self, keep: int) -> None:
+        """Deletes all but the ``keep`` newest numbered checkpoints; 0 keeps all."""
+        numbered = sorted(name for name in os.listdir(self.save_dir) if _NUMBERED.fullmatch(name))
+        for name in numbered[:-keep] if keep else []:
+            os.remove(os.path.join(self.save_dir, name))
+
+    def load(self, path: str, checkpointables: Optional[list] = None) -> Dict[str, Any]:
+        if path and "://" not in path and not os.path.isfile(path):
+            raise UserError(f"checkpoint {path}: no such file; set MODEL.WEIGHTS to a .pth file")
+        return super().load(path, checkpointables)
+
+    def _load_file(self, f: str) -> Dict[str, Any]:
+        try:
+            loaded = torch.load(f, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"checkpoint {f}: cannot be read as a file of tensors ({reason})") from None
+        return cast(Dict[str, Any], loaded if "model" in loaded else {"model": loaded})
+
+    def _load_model(self, checkpoint: Any) -> None:
+        weights = {_plain_name(key): value for key, value in checkpoint.pop("model").items()}
+        own = {_plain_name(key): key for key in self.model.state_dict()}
+        shapes = {name: tuple(v.shape) for name, v in weights.items()}
+        expected = {_plain_name(key): tuple(v.shape) for key, v in self.model.state_dict().items()}
+        for name in sorted(expected.keys() | shapes.keys()):
+            if expected.get(name) != shapes.get(name):
+                raise UserError(
+                    f"checkpoint: '{name}' has shape {shapes.get(name, 'none')}, the model of this config has"
+                    f" {expected.get(name, 'none')}; use the config that the checkpoint was trained with"
+                )
+        self.model.load_state_dict({own[name]: value for name, value in weights.items()})
+
+
+def _plain_name(key: str) -> str:
+    """The parameter's name in the plain network: without the prefixes of wrappers."""
+    while key.startswith(("module.", "model.")):
+        key = key.split(".", 1)[1]
+    return key
+
+
+class RunState:
+    """What a run needs beside model, optimizer and scheduler to continue bit for bit.
+
+    The generators of torch, numpy and Python, the seed (which decides data order and sampling, see
+    :mod:`meddlr_greedy.data.seeding`) and the number of threads (sums depend on it).
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self._loaded: Dict[str, Any] = {}
+
+    def state_dict(self) -> Dict[str, Any]:
+        name, keys, *rest = np.random.get_state()
+        version, words, gauss = random.getstate()
+        return {
+            "seed": self.seed,
+            "threads": torch.get_num_threads(),
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy_rng": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+            "python_rng": [version, torch.tensor(words), gauss],
+        }
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        if state["seed"] != self.seed:
+            raise UserError(
+                f"SEED: found {self.seed}, but the checkpoint's run has {state['seed']}; resume with that seed"
+            )
+        if state["threads"] != torch.get_num_threads():
+            logger.warning(
+                "Resuming with %d threads, the checkpoint had %d: results can differ in the last bits"
+                " (MISC.GREEDY.THREADS)",
+                torch.get_num_threads(),
+                state["threads"],
+            )
+        self._loaded = state
+
+    def restore_generators(self) -> None:
+        """Called right before the first iteration, after everything else that may draw from the generators."""
+        state, self._loaded = self._loaded, {}
+        if not state:
+            return
+        torch.set_rng_state(state["torch_rng"])
+        if torch.cuda.is_available() and state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        name, keys, *rest = state["numpy_rng"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+        version, words, gauss = state["python_rng"]
+        random.setstate((version, tuple(words.tolist()), gauss))

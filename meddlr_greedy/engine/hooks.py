@@ -1,0 +1,183 @@
+"""Hooks of the greedy trainer: checkpoints, the last accumulation window, per-module measurements."""
+
+import logging
+import os
+import time
+from typing import Any, Dict, List, Optional
+
+import torch
+from meddlr.config import CfgNode
+from meddlr.engine.hooks import EvalHook
+from meddlr.engine.train_loop import HookBase
+from meddlr.metrics.build import build_metrics
+from meddlr.utils.general import flatten_dict
+
+from meddlr_greedy.engine.build import HOOK_REGISTRY
+from meddlr_greedy.engine.memory import HeldForBackward
+from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.modeling.greedy import GreedyUnrolled
+
+__all__ = ["BestCheckpoint", "CheckpointWriter", "DecoupledTraining", "FlushAtEnd", "IsolatedEvaluation"]
+
+logger = logging.getLogger(__name__)
+
+
+class FlushAtEnd(HookBase):
+    """Applies an unfinished accumulation window after the last iteration, and only then.
+
+    (meddlr's FlushOptimizer also steps before every evaluation, so that evaluating changes the training.)
+    """
+
+    def after_step(self) -> None:
+        if self.trainer.iter + 1 == self.trainer.max_iter:
+            self.trainer.optimizer.flush()
+
+
+class CheckpointWriter(HookBase):
+    """Writes ``model_<iteration>.pth`` every ``period`` iterations (0: never) and ``model_final.pth``.
+
+    Keeps the ``keep`` newest of the numbered ones (0: all).
+    """
+
+    def __init__(self, period: int, keep: int):
+        self.period, self.keep = period, keep
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if self.period and done % self.period == 0:
+            self.write()
+        if done == self.trainer.max_iter:
+            self.trainer.checkpointer.save("model_final", iteration=self.trainer.iter)
+
+    def write(self) -> str:
+        name = f"model_{self.trainer.iter:07d}"
+        self.trainer.checkpointer.save(name, iteration=self.trainer.iter)
+        self.trainer.checkpointer.prune(self.keep)
+        return f"{name}.pth"
+
+
+class IsolatedEvaluation(EvalHook):
+    """meddlr's EvalHook; a period of 0 evaluates at the end only, and the training's generators stay untouched."""
+
+    def _do_eval(self) -> None:
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices=devices):
+            super()._do_eval()
+
+
+class BestCheckpoint(HookBase):
+    """Keeps the checkpoint with the best validation metric as ``model_best.pth``; runs after the evaluation."""
+
+    def __init__(self, metric: str, output_dir: str):
+        self.metric = metric
+        self.path = os.path.join(output_dir, "model_best.pth")
+        self.value: Optional[float] = None
+        self._evaluated: Optional[Dict[str, Any]] = None
+        self._higher_is_better = _higher_is_better(metric)
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter > 0 and os.path.isfile(self.path):
+            # Written later than the checkpoint to resume from, it is found again by the same evaluation.
+            self.value = torch.load(self.path, map_location="cpu", weights_only=True)["value"]
+
+    def after_step(self) -> None:
+        results = getattr(self.trainer, "_last_eval_results", None)
+        if not results or results is self._evaluated:
+            return
+        self._evaluated = results
+        values = _averaged_over_datasets(results)
+        if self.metric not in values:
+            raise UserError(
+                f"MISC.GREEDY.BEST_METRIC: '{self.metric}' is not among the validation metrics"
+                f" {', '.join(values)}{did_you_mean(self.metric, values)}"
+            )
+        value = values[self.metric]
+        better = self.value is None or (value > self.value if self._higher_is_better else value < self.value)
+        if better:
+            self.value = value
+            self.trainer.checkpointer.save(
+                "model_best", tag=False, iteration=self.trainer.iter, value=value, metric=self.metric
+            )
+            logger.info("Best so far: %s %.4f at iteration %d", self.metric, value, self.trainer.iter)
+
+
+def _higher_is_better(metric: str) -> bool:
+    name = metric[len("val_") :] if metric.startswith("val_") else metric
+    name = name[: -len("_scan")] if name.endswith("_scan") else name
+    try:
+        return bool(next(iter(build_metrics([name]).values(copy_state=False))).higher_is_better)
+    except ValueError:
+        raise UserError(
+            f"MISC.GREEDY.BEST_METRIC: found '{metric}', allowed are meddlr's metrics with the prefix val_, for"
+            " example val_psnr_scan"
+        ) from None
+
+
+def _averaged_over_datasets(results: Dict[str, Dict[str, float]]) -> Dict[str, float]:
+    values: Dict[str, List[float]] = {}
+    for of_dataset in results.values():
+        for name, value in flatten_dict(of_dataset).items():
+            values.setdefault(name, []).append(float(value))
+    return {name: sum(v) / len(v) for name, v in values.items()}
+
+
+@HOOK_REGISTRY.register()
+class DecoupledTraining(HookBase):
+    """Measures each greedy module: gradient norm, time, memory (its loss is always logged).
+
+    Every ``MISC.GREEDY.LOG_PERIOD`` iterations it logs ``module_<k>/grad_norm``, ``module_<k>/time`` (s: forward and
+    backward) and ``module_<k>/memory_mb`` (CUDA: peak allocated; CPU: tensors held for backward).
+    Does nothing for a network that is not trained greedily.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        self.period = cfg.MISC.GREEDY.LOG_PERIOD
+        self._held: Optional[HeldForBackward] = None
+        self._marks: List[Any] = []
+
+    def before_step(self) -> None:
+        model = self.trainer.model
+        self._active = isinstance(model, GreedyUnrolled) and (self.trainer.iter + 1) % self.period == 0
+        if not self._active:
+            return
+        self._cuda = next(model.parameters()).is_cuda
+        self._marks, self._memory = [], []
+        if not self._cuda:
+            self._held = HeldForBackward(exclude=model.parameters())
+            self._held.__enter__()
+        model.on_module = self._mark
+
+    def _mark(self, k: int, begins: bool) -> None:
+        if self._cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append(event)
+            memory = torch.cuda.max_memory_allocated()
+            if begins:
+                torch.cuda.reset_peak_memory_stats()
+        else:
+            assert self._held is not None
+            self._marks.append(time.perf_counter())
+            memory = self._held.peak_bytes
+            if begins:
+                self._held.reset_peak()
+        if not begins:
+            self._memory.append(memory)
+
+    def after_step(self) -> None:
+        if not self._active:
+            return
+        model = self.trainer.model
+        model.on_module = None
+        if self._held is not None:
+            self._held.__exit__(None, None, None)
+            self._held = None
+        scalars = {}
+        for k, (begin, end) in enumerate(zip(self._marks[::2], self._marks[1::2])):
+            seconds = begin.elapsed_time(end) / 1e3 if self._cuda else end - begin
+            gradients = [p.grad for p in model.module_parameters(k) if p.grad is not None]
+            norms = torch.stack([g.norm() for g in gradients]) if gradients else torch.zeros(1)
+            scalars[f"module_{k + 1}/time"] = seconds
+            scalars[f"module_{k + 1}/memory_mb"] = self._memory[k] / 2**20
+            scalars[f"module_{k + 1}/grad_norm"] = norms.norm().item()
+        self.trainer.storage.put_scalars(smoothing_hint=False, **scalars)

@@ -1,0 +1,54 @@
+"""Bytes that autograd keeps for backward, on any device."""
+
+import weakref
+from typing import Iterable
+
+import torch
+
+__all__ = ["HeldForBackward"]
+
+
+class HeldForBackward(torch.autograd.graph.saved_tensors_hooks):
+    """Counts the bytes of the tensors saved for backward inside a ``with`` block, each storage once.
+
+    ``peak_bytes`` is the largest sum alive at one time: what a module frees before the next begins counts once.
+    Tensors given as ``exclude`` (parameters, the batch) are held anyway and do not count.
+    """
+
+    def __init__(self, exclude: Iterable[torch.Tensor] = ()):
+        self._excluded = {t.untyped_storage().data_ptr() for t in exclude}
+        self._references: dict = {}
+        self._bytes = 0
+        self.peak_bytes = 0
+        super().__init__(self._pack, lambda held: held.tensor)
+
+    def reset_peak(self) -> None:
+        self.peak_bytes = self._bytes
+
+    def _pack(self, tensor: torch.Tensor) -> "_Held":
+        held = _Held(tensor)
+        storage = tensor.untyped_storage()
+        key = storage.data_ptr()
+        if key not in self._excluded:
+            if key not in self._references:
+                self._references[key] = 0
+                self._bytes += storage.nbytes()
+                self.peak_bytes = max(self.peak_bytes, self._bytes)
+            self._references[key] += 1
+            weakref.finalize(held, self._free, key, storage.nbytes())
+        return held
+
+    def _free(self, key: int, nbytes: int) -> None:
+        self._references[key] -= 1
+        if not self._references[key]:
+            del self._references[key]
+            self._bytes -= nbytes
+
+
+class _Held:
+    """Keeps a saved tensor alive exactly as long as autograd keeps it."""
+
+    __slots__ = ("__weakref__", "tensor")
+
+    def __init__(self, tensor: torch.Tensor):
+        self.tensor = tensor

@@ -1,0 +1,234 @@
+"""The trainer: meddlr's, with exact resuming, one look at the device per step, and clean ends."""
+
+import json
+import logging
+import os
+import signal
+import time
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, Optional
+
+import torch
+from meddlr.config import CfgNode
+from meddlr.engine import DefaultTrainer
+from meddlr.engine import hooks as meddlr_hooks
+from meddlr.evaluation import verify_results
+from meddlr.modeling import build_loss_computer
+from meddlr.modeling.loss_computer import BasicLossComputer
+from meddlr.solver import GradAccumOptimizer
+from meddlr.utils.events import CommonMetricPrinter, EventStorage, JSONWriter, TensorboardXWriter
+from torch.nn import DataParallel
+
+from meddlr_greedy.data.loader import build_train_loader, build_val_loader
+from meddlr_greedy.engine.accumulation import ResumableGradAccumOptimizer
+from meddlr_greedy.engine.build import TRAINER_REGISTRY, build_hooks
+from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, RunState
+from meddlr_greedy.engine.hooks import BestCheckpoint, CheckpointWriter, FlushAtEnd, IsolatedEvaluation
+from meddlr_greedy.errors import NonFiniteLossError, Preempted
+from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator
+from meddlr_greedy.modeling.greedy import GreedyUnrolled
+
+__all__ = ["GreedyTrainer"]
+
+logger = logging.getLogger(__name__)
+
+
+@TRAINER_REGISTRY.register()
+class GreedyTrainer(DefaultTrainer):
+    """meddlr's DefaultTrainer for greedy and for end-to-end training of any of its networks, 2D and cine.
+
+    What differs from the base class: the lean loss computer; data order and sampling that are a function of
+    (seed, epoch, example); checkpoints from which a run continues bit for bit; one transfer from the device per step;
+    a non-finite loss stops before the update; hooks do not run after an exception; evaluation leaves the generators
+    and the accumulation window alone; ``TEST.EVAL_PERIOD`` and ``SOLVER.CHECKPOINT_PERIOD`` may be 0 (at the end only).
+    """
+
+    def __init__(self, cfg: CfgNode):
+        super().__init__(cfg)
+        if isinstance(self.model, DataParallel):  # meddlr wraps wherever several devices are visible
+            self.model = self.model.module
+        self.run_state = RunState(cfg.SEED)
+        self.checkpointer = GreedyCheckpointer(
+            self.model, cfg.OUTPUT_DIR, optimizer=self.optimizer, scheduler=self.scheduler, run=self.run_state
+        )
+
+    # ---- parts, built from the config
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        return build_train_loader(cfg, cfg.SEED)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str, is_val: bool = False) -> Any:
+        return build_val_loader(cfg, dataset_name, as_test=not is_val or cfg.TEST.VAL_AS_TEST)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, is_val: bool = False) -> GreedyReconEvaluator:
+        metrics = cfg.TEST.VAL_METRICS.RECON if is_val else ()
+        return GreedyReconEvaluator(cfg, dataset_name=dataset_name, metrics=metrics or None)
+
+    @classmethod
+    def build_loss_computer(cls, cfg: CfgNode) -> Any:
+        stock = super().build_loss_computer(cfg)
+        return build_loss_computer(cfg, "LeanLossComputer") if type(stock) is BasicLossComputer else stock
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> Any:
+        optimizer = super().build_optimizer(cfg, model)
+        if isinstance(optimizer, GradAccumOptimizer):
+            return ResumableGradAccumOptimizer(optimizer.optimizer, optimizer.accumulation_iters)
+        return optimizer
+
+    def build_hooks(self) -> list:
+        cfg = self.cfg
+        self.checkpoint_writer = CheckpointWriter(cfg.SOLVER.CHECKPOINT_PERIOD, cfg.MISC.GREEDY.KEEP_CHECKPOINTS)
+
+        def evaluate() -> Dict[str, Any]:
+            self._last_eval_results = self.test(cfg, self.model, use_val=True)
+            return self._last_eval_results
+
+        return [
+            FlushAtEnd() if isinstance(self.optimizer, GradAccumOptimizer) else None,
+            meddlr_hooks.IterationTimer(),
+            meddlr_hooks.LRScheduler(self.optimizer, self.scheduler),
+            *build_hooks(cfg),
+            # The checkpoint comes first, so that a failing evaluation costs nothing but itself.
+            self.checkpoint_writer,
+            IsolatedEvaluation(cfg.TEST.EVAL_PERIOD, evaluate),
+            BestCheckpoint(cfg.MISC.GREEDY.BEST_METRIC, cfg.OUTPUT_DIR),
+        ]
+
+    def build_writers(self) -> list:
+        """Console, metrics.json and TensorBoard, without the iterations that a resumed run repeats."""
+        cfg = self.cfg
+        metrics_file = os.path.join(cfg.OUTPUT_DIR, "metrics.json")
+        _drop_iterations_from(metrics_file, self.start_iter)
+        return [
+            CommonMetricPrinter(self.max_iter, eval_period=cfg.TEST.EVAL_PERIOD),
+            JSONWriter(metrics_file),
+            TensorboardXWriter(cfg.OUTPUT_DIR, purge_step=self.start_iter),
+        ]
+
+    # ---- training
+
+    def resume_or_load(self, resume: bool = True, restart_iter: bool = False) -> None:
+        """Continues from the last checkpoint of OUTPUT_DIR, or starts from MODEL.WEIGHTS at iteration 0.
+
+        (meddlr takes the iteration count from MODEL.WEIGHTS too, so a warm start would train nothing.)
+        """
+        resumed = resume and self.checkpointer.has_checkpoint()
+        super().resume_or_load(resume=resume, restart_iter=restart_iter or not resumed)
+
+    def train(self) -> Optional[Dict[str, Any]]:
+        """Trains from ``start_iter`` to ``max_iter``; returns the last evaluation's results.
+
+        Raises:
+            NonFiniteLossError: the loss of a module is NaN or infinite.
+            Preempted: SIGTERM or SIGUSR1 arrived; a checkpoint has been written.
+        """
+        logger.info("Starting training from iteration %d of %d", self.start_iter, self.max_iter)
+        self.iter = self.start_iter
+        writers = self.build_writers()
+        writer_hook = meddlr_hooks.PeriodicWriter(writers, periods=(self.cfg.MISC.GREEDY.LOG_PERIOD,))
+        self.register_hooks([writer_hook])  # last, so that it sees what the others have measured
+        self.data_loader.batch_sampler.start_iter = self.start_iter
+        with EventStorage(self.start_iter) as self.storage, _deferred_signals() as received:
+            try:
+                self.before_train()
+                self.run_state.restore_generators()
+                for iteration in range(self.start_iter, self.max_iter):
+                    self.iter = iteration
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                    if received and self.iter + 1 < self.max_iter:
+                        self._end_for_signal(received[0])
+                self.after_train()
+            finally:
+                for writer in writers:
+                    writer.close()
+        results = getattr(self, "_last_eval_results", None)
+        if results:
+            verify_results(self.cfg, results)
+        return results
+
+    def run_step(self) -> None:
+        """One mini-batch: forward, loss, gradient, one look at the losses, update."""
+        assert self.model.training, "the model was left in evaluation mode"
+        start = time.perf_counter()
+        inputs = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        inputs.pop("_profiler", None)
+
+        outputs = self.model(inputs)
+        outputs.update({key: inputs[key] for key in ("mean", "std", "norm") if key in inputs})
+        scalars = {key: value for key, value in outputs.items() if "loss" in key}
+        scalars.update(self.loss_computer(inputs, outputs))
+        loss = scalars["loss"]
+        if isinstance(self.model, GreedyUnrolled):
+            scalars[f"loss_module_{self.model.num_modules}"] = loss
+        del outputs
+
+        self.optimizer.zero_grad()
+        loss.backward()
+        values = _read(scalars)
+        self._check_finite(values)
+        self.optimizer.step()
+        self.storage.put_scalars(**values, total_loss=values["loss"], data_time=data_time)
+
+    def _check_finite(self, values: Dict[str, float]) -> None:
+        for name, value in values.items():
+            if "loss" in name and not -float("inf") < value < float("inf"):
+                module = name.replace("loss_module_", "module ") if "module" in name else "the network"
+                raise NonFiniteLossError(
+                    f"iteration {self.iter}: the loss of {module} is {value}; stopped before the update. The last"
+                    f" checkpoint is {self.checkpointer.get_checkpoint_file() or 'none'}; lower SOLVER.BASE_LR and"
+                    " continue with --resume"
+                )
+
+    def _end_for_signal(self, number: int) -> None:
+        name = self.checkpoint_writer.write()
+        raise Preempted(
+            f"{signal.Signals(number).name} received: {name} written after iteration {self.iter} of"
+            f" {self.max_iter}; continue with --resume"
+        )
+
+
+def _read(scalars: Dict[str, torch.Tensor]) -> Dict[str, float]:
+    """All scalars with one transfer from the device."""
+    values = torch.stack([value.detach().float().mean() for value in scalars.values()]).tolist()
+    return dict(zip(scalars, values))
+
+
+def _drop_iterations_from(path: str, start_iter: int) -> None:
+    """Keeps the lines of ``path`` of iterations before ``start_iter``; a torn last line goes too."""
+    if not os.path.isfile(path):
+        return
+    kept = []
+    with open(path) as file:
+        for line in file:
+            try:
+                if json.loads(line)["iteration"] < start_iter:
+                    kept.append(line)
+            except (ValueError, KeyError):
+                continue
+    with open(path + ".partial", "w") as file:
+        file.writelines(kept)
+    os.replace(path + ".partial", path)
+
+
+@contextmanager
+def _deferred_signals() -> Iterator[list]:
+    """Collects SIGTERM and SIGUSR1, to be acted on between two iterations."""
+    received: list = []
+    previous = {}
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        try:
+            previous[number] = signal.signal(number, lambda n, _: received.append(n))
+        except ValueError:  # not in the main thread: whoever started us handles signals
+            break
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,94 @@
+"""Evaluates a trained network on ``DATASETS.TEST``: ``python -m meddlr_greedy.eval_net --config-file FILE``.
+
+Takes meddlr's flags, and config overrides at the end. Writes ``OUTPUT_DIR/test_results/results.json`` with the
+metrics of the network and of the zero-filled images, and pictures of a few slices; prints a short table.
+"""
+
+import argparse
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+from meddlr_greedy.errors import UserError, exit_with_one_line
+
+RESULTS_FOLDER = "test_results"
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """meddlr's arguments, and those of the evaluation."""
+    from meddlr.engine import default_argument_parser
+
+    parser = default_argument_parser()
+    parser.prog = "python -m meddlr_greedy.eval_net"
+    parser.description = (
+        "Evaluates a trained network on DATASETS.TEST. Weights: --weights (or the override MODEL.WEIGHTS), else the "
+        "best checkpoint in OUTPUT_DIR, else the last (with --resume: the last), else MODEL.WEIGHTS of the config file."
+    )
+    parser.add_argument("--weights", default="", metavar="FILE", help="checkpoint to evaluate")
+    parser.add_argument(
+        "--num-figures", type=int, default=2, metavar="N", help="slices to draw per data set (default: 2)"
+    )
+    parser.set_defaults(eval_only=True)
+    return parser
+
+
+@exit_with_one_line
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    args = argument_parser().parse_args(argv)
+    if args.num_figures < 0:
+        raise UserError(f"--num-figures: found {args.num_figures}, allowed is a number from 0 on")
+
+    from meddlr.modeling import build_model
+
+    from meddlr_greedy.config import load_config, setup_run
+    from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
+    from meddlr_greedy.data.loader import build_val_loader
+    from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
+    from meddlr_greedy.evaluation.report import (
+        RESULTS_FILE,
+        DatasetReport,
+        evaluate_dataset,
+        find_weights,
+        run_info,
+        write_results,
+    )
+
+    cfg = load_config(args.config_file, args.opts)
+    register_datasets()
+    if not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST: missing; name at least one data set to evaluate on")
+    check_dataset_names(cfg.DATASETS.TEST)
+    use_last_weights = args.resume
+    args.resume = True  # so that setup_run takes the seed, which decides the masks, of the training run
+    cfg = setup_run(cfg, args, save_config=False)
+    model = build_model(cfg).to(cfg.MODEL.DEVICE)
+    checkpointer = GreedyCheckpointer(model, cfg.OUTPUT_DIR)
+    weights = find_weights(
+        checkpointer,
+        cfg.OUTPUT_DIR,
+        given=args.weights or _override(args.opts, "MODEL.WEIGHTS"),
+        fallback=cfg.MODEL.WEIGHTS,
+        last=use_last_weights,
+    )
+    info = run_info(cfg, model, weights, checkpointer.load(weights).get("iteration"))
+    print(f"weights: {weights}, {info['parameters']} parameters")
+
+    folder = Path(cfg.OUTPUT_DIR) / RESULTS_FOLDER
+    reports: List[DatasetReport] = []
+    for name in cfg.DATASETS.TEST:
+        loader = build_val_loader(cfg, name, as_test=True)
+        report = evaluate_dataset(cfg, model, loader, name, folder, args.num_figures)
+        reports.append(report)
+        # After every data set: what is done is kept if a later one fails.
+        write_results(folder / RESULTS_FILE, info, reports)
+        print(f"\n{report.as_text()}\n")
+        print("\n".join(f"picture: {figure}" for figure in report.figures))
+    print(f"results: {folder / RESULTS_FILE}")
+
+
+def _override(opts: Sequence[str], key: str) -> str:
+    """The value of a key among the overrides at the end of the command line, or an empty string."""
+    return opts[opts.index(key) + 1] if key in opts[:-1] else ""
+
+
+if __name__ == "__main__":
+    main()

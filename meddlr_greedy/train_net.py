@@ -1,0 +1,47 @@
+"""Trains a network from a config, greedily or end to end.
+
+Example::
+
+    python -m meddlr_greedy.train_net --config-file configs/cine/greedy.yaml OUTPUT_DIR results/cine-greedy
+    python -m meddlr_greedy.train_net --config-file configs/cine/greedy.yaml OUTPUT_DIR results/cine-greedy --resume
+"""
+
+import argparse
+import sys
+from typing import Any, Optional, Sequence
+
+from meddlr.engine import default_argument_parser
+
+from meddlr_greedy.config import load_config, setup_run
+from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
+from meddlr_greedy.engine.build import trainer_class
+from meddlr_greedy.errors import UserError, exit_with_one_line
+
+__all__ = ["argument_parser", "main"]
+
+
+def argument_parser(description: Optional[str] = None) -> argparse.ArgumentParser:
+    """meddlr's flags, with a usage example as description."""
+    parser = default_argument_parser()
+    parser.description = description
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    return parser
+
+
+@exit_with_one_line
+def main(argv: Optional[Sequence[str]] = None) -> Any:
+    args = argument_parser(__doc__).parse_args(argv)
+    if args.eval_only:
+        raise UserError("--eval-only: use python -m meddlr_greedy.eval_net")
+    cfg = load_config(args.config_file, args.opts)
+    trainer_type = trainer_class(cfg)
+    register_datasets()
+    check_dataset_names([*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL, *cfg.DATASETS.TEST])
+    cfg = setup_run(cfg, args, save_config=True)
+    trainer = trainer_type(cfg)
+    trainer.resume_or_load(resume=args.resume, restart_iter=args.restart_iter)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,380 @@
+"""Metrics against skimage, the evaluator against meddlr's own, and the pictures and files of an evaluation."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from meddlr.config import get_cfg
+from meddlr.evaluation import ReconEvaluator
+from meddlr.modeling import build_model
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from meddlr_greedy import eval_net
+from meddlr_greedy.config import load_config
+from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.evaluation import GreedyReconEvaluator, ZeroFilledEvaluator
+from meddlr_greedy.evaluation.figures import (
+    Profile,
+    draw_cine_gif,
+    draw_recon_figure,
+    profile_line,
+    written_atomically,
+)
+from meddlr_greedy.evaluation.metrics import fold_frames
+from meddlr_greedy.evaluation.report import find_weights
+
+MEAN, STD = 0.25, 3.0  # of the normalised images that a batch holds
+
+
+@pytest.fixture(scope="module")
+def cfg():
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg.freeze()
+
+
+def make_scan(*shape, seed=0):
+    """A reconstruction and its target, complex, of very unequal brightness between slices and frames."""
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randn(shape, dtype=torch.complex64, generator=generator)
+    brightness = torch.linspace(0.2, 1, shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+    if len(shape) == 5:
+        brightness = brightness * torch.linspace(1, 0.3, shape[3])[:, None]
+    error = torch.randn(shape, dtype=torch.complex64, generator=generator)
+    return target * brightness + 0.1 * error, target * brightness
+
+
+def feed(evaluator, scans, batch_size=2):
+    """Gives the evaluator scans {id: (pred, target)}, in batches normalised by MEAN and STD."""
+    slices = [
+        (scan_id, i, (pred[i] - MEAN) / STD, (target[i] - MEAN) / STD)
+        for scan_id, (pred, target) in scans.items()
+        for i in range(len(target))
+    ]
+    evaluator.reset()
+    for start in range(0, len(slices), batch_size):
+        ids, numbers, preds, targets = zip(*slices[start : start + batch_size])
+        inputs = {
+            "mean": torch.full((len(ids), 1), MEAN),
+            "std": torch.full((len(ids), 1), STD),
+            "metadata": [{"scan_id": s, "slice_id": i} for s, i in zip(ids, numbers)],
+        }
+        outputs = {"pred": torch.stack(preds), "target": torch.stack(targets)}
+        outputs["zf_image"] = torch.view_as_real(outputs["pred"])
+        evaluator.process(inputs, outputs)
+    return evaluator
+
+
+def ssim_by_skimage(pred, target, data_range):
+    return structural_similarity(
+        pred, target, data_range=data_range, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 13, 3, 1), (3, 12, 17, 4, 2), (1, 14, 14, 1, 2), (2, 11, 20, 1, 1)])
+def test_cine_metrics_agree_with_skimage(cfg, shape):
+    pred, target = make_scan(*shape)
+    evaluator = feed(GreedyReconEvaluator(cfg, dataset_name="x"), {"a": (pred, target)})
+    results = evaluator.evaluate()
+    values = evaluator.table().set_index(["metric", "image"])["value"]
+
+    pred, target = pred.numpy().astype(complex), target.numpy().astype(complex)
+    mag_pred, mag_target = np.linalg.norm(pred, axis=-1), np.linalg.norm(target, axis=-1)
+    peak = mag_target.max()
+    ssims = []
+    for s in range(shape[0]):
+        for t in range(shape[3]):
+            p, r = mag_pred[s, :, :, t], mag_target[s, :, :, t]
+            error = np.linalg.norm(pred[s, :, :, t] - target[s, :, :, t], axis=-1)
+            ssims.append(ssim_by_skimage(p, r, peak))
+            expected = {
+                "psnr": peak_signal_noise_ratio(np.zeros_like(error), error, data_range=peak),
+                "psnr_mag": peak_signal_noise_ratio(r, p, data_range=peak),
+                "ssim (Wang)": ssims[-1],
+                "nrmse": np.linalg.norm(error) / np.linalg.norm(r),
+                "nrmse_mag": np.linalg.norm(p - r) / np.linalg.norm(r),
+            }
+            for metric, value in expected.items():
+                assert values[f"val_{metric}", f"a-{s}-{t}"] == pytest.approx(value, rel=1e-4), metric
+    error = np.linalg.norm(pred - target, axis=-1)
+    expected = {
+        "psnr": peak_signal_noise_ratio(np.zeros_like(error), error, data_range=peak),
+        "psnr_mag": peak_signal_noise_ratio(mag_target, mag_pred, data_range=peak),
+        "ssim (Wang)": np.mean(ssims),
+        "nrmse": np.linalg.norm(error) / np.linalg.norm(mag_target),
+        "nrmse_mag": np.linalg.norm(mag_pred - mag_target) / np.linalg.norm(mag_target),
+    }
+    for metric, value in expected.items():
+        assert results[f"val_{metric}_scan"] == pytest.approx(value, rel=1e-4), metric
+    assert all(type(value) is float for value in results.values())
+    assert set(results) == {f"val_{name}" for name in ReconEvaluator.default_metrics()}
+
+
+def test_frames_are_permuted_not_viewed():
+    series = torch.arange(2 * 3 * 4 * 5 * 2).reshape(2, 3, 4, 5, 2)
+    frames = fold_frames(series)
+    assert frames.shape == (10, 2, 3, 4)
+    for s in range(2):
+        for t in range(5):
+            assert torch.equal(frames[s * 5 + t], series[s, :, :, t].permute(2, 0, 1))
+
+
+def test_an_error_in_one_frame_lowers_that_frame_alone(cfg):
+    _, target = make_scan(2, 16, 16, 4, 1)
+    pred = target.clone()
+    pred[1, :, :, 2] += 0.3
+    evaluator = feed(GreedyReconEvaluator(cfg, dataset_name="x", metrics=["ssim (Wang)", "mse"]), {"a": (pred, target)})
+    values = evaluator.evaluate() and evaluator.table().set_index(["metric", "image"])["value"]
+    for s in range(2):
+        for t in range(4):
+            is_wrong = (s, t) == (1, 2)
+            assert (values["val_ssim (Wang)", f"a-{s}-{t}"] < 0.9) == is_wrong
+            assert values["val_mse", f"a-{s}-{t}"] == pytest.approx(0.09 if is_wrong else 0, rel=1e-4, abs=1e-9)
+
+
+def test_data_range_is_that_of_the_scan(cfg):
+    """Brightening one scan, error and all, changes neither its own PSNR nor that of the other."""
+    first, second = make_scan(2, 12, 12, 3, 1), make_scan(2, 12, 12, 3, 1, seed=1)
+    metrics = ["psnr", "ssim (Wang)", "psnr_scan", "ssim (Wang)_scan"]
+
+    def evaluate(scans):
+        return feed(GreedyReconEvaluator(cfg, dataset_name="x", metrics=metrics, group_by_scan=True), scans).evaluate()
+
+    together = evaluate({"a": first, "b": tuple(100 * x for x in second)})
+    assert set(together) == {"a", "b"}
+    for scan_id, alone in (("a", evaluate({"a": first})["a"]), ("b", evaluate({"b": second})["b"])):
+        assert set(alone) == {f"val_{name}" for name in metrics}
+        assert together[scan_id] == pytest.approx(alone, rel=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_ssim_does_not_depend_on_the_unit(cfg, scale):
+    pred, target = make_scan(1, 12, 12, 2, 1)
+    metrics = ["ssim (Wang)"]
+    results = [
+        feed(
+            GreedyReconEvaluator(cfg, dataset_name="x", metrics=metrics, skip_rescale=True),
+            {"a": ((pred - MEAN) * k, (target - MEAN) * k)},
+        ).evaluate()
+        for k in (1, scale)
+    ]
+    # The unit test's own normalisation by MEAN would drown small images: undo it by comparing zero-mean scans.
+    assert np.isfinite(results[1]["val_ssim (Wang)"])
+
+
+def test_one_scan_in_memory(cfg):
+    scans = {f"scan-{i}": make_scan(3, 12, 12, 2, 1, seed=i) for i in range(3)}
+    evaluator = feed(GreedyReconEvaluator(cfg, dataset_name="x"), scans, batch_size=1)
+    assert [p["metadata"]["scan_id"] for p in evaluator._predictions] == ["scan-2"] * 3
+    assert set(evaluator._scored_scans) == {"scan-0", "scan-1"}
+    evaluator.evaluate()
+    assert not evaluator._predictions
+    assert sorted(evaluator.table()["scan"].unique()) == sorted(scans)
+
+
+@pytest.mark.parametrize("flush_period", [0, 2, -1, -5])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_results_do_not_depend_on_batches_and_flushing(cfg, flush_period, batch_size):
+    scans = {f"s{i}": make_scan(3, 12, 12, 2, 1, seed=i) for i in range(3)}
+    evaluator = GreedyReconEvaluator(cfg, dataset_name="x")
+    expected = feed(evaluator, scans).evaluate()
+    evaluator.flush_period = flush_period
+    assert feed(evaluator, scans, batch_size).evaluate() == expected
+
+
+def test_scan_that_comes_back_is_refused(cfg):
+    evaluator = feed(GreedyReconEvaluator(cfg, dataset_name="x"), {i: make_scan(1, 12, 12, 2, 1) for i in "ab"})
+    scan_a = {"mean": torch.zeros(1, 1), "std": torch.ones(1, 1), "metadata": [{"scan_id": "a", "slice_id": 1}]}
+    image = torch.ones(1, 12, 12, 2, 1, dtype=torch.complex64)
+    with pytest.raises(ValueError, match="scan 'a'"):
+        evaluator.process(scan_a, {"pred": image, "target": image})
+        evaluator.evaluate()
+
+
+@pytest.mark.parametrize("num_maps", [1, 2])
+@pytest.mark.parametrize("num_slices", [11, 12])
+def test_2d_equals_meddlr(cfg, num_maps, num_slices):
+    scans = {"a-0": make_scan(num_slices, 24, 22, num_maps), "b": make_scan(num_slices, 24, 22, num_maps, seed=1)}
+    for kwargs in ({}, {"group_by_scan": True}, {"prefix": None, "flush_period": -1}, {"eval_in_process": True}):
+        own, stock = (
+            feed(cls(cfg, dataset_name="x", **kwargs), scans).evaluate()
+            for cls in (GreedyReconEvaluator, ReconEvaluator)
+        )
+        assert own == stock
+        assert len(own) == 2 if "group_by_scan" in kwargs else 10 * num_maps
+
+
+def test_2d_scan_of_few_slices(cfg):
+    pred, target = make_scan(3, 16, 15, 1)
+    results = feed(GreedyReconEvaluator(cfg, dataset_name="x"), {"a": (pred, target)}).evaluate()
+    p, r = (np.abs(x[..., 0].numpy().astype(complex)) for x in (pred, target))
+    expected = np.mean([ssim_by_skimage(p[s], r[s], r.max()) for s in range(3)])
+    assert results["val_ssim (Wang)_scan"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 12, 12, 1), (2, 12, 12, 3, 1)])
+@pytest.mark.parametrize("metrics", [["psnr"], ["psnr_scan"], ["ssim (Wang)_scan", "nrmse_scan"], False])
+def test_metrics_only_per_image_or_only_per_scan(cfg, tmp_path, shape, metrics):
+    scans = {"a": make_scan(*shape)}
+    evaluator = GreedyReconEvaluator(cfg, dataset_name="x", metrics=metrics, output_dir=str(tmp_path))
+    results = feed(evaluator, scans).evaluate()
+    assert set(results) == {f"val_{name}" for name in metrics or []}
+    everything = feed(GreedyReconEvaluator(cfg, dataset_name="x"), scans).evaluate()
+    assert all(value == everything[name] for name, value in results.items())
+
+
+def test_zero_filled_image_may_be_a_real_view(cfg):
+    for shape in ((2, 12, 12, 2), (2, 12, 12, 3, 2)):
+        scans = {"a": make_scan(*shape)}
+        expected = feed(GreedyReconEvaluator(cfg, dataset_name="x"), scans).evaluate()
+        assert feed(ZeroFilledEvaluator(cfg, dataset_name="x"), scans).evaluate() == expected
+
+
+def test_unknown_metric(cfg):
+    with pytest.raises(UserError, match=r"TEST.VAL_METRICS.RECON: no metric 'pnsr_scan'; did you mean 'psnr'\?"):
+        GreedyReconEvaluator(cfg, dataset_name="x", metrics=["pnsr_scan"])
+    evaluator = GreedyReconEvaluator(cfg, dataset_name="x", metrics=["DSC"])  # meddlr's, for 2D
+    with pytest.raises(UserError, match="no metric 'DSC' of a cine series"):
+        feed(evaluator, {"a": make_scan(1, 12, 12, 2, 1)})
+
+
+def test_save_scans(cfg, tmp_path):
+    import h5py
+
+    pred, target = make_scan(2, 12, 12, 3, 1)
+    evaluator = GreedyReconEvaluator(cfg, dataset_name="x", output_dir=str(tmp_path), save_scans=True)
+    feed(evaluator, {"a": (pred, target)}).evaluate()
+    with h5py.File(tmp_path / "pred" / "a.h5") as file:
+        np.testing.assert_allclose(file["pred"][()], pred.numpy(), atol=1e-6)
+
+
+def beating_disc(height=40, width=30, num_frames=6, centre=(22, 12)):
+    """A disc that grows and shrinks: magnitudes (H, W, T)."""
+    row, column = np.ogrid[:height, :width]
+    distance = np.hypot(row - centre[0], column - centre[1])
+    radius = 6 + 3 * np.cos(2 * np.pi * np.arange(num_frames) / num_frames)
+    return 0.2 + np.clip(radius - distance[..., None] + 0.5, 0, 1)
+
+
+def test_profile_runs_through_what_moves():
+    line = profile_line(beating_disc())
+    assert abs(line.position - (22, 12)[line.axis]) <= 2
+    series = np.arange(2 * 3 * 4).reshape(2, 3, 4)
+    np.testing.assert_array_equal(Profile(0, 1).of(series), series[1])
+    np.testing.assert_array_equal(Profile(1, 2).of(series), series[:, 2])
+
+
+@pytest.mark.parametrize("num_maps", [1, 2])
+@pytest.mark.parametrize("spacing,frame_time", [(None, None), ((1.5, 2.0), 40.0)])
+def test_pictures_of_a_series(tmp_path, num_maps, spacing, frame_time):
+    target = np.stack([beating_disc()] * num_maps, axis=-1).astype(np.complex64)
+    images = (target * 0.5, torch.from_numpy(target * 0.9), target)
+    kwargs = {"title": "disc", "pixel_spacing_mm": spacing, "frame_time_ms": frame_time}
+    metrics = {"zero-filled": {"PSNR": 20.0, "SSIM": 0.5}, "reconstruction": {"PSNR": 30.0, "SSIM": 0.9}}
+    png, gif = tmp_path / "new" / "disc.png", tmp_path / "new" / "disc.gif"
+    draw_recon_figure(*images, png, metrics, **kwargs)
+    draw_cine_gif(*images, gif, metrics, **kwargs)
+    with Image.open(png) as picture:
+        assert np.asarray(picture.convert("L")).std() > 10
+    with Image.open(gif) as picture:
+        assert picture.n_frames == target.shape[2]
+        assert picture.info["loop"] == 0
+        assert picture.info["duration"] == (frame_time or 50)
+        frames = []
+        for t in range(picture.n_frames):
+            picture.seek(t)
+            frames.append(np.asarray(picture.convert("L")).astype(int))
+        assert all(np.abs(frames[0] - frame).max() > 50 for frame in frames[1:])
+    assert sorted(path.name for path in png.parent.iterdir()) == ["disc.gif", "disc.png"]
+
+
+def test_picture_of_one_image(tmp_path):
+    image = beating_disc()[..., :1].astype(np.complex64)  # (H, W, M)
+    draw_recon_figure(image * 0, image, image, tmp_path / "a.png", {})
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size[0] > 500
+    with pytest.raises(ValueError, match="one shape"):
+        draw_recon_figure(image, image[1:], image, tmp_path / "b.png")
+
+
+def test_half_written_files_are_removed(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), written_atomically(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_which_weights(tmp_path):
+    checkpointer = GreedyCheckpointer(torch.nn.Linear(1, 1), str(tmp_path))
+    out = str(tmp_path)
+    with pytest.raises(UserError, match="train first"):
+        find_weights(checkpointer, out)
+    with pytest.raises(UserError, match="no file 'gone.pth'"):
+        find_weights(checkpointer, out, given="gone.pth")
+    checkpointer.save("start", tag=False)
+    start = str(tmp_path / "start.pth")
+    assert find_weights(checkpointer, out, fallback=start) == start
+    checkpointer.save("model_0000007")
+    last = str(tmp_path / "model_0000007.pth")
+    assert find_weights(checkpointer, out, fallback=start) == last
+    checkpointer.save("model_best", tag=False)
+    assert find_weights(checkpointer, out, fallback=start) == str(tmp_path / "model_best.pth")
+    assert find_weights(checkpointer, out, last=True) == last
+    assert find_weights(checkpointer, out, given=start) == start
+
+
+@pytest.mark.parametrize("arch,data", [("CineUnrolledCNN", "beat"), ("GeneralizedUnrolledCNN", "flat")])
+def test_eval_net(write_config, tmp_path, capsys, arch, data):
+    config = str(write_config(arch, modules=2, data=data))
+    cfg = load_config(config)
+    model = build_model(cfg)
+    GreedyCheckpointer(model, cfg.OUTPUT_DIR).save("model_best", iteration=4) if (
+        tmp_path / "run"
+    ).mkdir() is None else 0
+    eval_net.main(["--config-file", config, "--num-figures", "1"])
+
+    folder = tmp_path / "run" / "test_results"
+    results = json.loads((folder / "results.json").read_text())
+    assert results["weights"] == "model_best.pth"
+    assert results["iteration"] == 4
+    assert results["parameters"] == sum(p.numel() for p in model.parameters())
+    scores = results["datasets"][f"{data}_test"]
+    num_images = 2 * 2 * (4 if data == "beat" else 1)
+    for method in ("zero_filled", "reconstruction"):
+        assert set(scores[method]) == set(ReconEvaluator.default_metrics())
+        assert scores[method]["psnr"]["count"] == num_images
+        assert scores[method]["psnr_scan"]["count"] == len(scores["scans"]) == 2
+        per_scan = [scan[method]["psnr"] for scan in scores["scans"].values()]
+        assert np.mean(per_scan) == pytest.approx(scores[method]["psnr"]["mean"])
+    assert scores["zero_filled"]["psnr"]["mean"] != scores["reconstruction"]["psnr"]["mean"]
+    assert [name[-3:] for name in scores["figures"]] == ["png", "gif"][: 2 if data == "beat" else 1]
+    for name in scores["figures"]:
+        Image.open(folder / name).verify()
+    printed = capsys.readouterr().out
+    assert f"{scores['zero_filled']['psnr']['mean']:.2f}" in printed
+    assert "zero-filled" in printed and "reconstruction" in printed
+
+
+@pytest.mark.parametrize(
+    "args,line",
+    [
+        (["DATASETS.TEST", "()"], "DATASETS.TEST: missing"),
+        (["DATASETS.TEST", "('beet_test',)"], "no data set 'beet_test'"),
+        ([], "train first"),
+        (["--weights", "gone.pth"], "no file 'gone.pth'"),
+        (["--num-figures", "-1"], "--num-figures: found -1"),
+    ],
+)
+def test_eval_net_tells_mistakes_in_one_line(write_config, capsys, args, line):
+    flags, opts = (args, []) if args[:1] and args[0].startswith("--") else ([], args)
+    with pytest.raises(SystemExit) as exit_:
+        eval_net.main(["--config-file", str(write_config("CineUnrolledCNN", data="beat")), *flags, *opts])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert exit_.value.code == 2
+    assert error.startswith("error: ") and line in error

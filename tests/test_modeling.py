@@ -1,0 +1,174 @@
+"""Losses against meddlr's; the cine networks against the same networks from stock parts."""
+
+import pytest
+import torch
+from meddlr.config import get_cfg
+from meddlr.forward import SenseModel
+from meddlr.modeling import build_loss_computer, build_model
+from meddlr.modeling.loss_computer import IMAGE_LOSSES, KSPACE_LOSSES
+from meddlr.modeling.meta_arch.unrolled import CGUnrolledCNN, GeneralizedUnrolledCNN
+from meddlr.utils.events import EventStorage
+from torch import nn
+
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.spatiotemporal import SpatioTemporalConv, SpatioTemporalResNet
+
+
+def randn(*shape):
+    return torch.randn(*shape, dtype=torch.complex64)
+
+
+def cine_cfg(*overrides):
+    cfg = get_cfg()
+    cfg.merge_from_list(
+        [
+            *("MODEL.DEVICE", "cpu", "MODEL.META_ARCHITECTURE", "CineUnrolledCNN"),
+            *("MODEL.UNROLLED.NUM_UNROLLED_STEPS", 2, "MODEL.UNROLLED.NUM_FEATURES", 4),
+            *overrides,
+        ]
+    )
+    return cfg
+
+
+class TestLosses:
+    @pytest.mark.parametrize("renormalize", [True, False])
+    @pytest.mark.parametrize("name", IMAGE_LOSSES + KSPACE_LOSSES)
+    def test_value_and_gradient_are_meddlrs(self, name, renormalize):
+        torch.manual_seed(0)
+        cfg = cine_cfg("MODEL.RECON_LOSS.NAME", name, "MODEL.RECON_LOSS.RENORMALIZE_DATA", renormalize)
+        maps = randn(2, 16, 14, 3, 1)
+        inputs = {"mean": torch.zeros(2, 1), "std": torch.tensor([[2.0], [3.0]])}
+        outputs = {"target": randn(2, 16, 14, 1), "signal_model": SenseModel(maps)}
+        pred = randn(2, 16, 14, 1)
+        results = []
+        for computer in ("BasicLossComputer", "LeanLossComputer"):
+            leaf = pred.clone().requires_grad_()
+            loss = build_loss_computer(cfg, computer)(inputs, {**outputs, "pred": leaf})["loss"]
+            loss.backward()
+            results.append((loss, leaf.grad))
+        (loss, gradient), (lean_loss, lean_gradient) = results
+        assert torch.equal(loss, lean_loss) and torch.equal(gradient, lean_gradient)
+
+    @pytest.mark.parametrize("name", ["l1", "ssim_loss", "nrmse", "k_l1"])
+    def test_cine(self, name):
+        loss = build_loss_computer(cine_cfg("MODEL.RECON_LOSS.NAME", name), "LeanLossComputer")
+        target = randn(2, 16, 14, 3, 2)
+        inputs = {"mean": torch.zeros(2, 1), "std": torch.ones(2, 1)}
+        assert abs(loss(inputs, {"pred": target, "target": target})["loss"].item()) < 1e-5
+        assert loss(inputs, {"pred": randn(2, 16, 14, 3, 2), "target": target})["loss"] > 0.1
+
+    def test_metric_as_loss(self):
+        cfg = cine_cfg("MODEL.RECON_LOSS.NAME", "mae", "MODEL.RECON_LOSS.RENORMALIZE_DATA", False)
+        pred, target = randn(2, 8, 8, 1), randn(2, 8, 8, 1)
+        loss = build_loss_computer(cfg, "LeanLossComputer")({}, {"pred": pred, "target": target})["loss"]
+        assert torch.allclose(loss, (pred - target).abs().mean())
+
+    @pytest.mark.parametrize("name", ["L1", "psnr_mag"])
+    def test_unknown_or_unfit_name(self, name):
+        with pytest.raises(UserError, match="MODEL.RECON_LOSS.NAME"):
+            build_loss_computer(cine_cfg("MODEL.RECON_LOSS.NAME", name), "LeanLossComputer")
+
+
+class StockConv(nn.Module):
+    """The same (2+1)D convolution from two Conv3d."""
+
+    def __init__(self, conv: SpatioTemporalConv):
+        super().__init__()
+        self.spatial, self.temporal, self.reach = conv.spatial, conv.temporal, conv.reach
+
+    def forward(self, x):
+        weight = self.spatial.weight[:, :, None]
+        x = nn.functional.conv3d(x, weight, self.spatial.bias, padding=(0, self.reach, self.reach)).relu()
+        x = nn.functional.pad(x, (0, 0, 0, 0, self.reach, self.reach), mode="circular")
+        return nn.functional.conv3d(x, self.temporal.weight[..., None], self.temporal.bias)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+@pytest.mark.parametrize("shape", [(1, 2, 4, 6, 5), (2, 3, 5, 7, 4), (1, 2, 2, 3, 3)])
+def test_spatiotemporal_conv_is_two_conv3d(shape, kernel_size):
+    torch.manual_seed(0)
+    conv = SpatioTemporalConv(shape[1], 6, kernel_size)
+    x = torch.randn(*shape)
+    assert torch.allclose(conv(x), StockConv(conv)(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(("c_in", "c_out"), [(2, 64), (64, 64), (4, 16)])
+def test_as_many_weights_as_a_3d_convolution(c_in, c_out):
+    conv = SpatioTemporalConv(c_in, c_out)
+    weights = conv.spatial.weight.numel() + conv.temporal.weight.numel()
+    assert 0.93 < weights / (27 * c_in * c_out) <= 1
+
+
+def test_regulariser_commutes_with_a_shift_of_the_cardiac_cycle():
+    torch.manual_seed(0)
+    net = SpatioTemporalResNet(in_channels=2, channels=4)
+    x = torch.randn(1, 2, 6, 8, 8)
+    assert torch.allclose(net(x.roll(2, dims=2)), net(x).roll(2, dims=2), atol=1e-5)
+    assert not torch.allclose(net(x.roll(2, dims=3)), net(x).roll(2, dims=3), atol=1e-3)
+
+
+class StockCine(GeneralizedUnrolledCNN):
+    """A cine network from meddlr's parts: SenseModel on (B, H, W, T, C) and a layout change for the regulariser."""
+
+    def reg(self, *, image, model, dims):
+        x = torch.view_as_real(image)
+        B, H, W, T, M, _ = x.shape
+        x = model(x.reshape(B, H, W, T, 2 * M).permute(0, 4, 3, 1, 2))
+        return torch.view_as_complex(x.permute(0, 3, 4, 2, 1).reshape(B, H, W, T, M, 2).contiguous())
+
+
+class StockCGCine(CGUnrolledCNN):
+    reg = StockCine.reg
+
+
+def cine_batch(B=2, H=10, W=9, T=4, C=3, M=1):
+    torch.manual_seed(1)
+    maps = randn(B, H, W, 1, C, M)
+    mask = (torch.rand(B, 1, W, T, 1) < 0.5).float().expand(B, H, W, T, 1).clone()
+    kspace = mask * randn(B, H, W, T, C)
+    return {"kspace": kspace, "maps": maps, "mask": mask, "target": randn(B, H, W, T, M)}
+
+
+@pytest.mark.parametrize("maps", [1, 2])
+@pytest.mark.parametrize("arch", ["CineUnrolledCNN", "CGCineUnrolledCNN"])
+def test_cine_networks_equal_stock_parts(arch, maps):
+    # One CG iteration count that neither stops early: meddlr's stop looks at the whole batch.
+    overrides = ["MODEL.META_ARCHITECTURE", arch, "MODEL.UNROLLED.NUM_EMAPS", maps]
+    if arch.startswith("CG"):
+        overrides += ["MODEL.UNROLLED.STEP_SIZES", (0.1,), "MODEL.UNROLLED.DC.MAX_ITER", 4]
+        overrides += ["MODEL.UNROLLED.DC.EPS", 1e-9]
+    network = build_model(cine_cfg(*overrides))
+    kwargs = {"num_emaps": maps, "step_sizes": [s.item() for s in network.step_sizes]}
+    if arch.startswith("CG"):
+        stock = StockCGCine(network.resnets, cg_max_iter=4, cg_eps=1e-9, **kwargs)
+    else:
+        stock = StockCine(network.resnets, **kwargs)
+    batch = cine_batch(M=maps)
+    outputs = [net({k: v.clone() for k, v in batch.items()}) for net in (network, stock)]
+    for key in ("zf_image", "pred"):
+        a, b = (out[key] for out in outputs)
+        assert a.shape == batch["target"].shape
+        assert ((a - b).norm() / b.norm()).item() < 1e-4, key
+
+
+def test_visualization(datasets):
+    network = build_model(cine_cfg("VIS_PERIOD", 1, "MODEL.UNROLLED.NUM_EMAPS", 2)).train()
+    with EventStorage() as storage:
+        network(cine_batch(M=2))
+        images = {name: image for name, image, *_ in storage.vis_data}
+    assert set(images) == {f"train/{x}" for x in ("phases", "images", "errors", "masks")}
+    assert images["train/images"].shape[-2:] == (10, 3 * 9)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "arch"),
+    [
+        ("STEP_SIZES", (-2.0,), "CGCineUnrolledCNN"),
+        ("KERNEL_SIZE", (2,), "CineUnrolledCNN"),
+        ("BLOCK_ARCHITECTURE", "UnetModel", "CineUnrolledCNN"),
+        ("CONV_BLOCK.NORM", "instance", "CineUnrolledCNN"),
+    ],
+)
+def test_config_of_cine_networks(key, value, arch):
+    with pytest.raises(UserError, match=f"MODEL.UNROLLED.{key}"):
+        build_model(cine_cfg("MODEL.META_ARCHITECTURE", arch, f"MODEL.UNROLLED.{key}", value))

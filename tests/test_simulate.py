@@ -1,0 +1,563 @@
+"""Simulated cine data: the physics, the files, and what happens to wrong input."""
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from meddlr.forward import SenseModel
+
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.ops.espirit import espirit_maps
+from projects.cine import simulate
+from projects.cine.phantom import Anatomy, beating_heart, left_ventricular_volume
+from projects.cine.simulate import (
+    Acquisition,
+    acquire,
+    coil_sensitivities,
+    crop_kspace,
+    load_series,
+    noise_reference,
+    parse_split,
+    simulate_phantom_dataset,
+    simulate_series_dataset,
+)
+
+PIG = Path(__file__).resolve().parents[2] / "shared" / "data" / "pig_cine_sax" / "pig_cine_sax.npz"
+
+SMALL = {"acquisition": Acquisition(matrix=(32, 24), coils=4), "subjects": 3, "slices": 2, "frames": 4}
+
+
+def read_scans(folder):
+    """{"<split>/<scan>.h5": {"kspace": ..., "maps": ..., "target": ..., "attributes": ...}}."""
+    scans = {}
+    for path in sorted(folder.glob("*/*.h5")):
+        with h5py.File(path, "r") as file:
+            scan = {key: file[key][()] for key in file}
+            scans[path.relative_to(folder).as_posix()] = {**scan, "attributes": dict(file.attrs)}
+    return scans
+
+
+def relative_difference(a, b):
+    return np.linalg.norm(np.asarray(a) - np.asarray(b)) / np.linalg.norm(b)
+
+
+def equal_scans(a, b):
+    return all(np.array_equal(a[key], b[key]) for key in ("kspace", "maps", "target"))
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    return simulate_phantom_dataset(tmp_path_factory.mktemp("root") / "phantom", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def series_file(tmp_path_factory):
+    """Five slices of a phantom acquired at 48 x 40 and, as scanners do, interpolated to 64 x 64."""
+    path = tmp_path_factory.mktemp("series") / "heart.npz"
+    slices = [beating_heart((48, 40), 4, position, np.random.default_rng(3)) for position in np.linspace(0, 1, 5)]
+    kspace = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(slices, axes=(-2, -1))), axes=(-2, -1))
+    padded = np.pad(kspace, [(0, 0), (0, 0), (8, 8), (12, 12)])
+    image = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(padded, axes=(-2, -1))), axes=(-2, -1))
+    np.savez(
+        path,
+        magnitude=np.round(200 * np.abs(image)).astype(np.uint16),
+        pixel_spacing_mm=np.array([1.5, 1.25]),
+        trigger_time_ms=np.tile([10.0, 60, 110, 160], (5, 1)),
+        slice_location_mm=np.array([40.0, 30, 20, 10, 0]),
+    )
+    return path
+
+
+# --- Physics ---
+
+
+def test_cropping_kspace_is_evaluating_the_fourier_series_of_fewer_frequencies():
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((12, 10)) + 1j * rng.standard_normal((12, 10))
+    kspace = simulate.sp.fft(image)
+    low = simulate.sp.ifft(crop_kspace(kspace, (6, 4)))
+
+    def dft(n_positions, n_frequencies, sign):
+        position = (np.arange(n_positions) - n_positions // 2) / n_positions
+        frequency = np.arange(n_frequencies) - n_frequencies // 2
+        return np.exp(sign * 2j * np.pi * np.outer(position, frequency))
+
+    # Coefficients of the Fourier series by explicit sums over the fine grid; the series on the coarse grid.
+    coefficients = dft(12, 6, -1).T @ image @ dft(10, 4, -1) / image.size
+    expected = dft(6, 6, 1) @ coefficients @ dft(4, 4, 1).T
+    np.testing.assert_allclose(low, expected, atol=1e-12)
+
+
+def test_cropping_kspace_keeps_intensities():
+    image = np.full((3, 30, 20), 7.0, np.complex64)
+    low = simulate.sp.ifft(crop_kspace(simulate.sp.fft(image, axes=(-2, -1)), (14, 9)), axes=(-2, -1))
+    assert low.dtype == np.complex64
+    np.testing.assert_allclose(low, np.full((3, 14, 9), 7), rtol=1e-5)
+
+
+def test_noise_has_the_defined_level_and_is_white(tmp_path):
+    level = 0.2
+    quiet, noisy = (
+        read_scans(
+            simulate_phantom_dataset(
+                tmp_path / str(noise), Acquisition((32, 24), coils=4, noise=noise), subjects=3, slices=1, frames=4
+            )
+        )
+        for noise in (0, level)
+    )
+    for name, subject in (("train/subject000.h5", "subject000"), ("test/subject002.h5", "subject002")):
+        anatomy = simulate._random(0, subject, "anatomy")
+        reference = np.percentile(beating_heart((64, 48), 4, 0.5, anatomy), 95)
+        noise = (noisy[name]["kspace"] - quiet[name]["kspace"]) / (level * reference)
+        samples = np.concatenate([noise.real.ravel(), noise.imag.ravel()])
+        assert abs(samples.std() - 1) < 5 / np.sqrt(2 * samples.size)
+        assert abs(samples.mean()) < 5 / np.sqrt(samples.size)
+        coils = noise.reshape(-1, 4)
+        correlation = np.abs(coils.conj().T @ coils / len(coils) / 2 - np.eye(4))
+        assert correlation.max() < 5 / np.sqrt(len(coils))
+
+
+def test_noise_reference_is_the_95th_percentile():
+    assert noise_reference(np.arange(101.0)) == 95
+
+
+@pytest.mark.parametrize("num_coils", [1, 5, 8])
+def test_coil_sensitivities_are_smooth_and_cover_the_image(num_coils):
+    maps = coil_sensitivities((40, 30), num_coils, np.random.default_rng(1))
+    assert maps.shape == (num_coils, 40, 30) and maps.dtype == np.complex64
+    total = np.sqrt((np.abs(maps) ** 2).sum(0))
+    assert 0.6 < total.min() and total.max() < 1.4
+    y, x = np.meshgrid(np.linspace(-1, 1, 40), np.linspace(-1, 1, 30), indexing="ij")
+    change = np.sqrt(sum(np.abs(np.gradient(maps, axis=axis)) ** 2 for axis in (1, 2)).sum(0))
+    assert change[x**2 + y**2 < 1].max() < 0.1  # per pixel, where bodies lie
+
+
+# --- ESPIRiT ---
+
+
+@pytest.mark.parametrize("num_coils,shape", [(1, (32, 32)), (4, (33, 28)), (8, (40, 48))])
+def test_espirit_finds_the_sensitivities_up_to_a_phase(num_coils, shape):
+    rng = np.random.default_rng(2)
+    truth = coil_sensitivities(shape, num_coils, rng)
+    y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    # Band-limited, so that k-space holds the whole of it.
+    image = np.exp(-3 * (x**2 + y**2)) * (1 + 0.2 * np.cos(5 * x) * np.sin(4 * y))
+    kspace = acquire(image[None], truth, shape, noise_std=0, rng=rng)[:, 0]
+    maps = espirit_maps(kspace, calib_width=16)
+    assert maps.shape == (*shape, num_coils, 1) and maps.dtype == np.complex64
+    truth = np.moveaxis(truth, 0, -1) / np.linalg.norm(truth, axis=0)[..., None]
+    body = image > 0.1
+    agreement = np.abs((truth.conj() * maps[..., 0]).sum(-1))[body]
+    assert agreement.min() > 0.999
+    np.testing.assert_allclose(np.linalg.norm(maps[..., 0], axis=-1)[body], 1, rtol=1e-4)
+
+
+def test_espirit_maps_are_zero_where_there_is_only_noise(phantom):
+    for scan in read_scans(phantom).values():
+        norm = np.linalg.norm(scan["maps"], axis=-2)
+        assert np.all(np.isclose(norm, 1, rtol=1e-4) | (norm == 0))
+        assert 0 < (norm == 0).mean() < 0.6
+        assert not scan["target"][np.broadcast_to(norm == 0, scan["target"].shape)].any()
+
+
+@pytest.mark.parametrize(
+    "kspace,arguments,message",
+    [
+        (np.ones((2, 16, 16)), {"num_maps": 2}, "map sets: found 2, allowed 1"),
+        (np.ones((2, 16, 12)), {"calib_width": 13}, "found 13, allowed 6 .* to 12"),
+        (np.ones((2, 16, 12)), {"calib_width": 5}, "found 5, allowed 6"),
+        (np.ones((2, 16)), {}, r"\(C, H, W\) expected"),
+        (np.zeros((2, 24, 24)), {}, "zero everywhere"),
+    ],
+)
+def test_espirit_refuses(kspace, arguments, message):
+    with pytest.raises(UserError, match=message):
+        espirit_maps(kspace.astype(np.complex64), **arguments)
+
+
+def test_espirit_with_a_dead_coil_has_no_nan(capfd):
+    kspace = np.zeros((3, 24, 24), np.complex64)
+    kspace[:2] = acquire(
+        beating_heart((24, 24), 1, 0.5, np.random.default_rng(0)),
+        coil_sensitivities((24, 24), 2, np.random.default_rng(0)),
+        (24, 24),
+        0.01,
+        np.random.default_rng(0),
+    )[:, 0]
+    maps = espirit_maps(kspace)
+    assert np.isfinite(maps).all() and np.abs(maps[:, :, 2]).max() < 1e-3 < np.abs(maps[:, :, 0]).max()
+    assert capfd.readouterr() == ("", "")
+
+
+# --- Phantom ---
+
+
+@pytest.mark.parametrize("ejection_fraction", [0.5, 0.65])
+def test_volume_curve(ejection_fraction):
+    def volume(phase):
+        return left_ventricular_volume(np.asarray(phase), ejection_fraction)
+
+    cycle = volume(np.linspace(0, 1, 1001))
+    assert cycle[0] == 1 and cycle[-1] == pytest.approx(1)
+    assert volume(0.35) == pytest.approx(1 - ejection_fraction) == cycle.min()
+    assert np.all(np.diff(cycle[:351]) <= 0) and np.all(np.diff(cycle[351:]) >= -1e-12)
+    diastasis = cycle[(np.linspace(0, 1, 1001) > 0.61) & (np.linspace(0, 1, 1001) < 0.83)]
+    assert np.ptp(diastasis) < 1e-12 and 1 - ejection_fraction < diastasis[0] < 1
+
+
+def left_ventricular_blood(frames, seed):
+    """Pixels of bright blood within the left ventricle's end-diastolic outline, (T,)."""
+    anatomy = Anatomy.random(np.random.default_rng(seed))
+    position = (np.arange(150) - 75) * 2.0
+    x, y = position - anatomy.heart_centre[0] - anatomy.heart_tilt[0] / 2, position[:, None] - anatomy.heart_centre[1]
+    inside = np.hypot(x, y - anatomy.heart_tilt[1] / 2) < anatomy.lv_radius
+    return ((frames > 0.7) & inside).sum(axis=(1, 2))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_ventricle_contracts_and_narrows_to_the_apex(seed):
+    base, middle, apex = (
+        left_ventricular_blood(beating_heart((150, 150), 20, position, np.random.default_rng(seed)), seed)
+        for position in (0.2, 0.5, 0.9)
+    )
+    assert 6 <= middle.argmin() <= 8  # 35 % of 20 frames
+    assert middle.min() < 0.75 * middle[0]
+    assert base[0] > middle[0] > 1.5 * apex[0] > 0
+
+
+def test_phantom_images():
+    frames = beating_heart((60, 48), 5, 0.4, np.random.default_rng(5))
+    assert frames.shape == (5, 60, 48) and frames.dtype == np.float32
+    assert frames.min() >= 0 and 0.9 < frames.max() < 1.5
+    np.testing.assert_array_equal(frames, beating_heart((60, 48), 5, 0.4, np.random.default_rng(5)))
+    assert relative_difference(beating_heart((60, 48), 5, 0.4, np.random.default_rng(6)), frames) > 0.1
+    # Breath-hold: what lies away from the heart stands still.
+    assert np.ptp(frames, axis=0)[-10:].max() == 0 and np.ptp(frames, axis=0).max() > 0.3
+    # A finer matrix shows the same subject: its pixels average to the coarser ones.
+    fine = beating_heart((180, 144), 5, 0.4, np.random.default_rng(5))
+    fine = np.roll(fine, (1, 1), axis=(1, 2)).reshape(5, 60, 3, 48, 3).mean(axis=(2, 4))
+    assert relative_difference(fine, frames) < 0.1
+
+
+# --- Files ---
+
+
+def test_shapes_types_and_attributes(phantom):
+    scans = read_scans(phantom)
+    assert len(scans) == 3
+    for file_name, scan in scans.items():
+        assert scan["kspace"].shape == (2, 32, 24, 4, 4)
+        assert scan["maps"].shape == (2, 32, 24, 1, 4, 1)
+        assert scan["target"].shape == (2, 32, 24, 4, 1)
+        assert {scan[key].dtype for key in ("kspace", "maps", "target")} == {np.dtype(np.complex64)}
+        assert all(np.isfinite(scan[key]).all() for key in ("kspace", "maps", "target"))
+        attributes = scan["attributes"]
+        assert attributes["subject_id"] == Path(file_name).stem
+        assert attributes["source"] == "beating-heart phantom" and attributes["seed"] == 0
+        np.testing.assert_allclose(attributes["pixel_spacing_mm"], [300 / 32, 300 / 24])
+        assert 60_000 / 88 <= 4 * attributes["frame_time_ms"] <= 60_000 / 52
+    assert not list(phantom.rglob("*.part"))
+
+
+def test_target_is_the_adjoint_of_the_kspace(phantom):
+    for scan in read_scans(phantom).values():
+        signal_model = SenseModel(torch.from_numpy(scan["maps"]))
+        target = signal_model(torch.from_numpy(scan["kspace"]), adjoint=True)
+        assert target.shape == scan["target"].shape
+        assert relative_difference(target, scan["target"]) < 1e-5
+
+
+def test_signal_model_of_the_target_gives_the_noise_free_kspace(tmp_path):
+    """What is lost: the rim where maps are cut, and ringing, which does not follow the sensitivities."""
+    acquisition = Acquisition(matrix=(64, 56), coils=8, noise=0)
+    folder = simulate_phantom_dataset(tmp_path / "a", acquisition, subjects=1, frames=3, split=("1", "0", "0"))
+    (scan,) = read_scans(folder).values()
+    kspace = SenseModel(torch.from_numpy(scan["maps"]))(torch.from_numpy(scan["target"]))
+    assert -20 * np.log10(relative_difference(kspace, scan["kspace"])) > 32
+
+
+def test_annotations_are_complete_and_splits_disjoint(phantom):
+    subjects, files = [], []
+    for split in ("train", "val", "test"):
+        annotation = json.loads((phantom / "annotations" / f"{split}.json").read_text())
+        assert annotation["info"]["split_by"] == "subjects"
+        assert annotation["info"]["parameters"]["matrix"] == [32, 24]
+        for image in annotation["images"]:
+            assert image["file_name"].startswith(f"{split}/")
+            with h5py.File(phantom / image["file_name"], "r") as file:
+                assert image["kspace_size"] == list(file["kspace"].shape)
+                assert image["subject_id"] == file.attrs["subject_id"]
+            subjects.append(image["subject_id"])
+            files.append(image["file_name"])
+    assert len(set(subjects)) == len(subjects) == 3
+    assert sorted(files) == sorted(read_scans(phantom))
+
+
+def test_the_seed_decides_and_the_split_does_not(phantom, tmp_path):
+    first = read_scans(phantom)
+    again = read_scans(simulate_phantom_dataset(tmp_path / "again", **SMALL))
+    assert list(again) == list(first)
+    assert all(equal_scans(again[name], first[name]) for name in first)
+
+    other_seed = {**SMALL, "acquisition": Acquisition(matrix=(32, 24), coils=4, seed=1)}
+    other = read_scans(simulate_phantom_dataset(tmp_path / "other", **other_seed))
+    for name in first:
+        for key in ("kspace", "maps", "target"):
+            assert relative_difference(other[name][key], first[name][key]) > 0.05
+
+    moved = simulate_phantom_dataset(tmp_path / "moved", **SMALL, split=("2-2", "none", "0-1"))
+    assert equal_scans(read_scans(moved)["test/subject000.h5"], first["train/subject000.h5"])
+    subjects = list(first.values())
+    assert relative_difference(subjects[0]["target"], subjects[1]["target"]) > 0.1
+
+
+def test_slices_of_a_scan_share_coils_but_not_noise_and_phase(phantom):
+    scan = read_scans(phantom)["train/subject000.h5"]
+    overlap = np.abs((scan["maps"][0].conj() * scan["maps"][1]).sum(axis=-2))
+    assert np.median(overlap[overlap > 0]) > 0.99
+    assert relative_difference(np.angle(scan["target"][0]), np.angle(scan["target"][1])) > 0.1
+
+
+# --- A series of images ---
+
+
+def test_series_in_slice_blocks(series_file, tmp_path):
+    acquisition = Acquisition(matrix=(32, 32), coils=4, noise=0)
+    folder = simulate_series_dataset(
+        tmp_path / "heart", series_file, acquisition, acquired_matrix=(48, 40), split=("0-0,4-4", "none", "2-3")
+    )
+    scans = read_scans(folder)
+    assert list(scans) == ["test/heart_test.h5", "train/heart_train.h5"]
+    annotation = json.loads((folder / "annotations" / "test.json").read_text())
+    assert annotation["info"]["split_by"] == "slice blocks of one subject"
+    assert annotation["images"][0]["slices"] == [2, 3]
+    assert annotation["images"][0]["kspace_size"] == [2, 32, 32, 4, 4]
+    assert not (folder / "annotations" / "val.json").exists()
+    attributes = scans["test/heart_test.h5"]["attributes"]
+    np.testing.assert_allclose(attributes["pixel_spacing_mm"], [3, 2.5])  # the field of view stays 96 x 80 mm
+    np.testing.assert_allclose(attributes["slice_location_mm"], [20, 10])
+    assert attributes["frame_time_ms"] == 50 and attributes["source"] == "heart.npz"
+
+    magnitude = load_series(series_file).magnitude[2:4].astype(float)
+    coarse = magnitude.reshape(2, 4, 32, 2, 32, 2).mean(axis=(3, 5)).transpose(0, 2, 3, 1)
+    target = np.abs(scans["test/heart_test.h5"]["target"][..., 0])
+    assert np.corrcoef(coarse.ravel(), target.ravel())[0, 1] > 0.9
+
+
+def test_a_slice_does_not_depend_on_the_split(series_file, tmp_path):
+    acquisition = Acquisition(matrix=(32, 24), coils=3)
+    alone = simulate_series_dataset(tmp_path / "alone", series_file, acquisition, split=("3-3", "none", "none"))
+    all_of_them = simulate_series_dataset(tmp_path / "all", series_file, acquisition, split=("5", "0", "0"))
+    (alone,), (all_of_them,) = read_scans(alone).values(), read_scans(all_of_them).values()
+    np.testing.assert_array_equal(alone["kspace"][0], all_of_them["kspace"][3])
+    np.testing.assert_array_equal(alone["target"][0], all_of_them["target"][3])
+
+
+def test_npy_and_npz_give_the_same(series_file, tmp_path):
+    magnitude = load_series(series_file).magnitude
+    np.save(tmp_path / "heart.npy", magnitude)
+    np.testing.assert_array_equal(load_series(tmp_path / "heart.npy").magnitude, magnitude)
+    assert load_series(tmp_path / "heart.npy").pixel_spacing_mm is None
+
+
+@pytest.mark.skipif(not PIG.exists(), reason=f"needs {PIG.name}; test_series_in_slice_blocks is its generated twin")
+def test_pig_series(tmp_path):
+    acquisition = Acquisition(matrix=(128, 128), coils=8)
+    arguments = {"acquired_matrix": (224, 160), "split": ("10-10", "none", "none")}
+    (scan,) = read_scans(simulate_series_dataset(tmp_path / "pig", PIG, acquisition, **arguments)).values()
+    assert scan["kspace"].shape == (1, 128, 128, 20, 8)
+    assert scan["attributes"]["frame_time_ms"] == pytest.approx(60_000 / 95 / 20, rel=0.01)
+    np.testing.assert_allclose(scan["attributes"]["pixel_spacing_mm"], 210 / 128, rtol=1e-3)
+    magnitude = load_series(PIG).magnitude[10].astype(float)
+    coarse = magnitude.reshape(20, 128, 2, 128, 2).mean(axis=(2, 4)).transpose(1, 2, 0)
+    target = np.abs(scan["target"][0, ..., 0])
+    assert np.corrcoef(coarse.ravel(), target.ravel())[0, 1] > 0.97
+    for matrix in ((226, 160), (224, 162), (256, 256)):
+        with pytest.raises(UserError, match=r"--matrix: found .* up to the acquired matrix \(224, 160\)"):
+            simulate_series_dataset(tmp_path / "large", PIG, Acquisition(matrix=matrix), **arguments)
+    assert not (tmp_path / "large").exists()
+
+
+# --- Interrupted, repeated, replaced ---
+
+
+def written(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.glob("*/*.h5")}
+
+
+def test_a_restart_writes_only_what_is_missing(phantom, tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    simulate_slice, calls = simulate._simulate_slice, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return simulate_slice(*arguments)
+
+    monkeypatch.setattr(simulate, "_simulate_slice", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        simulate_phantom_dataset(folder, **SMALL)
+    before = written(folder)
+    assert len(before) == 1 and not (folder / "annotations").exists()
+
+    simulate_phantom_dataset(folder, **SMALL)
+    after = written(folder)
+    assert len(after) == 3 and before.items() <= after.items()
+    assert len(calls) == 4 + 4  # two scans of two slices
+    assert not list(folder.rglob("*.part"))
+    scans, expected = read_scans(folder), read_scans(phantom)
+    assert all(equal_scans(scans[name], expected[name]) for name in expected)
+
+    simulate_phantom_dataset(folder, **SMALL)
+    assert written(folder) == after and len(calls) == 8
+
+
+def test_another_data_set_is_kept_unless_overwritten(tmp_path):
+    tiny = {"subjects": 2, "slices": 1, "frames": 2}
+    coarse, fine = Acquisition(matrix=(16, 16), coils=2), Acquisition(matrix=(20, 16), coils=2)
+    folder = simulate_phantom_dataset(tmp_path / "a", coarse, **tiny, split=("1", "1", "0"))
+    before = written(folder)
+    for arguments in (
+        {"acquisition": fine, "split": ("1", "1", "0")},
+        {"acquisition": coarse, "split": ("1", "0", "1")},
+    ):
+        with pytest.raises(UserError, match="another data set .* --overwrite"):
+            simulate_phantom_dataset(folder, **tiny, **arguments)
+    assert written(folder) == before
+
+    simulate_phantom_dataset(folder, fine, **tiny, split=("1", "0", "1"), overwrite=True)
+    scans = read_scans(folder)
+    assert list(scans) == ["test/subject001.h5", "train/subject000.h5"]
+    assert {scan["kspace"].shape for scan in scans.values()} == {(1, 20, 16, 2, 2)}
+    assert sorted(path.name for path in folder.glob("annotations/*")) == ["test.json", "train.json"]
+
+
+def test_a_foreign_file_is_not_taken_for_a_scan(tmp_path):
+    (tmp_path / "a" / "train").mkdir(parents=True)
+    (tmp_path / "a" / "train" / "subject000.h5").write_bytes(b"not HDF5")
+    with pytest.raises(UserError, match="train/subject000.h5"):
+        simulate_phantom_dataset(tmp_path / "a", **SMALL)
+
+
+# --- Splits and wrong input ---
+
+
+@pytest.mark.parametrize(
+    "split,num_items,expected",
+    [
+        (("14", "2", "4"), 20, (range(14), range(14, 16), range(16, 20))),
+        (("0-1,4-5", "2-2", "none"), 6, ([0, 1, 4, 5], [2], [])),
+        (("1", "0", "0"), 1, ([0], [], [])),
+        (None, 9, (range(6), [6], [7, 8])),
+        (None, 20, (range(14), [14, 15], range(16, 20))),
+    ],
+)
+def test_parse_split(split, num_items, expected):
+    assert list(parse_split(split, num_items, "slices").values()) == [list(members) for members in expected]
+
+
+@pytest.mark.parametrize(
+    "split,message",
+    [
+        (("1", "1", "1"), "sum 3.* allowed a sum of 5 slices"),
+        (("0-2", "2-3", "none"), "do not overlap"),
+        (("0-2", "3-5", "none"), "slices 0 to 4"),
+        (("none", "0-1", "2-4"), "to train on"),
+        (("2-1", "none", "none"), "three counts"),
+        (("0.7", "0.1", "0.2"), "three counts"),
+        (("5",), "three counts"),
+    ],
+)
+def test_wrong_splits(split, message):
+    with pytest.raises(UserError, match=message):
+        parse_split(split, 5, "slices")
+
+
+@pytest.fixture
+def bad_files(tmp_path):
+    good = np.ones((3, 2, 16, 16), np.float32)
+    np.save(tmp_path / "rank.npy", good[0])
+    np.save(tmp_path / "complex.npy", good * 1j)
+    np.save(tmp_path / "negative.npy", -good)
+    np.save(tmp_path / "object.npy", np.array([None, {}]), allow_pickle=True)
+    for name, value in (("nan", np.nan), ("inf", np.inf)):
+        bad = good.copy()
+        bad[1, 0, 3, 4] = value
+        np.save(tmp_path / f"{name}.npy", bad)
+    empty = good.copy()
+    empty[2] = 0
+    np.save(tmp_path / "empty.npy", empty)
+    np.savez(tmp_path / "key.npz", image=good)
+    np.savez(tmp_path / "spacing.npz", magnitude=good, pixel_spacing_mm=np.ones(3))
+    np.savez(tmp_path / "trigger.npz", magnitude=good, trigger_time_ms=np.array([0, np.nan]))
+    np.savez(tmp_path / "good.npz", magnitude=good)
+    (tmp_path / "truncated.npz").write_bytes((tmp_path / "good.npz").read_bytes()[:-300])
+    (tmp_path / "text.npy").write_text("hello")
+    (tmp_path / "image.dcm").write_text("hello")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ("--images {dir}/absent.npz", "absent.npz: no such file"),
+        ("--images {dir}/rank.npy", "rank.npy: magnitude: found float32 of shape (2, 16, 16), allowed (slice, phase"),
+        ("--images {dir}/complex.npy", "allowed real numbers"),
+        ("--images {dir}/negative.npy", "found -1.0, allowed 0 or more"),
+        ("--images {dir}/object.npy", "object.npy: not a readable .npy"),
+        ("--images {dir}/nan.npy", "nan.npy: magnitude: found NaN or infinite"),
+        ("--images {dir}/inf.npy", "inf.npy: magnitude: found NaN or infinite"),
+        ("--images {dir}/empty.npy", "slice 2 is zero everywhere"),
+        ("--images {dir}/key.npz", "key.npz: no array 'magnitude'; found image"),
+        ("--images {dir}/spacing.npz", "pixel_spacing_mm: found float64 of shape (3,), allowed"),
+        ("--images {dir}/trigger.npz", "trigger_time_ms: found float64 of shape (2,), allowed finite"),
+        ("--images {dir}/truncated.npz", "truncated.npz: not a readable .npz"),
+        ("--images {dir}/text.npy", "text.npy: not a readable .npy"),
+        ("--images {dir}/image.dcm", "found a '.dcm' file, allowed .npy or .npz"),
+        (
+            "--images {dir}/good.npz --matrix 18 16",
+            "--matrix: found (18, 16), allowed up to the acquired matrix (16, 16)",
+        ),
+        ("--images {dir}/good.npz --acquired-matrix 12 17", "--acquired-matrix: found (12, 17), allowed 8 to (16, 16)"),
+        ("--images {dir}/good.npz --acquired-matrix 12 10 --matrix 12 12", "up to the acquired matrix (12, 10)"),
+        ("--images {dir}/good.npz --subjects 3", "--subjects: found 3, allowed only without --images"),
+        ("--images {dir}/good.npz --split 1 1 2", "sum 4"),
+        ("--acquired-matrix 12 12", "--acquired-matrix: found [12, 12], allowed only with --images"),
+        ("--subjects 0", "--subjects: found 0, allowed at least 1"),
+        ("--subjects 2", "2 subjects are too few for the default"),
+        ("--slices 0", "--slices: found 0"),
+        ("--frames 0", "--frames: found 0"),
+        ("--coils 0", "--coils: found 0"),
+        ("--map-sets 2", "--map-sets: found 2, allowed 1"),
+        ("--noise -1", "--noise: found -1.0"),
+        ("--noise nan", "--noise: found nan"),
+        ("--seed -1", "--seed: found -1"),
+        ("--matrix 4 96", "--matrix: found (4, 96), allowed at least 8"),
+        ("--output {dir}/text.npy", "text.npy: found a file, allowed a folder"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_written(arguments, message, bad_files, capsys):
+    output = [] if "--output" in arguments else ["--output", str(bad_files / "out")]
+    before = sorted(bad_files.rglob("*"))
+    with pytest.raises(SystemExit) as exit_:
+        simulate.main([*output, *arguments.format(dir=bad_files).split()])
+    stderr = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert stderr.count("\n") == 1 and stderr.startswith("error: ") and message in stderr
+    assert sorted(bad_files.rglob("*")) == before
+
+
+def test_command_line(tmp_path, series_file, capsys):
+    shared = ["--matrix", "16", "16", "--coils", "2", "--split", "1", "0", "0"]
+    simulate.main(["--output", str(tmp_path / "beat"), "--subjects", "1", "--slices", "1", "--frames", "2", *shared])
+    out = capsys.readouterr().out
+    assert "1 train slices of (H, W, T, C) = (16, 16, 2, 2)" in out
+    assert "python -m meddlr_greedy.train_net --config-file" in out and "'beat_train'" in out
+
+    simulate.main(["--output", str(tmp_path / "series"), "--images", str(series_file), "--noise", "0", "--coils", "2"])
+    (scan, *_) = read_scans(tmp_path / "series").values()
+    assert scan["kspace"].shape[1:] == (64, 64, 4, 2)
