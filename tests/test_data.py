@@ -330,6 +330,12 @@ def test_config_that_cannot_be_is_refused(make_cfg, kind, key, value):
         build_train_loader(cfg, seed=0)
 
 
+def test_what_a_mask_function_of_meddlr_refuses_is_one_line(make_cfg):
+    cfg = make_cfg("plane", "AUG_TRAIN.UNDERSAMPLE.CALIBRATION_SIZE", 4)
+    with pytest.raises(UserError, match=r"^AUG_TRAIN\.UNDERSAMPLE: not allowed for RandomMaskFunc1D: Only one of"):
+        build_train_loader(cfg, seed=0)
+
+
 def test_scheduled_noise_needs_the_iteration(make_cfg):
     overrides = (*NOISE, "MODEL.CONSISTENCY.AUG.NOISE.SCHEDULER.WARMUP_METHOD", "linear")
     build_train_loader(make_cfg("plane", *overrides), seed=0)

@@ -10,6 +10,7 @@ from meddlr.engine import DefaultTrainer
 from meddlr.modeling import build_loss_computer, build_model
 from torch import nn
 
+from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy import GreedyUnrolled, partition_steps
 from meddlr_greedy.modeling.losses import complex_l1
@@ -205,28 +206,22 @@ def test_stopping_early(make_cfg, batch):
 
 
 def held_bytes(model, batch):
-    """Bytes kept for backward: each storage once, without parameters and batch."""
-    excluded = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    excluded |= {v.untyped_storage().data_ptr() for v in batch.values() if isinstance(v, torch.Tensor)}
-    alive, peak = {}, [0]
-
-    class Held:
-        def __init__(self, tensor):
-            self.tensor, self.key = tensor, tensor.untyped_storage().data_ptr()
-            if self.key not in excluded:
-                alive.setdefault(self.key, [0, tensor.untyped_storage().nbytes()])[0] += 1
-                peak[0] = max(peak[0], sum(n for _, n in alive.values()))
-
-        def __del__(self):
-            if self.key in alive:
-                alive[self.key][0] -= 1
-                if not alive[self.key][0]:
-                    del alive[self.key]
-
-    with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor):
+    tensors = [v for v in batch.values() if isinstance(v, torch.Tensor)]
+    with HeldForBackward(exclude=[*model.parameters(), *tensors]) as held:
         loss = complex_l1(model(batch)["pred"], batch["target"])
     loss.backward()
-    return peak[0]
+    return held.peak_bytes
+
+
+def test_held_bytes_count_each_storage_once_while_it_lives():
+    x = torch.ones(1000, requires_grad=True)
+    with HeldForBackward(exclude=[x]) as held:
+        y = x * 2  # the factor is no tensor: nothing is held
+        z = (y * y).sum()  # y, twice
+        assert held.peak_bytes == 4000
+        z.backward()
+        (y.detach().requires_grad_() ** 2).sum()  # another view of y's storage, freed at once
+    assert held.peak_bytes == 4000
 
 
 def test_bytes_held_for_backward_fall_with_modules(make_cfg, batch):

@@ -1,1 +1,1 @@
-
+"""Files -> batches: data sets by name, checked scans, k-t masks, seeded transforms, loaders."""

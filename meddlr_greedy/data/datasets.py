@@ -76,7 +76,7 @@ def check_dataset_names(names: Sequence[str]) -> None:
             )
         try:
             DatasetCatalog.get(name)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # meddlr downloads some, and raises RuntimeError offline
             raise UserError(f"DATASETS: the annotation of '{name}' cannot be read ({error})") from error
 
 

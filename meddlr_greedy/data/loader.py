@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from meddlr.data.build import build_recon_train_loader, build_recon_val_loader
 from meddlr.data.slice_dataset import SliceData
-from meddlr.data.transforms.subsample import MASK_FUNC_REGISTRY
+from meddlr.data.transforms.subsample import MASK_FUNC_REGISTRY, build_mask_func
 from meddlr.data.transforms.transform import DataTransform
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -232,6 +232,16 @@ def build_val_loader(cfg, dataset_name: str, as_test: bool = True) -> ExampleLoa
 
 def _stock_cfg(cfg):
     """Returns a config with which meddlr's builders work; of what they build, the loader is not used."""
+    _check_mask_func(cfg)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.NUM_WORKERS = 1  # with 0, meddlr's validation loader cannot be built
+    cfg.DATALOADER.SAMPLER_TRAIN = ""
+    cfg.SOLVER.TRAIN_BATCH_SIZE = cfg.SOLVER.TEST_BATCH_SIZE = 1
+    return cfg
+
+
+def _check_mask_func(cfg) -> None:
     name = cfg.AUG_TRAIN.UNDERSAMPLE.NAME
     if name not in MASK_FUNC_REGISTRY:
         allowed = [registered for registered, _ in MASK_FUNC_REGISTRY]
@@ -239,12 +249,12 @@ def _stock_cfg(cfg):
             f"AUG_TRAIN.UNDERSAMPLE.NAME: no mask function '{name}'; allowed are {', '.join(allowed)}"
             + did_you_mean(name, allowed)
         )
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.DATALOADER.NUM_WORKERS = 1  # with 0, meddlr's validation loader cannot be built
-    cfg.DATALOADER.SAMPLER_TRAIN = ""
-    cfg.SOLVER.TRAIN_BATCH_SIZE = cfg.SOLVER.TEST_BATCH_SIZE = 1
-    return cfg
+    try:
+        build_mask_func(cfg.AUG_TRAIN)
+    except UserError:
+        raise
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"AUG_TRAIN.UNDERSAMPLE: not allowed for {name}: {error}") from error
 
 
 def _build_dataset(

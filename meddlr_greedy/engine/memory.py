@@ -22,6 +22,10 @@ class HeldForBackward(torch.autograd.graph.saved_tensors_hooks):
         self.peak_bytes = 0
         super().__init__(self._pack, lambda held: held.tensor)
 
+    def __enter__(self) -> "HeldForBackward":
+        super().__enter__()
+        return self
+
     def reset_peak(self) -> None:
         self.peak_bytes = self._bytes
 

@@ -1,6 +1,7 @@
 """Coil sensitivity maps from the centre of k-space by ESPIRiT."""
 
 import numpy as np
+import sigpy as sp
 from sigpy.mri.app import EspiritCalib
 
 from meddlr_greedy.errors import UserError
@@ -69,6 +70,6 @@ def espirit_maps(
 
 def _principal_components(kspace: np.ndarray, calib_width: int) -> np.ndarray:
     """Unitary (C, C) whose columns are the principal components of the coils, strongest first."""
-    centre = tuple(slice(n // 2 - calib_width // 2, n // 2 - calib_width // 2 + calib_width) for n in kspace.shape[1:])
-    samples = kspace[(slice(None), *centre)].reshape(len(kspace), -1)
+    # The same calibration region as in sigpy.
+    samples = sp.resize(kspace, (len(kspace), calib_width, calib_width)).reshape(len(kspace), -1)
     return np.linalg.svd(samples, full_matrices=True)[0]

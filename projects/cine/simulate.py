@@ -12,6 +12,7 @@ A slice is a function of the seed, the subject and its own index, and not of the
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ import zipfile
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import h5py
 import numpy as np
@@ -125,7 +126,7 @@ def coil_sensitivities(shape: Tuple[int, int], num_coils: int, rng: np.random.Ge
     # Corners lie at sqrt(2): no coil stands inside the image.
     maps = birdcage_maps((num_coils, *grid), r=rng.uniform(1.42, 1.55))
     # A window of the shape asked for, anywhere in the larger grid, is the ring moved against the body.
-    top, left = (rng.integers(0, large - n + 1) for large, n in zip(grid, shape))
+    top, left = (int(rng.uniform(0, large - n + 1)) for large, n in zip(grid, shape))
     gains = rng.uniform(0.7, 1.3, num_coils) * np.exp(2j * np.pi * rng.uniform(size=num_coils))
     maps = gains[:, None, None] * maps[:, top : top + shape[0], left : left + shape[1]]
     return maps.astype(np.complex64)
@@ -214,11 +215,9 @@ def _simulate_slice(
 
 
 def _write_scan(path: Path, scan: _Scan, acquisition: Acquisition, progress: tqdm) -> None:
-    """Writes all slices beside ``path``, then renames: the file is complete or absent."""
     series = scan.load()
     noise_std = acquisition.noise * noise_reference(series.magnitude)
-    temporary = path.with_suffix(".h5.part")
-    with h5py.File(temporary, "w") as file:
+    with _complete_or_absent(path) as temporary, h5py.File(temporary, "w") as file:
         for i, slice_id in enumerate(scan.slices):
             magnitude = series.magnitude[slice_id]
             arrays = _simulate_slice(magnitude, acquisition, noise_std, scan.subject_id, slice_id)
@@ -242,7 +241,6 @@ def _write_scan(path: Path, scan: _Scan, acquisition: Acquisition, progress: tqd
         if series.slice_location_mm is not None:
             attributes["slice_location_mm"] = series.slice_location_mm[list(scan.slices)]
         file.attrs.update(attributes)
-    os.replace(temporary, path)
 
 
 # --- The data set ---
@@ -510,15 +508,16 @@ def _write_dataset(
     progress: bool,
 ) -> Path:
     """Writes the scans that are not there yet, then the annotations."""
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: found a file, allowed a folder")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: {output} is no folder and cannot become one ({error.strerror})") from error
     complete = _complete_scans(output, scans, overwrite)
     missing = [scan for scan in scans if scan.file_name not in complete]
-    with tqdm(total=sum(len(scan.slices) for scan in missing), unit="slice", disable=not progress) as bar:
+    num_slices = sum(len(scan.slices) for scan in missing)
+    with tqdm(total=num_slices, desc=output.name, unit="slice", disable=not progress) as bar:
         for scan in missing:
-            path = output / scan.file_name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_scan(path, scan, acquisition, bar)
+            _write_scan(output / scan.file_name, scan, acquisition, bar)
     for split in SPLITS:
         annotation = {
             "info": {
@@ -539,7 +538,8 @@ def _write_dataset(
             ],
         }
         if annotation["images"]:
-            _write_text(output / "annotations" / f"{split}.json", json.dumps(annotation, indent=1))
+            with _complete_or_absent(output / "annotations" / f"{split}.json") as temporary:
+                temporary.write_text(json.dumps(annotation, indent=1) + "\n")
     return output
 
 
@@ -588,11 +588,16 @@ def _as_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _write_text(path: Path, text: str) -> None:
+@contextlib.contextmanager
+def _complete_or_absent(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path``, which takes its place where nothing went wrong."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".json.part")
-    temporary.write_text(text + "\n")
-    os.replace(temporary, path)
+    temporary = path.with_name(f"{path.name}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _check(condition: bool, option: str, found: Any, allowed: str) -> None:

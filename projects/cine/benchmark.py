@@ -1,0 +1,325 @@
+"""Measures what greedy learning and the cine operators buy, as ratios inside one run.
+
+All sides of a comparison run in turn, in random order, on the same tensors; a ratio is taken round by round and quoted
+as median with its 95 % bootstrap interval. Writes <output>/<command>.json and prints a table.
+
+Example::
+
+    python -m projects.cine.benchmark memory --output results/benchmark
+    python -m projects.cine.benchmark timing --output results/benchmark --threads 2
+    python -m projects.cine.benchmark parts  --output results/benchmark --threads 2
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Sequence
+
+import meddlr
+import numpy as np
+import torch
+from meddlr.config import get_cfg
+from meddlr.forward import SenseModel
+from meddlr.modeling import build_loss_computer, build_model
+from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
+from tabulate import tabulate
+from torch import nn
+from tqdm import tqdm
+
+import meddlr_greedy
+from meddlr_greedy.config import check_device
+from meddlr_greedy.engine.memory import HeldForBackward
+from meddlr_greedy.errors import exit_with_one_line
+from meddlr_greedy.modeling.spatiotemporal import SpatioTemporalResBlock, SpatioTemporalResNet
+from meddlr_greedy.ops.cine_sense import CineSenseModel
+
+Step = Callable[[], Any]
+Batch = Dict[str, torch.Tensor]
+
+
+# ---- the sides of a comparison
+
+
+def make_cfg(device: str, arch: str, steps: int, features: int, modules: int = 0) -> Any:
+    """The config of a network; ``modules`` 0 is the plain network."""
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = device
+    cfg.MODEL.UNROLLED.NUM_UNROLLED_STEPS = steps
+    cfg.MODEL.UNROLLED.NUM_FEATURES = features
+    cfg.MODEL.META_ARCHITECTURE = "GreedyUnrolled" if modules else arch
+    if modules:
+        cfg.MISC.GREEDY = type(cfg)({"META_ARCHITECTURE": arch, "NUM_MODULES": modules})
+    return cfg.freeze()
+
+
+def make_batch(device: str, shape: Sequence[int], num_coils: int) -> Batch:
+    """A random batch of one example: ``shape`` is (H, W) or, for cine, (H, W, T)."""
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*size: int) -> torch.Tensor:
+        return torch.randn(*size, dtype=torch.complex64, generator=generator)
+
+    height, width, *frames = shape
+    maps = randn(1, height, width, *(1 for _ in frames), num_coils, 1)
+    maps /= maps.abs().square().sum(dim=-2, keepdim=True).sqrt()
+    lines = (torch.rand(1, 1, width, *frames, 1, generator=generator) < 0.25).float()
+    mask = lines.expand(1, height, width, *frames, 1).contiguous()
+    batch = {
+        "kspace": mask * randn(1, *shape, num_coils),
+        "maps": maps,
+        "mask": mask,
+        "target": randn(1, *shape, 1),
+        "mean": torch.zeros(1, 1),
+        "std": torch.ones(1, 1),
+    }
+    return {key: value.to(device) for key, value in batch.items()}
+
+
+def training_step(cfg: Any, model: nn.Module, batch: Batch, loss: str = "LeanLossComputer") -> Step:
+    """Forward, loss, backward and Adam's update of one mini-batch."""
+    model = model.to(cfg.MODEL.DEVICE).train()
+    loss_computer = build_loss_computer(cfg, loss)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
+
+    def step() -> None:
+        inputs = {**batch, "kspace": batch["kspace"].clone()}  # the stock network changes its k-space
+        value = loss_computer(inputs, model(inputs))["loss"]
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+
+    return step
+
+
+def forward_backward(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Step:
+    leaf = x.clone().requires_grad_()
+    return lambda: function(leaf).abs().sum().backward()
+
+
+class StockConv(nn.Module):
+    """The (2+1)D convolution written with two Conv3d."""
+
+    def __init__(self, conv: nn.Module):
+        super().__init__()
+        mid, c_in, k, _ = conv.spatial.weight.shape
+        self.spatial = nn.Conv3d(c_in, mid, (1, k, k), padding=(0, k // 2, k // 2))
+        self.temporal = nn.Conv3d(
+            mid, conv.temporal.weight.shape[0], (k, 1, 1), padding=(k // 2, 0, 0), padding_mode="circular"
+        )
+        self.spatial.load_state_dict({"weight": conv.spatial.weight[:, :, None], "bias": conv.spatial.bias})
+        self.temporal.load_state_dict({"weight": conv.temporal.weight[..., None], "bias": conv.temporal.bias})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.temporal(torch.relu_(self.spatial(x)))
+
+
+def with_conv3d(module: nn.Module) -> nn.Module:
+    """The same (2+1)D block or network, its convolutions replaced by :class:`StockConv`."""
+    for child in module.modules():
+        for name, part in list(child.named_children()):
+            if type(part).__name__ == "SpatioTemporalConv":
+                setattr(child, name, StockConv(part))
+            elif type(part).__name__ == "_Pointwise":
+                stock = nn.Conv3d(part.in_channels, part.out_channels, 1)
+                stock.load_state_dict({"weight": part.weight[:, :, None], "bias": part.bias})
+                setattr(child, name, stock)
+    return module
+
+
+class StockCine(GeneralizedUnrolledCNN):
+    """A cine network from stock parts: meddlr's SenseModel on (B, H, W, T, C), Conv3d."""
+
+    def reg(self, *, image: torch.Tensor, model: nn.Module, dims: Any) -> torch.Tensor:
+        x = torch.view_as_real(image)
+        num_batch, height, width, frames, num_maps, _ = x.shape
+        x = model(x.reshape(num_batch, height, width, frames, 2 * num_maps).permute(0, 4, 3, 1, 2))
+        x = x.permute(0, 3, 4, 2, 1).reshape(num_batch, height, width, frames, num_maps, 2)
+        return torch.view_as_complex(x.contiguous())
+
+
+# ---- measuring
+
+
+def interleave(sides: Dict[str, Step], rounds: int, warmup: int = 3) -> Dict[str, List[float]]:
+    """Seconds of each side in each round; the order inside a round is random."""
+    order = random.Random(0)
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    seconds: Dict[str, List[float]] = {name: [] for name in sides}
+    for i in tqdm(range(rounds + warmup), desc="rounds", leave=False, disable=None):
+        for name in order.sample(list(sides), len(sides)):
+            synchronize()
+            start = time.perf_counter()
+            sides[name]()
+            synchronize()
+            if i >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(numerator: List[float], denominator: List[float]) -> Dict[str, float]:
+    """Median of the round-by-round ratios with its 95 % bootstrap interval."""
+    ratios = np.asarray(numerator) / np.asarray(denominator)
+    rng = np.random.default_rng(0)
+    medians = np.median(rng.choice(ratios, (10000, len(ratios))), axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return {"ratio": float(np.median(ratios)), "low": float(low), "high": float(high), "rounds": len(ratios)}
+
+
+def held_megabytes(cfg: Any, batch: Batch) -> float:
+    """MB held for backward in one training step; parameters and batch excluded."""
+    model = build_model(cfg).to(cfg.MODEL.DEVICE).train()
+    loss_computer = build_loss_computer(cfg, "LeanLossComputer")
+    with HeldForBackward(exclude=[*model.parameters(), *batch.values()]) as held:
+        loss = loss_computer(batch, model(batch))["loss"]
+    loss.backward()
+    return held.peak_bytes / 2**20
+
+
+# ---- the commands
+
+
+def memory(args: argparse.Namespace) -> Dict[str, Any]:
+    """Bytes held for backward against the number of modules: 2D and cine, 32 features."""
+    rows = []
+    cases = {"2D": ("GeneralizedUnrolledCNN", (96, 96)), "cine": ("CineUnrolledCNN", (64, 48, 12))}
+    for kind, (arch, shape) in cases.items():
+        batch = make_batch(args.device, shape, num_coils=4)
+        end_to_end = held_megabytes(make_cfg(args.device, arch, 8, 32, 1), batch)
+        for steps, modules in ((8, 1), (8, 2), (8, 4), (8, 8), (16, 16)):
+            held = held_megabytes(make_cfg(args.device, arch, steps, 32, modules), batch)
+            fewer = end_to_end / held if steps == 8 else None
+            rows.append({"network": kind, "steps": steps, "modules": modules, "held_mb": held, "times_fewer": fewer})
+    return {"rows": rows}
+
+
+def timing(args: argparse.Namespace) -> Dict[str, Any]:
+    """Time of a training step, greedy against end to end: the same network, 8 steps, 64 features."""
+    arch, shape = "GeneralizedUnrolledCNN", (48, 48)
+    batch = make_batch(args.device, shape, num_coils=8)
+    sides = {}
+    for modules in (1, 2, 4, 8):
+        cfg = make_cfg(args.device, arch, 8, 64, modules)
+        sides[f"K = {modules}"] = training_step(cfg, build_model(cfg), batch)
+    plain = make_cfg(args.device, arch, 8, 64)
+    sides["backpropagation"] = training_step(plain, build_model(plain), batch)
+    seconds = interleave(sides, args.rounds or 120)
+    rows = [
+        {
+            "side": name,
+            "median_s": float(np.median(values)),
+            **{f"{key} to backprop": v for key, v in ratio(values, seconds["backpropagation"]).items()},
+        }
+        for name, values in seconds.items()
+    ]
+    return {"network": f"{arch}, 8 steps, 64 features, {shape}, 8 coils", "rows": rows}
+
+
+def parts(args: argparse.Namespace) -> Dict[str, Any]:
+    """The cine parts against the same from stock parts."""
+    device = args.device
+    rows = []
+
+    def compare(name: str, ours: Step, stock: Step, rounds: int, **extra: float) -> None:
+        seconds = interleave({"ours": ours, "stock": stock}, args.rounds or rounds)
+        rows.append({"part": name, **ratio(seconds["stock"], seconds["ours"]), **extra})
+
+    batch = make_batch(device, (64, 160, 20), num_coils=8)
+    image = batch["target"]
+    A, sense = CineSenseModel(batch["maps"], batch["mask"]), SenseModel(batch["maps"], weights=batch["mask"])
+
+    def stock_normal(x: torch.Tensor) -> torch.Tensor:
+        return sense(sense(x), adjoint=True)
+
+    error = ((A.normal(image) - stock_normal(image)).norm() / stock_normal(image).norm()).item()
+    compare(
+        "A^H A, (1, 64, 160, 20, 8)",
+        forward_backward(A.normal, image),
+        forward_backward(stock_normal, image),
+        rounds=30,
+        relative_difference=error,
+    )
+
+    block = SpatioTemporalResBlock(16, 16).to(device)
+    stock_block = SpatioTemporalResBlock(16, 16).to(device)
+    stock_block.load_state_dict(block.state_dict())
+    stock_block = with_conv3d(stock_block)
+    x = torch.randn(1, 16, 20, 64, 96, device=device)
+    # Each side in the layout it is fast in.
+    x_ours = x.contiguous(memory_format=torch.channels_last_3d)
+    error = ((block(x_ours) - stock_block(x)).norm() / stock_block(x).norm()).item()
+    compare(
+        "(2+1)D block, 16 features, (20, 64, 96)",
+        forward_backward(block, x_ours),
+        forward_backward(stock_block, x),
+        rounds=15,
+        relative_difference=error,
+    )
+
+    small = make_batch(device, (64, 96, 12), num_coils=8)
+    cfg = make_cfg(device, "CineUnrolledCNN", 2, 16)
+    network = build_model(cfg)
+    blocks = nn.ModuleList(SpatioTemporalResNet(cfg) for _ in range(2))
+    blocks.load_state_dict(network.resnets.state_dict())
+    stock = StockCine(with_conv3d(blocks), step_sizes=-2.0).to(device)
+    network.to(device).eval(), stock.eval()
+    with torch.no_grad():
+        ours_pred = network(small)["pred"]
+        stock_pred = stock({**small, "kspace": small["kspace"].clone()})["pred"]
+    error = ((ours_pred - stock_pred).norm() / stock_pred.norm()).item()
+    compare(
+        "cine training step, 2 unrolled steps, 16 features, (64, 96, 12, 8)",
+        training_step(cfg, network, small),
+        training_step(cfg, stock, small, loss="BasicLossComputer"),
+        rounds=10,
+        relative_difference=error,
+    )
+    return {"rows": rows}
+
+
+COMMANDS = {"memory": memory, "timing": timing, "parts": parts}
+
+
+def versions(device: str) -> Dict[str, Any]:
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "meddlr": meddlr.__version__,
+        "meddlr_greedy": meddlr_greedy.__version__,
+        "python": platform.python_version(),
+    }
+
+
+@exit_with_one_line
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--output", type=Path, default=Path("results/benchmark"), help="folder of the JSON files")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 keeps torch's choice")
+    parser.add_argument("--rounds", type=int, default=0, help="rounds of each comparison; 0 keeps each one's own")
+    args = parser.parse_args(argv)
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = args.device
+    check_device(cfg)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+
+    result = {**COMMANDS[args.command](args), "versions": versions(args.device)}
+    args.output.mkdir(parents=True, exist_ok=True)
+    path = args.output / f"{args.command}.json"
+    path.with_suffix(".partial").write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(path.with_suffix(".partial"), path)
+    print(tabulate(result["rows"], headers="keys", floatfmt=".3g"))
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
