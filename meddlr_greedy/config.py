@@ -242,6 +242,7 @@ def setup_run(cfg: CfgNode, args: Any, save_config: bool) -> CfgNode:
         UserError: for a missing OUTPUT_DIR, an impossible device, or more devices than this trainer uses.
     """
     from meddlr.engine import default_setup
+    from meddlr.utils.logger import setup_logger
 
     if not cfg.OUTPUT_DIR:
         raise UserError("OUTPUT_DIR: missing; set it in the config or as an override (OUTPUT_DIR results/my_run)")
@@ -257,6 +258,8 @@ def setup_run(cfg: CfgNode, args: Any, save_config: bool) -> CfgNode:
     cfg = cfg.clone().defrost()
     if cfg.SEED < 0:
         cfg.SEED = _seed_of_earlier_run(cfg.OUTPUT_DIR) if args.resume else _new_seed()
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    setup_logger(cfg.OUTPUT_DIR, name="meddlr_greedy")
     default_setup(cfg.freeze(), args, save_cfg=save_config)
     return cfg
 

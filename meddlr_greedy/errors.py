@@ -9,9 +9,10 @@ import difflib
 import functools
 import os
 import sys
-from typing import Callable, Iterable, TypeVar
+from contextlib import contextmanager
+from typing import Callable, Iterable, Iterator, TypeVar
 
-__all__ = ["NonFiniteLossError", "Preempted", "UserError", "did_you_mean", "exit_with_one_line"]
+__all__ = ["NonFiniteLossError", "Preempted", "UserError", "did_you_mean", "exit_with_one_line", "naming"]
 
 _T = TypeVar("_T")
 
@@ -37,6 +38,17 @@ class Preempted(_OneLine):
     """A signal asked the run to end; it can be requeued (the status is sysexits' "temporary failure")."""
 
     exit_status = os.EX_TEMPFAIL
+
+
+@contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Turns a ValueError of meddlr about a config value into a :class:`UserError` that names the key."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from error
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

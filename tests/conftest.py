@@ -1,6 +1,7 @@
 """Small generated data and the pieces that several tests share."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 from meddlr.config import get_cfg  # noqa: E402
 from meddlr.data.transforms.subsample import MASK_FUNC_REGISTRY, MaskFunc  # noqa: E402
 from meddlr.ops import fft2c, ifft2c  # noqa: E402
+from meddlr.utils.logger import setup_logger  # noqa: E402
 
 from meddlr_greedy.data.datasets import register_datasets  # noqa: E402
 
@@ -71,6 +73,15 @@ def write_dataset(root: Path, name: str, scans_per_split, **kwargs):
                     file[key] = value
             images.append({"file_name": f"{split}/{path.name}", "kspace_size": list(scan["kspace"].shape)})
         (root / name / "annotations" / f"{split}.json").write_text(json.dumps({"images": images, "info": {}}))
+
+
+@pytest.fixture(autouse=True)
+def fresh_loggers():
+    """meddlr's loggers keep the stream that was there at their first set-up: pytest's, closed after the test."""
+    yield
+    setup_logger.cache_clear()
+    for name in ("meddlr", "meddlr_greedy", "fvcore"):
+        logging.getLogger(name).handlers.clear()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import torch
 from meddlr.config import get_cfg
 from meddlr.evaluation import ReconEvaluator
 from meddlr.modeling import build_model
+from meddlr.ops import fft2c
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -223,6 +224,31 @@ def test_zero_filled_image_may_be_a_real_view(cfg):
         scans = {"a": make_scan(*shape)}
         expected = feed(GreedyReconEvaluator(cfg, dataset_name="x"), scans).evaluate()
         assert feed(ZeroFilledEvaluator(cfg, dataset_name="x"), scans).evaluate() == expected
+
+
+def test_hard_data_consistency_is_scored_and_shown(cfg):
+    """Fully sampled k-space of the target: postprocessing makes any reconstruction the target."""
+    cfg = cfg.clone().defrost()
+    cfg.TEST.POSTPROCESSOR.NAME = "hard_dc_all"
+    _, target = make_scan(1, 12, 14, 3, 1)
+    ones = torch.ones(1, 12, 14, 1, 1, 1, dtype=torch.complex64)
+    inputs = {
+        "kspace": fft2c(target, channels_last=True),
+        "maps": ones,
+        "postprocessing_mask": torch.ones(1, 12, 14, 3, 1),
+        "mean": torch.zeros(1, 1),
+        "std": torch.ones(1, 1),
+        "metadata": [{"scan_id": "a", "slice_id": 0}],
+    }
+    outputs = {"pred": target * 0, "zf_image": target * 0.5, "target": target}
+    errors = []
+    for cls in (ZeroFilledEvaluator, GreedyReconEvaluator):
+        evaluator = cls(cfg, dataset_name="x", metrics=["nrmse"])
+        evaluator.reset()
+        evaluator.process(inputs, outputs)
+        errors.append(evaluator.evaluate()["val_nrmse"])
+    assert errors == [pytest.approx(0.5), pytest.approx(0, abs=1e-5)]
+    torch.testing.assert_close(outputs["pred"], target)
 
 
 def test_unknown_metric(cfg):

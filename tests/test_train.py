@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,3 +187,107 @@ def test_signal_writes_a_checkpoint_and_asks_to_be_requeued(write_config, tmp_pa
     name = (run / "last_checkpoint").read_text()
     iteration = load(run / name)["iteration"]
     assert metrics(run)[-1]["iteration"] == iteration
+
+
+def random_moment(rng):
+    """A moment after a random iteration."""
+    iteration, delay = rng.randrange(5, 50), rng.random() / 10
+
+    def reached(run):
+        path = run / "metrics.json"
+        return path.exists() and path.read_text().count("\n") > iteration
+
+    return reached, delay
+
+
+def during_checkpoint(rng):
+    """The moment a checkpoint is half-written."""
+    after, _ = random_moment(rng)
+    return lambda run: after(run) and bool(list(run.glob("*.pth.partial"))), 0
+
+
+@pytest.mark.parametrize(
+    ("opts", "kills"),
+    [
+        pytest.param([], [random_moment, during_checkpoint], id="no-workers"),
+        pytest.param([], [random_moment], id="no-workers-again", marks=pytest.mark.stress),
+        pytest.param(
+            ["DATALOADER.NUM_WORKERS", "2", "SOLVER.GRAD_ACCUM_ITERS", "3"],
+            [random_moment, random_moment],
+            id="workers-and-accumulation",
+            marks=pytest.mark.stress,
+        ),
+    ],
+)
+def test_killed_and_resumed_equals_uninterrupted(write_config, tmp_path, opts, kills, request):
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed of the kills: {seed}")  # shown where the test fails
+    rng = random.Random(seed)
+    opts = [*CINE_OPTS, *opts, "SOLVER.CHECKPOINT_PERIOD", "2"]
+    configs = {
+        name: write_config(data="beat", arch="CineUnrolledCNN", out=tmp_path / name) for name in ("whole", "killed")
+    }
+    whole = start(configs["whole"], opts=opts)
+    run = tmp_path / "killed"
+    for kill in kills:
+        torn = False
+        while not torn:
+            process = start(configs["killed"], "--resume", opts=opts)
+            moment, delay = kill(rng)
+            try:
+                wait_for(lambda moment=moment: moment(run), process)
+            except AssertionError:
+                assert process.returncode == 0, "the run failed"
+                shutil.rmtree(run)  # it ended before the moment came
+                continue
+            time.sleep(delay)
+            process.kill()
+            process.communicate()
+            torn = kill is random_moment or bool(list(run.glob("*.pth.partial")))
+    resumed = start(configs["killed"], "--resume", opts=opts)
+    for process in (whole, resumed):
+        output = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, output[-3000:]
+    assert_same_run(tmp_path / "whole" / "model_final.pth", run / "model_final.pth")
+    assert_same_run(tmp_path / "whole" / "model_best.pth", run / "model_best.pth")
+    assert [line["iteration"] for line in metrics(run)] == list(range(60))
+
+
+UPSTREAM_TRAIN_NET = """
+import sys
+from meddlr.config import get_cfg
+from meddlr.engine import DefaultTrainer
+cfg = get_cfg()
+cfg.merge_from_file(sys.argv[1])
+cfg.freeze()
+assert "meddlr_greedy" in sys.modules, "the config imports the plugin"
+trainer = DefaultTrainer(cfg)
+trainer.resume_or_load(resume=False)
+trainer.train()
+assert type(trainer.model).__name__ == "GreedyUnrolled"
+"""
+
+
+def test_config_alone_brings_the_plugin_into_meddlrs_own_script(write_config, datasets, tmp_path):
+    plugin = "  PLUGIN: !!python/name:meddlr_greedy.PLUGIN ''\n"
+    config = write_config(modules=2)
+    text = config.read_text().replace("MISC:\n", "MISC:\n" + plugin).replace("FixedMaskFunc", "RandomMaskFunc1D")
+    text = text.replace("VAL: [flat_val], TEST: [flat_test]", "VAL: [], TEST: []")
+    config.write_text(text)
+    (tmp_path / "run").mkdir()
+    script = tmp_path / "train_net.py"
+    script.write_text(UPSTREAM_TRAIN_NET)
+    done = subprocess.run(
+        [sys.executable, str(script), str(config)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert metrics(tmp_path / "run")[-1]["loss_module_1"] > 0
+    # The same file is read, safely, by the plugin's own entry point; what a run dumps is plain YAML.
+    train(config, "OUTPUT_DIR", str(tmp_path / "own"))
+    import yaml
+
+    dumped = yaml.safe_load((tmp_path / "own" / "config.yaml").read_text())
+    assert dumped["MISC"]["PLUGIN"] == "meddlr_greedy"

@@ -24,7 +24,7 @@ from meddlr_greedy.engine.accumulation import ResumableGradAccumOptimizer
 from meddlr_greedy.engine.build import TRAINER_REGISTRY, build_hooks
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, RunState
 from meddlr_greedy.engine.hooks import BestCheckpoint, CheckpointWriter, FlushAtEnd, IsolatedEvaluation
-from meddlr_greedy.errors import NonFiniteLossError, Preempted
+from meddlr_greedy.errors import NonFiniteLossError, Preempted, naming
 from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
 
@@ -68,13 +68,24 @@ class GreedyTrainer(DefaultTrainer):
         return GreedyReconEvaluator(cfg, dataset_name=dataset_name, metrics=metrics or None)
 
     @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        with naming("MODEL"):
+            return super().build_model(cfg)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Any) -> Any:
+        with naming("SOLVER.LR_SCHEDULER_NAME"):
+            return super().build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
     def build_loss_computer(cls, cfg: CfgNode) -> Any:
         stock = super().build_loss_computer(cfg)
         return build_loss_computer(cfg, "LeanLossComputer") if type(stock) is BasicLossComputer else stock
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> Any:
-        optimizer = super().build_optimizer(cfg, model)
+        with naming("SOLVER.OPTIMIZER"):
+            optimizer = super().build_optimizer(cfg, model)
         if isinstance(optimizer, GradAccumOptimizer):
             return ResumableGradAccumOptimizer(optimizer.optimizer, optimizer.accumulation_iters)
         return optimizer

@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 import pandas as pd
 import silx.io.dictdump as sio
 import torch
-from meddlr.config.config import configurable
+from meddlr.config.config import CfgNode, configurable
 from meddlr.evaluation import ReconEvaluator
 from meddlr.metrics.build import _BUILTIN_METRICS
 from meddlr.metrics.collection import MetricCollection
@@ -119,6 +119,8 @@ class GreedyReconEvaluator(ReconEvaluator):
         if is_cine and not self._is_cine:
             self._start_cine()
         super().process(inputs, images)
+        if "hard_dc" in self._postprocess:
+            outputs["pred"] = images["pred"]  # as meddlr does: who comes next sees what was scored
         if is_cine:
             last_scan = self._predictions[-1]["metadata"]["scan_id"]
             self._score_scans(except_for=last_scan)
@@ -196,7 +198,11 @@ class GreedyReconEvaluator(ReconEvaluator):
 
 
 class ZeroFilledEvaluator(GreedyReconEvaluator):
-    """Scores the image that the network starts from, ``zf_image``, in place of the reconstruction."""
+    """Scores the image that the network starts from, ``zf_image``, not postprocessed."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        return {**super().from_config(cfg), "postprocess": ""}
 
     def process(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:
         super().process(inputs, {"pred": outputs["zf_image"], "target": outputs["target"]})

@@ -140,7 +140,7 @@ def draw_recon_figure(
         if is_series:
             _mark_line(axis, line, height, width, dotted=name == TARGET)
     if is_series:
-        axes[0, 0].set_ylabel(f"frame {frame + 1} of {num_frames}")
+        axes[0, 0].set_ylabel(f"frame {frame + 1} of {num_frames}", labelpad=10)
         _draw_profiles(axes[1], panels, line, white, pixel_spacing_mm, frame_time_ms)
     figure.suptitle(title, fontsize=12)
     figure.supxlabel(

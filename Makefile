@@ -1,0 +1,31 @@
+# Everything needs only Python 3.11 (constraints.txt holds versions for it) and make; set-up goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check stress figures clean
+
+demo: $(READY)
+	$(BIN)/python -m projects.cine.demo
+
+test: check
+	$(BIN)/python -m pytest -m "not stress"
+
+stress: $(READY)
+	$(BIN)/python -m pytest -m stress
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) results datasets
+
+$(READY): setup.py constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || \
+	  { echo "error: Python 3.11 needed, found $$($(PYTHON) --version); give one: make PYTHON=python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $(READY)

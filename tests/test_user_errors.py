@@ -1,0 +1,154 @@
+"""What a user can get wrong: one clear line, exit status 2, nothing half-written."""
+
+import h5py
+import numpy as np
+import pytest
+
+from meddlr_greedy.config import GreedyConfig, load_config
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.train_net import main
+
+
+def expect_error(capsys, config, *opts, words=(), out=None):
+    with pytest.raises(SystemExit) as end:
+        main(["--config-file", str(config), *map(str, opts)])
+    error = capsys.readouterr().err.strip()
+    assert end.value.code == 2
+    assert error.startswith("error: ") and "\n" not in error
+    for word in words:
+        assert str(word) in error, error
+    if out is not None:
+        assert not list(out.glob("*.pth*"))
+
+
+@pytest.mark.parametrize(
+    ("opts", "words"),
+    [
+        (["MODEL.UNROLED", "1"], ["MODEL.UNROLED", "unknown key"]),
+        (["MISC.GREEDY.NUM_MODULE", "2"], ["MISC.GREEDY.NUM_MODULE", "did you mean 'NUM_MODULES'"]),
+        (["MISC.GREEDY.NUM_MODULES", "two"], ["MISC.GREEDY.NUM_MODULES", "'two'", "positive integer"]),
+        (["MISC.GREEDY.NUM_MODULES", "9"], ["MISC.GREEDY.NUM_MODULES", "found 9", "1 to 4"]),
+        (["MISC.GREEDY.NUM_MODULES", "[3, 2]"], ["MISC.GREEDY.NUM_MODULES", "add up to 4"]),
+        (["MISC.GREEDY.NUM_INFERENCE_MODULES", "3"], ["NUM_INFERENCE_MODULES", "found 3"]),
+        (["MISC.GREEDY.THREADS", "True"], ["MISC.GREEDY.THREADS", "non-negative integer"]),
+        (["MISC.GREEDY.TRAINER", "GreedyTraner"], ["MISC.GREEDY.TRAINER", "did you mean 'GreedyTrainer'"]),
+        (["MISC.GREEDY.HOOKS", "['Nothing']"], ["MISC.GREEDY.HOOKS", "DecoupledTraining"]),
+        (["MISC.GREEDY.BEST_METRIC", "val_pnsr"], ["MISC.GREEDY.BEST_METRIC", "val_pnsr"]),
+        (["MODEL.META_ARCHITECTURE", "GreedyUnroled"], ["MODEL.META_ARCHITECTURE", "did you mean 'GreedyUnrolled'"]),
+        (["MISC.GREEDY.META_ARCHITECTURE", "Nothing"], ["MISC.GREEDY.META_ARCHITECTURE", "CineUnrolledCNN"]),
+        (["MODEL.DEVICE", "cuda:7"], ["MODEL.DEVICE", "set MODEL.DEVICE cpu"]),
+        (["MODEL.DEVICE", "gpu"], ["MODEL.DEVICE", "'gpu'"]),
+        (["MODEL.WEIGHTS", "nowhere.pth"], ["nowhere.pth", "no such file"]),
+        (["OUTPUT_DIR", ""], ["OUTPUT_DIR"]),
+        (["DATASETS.TRAIN", "('flat_trian',)"], ["flat_trian", "did you mean 'flat_train'"]),
+        (["SOLVER.MAX_ITER"], ["KEY VALUE"]),
+        (["SOLVER.MAX_ITER", "many"], ["many"]),
+        (["SOLVER.OPTIMIZER", "Adamm"], ["SOLVER.OPTIMIZER", "Adamm"]),
+        (["SOLVER.LR_SCHEDULER_NAME", "Cosine"], ["SOLVER.LR_SCHEDULER_NAME", "Cosine"]),
+        (["MODEL.UNROLLED.STEP_SIZES", "(1., 2.)"], ["MODEL", "step_sizes"]),
+    ],
+)
+def test_config_mistakes(write_config, capsys, tmp_path, opts, words):
+    expect_error(capsys, write_config(), *opts, words=words, out=tmp_path / "run")
+
+
+def test_config_file_mistakes(capsys, tmp_path):
+    expect_error(capsys, tmp_path / "missing.yaml", words=["missing.yaml", "No such file"])
+    bad = tmp_path / "bad.yaml"
+    for text, words in [
+        ("MODEL: [", ["bad.yaml", "no valid YAML"]),
+        ("- 1", ["bad.yaml", "allowed is a mapping"]),
+        ("MODEL: !!python/object/apply:os.system ['true']", ["bad.yaml", "line 1", "!!python/object/apply:os.system"]),
+        ("MODEL: !!python/name:os.system ''", ["!!python/name:os.system"]),
+        ("MISC: {GREEDY: 4}", ["MISC.GREEDY", "mapping"]),
+        ("_BASE_: nowhere.yaml", ["nowhere.yaml", "No such file"]),
+    ]:
+        bad.write_text(text)
+        expect_error(capsys, bad, words=words)
+
+
+def test_unknown_keys_are_found_below_misc_only_where_typed():
+    with pytest.raises(UserError, match="NUM_MODULE"):
+        GreedyConfig.from_mapping({"NUM_MODULE": 2})
+    assert GreedyConfig.from_mapping({"NUM_MODULES": [2, 3]}).NUM_MODULES == (2, 3)
+
+
+def test_every_config_loads_and_pairs_differ_in_the_greedy_lines_alone():
+    from pathlib import Path
+
+    configs = Path(__file__).resolve().parents[1] / "configs"
+    for path in configs.glob("*/*.yaml"):
+        load_config(str(path))
+    for pair in ("cine/{}", "cine/cg_{}", "knee/{}"):
+        plain, greedy = (load_config(str(configs / f"{pair.format(x)}.yaml")) for x in ("backprop", "greedy"))
+        assert greedy.MISC.GREEDY.META_ARCHITECTURE == plain.MODEL.META_ARCHITECTURE
+        greedy.defrost().MODEL.META_ARCHITECTURE = plain.MODEL.META_ARCHITECTURE
+        for key in plain:
+            if key not in ("MISC", "OUTPUT_DIR"):
+                assert plain[key] == greedy[key], (pair, key)
+
+
+@pytest.fixture
+def broken_scan(datasets):
+    """Changes the first training scan of ``beat`` and puts it back."""
+    path = datasets / "beat" / "train" / "beat_train_0.h5"
+    original = path.read_bytes()
+    yield path
+    path.write_bytes(original)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def without_maps(path):
+    with h5py.File(path, "a") as file:
+        del file["maps"]
+
+
+def other_coils(path):
+    with h5py.File(path, "a") as file:
+        maps = file["maps"][..., :2, :]
+        del file["maps"]
+        file["maps"] = maps
+
+
+def with_nan(path):
+    with h5py.File(path, "a") as file:
+        file["kspace"][:, 0, 0, 0, 0] = np.nan
+
+
+def non_cartesian(path):
+    with h5py.File(path, "a") as file:
+        file["trajectory"] = np.zeros((10, 2), np.float32)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("damage", [truncate, without_maps, other_coils, with_nan, non_cartesian])
+def test_data_mistakes(write_config, capsys, tmp_path, broken_scan, damage, workers):
+    damage(broken_scan)
+    config = write_config(data="beat", arch="CineUnrolledCNN")
+    words = [
+        broken_scan.name,
+        {"without_maps": "maps", "other_coils": "agree with kspace", "with_nan": "NaN"}.get(damage.__name__, ""),
+    ]
+    expect_error(capsys, config, "DATALOADER.NUM_WORKERS", workers, words=words, out=tmp_path / "run")
+
+
+def test_missing_scan(write_config, capsys, tmp_path, broken_scan):
+    content = broken_scan.read_bytes()
+    broken_scan.unlink()
+    try:
+        expect_error(capsys, write_config(data="beat", arch="CineUnrolledCNN"), words=[broken_scan.name])
+    finally:
+        broken_scan.write_bytes(content)
+
+
+def test_checkpoint_of_another_network(write_config, capsys, tmp_path):
+    main(["--config-file", str(write_config(out=tmp_path / "first"))])
+    weights = tmp_path / "first" / "model_final.pth"
+    capsys.readouterr()
+    opts = ["MODEL.WEIGHTS", weights, "MODEL.UNROLLED.NUM_FEATURES", 5]
+    expect_error(capsys, write_config(out=tmp_path / "second"), *opts, words=["resnets.0", "shape"])
+    weights.write_bytes(weights.read_bytes()[:1000])
+    expect_error(capsys, write_config(out=tmp_path / "second"), *opts[:2], words=["model_final.pth", "cannot be read"])
