@@ -172,7 +172,8 @@ def test_espirit_maps_are_zero_where_there_is_only_noise(phantom):
         (np.ones((2, 16, 12)), {"calib_width": 13}, "found 13, allowed 6 .* to 12"),
         (np.ones((2, 16, 12)), {"calib_width": 5}, "found 5, allowed 6"),
         (np.ones((2, 16)), {}, r"\(C, H, W\) expected"),
-        (np.zeros((2, 24, 24)), {}, "zero everywhere"),
+        (np.zeros((2, 24, 24)), {}, "nothing but zeros"),
+        (np.full((2, 24, 24), np.nan), {}, "NaN"),
     ],
 )
 def test_espirit_refuses(kspace, arguments, message):
@@ -316,11 +317,24 @@ def test_the_seed_decides_and_the_split_does_not(phantom, tmp_path):
     assert relative_difference(subjects[0]["target"], subjects[1]["target"]) > 0.1
 
 
-def test_slices_of_a_scan_share_coils_but_not_noise_and_phase(phantom):
-    scan = read_scans(phantom)["train/subject000.h5"]
-    overlap = np.abs((scan["maps"][0].conj() * scan["maps"][1]).sum(axis=-2))
-    assert np.median(overlap[overlap > 0]) > 0.99
-    assert relative_difference(np.angle(scan["target"][0]), np.angle(scan["target"][1])) > 0.1
+def test_slices_of_a_scan_share_coils_but_neither_phase_nor_noise(tmp_path):
+    image = beating_heart((32, 32), 3, 0.5, np.random.default_rng(0))
+    np.save(tmp_path / "twice.npy", np.stack([image, image]))
+    scans = {}
+    for noise in (0, 0.02):
+        acquisition = Acquisition((32, 32), coils=4, noise=noise)
+        folder = tmp_path / str(noise)
+        simulate_series_dataset(folder, tmp_path / "twice.npy", acquisition, split=("2", "0", "0"))
+        (scans[noise],) = read_scans(folder).values()
+    first, second = scans[0]["target"]
+    body = np.abs(first) > 0.1
+    assert relative_difference(np.abs(first), np.abs(second)) < 0.02
+    assert np.std(np.angle(first / np.where(body, second, 1))[body]) > 0.1
+    overlap = np.abs((scans[0]["maps"][0].conj() * scans[0]["maps"][1]).sum(axis=-2))
+    assert overlap[body.any(axis=2)].min() > 0.99
+    noise = scans[0.02]["kspace"] - scans[0]["kspace"]
+    correlation = np.vdot(noise[0], noise[1]) / np.linalg.norm(noise[0]) / np.linalg.norm(noise[1])
+    assert np.abs(correlation) < 5 / np.sqrt(noise[0].size)
 
 
 # --- A series of images ---

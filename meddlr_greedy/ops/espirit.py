@@ -38,7 +38,7 @@ def espirit_maps(
         Maps (H, W, C, M), complex64: unit norm over coils, or zero outside the crop threshold.
 
     Raises:
-        UserError: where the calibration region does not fit, or more than one map set is asked for.
+        UserError: where the calibration region does not fit or holds no signal, or more than one map set is asked for.
     """
     if kspace_calib.ndim != 3:
         raise UserError(f"ESPIRiT: k-space of shape (C, H, W) expected, found {kspace_calib.shape}")
@@ -49,27 +49,21 @@ def espirit_maps(
             f"ESPIRiT: calibration width: found {calib_width}, allowed {kernel_width} (kernel width) to "
             f"{min(kspace_calib.shape[1:])} (matrix {kspace_calib.shape[1]} x {kspace_calib.shape[2]})"
         )
-    if not np.any(kspace_calib):
-        raise UserError("ESPIRiT: the calibration k-space is zero everywhere")
-
-    to_coils = _principal_components(kspace_calib, calib_width)
-    virtual_coils = np.tensordot(to_coils.conj().T, kspace_calib, axes=1).astype(np.complex64)
-    # 0 / 0 is the phase of a coil exactly zero at a pixel: nothing is known there, and the map becomes zero.
-    with np.errstate(invalid="ignore", divide="ignore"):
-        virtual_maps = EspiritCalib(
-            virtual_coils,
-            calib_width=calib_width,
-            thresh=thresh,
-            kernel_width=kernel_width,
-            crop=crop,
-            show_pbar=False,
-        ).run()
-    maps = np.einsum("cv,vhw->hwc", to_coils, np.nan_to_num(virtual_maps))
-    return np.ascontiguousarray(maps[..., None], dtype=np.complex64)
-
-
-def _principal_components(kspace: np.ndarray, calib_width: int) -> np.ndarray:
-    """Unitary (C, C) whose columns are the principal components of the coils, strongest first."""
     # The same calibration region as in sigpy.
-    samples = sp.resize(kspace, (len(kspace), calib_width, calib_width)).reshape(len(kspace), -1)
-    return np.linalg.svd(samples, full_matrices=True)[0]
+    calibration = sp.resize(kspace_calib, (len(kspace_calib), calib_width, calib_width)).reshape(len(kspace_calib), -1)
+    if not np.isfinite(calibration).all() or not calibration.any():
+        raise UserError("ESPIRiT: calibration region: found NaN, infinite values or nothing but zeros")
+
+    # Unitary (C, C): its columns are the principal components of the coils, strongest first.
+    to_coils, _, _ = np.linalg.svd(calibration)
+    virtual_coils = np.tensordot(to_coils.conj().T, kspace_calib, axes=1).astype(np.complex64)
+    virtual_maps = EspiritCalib(
+        virtual_coils,
+        calib_width=calib_width,
+        thresh=thresh,
+        kernel_width=kernel_width,
+        crop=crop,
+        show_pbar=False,
+    ).run()
+    maps = np.einsum("cv,vhw->hwc", to_coils, virtual_maps)
+    return np.ascontiguousarray(maps[..., None], dtype=np.complex64)

@@ -13,6 +13,7 @@ A slice is a function of the seed, the subject and its own index, and not of the
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 import h5py
 import numpy as np
 import sigpy as sp
+import torch
 from sigpy.mri import birdcage_maps
 from tqdm import tqdm
 
@@ -197,7 +199,7 @@ def _simulate_slice(
     magnitude: np.ndarray, acquisition: Acquisition, noise_std: float, subject_id: str, slice_id: int
 ) -> Dict[str, np.ndarray]:
     """From magnitude (T, H0, W0) to the arrays of one slice as they lie in the file."""
-    shape, seed = magnitude.shape[1:], acquisition.seed
+    shape, seed = (magnitude.shape[1], magnitude.shape[2]), acquisition.seed
     phase = smooth_phase(shape, len(magnitude), _random(seed, subject_id, "phase", slice_id))
     kspace = acquire(
         magnitude * np.exp(1j * phase),
@@ -235,7 +237,7 @@ def _write_scan(path: Path, scan: _Scan, acquisition: Acquisition, progress: tqd
         }
         if series.pixel_spacing_mm is not None:
             full = np.asarray(series.magnitude.shape[-2:])
-            attributes["pixel_spacing_mm"] = series.pixel_spacing_mm * full / acquisition.matrix
+            attributes["pixel_spacing_mm"] = np.asarray(series.pixel_spacing_mm) * full / acquisition.matrix
         if series.frame_time_ms is not None:
             attributes["frame_time_ms"] = series.frame_time_ms
         if series.slice_location_mm is not None:
@@ -302,7 +304,7 @@ def simulate_phantom_dataset(
                     name=subject_id,
                     subject_id=subject_id,
                     slices=range(slices),
-                    load=lambda subject_id=subject_id: draw(subject_id),
+                    load=functools.partial(draw, subject_id),
                     parameters=_parameters(acquisition, source="beating-heart phantom", frames=frames),
                 )
             )
@@ -339,7 +341,8 @@ def simulate_series_dataset(
     images = Path(images)
     series = load_series(images)
     num_slices, num_frames, *full = series.magnitude.shape
-    acquired = tuple(acquired_matrix or full)
+    height, width = acquired_matrix or full
+    acquired = (height, width)
     _check(
         all(8 <= n <= limit for n, limit in zip(acquired, full)),
         "--acquired-matrix",
@@ -671,9 +674,9 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def _refuse_options_of_the_other_source(arguments: argparse.Namespace) -> None:
     if arguments.images is None:
-        refused, reason = ("acquired_matrix",), "only with --images"
+        refused, reason = ["acquired_matrix"], "only with --images"
     else:
-        refused, reason = ("subjects", "slices", "frames"), "only without --images"
+        refused, reason = ["subjects", "slices", "frames"], "only without --images"
     for option in refused:
         value = getattr(arguments, option)
         _check(value is None, f"--{option.replace('_', '-')}", value, reason)
@@ -712,9 +715,9 @@ def _say_what_is_next(output: Path, seconds: float) -> None:
     root, name = output.absolute().parent, output.absolute().name
     where = "" if root == Path("datasets").absolute() else f"MEDDLR_GREEDY_DATASETS={root} "
     names = " ".join(f"DATASETS.{split.upper()} \"('{name}_{split}',)\"" for split in sizes)
-    print(
-        f"Next, train on it:\n  {where}python -m meddlr_greedy.train_net --config-file configs/cine_greedy.yaml {names}"
-    )
+    device = "" if torch.cuda.is_available() else " MODEL.DEVICE cpu"
+    train = f"{where}python -m meddlr_greedy.train_net --config-file configs/cine/greedy.yaml {names}{device}"
+    print(f"Next, train on it:\n  {train}")
 
 
 if __name__ == "__main__":
