@@ -1,23 +1,19 @@
 """The plugin's configuration: the typed definition of ``MISC.GREEDY``, and the safe reading of config files."""
 
 import ast
-import logging
 import os
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple, Union
 
-import torch
 import yaml
 from meddlr.config import CfgNode, get_cfg
 
 from meddlr_greedy.errors import UserError, did_you_mean
 
-__all__ = ["GreedyConfig", "load_config", "setup_run"]
+__all__ = ["GreedyConfig", "load_config", "read_yaml"]
 
 PLUGIN_TAG = "tag:yaml.org,2002:python/name:meddlr_greedy.PLUGIN"
 _PREFIX = "MISC.GREEDY."
-
-logger = logging.getLogger(__name__)
 
 
 def _is_int(value: Any) -> bool:
@@ -93,7 +89,8 @@ class GreedyConfig:
             metadata = known[key].metadata
             if not metadata["check"](value):
                 raise UserError(f"{_PREFIX}{key}: found {value!r}, allowed is {metadata['allowed']}")
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        checked: Dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**checked)
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> "GreedyConfig":
@@ -120,7 +117,7 @@ _ConfigLoader.add_constructor(PLUGIN_TAG, lambda loader, node: "meddlr_greedy")
 _ConfigLoader.add_multi_constructor("tag:yaml.org,2002:python/", _refuse_tag)
 
 
-def _read_yaml(path: str) -> Dict[str, Any]:
+def read_yaml(path: str) -> Dict[str, Any]:
     """The mapping in a config file, merged over its ``_BASE_``."""
     try:
         with open(path) as file:
@@ -135,7 +132,7 @@ def _read_yaml(path: str) -> Dict[str, Any]:
     if base is None:
         return values
     base = os.path.expanduser(base)
-    return _merged(_read_yaml(os.path.join(os.path.dirname(path), base)), values)
+    return _merged(read_yaml(os.path.join(os.path.dirname(path), base)), values)
 
 
 def _merged(base: Dict[str, Any], over: Dict[str, Any]) -> Dict[str, Any]:
@@ -154,7 +151,7 @@ def _literal(text: str) -> Any:
 
 
 def _all_keys(cfg: CfgNode, prefix: str = "") -> List[str]:
-    keys = []
+    keys: List[str] = []
     for key, value in cfg.items():
         keys += _all_keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
     return keys
@@ -178,7 +175,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         raise UserError(f"overrides: 'KEY VALUE' pairs expected, found {' '.join(opts)!r}")
     if not config_file:
         raise UserError("--config-file: missing; give a YAML file, for example configs/cine/greedy.yaml")
-    values = _read_yaml(config_file)
+    values = read_yaml(config_file)
     misc = values.get("MISC") or {}
     greedy = misc.pop("GREEDY", None) or {}
     if not isinstance(greedy, dict):
@@ -211,66 +208,3 @@ def _check_architecture(cfg: CfgNode) -> None:
             f"MODEL.META_ARCHITECTURE: unknown architecture '{name}', allowed are {', '.join(sorted(names))}"
             f"{did_you_mean(name, names)}"
         )
-
-
-def check_device(cfg: CfgNode) -> torch.device:
-    """The device of ``MODEL.DEVICE``.
-
-    Raises:
-        UserError: where it is no device, or none such is there.
-    """
-    name = cfg.MODEL.DEVICE
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"MODEL.DEVICE: found '{name}', allowed are 'cpu', 'cuda' and 'cuda:N'") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"MODEL.DEVICE: found '{name}', but {torch.cuda.device_count()} CUDA devices are available;"
-            " set MODEL.DEVICE cpu to train on the CPU"
-        )
-    return device
-
-
-def setup_run(cfg: CfgNode, args: Any, save_config: bool) -> CfgNode:
-    """meddlr's ``default_setup`` for a run of this plugin: device, threads, seed, log and output folder.
-
-    Returns:
-        The config to run with: ``SEED`` is always set, so that ``config.yaml`` repeats the run.
-
-    Raises:
-        UserError: for a missing OUTPUT_DIR, an impossible device, or more devices than this trainer uses.
-    """
-    from meddlr.engine import default_setup
-    from meddlr.utils.logger import setup_logger
-
-    if not cfg.OUTPUT_DIR:
-        raise UserError("OUTPUT_DIR: missing; set it in the config or as an override (OUTPUT_DIR results/my_run)")
-    device = check_device(cfg)
-    if args.num_gpus > 1:
-        raise UserError(f"--num-gpus: found {args.num_gpus}, allowed is 1 (GreedyTrainer trains on one device)")
-    # meddlr looks for free GPUs, and stops where it finds none, unless this is set.
-    visible = "" if device.type == "cpu" else str(device.index or 0)
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", visible)
-    threads = cfg.MISC.GREEDY.THREADS
-    if threads:
-        torch.set_num_threads(threads)
-    cfg = cfg.clone().defrost()
-    if cfg.SEED < 0:
-        cfg.SEED = _seed_of_earlier_run(cfg.OUTPUT_DIR) if args.resume else _new_seed()
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    setup_logger(cfg.OUTPUT_DIR, name="meddlr_greedy")
-    default_setup(cfg.freeze(), args, save_cfg=save_config)
-    return cfg
-
-
-def _new_seed() -> int:
-    return int.from_bytes(os.urandom(4), "big") // 2
-
-
-def _seed_of_earlier_run(output_dir: str) -> int:
-    path = os.path.join(output_dir, "config.yaml")
-    if not os.path.isfile(path):
-        return _new_seed()
-    seed = _read_yaml(path).get("SEED", -1)
-    return seed if _is_count(seed) else _new_seed()

@@ -69,6 +69,3 @@ def exit_with_one_line(main: Callable[..., _T]) -> Callable[..., _T]:
             sys.exit(error.exit_status)
 
     return wrapped
-
-
-exit_on_user_error = exit_with_one_line

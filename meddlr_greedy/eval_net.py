@@ -1,56 +1,48 @@
-"""Evaluates a trained network on ``DATASETS.TEST``: ``python -m meddlr_greedy.eval_net --config-file FILE``.
+"""Evaluates a trained network on ``DATASETS.TEST``.
 
-Takes meddlr's flags, and config overrides at the end. Writes ``OUTPUT_DIR/test_results/results.json`` with the
-metrics of the network and of the zero-filled images, and pictures of a few slices; prints a short table.
+Writes ``OUTPUT_DIR/test_results/results.json`` with the metrics of the network and of the zero-filled images, and
+pictures of a few slices; prints a short table. Weights: --weights (or the override MODEL.WEIGHTS), else the best
+checkpoint in OUTPUT_DIR, else the last (with --resume: the last), else MODEL.WEIGHTS of the config file.
+
+Example::
+
+    python -m meddlr_greedy.eval_net --config-file configs/cine/greedy.yaml OUTPUT_DIR results/cine-greedy
 """
 
-import argparse
 from pathlib import Path
 from typing import List, Optional, Sequence
 
+from meddlr.modeling import build_model
+
+from meddlr_greedy.config import load_config
+from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
+from meddlr_greedy.data.loader import build_val_loader
+from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
+from meddlr_greedy.engine.launch import argument_parser, setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
+from meddlr_greedy.evaluation.report import (
+    RESULTS_FILE,
+    DatasetReport,
+    evaluate_dataset,
+    find_weights,
+    run_info,
+    write_results,
+)
 
 RESULTS_FOLDER = "test_results"
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """meddlr's arguments, and those of the evaluation."""
-    from meddlr.engine import default_argument_parser
-
-    parser = default_argument_parser()
-    parser.prog = "python -m meddlr_greedy.eval_net"
-    parser.description = (
-        "Evaluates a trained network on DATASETS.TEST. Weights: --weights (or the override MODEL.WEIGHTS), else the "
-        "best checkpoint in OUTPUT_DIR, else the last (with --resume: the last), else MODEL.WEIGHTS of the config file."
-    )
+@exit_with_one_line
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    parser = argument_parser(__doc__)
     parser.add_argument("--weights", default="", metavar="FILE", help="checkpoint to evaluate")
     parser.add_argument(
         "--num-figures", type=int, default=2, metavar="N", help="slices to draw per data set (default: 2)"
     )
     parser.set_defaults(eval_only=True)
-    return parser
-
-
-@exit_with_one_line
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = argument_parser().parse_args(argv)
+    args = parser.parse_args(argv)
     if args.num_figures < 0:
         raise UserError(f"--num-figures: found {args.num_figures}, allowed is a number from 0 on")
-
-    from meddlr.modeling import build_model
-
-    from meddlr_greedy.config import load_config, setup_run
-    from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
-    from meddlr_greedy.data.loader import build_val_loader
-    from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
-    from meddlr_greedy.evaluation.report import (
-        RESULTS_FILE,
-        DatasetReport,
-        evaluate_dataset,
-        find_weights,
-        run_info,
-        write_results,
-    )
 
     cfg = load_config(args.config_file, args.opts)
     register_datasets()

@@ -6,26 +6,16 @@ Example::
     python -m meddlr_greedy.train_net --config-file configs/cine/greedy.yaml OUTPUT_DIR results/cine-greedy --resume
 """
 
-import argparse
 import sys
 from typing import Any, Optional, Sequence
 
-from meddlr.engine import default_argument_parser
-
-from meddlr_greedy.config import load_config, setup_run
+from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.engine.build import trainer_class
+from meddlr_greedy.engine.launch import argument_parser, setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
 
-__all__ = ["argument_parser", "main"]
-
-
-def argument_parser(description: Optional[str] = None) -> argparse.ArgumentParser:
-    """meddlr's flags, with a usage example as description."""
-    parser = default_argument_parser()
-    parser.description = description
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    return parser
+__all__ = ["main"]
 
 
 @exit_with_one_line

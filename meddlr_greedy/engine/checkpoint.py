@@ -102,7 +102,7 @@ class RunState:
         self._loaded: Dict[str, Any] = {}
 
     def state_dict(self) -> Dict[str, Any]:
-        name, keys, *rest = np.random.get_state()
+        name, keys, *rest = cast(tuple, np.random.get_state())
         version, words, gauss = random.getstate()
         return {
             "seed": self.seed,

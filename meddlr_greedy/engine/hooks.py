@@ -134,6 +134,7 @@ class DecoupledTraining(HookBase):
         self.period = cfg.MISC.GREEDY.LOG_PERIOD
         self._held: Optional[HeldForBackward] = None
         self._marks: List[Any] = []
+        self._memory: List[int] = []
 
     def before_step(self) -> None:
         model = self.trainer.model

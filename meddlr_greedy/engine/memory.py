@@ -22,7 +22,7 @@ class HeldForBackward(torch.autograd.graph.saved_tensors_hooks):
         self.peak_bytes = 0
         super().__init__(self._pack, lambda held: held.tensor)
 
-    def __enter__(self) -> "HeldForBackward":
+    def __enter__(self) -> "HeldForBackward":  # type: ignore[override]
         super().__enter__()
         return self
 

@@ -43,6 +43,8 @@ class GreedyTrainer(DefaultTrainer):
     and the accumulation window alone; ``TEST.EVAL_PERIOD`` and ``SOLVER.CHECKPOINT_PERIOD`` may be 0 (at the end only).
     """
 
+    model: torch.nn.Module
+
     def __init__(self, cfg: CfgNode):
         super().__init__(cfg)
         if isinstance(self.model, DataParallel):  # meddlr wraps wherever several devices are visible

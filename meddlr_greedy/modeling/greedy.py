@@ -144,7 +144,7 @@ class GreedyUnrolled(nn.Module):
             UserError: for a training batch without ``target``.
         """
         problem = self.prepare(inputs)
-        outputs = {
+        outputs: Dict[str, Any] = {
             "target": problem.target,
             "signal_model": problem.A,
             "zf_image": problem.zf_image,
@@ -284,7 +284,7 @@ def build_network(cfg: CfgNode, name: str) -> nn.Module:
     return META_ARCH_REGISTRY.get(name)(cfg.freeze())
 
 
-def _is_compatible(network_class: type) -> bool:
+def _is_compatible(network_class: Any) -> bool:
     if not issubclass(network_class, GeneralizedUnrolledCNN):
         return False
     stock_forward = network_class.forward is GeneralizedUnrolledCNN.forward

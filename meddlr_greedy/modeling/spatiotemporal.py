@@ -38,6 +38,11 @@ class SpatioTemporalConv(nn.Module):
         self.spatial = nn.Conv2d(in_channels, mid_channels, k, padding=k // 2)
         self.temporal = nn.Conv2d(mid_channels, out_channels, (k, 1))
         self.reach = k // 2
+        # torch's default shrinks the signal at every layer: through two convolutions a block, nothing would be left.
+        for conv in (self.spatial, self.temporal):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         num_batch, _, num_frames, height, width = x.shape
@@ -56,36 +61,22 @@ class SpatioTemporalConv(nn.Module):
 class SpatioTemporalResBlock(nn.Module):
     """Pre-activation residual block: twice (ReLU, dropout, :class:`SpatioTemporalConv`), plus the input."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, dropout: float = 0.0):
+    def __init__(self, channels: int, kernel_size: int = 3, dropout: float = 0.0):
         super().__init__()
-        self.conv1 = SpatioTemporalConv(in_channels, out_channels, kernel_size)
-        self.conv2 = SpatioTemporalConv(out_channels, out_channels, kernel_size)
+        self.conv1 = SpatioTemporalConv(channels, channels, kernel_size)
+        self.conv2 = SpatioTemporalConv(channels, channels, kernel_size)
         self.dropout = dropout
-        self.skip = nn.Identity() if in_channels == out_channels else _Pointwise(in_channels, out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = x
         for conv in (self.conv1, self.conv2):
             out = conv(F.dropout(F.relu(out), self.dropout, self.training))
-        return out + self.skip(x)
-
-
-class _Pointwise(nn.Conv2d):
-    """1 x 1 x 1 convolution of (B, channels, T, H, W), to match channel counts."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(in_channels, out_channels, kernel_size=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        num_batch, _, num_frames, height, width = x.shape
-        x = x.permute(0, 2, 3, 4, 1).reshape(num_batch, num_frames, height * width, -1)
-        x = super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x.reshape(num_batch, num_frames, height, width, -1).permute(0, 4, 1, 2, 3)
+        return out + x
 
 
 @META_ARCH_REGISTRY.register()
 class SpatioTemporalResNet(nn.Module):
-    """Residual regulariser of 2D+t images: residual blocks, one last convolution, plus the input.
+    """Residual regulariser of 2D+t images: a convolution, residual blocks, a last convolution, plus the input.
 
     Args:
         in_channels: Channels of input and output: real and imaginary part of each map set, 2 M.
@@ -105,15 +96,16 @@ class SpatioTemporalResNet(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        widths = [in_channels] + [channels] * num_blocks
-        self.blocks = nn.ModuleList(
-            SpatioTemporalResBlock(a, b, kernel_size, dropout) for a, b in zip(widths[:-1], widths[1:])
-        )
-        self.final = SpatioTemporalConv(widths[-1], in_channels, kernel_size)
+        self.initial = SpatioTemporalConv(in_channels, channels, kernel_size)
+        self.blocks = nn.ModuleList(SpatioTemporalResBlock(channels, kernel_size, dropout) for _ in range(num_blocks))
+        self.final = SpatioTemporalConv(channels, in_channels, kernel_size)
+        # Near the identity at first, so that the unrolled steps start as plain gradient steps.
+        with torch.no_grad():
+            self.final.temporal.weight.mul_(0.1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, 2M, T, H, W) to the same shape."""
-        x = image
+        x = self.initial(image)
         for block in self.blocks:
             x = block(x)
         return self.final(x) + image

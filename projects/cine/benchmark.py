@@ -32,11 +32,12 @@ from torch import nn
 from tqdm import tqdm
 
 import meddlr_greedy
-from meddlr_greedy.config import check_device
+from meddlr_greedy.engine.launch import check_device
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.errors import exit_with_one_line
-from meddlr_greedy.modeling.spatiotemporal import SpatioTemporalResBlock, SpatioTemporalResNet
+from meddlr_greedy.modeling.spatiotemporal import SpatioTemporalConv, SpatioTemporalResBlock, SpatioTemporalResNet
 from meddlr_greedy.ops.cine_sense import CineSenseModel
+from projects.cine.tables import insert_table
 
 Step = Callable[[], Any]
 Batch = Dict[str, torch.Tensor]
@@ -122,12 +123,8 @@ def with_conv3d(module: nn.Module) -> nn.Module:
     """The same (2+1)D block or network, its convolutions replaced by :class:`StockConv`."""
     for child in module.modules():
         for name, part in list(child.named_children()):
-            if type(part).__name__ == "SpatioTemporalConv":
+            if isinstance(part, SpatioTemporalConv):
                 setattr(child, name, StockConv(part))
-            elif type(part).__name__ == "_Pointwise":
-                stock = nn.Conv3d(part.in_channels, part.out_channels, 1)
-                stock.load_state_dict({"weight": part.weight[:, :, None], "bias": part.bias})
-                setattr(child, name, stock)
     return module
 
 
@@ -244,8 +241,8 @@ def parts(args: argparse.Namespace) -> Dict[str, Any]:
         relative_difference=error,
     )
 
-    block = SpatioTemporalResBlock(16, 16).to(device)
-    stock_block = SpatioTemporalResBlock(16, 16).to(device)
+    block = SpatioTemporalResBlock(16).to(device)
+    stock_block = SpatioTemporalResBlock(16).to(device)
     stock_block.load_state_dict(block.state_dict())
     stock_block = with_conv3d(stock_block)
     x = torch.randn(1, 16, 20, 64, 96, device=device)
@@ -304,6 +301,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 keeps torch's choice")
     parser.add_argument("--rounds", type=int, default=0, help="rounds of each comparison; 0 keeps each one's own")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="also put the table between its marks in FILE")
     args = parser.parse_args(argv)
     cfg = get_cfg()
     cfg.MODEL.DEVICE = args.device
@@ -317,8 +315,12 @@ def main(argv: Sequence[str]) -> None:
     path = args.output / f"{args.command}.json"
     path.with_suffix(".partial").write_text(json.dumps(result, indent=1) + "\n")
     os.replace(path.with_suffix(".partial"), path)
-    print(tabulate(result["rows"], headers="keys", floatfmt=".3g"))
+    table = tabulate(result["rows"], headers="keys", floatfmt=".3g", tablefmt="github")
+    print(table)
     print(f"written: {path}")
+    if args.readme:
+        described = ", ".join(f"{key} {value}" for key, value in result["versions"].items())
+        insert_table(args.readme, args.command, f"{table}\n\n{described}.")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ import torch
 from sigpy.mri import birdcage_maps
 from tqdm import tqdm
 
-from meddlr_greedy.errors import UserError, exit_on_user_error
+from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.ops.espirit import espirit_maps
 from projects.cine.phantom import FIELD_OF_VIEW_MM, Anatomy, beating_heart
 
@@ -682,7 +682,7 @@ def _refuse_options_of_the_other_source(arguments: argparse.Namespace) -> None:
         _check(value is None, f"--{option.replace('_', '-')}", value, reason)
 
 
-@exit_on_user_error
+@exit_with_one_line
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command ``python -m projects.cine.simulate``."""
     arguments = _parse_arguments(argv)

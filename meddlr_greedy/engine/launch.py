@@ -1,0 +1,83 @@
+"""Starting a run: command line, device, threads, seed, log and output folder."""
+
+import argparse
+import os
+from typing import Any, Optional
+
+import torch
+from meddlr.config import CfgNode
+from meddlr.engine import default_argument_parser, default_setup
+from meddlr.utils.logger import setup_logger
+
+from meddlr_greedy.config import read_yaml
+from meddlr_greedy.errors import UserError
+
+__all__ = ["argument_parser", "check_device", "setup_run"]
+
+
+def argument_parser(description: Optional[str] = None) -> argparse.ArgumentParser:
+    """meddlr's flags, with a description of your own."""
+    parser = default_argument_parser()
+    parser.description = description
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    return parser
+
+
+def check_device(cfg: CfgNode) -> torch.device:
+    """The device of ``MODEL.DEVICE``.
+
+    Raises:
+        UserError: where it is no device, or none such is there.
+    """
+    name = cfg.MODEL.DEVICE
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"MODEL.DEVICE: found '{name}', allowed are 'cpu', 'cuda' and 'cuda:N'") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"MODEL.DEVICE: found '{name}', but {torch.cuda.device_count()} CUDA devices are available;"
+            " set MODEL.DEVICE cpu to train on the CPU"
+        )
+    return device
+
+
+def setup_run(cfg: CfgNode, args: Any, save_config: bool) -> CfgNode:
+    """meddlr's ``default_setup`` for a run of this plugin: device, threads, seed, log and output folder.
+
+    Returns:
+        The config to run with: ``SEED`` is always set, so that ``config.yaml`` repeats the run.
+
+    Raises:
+        UserError: for a missing OUTPUT_DIR, an impossible device, or more devices than this trainer uses.
+    """
+    if not cfg.OUTPUT_DIR:
+        raise UserError("OUTPUT_DIR: missing; set it in the config or as an override (OUTPUT_DIR results/my_run)")
+    device = check_device(cfg)
+    if args.num_gpus > 1:
+        raise UserError(f"--num-gpus: found {args.num_gpus}, allowed is 1 (GreedyTrainer trains on one device)")
+    # meddlr looks for free GPUs, and stops where it finds none, unless this is set.
+    visible = "" if device.type == "cpu" else str(device.index or 0)
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", visible)
+    threads = cfg.MISC.GREEDY.THREADS
+    if threads:
+        torch.set_num_threads(threads)
+    cfg = cfg.clone().defrost()
+    if cfg.SEED < 0:
+        cfg.SEED = _seed_of_earlier_run(cfg.OUTPUT_DIR) if args.resume else _new_seed()
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    setup_logger(cfg.OUTPUT_DIR, name="meddlr_greedy")
+    default_setup(cfg.freeze(), args, save_cfg=save_config)
+    return cfg
+
+
+def _new_seed() -> int:
+    return int.from_bytes(os.urandom(4), "big") // 2
+
+
+def _seed_of_earlier_run(output_dir: str) -> int:
+    path = os.path.join(output_dir, "config.yaml")
+    if not os.path.isfile(path):
+        return _new_seed()
+    seed = read_yaml(path).get("SEED", -1)
+    return seed if isinstance(seed, int) and seed >= 0 else _new_seed()

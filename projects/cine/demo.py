@@ -1,0 +1,34 @@
+"""The whole way on phantom data: simulate, train greedily, evaluate, draw.
+
+Example::
+
+    python -m projects.cine.demo
+"""
+
+import argparse
+import os
+import sys
+from typing import Sequence
+
+from meddlr_greedy import eval_net, train_net
+from meddlr_greedy.data.datasets import datasets_root
+from meddlr_greedy.errors import exit_with_one_line
+from projects.cine import simulate
+
+CONFIG = os.path.join(os.path.dirname(__file__), "..", "..", "configs", "cine", "demo.yaml")
+
+
+@exit_with_one_line
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", default="results/demo", metavar="FOLDER", help="weights, metrics and pictures")
+    args = parser.parse_args(argv)
+    config = ["--config-file", os.path.relpath(CONFIG), "OUTPUT_DIR", args.output]
+
+    simulate.main(["--output", str(datasets_root() / "phantom")])
+    train_net.main(config)
+    eval_net.main(config)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
