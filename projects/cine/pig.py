@@ -26,7 +26,20 @@ HERE = Path(__file__).parent
 CONFIG = HERE.parents[1] / "configs" / "cine" / "pig.yaml"
 
 # The acquired matrix of the series; blocks of neighbouring slices, mid-ventricle held out.
-SIMULATION = "--acquired-matrix 224 160 --matrix 128 128 --coils 8 --split 0-6,13-19 7-8 9-12".split()
+SIMULATION = [
+    "--acquired-matrix",
+    "224",
+    "160",
+    "--matrix",
+    "128",
+    "128",
+    "--coils",
+    "8",
+    "--split",
+    "0-6,13-19",
+    "7-8",
+    "9-12",
+]
 
 
 def table(results: Dict[str, Any], minutes: float) -> str:
