@@ -27,18 +27,8 @@ CONFIG = HERE.parents[1] / "configs" / "cine" / "pig.yaml"
 
 # The acquired matrix of the series; blocks of neighbouring slices, mid-ventricle held out.
 SIMULATION = [
-    "--acquired-matrix",
-    "224",
-    "160",
-    "--matrix",
-    "128",
-    "128",
-    "--coils",
-    "8",
-    "--split",
-    "0-6,13-19",
-    "7-8",
-    "9-12",
+    *("--acquired-matrix", "224", "160", "--matrix", "128", "128", "--coils", "8"),
+    *("--split", "0-6,13-19", "7-8", "9-12"),
 ]
 
 
