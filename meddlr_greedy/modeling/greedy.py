@@ -131,7 +131,6 @@ class GreedyUnrolled(nn.Module):
         self.num_inference_modules = num_inference_modules
         # Called as on_module(k, begins) around the forward and backward of module k (from 0), for measurements.
         self.on_module: Optional[Callable[[int, bool], None]] = None
-        self.register_load_state_dict_pre_hook(_add_prefix_to_plain_weights)
 
     @property
     def num_modules(self) -> int:
@@ -254,6 +253,14 @@ class GreedyUnrolled(nn.Module):
         if force or get_event_storage().iter % period == 0:
             self.model.visualize_training(problem.kspace, problem.zf_image, problem.target, pred.detach())
 
+    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+        """Lets the weights of a plain network load into the wrapper (meddlr's checkpointer does the other way)."""
+        own = prefix + "model."
+        if not any(key.startswith(own) for key in state_dict):
+            for key in [key for key in state_dict if key.startswith(prefix)]:
+                state_dict[own + key[len(prefix) :]] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
         greedy = GreedyConfig.from_cfg(cfg)
@@ -300,14 +307,6 @@ def _check_compatible(network: nn.Module) -> None:
             " GeneralizedUnrolledCNN, or a subclass driven through step() (one that overrides forward declares"
             " greedy_compatible = True)"
         )
-
-
-def _add_prefix_to_plain_weights(module: nn.Module, state_dict, prefix: str, *_) -> None:
-    """Lets the weights of a plain network load into the wrapper (meddlr's checkpointer does the other way)."""
-    own = prefix + "model."
-    if not any(key.startswith(own) for key in state_dict):
-        for key in [key for key in state_dict if key.startswith(prefix)]:
-            state_dict[own + key[len(prefix) :]] = state_dict.pop(key)
 
 
 def _gradient(
