@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check stress figures clean
+.PHONY: demo test check stress clean
 
 demo: $(READY)
 	$(BIN)/python -m projects.cine.demo
@@ -21,7 +21,7 @@ check: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) results datasets
+	rm -rf $(VENV) results/demo datasets/phantom
 
 $(READY): setup.py constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || \

@@ -20,7 +20,8 @@ setup(
     # meddlr pins numpy<=1.23.5, which has no wheels beyond Python 3.11.
     python_requires=">=3.9,<3.12",
     install_requires=[
-        "meddlr>=0.0.9",
+        # Below 0.1: parts of its inside are subclassed.
+        "meddlr>=0.0.9,<0.1",
         "torch>=2.2",
         # Imported but not declared by meddlr; must come from the same build family as torch.
         "torchvision>=0.17",
@@ -33,6 +34,8 @@ setup(
         "pyyaml",
         "tabulate",
         "tqdm",
+        "pandas",
+        "silx",
         "tensorboard",
         "matplotlib",
         "pillow",

@@ -7,6 +7,8 @@ from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple, Union
 
 import yaml
 from meddlr.config import CfgNode, get_cfg
+from meddlr.data.transforms.transform import NORMALIZER_REGISTRY
+from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 
 from meddlr_greedy.errors import UserError, did_you_mean
 
@@ -68,8 +70,9 @@ class GreedyConfig:
     THREADS: int = _key(0, "a non-negative integer (0: torch's choice)", _is_count)
     # Newest checkpoints to keep, beside the best and the final one; 0 keeps all.
     KEEP_CHECKPOINTS: int = _key(3, "a non-negative integer (0: all)", _is_count)
-    # Validation metric that decides which checkpoint is kept as model_best.pth.
-    BEST_METRIC: str = _key("val_psnr_scan", "the name of a validation metric", _is_name)
+    # Validation metric that decides which checkpoint is kept as model_best.pth, for example "val_psnr_scan"; "" is the
+    # first of TEST.VAL_METRICS.RECON.
+    BEST_METRIC: str = _key("", "the name of a validation metric", lambda value: isinstance(value, str))
     # Iterations between two lines of the console, metrics.json and TensorBoard.
     LOG_PERIOD: int = _key(20, "a positive integer", _is_positive)
 
@@ -81,6 +84,8 @@ class GreedyConfig:
             UserError: for an unknown key or a value that is not allowed.
         """
         known = {f.name: f for f in fields(cls)}
+        # meddlr's habit: tuples are written (2, 3) in YAML, which is a string
+        values = {key: _literal(value) if isinstance(value, str) else value for key, value in values.items()}
         for key, value in values.items():
             if key not in known:
                 raise UserError(
@@ -105,6 +110,18 @@ class _ConfigLoader(yaml.SafeLoader):
     """Safe YAML; of all python tags, exactly the plugin's own, as a string."""
 
 
+def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> Dict[str, Any]:
+    names = [key.value for key, _ in node.value]
+    for key, _ in node.value:
+        if names.count(key.value) > 1:
+            line = key.start_mark.line + 1
+            raise UserError(f"{key.start_mark.name}, line {line}: key '{key.value}' stands twice in its section")
+    loader.flatten_mapping(node)
+    return {
+        str(loader.construct_object(key, deep=True)): loader.construct_object(v, deep=True) for key, v in node.value
+    }
+
+
 def _refuse_tag(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
     line = node.start_mark.line + 1
     raise UserError(
@@ -113,12 +130,19 @@ def _refuse_tag(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
     )
 
 
+_ConfigLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
 _ConfigLoader.add_constructor(PLUGIN_TAG, lambda loader, node: "meddlr_greedy")
 _ConfigLoader.add_multi_constructor("tag:yaml.org,2002:python/", _refuse_tag)
 
 
-def read_yaml(path: str) -> Dict[str, Any]:
-    """The mapping in a config file, merged over its ``_BASE_``."""
+def read_yaml(path: str, below: Sequence[str] = ()) -> Dict[str, Any]:
+    """The mapping in a config file, merged over its ``_BASE_``.
+
+    Raises:
+        UserError: for a file that is missing or no YAML mapping, a python tag, or a circle of bases.
+    """
+    if os.path.realpath(path) in below:
+        raise UserError(f"--config-file {path}: its _BASE_ leads back to itself")
     try:
         with open(path) as file:
             values = yaml.load(file, Loader=_ConfigLoader)  # noqa: S506 (a safe loader)
@@ -131,8 +155,10 @@ def read_yaml(path: str) -> Dict[str, Any]:
     base = values.pop("_BASE_", None)
     if base is None:
         return values
-    base = os.path.expanduser(base)
-    return _merged(read_yaml(os.path.join(os.path.dirname(path), base)), values)
+    if not isinstance(base, str):
+        raise UserError(f"--config-file {path}: _BASE_: found {base!r}, allowed is the path of a file")
+    base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+    return _merged(read_yaml(base, (*below, os.path.realpath(path))), values)
 
 
 def _merged(base: Dict[str, Any], over: Dict[str, Any]) -> Dict[str, Any]:
@@ -150,10 +176,13 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _all_keys(cfg: CfgNode, prefix: str = "") -> List[str]:
+def _all_keys(cfg: CfgNode, section: str = "") -> List[str]:
+    """The dotted names of all keys, or of those of a section."""
+    node = cfg.get_recursive(section) if section else cfg
+    prefix = f"{section}." if section else ""
     keys: List[str] = []
-    for key, value in cfg.items():
-        keys += _all_keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
+    for key, value in node.items():
+        keys += _all_keys(cfg, prefix + key) if isinstance(value, CfgNode) else [prefix + key]
     return keys
 
 
@@ -176,35 +205,63 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     if not config_file:
         raise UserError("--config-file: missing; give a YAML file, for example configs/cine/greedy.yaml")
     values = read_yaml(config_file)
-    misc = values.get("MISC") or {}
+    overrides = dict(zip(opts[::2], opts[1::2]))
+    cfg = get_cfg()
+    _check_sections(values, cfg)
+    misc = values.get("MISC", {})
     greedy = misc.pop("GREEDY", None) or {}
     if not isinstance(greedy, dict):
         raise UserError(f"MISC.GREEDY: found {greedy!r}, allowed is a mapping of keys to values")
-    overrides = dict(zip(opts[::2], opts[1::2]))
-    greedy.update({k[len(_PREFIX) :]: _literal(v) for k, v in overrides.items() if k.startswith(_PREFIX)})
+    greedy.update({key[len(_PREFIX) :]: value for key, value in overrides.items() if key.startswith(_PREFIX)})
 
-    cfg = get_cfg()
-    known = _all_keys(cfg)
-    try:
-        cfg.merge_from_other_cfg(CfgNode(values))
-        cfg.merge_from_list([x for k, v in overrides.items() if not k.startswith(_PREFIX) for x in (k, v)])
-    except (KeyError, AssertionError) as error:
-        key = str(error.args[0]).replace("Non-existent config key: ", "").replace("Non-existent key: ", "")
-        raise UserError(f"{key}: unknown key{did_you_mean(key, known)}") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{config_file}: {error}") from None
+    _merge(config_file, cfg.merge_from_other_cfg, CfgNode(values))
+    for key, value in overrides.items():
+        if not key.startswith(_PREFIX):
+            if isinstance(cfg.get_recursive(key, None), CfgNode):
+                raise UserError(f"{key}: a section; allowed are its keys, for example {_all_keys(cfg, key)[0]}")
+            _merge(f"override {key}", cfg.merge_from_list, [key, value])
     cfg.MISC.GREEDY = CfgNode(asdict(GreedyConfig.from_mapping(greedy)))
-    _check_architecture(cfg)
+    if cfg.TIME_SCALE not in ("epoch", "iter"):
+        raise UserError(f"TIME_SCALE: found '{cfg.TIME_SCALE}', allowed are 'epoch' and 'iter'")
+    if cfg.SEED >= 2**32:
+        raise UserError(f"SEED: found {cfg.SEED}, allowed is below 2**32 (negative: a random one)")
+    _check_registered(cfg, "MODEL.NORMALIZER.NAME", [name for name, _ in NORMALIZER_REGISTRY])
+    if not cfg.MODEL.META_ARCHITECTURE.startswith("monai/"):
+        _check_registered(cfg, "MODEL.META_ARCHITECTURE", [name for name, _ in META_ARCH_REGISTRY])
     return cfg.freeze()
 
 
-def _check_architecture(cfg: CfgNode) -> None:
-    from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
+def _check_sections(values: Mapping[str, Any], cfg: CfgNode, prefix: str = "") -> None:
+    """Unknown keys, and values in the place of sections; below MISC, misspelt keys of the plugin."""
+    for key, value in values.items():
+        if key not in cfg:
+            plugins_own = ("GREEDY", "PLUGIN")
+            if prefix == "MISC.":
+                near = did_you_mean(key, plugins_own) if key not in plugins_own else ""
+            else:
+                near = "" if cfg.is_new_allowed() else did_you_mean(prefix + key, _all_keys(get_cfg())) or " "
+            if near:
+                raise UserError(f"{prefix}{key}: unknown key{near}")
+        elif isinstance(cfg[key], CfgNode):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{prefix}{key}: found {value!r}, allowed is a section (a mapping of keys to values)")
+            _check_sections(value, cfg[key], f"{prefix}{key}.")
 
-    name = cfg.MODEL.META_ARCHITECTURE
-    names = [n for n, _ in META_ARCH_REGISTRY]
-    if name not in names and not name.startswith("monai/"):
+
+def _merge(source: str, merge: Callable[[Any], Any], values: Any) -> None:
+    """Merges with yacs; what it says of a mistake becomes one line."""
+    try:
+        merge(values)
+    except (KeyError, AssertionError) as error:
+        key = str(error.args[0]).split(": ")[-1]
+        raise UserError(f"{key}: unknown key{did_you_mean(key, _all_keys(get_cfg()))}") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def _check_registered(cfg: CfgNode, key: str, names: Sequence[str]) -> None:
+    name = cfg.get_recursive(key)
+    if name not in names:
         raise UserError(
-            f"MODEL.META_ARCHITECTURE: unknown architecture '{name}', allowed are {', '.join(sorted(names))}"
-            f"{did_you_mean(name, names)}"
+            f"{key}: unknown name '{name}', allowed are {', '.join(sorted(names))}{did_you_mean(name, names)}"
         )

@@ -53,8 +53,9 @@ def naming(key: str) -> Iterator[None]:
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Returns ``"; did you mean 'X'?"`` for the nearest allowed name, or an empty string."""
-    near = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    by_lower_case = {candidate.lower(): candidate for candidate in allowed}
+    near = difflib.get_close_matches(str(name).lower(), by_lower_case, n=1, cutoff=0.6)
+    return f"; did you mean '{by_lower_case[near[0]]}'?" if near else ""
 
 
 def exit_with_one_line(main: Callable[..., _T]) -> Callable[..., _T]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import List, Optional, Sequence
 
 from meddlr.modeling import build_model
+from meddlr.utils import env
 
 from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
@@ -49,28 +50,33 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST: missing; name at least one data set to evaluate on")
     check_dataset_names(cfg.DATASETS.TEST)
-    use_last_weights = args.resume
-    args.resume = True  # so that setup_run takes the seed, which decides the masks, of the training run
-    cfg = setup_run(cfg, args, save_config=False)
-    model = build_model(cfg).to(cfg.MODEL.DEVICE)
-    checkpointer = GreedyCheckpointer(model, cfg.OUTPUT_DIR)
+    # Before setup_run makes the output folder: a misspelt one stays absent.
     weights = find_weights(
-        checkpointer,
-        cfg.OUTPUT_DIR,
+        env.get_path_manager().get_local_path(cfg.OUTPUT_DIR),
         given=args.weights or _override(args.opts, "MODEL.WEIGHTS"),
         fallback=cfg.MODEL.WEIGHTS,
-        last=use_last_weights,
+        last=args.resume,
     )
+    args.resume = True  # so that setup_run takes the seed, which decides the masks, of the training run
+    cfg = setup_run(cfg, args, trains=False)
+    folder = Path(cfg.OUTPUT_DIR) / RESULTS_FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"OUTPUT_DIR: {folder} cannot be made: {error.strerror}") from error
+    model = build_model(cfg).to(cfg.MODEL.DEVICE)
+    checkpointer = GreedyCheckpointer(model, cfg.OUTPUT_DIR)
     info = run_info(cfg, model, weights, checkpointer.load(weights).get("iteration"))
     print(f"weights: {weights}, {info['parameters']} parameters")
 
-    folder = Path(cfg.OUTPUT_DIR) / RESULTS_FOLDER
     reports: List[DatasetReport] = []
     for name in cfg.DATASETS.TEST:
         loader = build_val_loader(cfg, name, as_test=True)
-        report = evaluate_dataset(cfg, model, loader, name, folder, args.num_figures)
+        report = evaluate_dataset(cfg, model, loader, name, args.num_figures)
         reports.append(report)
-        # After every data set: what is done is kept if a later one fails.
+        # After every data set, and before drawing: what is done is kept if a later step fails.
+        write_results(folder / RESULTS_FILE, info, reports)
+        report.draw(folder)
         write_results(folder / RESULTS_FILE, info, reports)
         print(f"\n{report.as_text()}\n")
         print("\n".join(f"picture: {figure}" for figure in report.figures))

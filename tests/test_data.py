@@ -20,7 +20,7 @@ from meddlr_greedy.data.seeding import EVAL_EPOCH, SeededMaskFunc, example_seed
 from meddlr_greedy.data.transform import CineDataTransform, sampled_lines
 from meddlr_greedy.errors import UserError
 
-HEIGHT, WIDTH, FRAMES, COILS, MAPS = 10, 16, 4, 3, 2
+HEIGHT, WIDTH, FRAMES, COILS, MAPS = 10, 32, 4, 3, 2
 KINDS = ["plane", "cine"]
 
 
@@ -176,8 +176,8 @@ def test_masks_differ_between_epochs_examples_and_seeds(make_cfg, kind):
     assert epochs[0].keys() == epochs[1].keys() == other.keys()
     assert len(epochs[0]) == 6
     for masks in (epochs[1], other):
-        assert any(not torch.equal(masks[key], mask) for key, mask in epochs[0].items())
-    assert len({mask.numpy().tobytes() for mask in epochs[0].values()}) > 1
+        assert all(not torch.equal(masks[key], mask) for key, mask in epochs[0].items())
+    assert len({mask.numpy().tobytes() for mask in epochs[0].values()}) == 6
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -322,12 +322,30 @@ def test_postprocessor_works_for_cine(make_cfg, name):
         ("cine", "AUG_TRAIN.MRI_RECON.TRANSFORMS", ({"name": "RandomFlip", "p": 0.5, "ndim": 2},)),
         ("cine", "SOLVER.TRAIN_BATCH_SIZE", 0),
         ("cine", "SOLVER.TRAIN_BATCH_SIZE", 7),
+        ("cine", "DATALOADER.NUM_WORKERS", -1),
+        ("cine", "TEST.POSTPROCESSOR.NAME", "soft"),
     ],
 )
 def test_config_that_cannot_be_is_refused(make_cfg, kind, key, value):
     cfg = make_cfg(kind, "DATALOADER.DROP_LAST", True, key, value)
     with pytest.raises(UserError, match=f"^{key}: "):
         build_train_loader(cfg, seed=0)
+
+
+def test_prefetch_factor_counts_with_workers_only(make_cfg):
+    cfg = make_cfg("cine", "DATALOADER.PREFETCH_FACTOR", 0)
+    assert first_batches(build_train_loader(cfg, seed=0), 1) and list(build_val_loader(cfg, "small_cine_val"))
+    cfg.DATALOADER.NUM_WORKERS = 1
+    for build in (lambda: build_train_loader(cfg, seed=0), lambda: build_val_loader(cfg, "small_cine_val")):
+        with pytest.raises(UserError, match=r"^DATALOADER\.PREFETCH_FACTOR: 0 .* 1 or more"):
+            build()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_postprocessor_that_is_unknown(make_cfg, kind):
+    cfg = make_cfg(kind, "TEST.POSTPROCESSOR.NAME", "hard_dc_al")
+    with pytest.raises(UserError, match=r"^TEST\.POSTPROCESSOR\.NAME: .*did you mean 'hard_dc_all'"):
+        build_val_loader(cfg, f"small_{kind}_val")
 
 
 def test_what_a_mask_function_of_meddlr_refuses_is_one_line(make_cfg):
@@ -387,6 +405,22 @@ def test_attribute_that_says_non_cartesian(tmp_path, trajectory):
         check_scan_file(path)
 
 
+@pytest.mark.parametrize(
+    "name, good, bad",
+    [
+        ("pixel_spacing_mm", [1.5, 2], [[1.5, 0], [1.5, -1], [np.nan, 1], [1.5], 1.5, [1, 1, 1], ["1", "1"], "fine"]),
+        ("frame_time_ms", 40, [0, -40.0, np.inf, [40, 40], "40", h5py.Empty("f")]),
+    ],
+)
+def test_attributes_that_are_no_positive_numbers(tmp_path, name, good, bad):
+    check_scan_file(write_scan(tmp_path / "good.h5", scan_arrays(0, "cine"), **{name: good}))
+    for value in bad:
+        path = write_scan(tmp_path / "scan.h5", scan_arrays(0, "cine"), **{name: value})
+        with pytest.raises(UserError, match=rf"scan\.h5: attribute {name} is .* allowed") as error:
+            check_scan_file(path)
+        assert "\n" not in str(error.value)
+
+
 def test_files_that_are_no_hdf5(tmp_path):
     good = tmp_path / "good.h5"
     write_scan(good, scan_arrays(0, "cine"))
@@ -409,17 +443,20 @@ def test_scans_of_one_dataset_must_fit_together(tmp_path):
         CineSliceData([{"file_name": cine}, {"file_name": plane}], None)
     with pytest.raises(UserError, match="sub/cine.h5: has the same name"):
         CineSliceData([{"file_name": cine}, {"file_name": twin}], None)
-    with pytest.raises(UserError, match="cine.h5: the annotation lists 4 slices"):
-        CineSliceData([{"file_name": cine, "kspace_size": [4, HEIGHT, WIDTH, FRAMES, COILS]}], None)
+    for size in ([4, HEIGHT, WIDTH, FRAMES, COILS], [0], ["2"], [], "x", 2, None):
+        with pytest.raises(UserError, match=r"cine\.h5: kspace_size .* in the annotation; .* 1 to 3 slices"):
+            CineSliceData([{"file_name": cine, "kspace_size": size}], None)
+    with pytest.raises(UserError, match=r"cine\.h5: .*num_slices"):
+        CineSliceData([{"file_name": cine, "num_slices": "x"}], None)
     assert len(CineSliceData([{"file_name": cine, "kspace_size": [2]}], None)) == 2
 
 
 @pytest.fixture
-def annotate(tmp_path):
-    """Registers a data set of the given scans, as (name, arrays)."""
+def annotate(root, tmp_path):
+    """Registers a data set of the given scans, as (name, arrays); in the end those of ``root`` again."""
 
-    def write(*scans):
-        folder = tmp_path / "some"
+    def write(*scans, dataset="some"):
+        folder = tmp_path / dataset
         (folder / "annotations").mkdir(parents=True)
         images = [{"file_name": f"{name}.h5"} for name, _ in scans]
         (folder / "annotations" / "train.json").write_text(json.dumps({"images": images}))
@@ -429,54 +466,103 @@ def annotate(tmp_path):
         return folder
 
     yield write
+    register_datasets(root)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_workers", [0, 1])
-@pytest.mark.parametrize("value, words", [(np.nan, "NaN"), (np.inf, "NaN"), (0, "nothing but zeros")])
-def test_bad_values_are_told_in_one_line_also_by_a_worker(make_cfg, root, annotate, kind, num_workers, value, words):
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("kspace", np.nan, "NaN"),
+        ("kspace", np.inf, "NaN"),
+        ("kspace", 0, "nothing but zeros"),
+        ("maps", 0, "nothing but zeros"),
+        ("target", 0, "nothing but zeros"),
+    ],
+)
+def test_bad_values_are_told_in_one_line_also_by_a_worker(make_cfg, annotate, kind, num_workers, name, value, words):
     arrays = scan_arrays(0, kind)
-    arrays["kspace"][1] = value
+    arrays[name][1] = value
     cfg = make_cfg(kind, "DATALOADER.NUM_WORKERS", num_workers, "DATASETS.TRAIN", ("some_train",))
     annotate(("spoilt", arrays))
-    try:
-        with pytest.raises(UserError, match=f"spoilt.h5: slice 1: kspace holds {words}") as error:
-            first_batches(build_train_loader(cfg, seed=0), 1)
-        assert "Traceback" not in str(error.value)
-    finally:
-        register_datasets(root)
+    with pytest.raises(UserError, match=f"spoilt.h5: slice 1: {name} holds {words}") as error:
+        first_batches(build_train_loader(cfg, seed=0), 1)
+    assert "Traceback" not in str(error.value)
 
 
-def test_batches_of_different_shapes_are_refused(make_cfg, root, annotate):
+def test_magnitude_targets_go_without_maps(make_cfg, annotate):
+    arrays = scan_arrays(0, "plane")
+    rss = np.linalg.norm(arrays["target"], axis=-1)
+    annotate(("scan", {"kspace": arrays["kspace"], "reconstruction_rss": rss}))
+    cfg = make_cfg("plane", "DATASETS.TRAIN", ("some_train",))
+    cfg.DATALOADER.DATA_KEYS = (("target", "reconstruction_rss"),)
+    assert first_batches(build_train_loader(cfg, seed=0), 1)[0]["target"].shape == (3, HEIGHT, WIDTH, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_data_sets_may_use_the_same_names_for_their_scans(make_cfg, annotate, kind):
+    """Their examples get random choices of their own, though the data here are the same too."""
+    for dataset in ("one", "two"):
+        annotate(("subject000", scan_arrays(0, kind)), dataset=dataset)
+    cfg = make_cfg(kind, "DATASETS.TRAIN", ("one_train", "two_train"), "SOLVER.TRAIN_BATCH_SIZE", 6)
+    (batch,) = first_batches(build_train_loader(cfg, seed=5), 1)
+    assert len({mask.numpy().tobytes() for mask in batch["mask"]}) == 6
+    for dataset in ("one", "two"):
+        (batch,) = build_val_loader(make_cfg(kind, "SOLVER.TEST_BATCH_SIZE", 3), f"{dataset}_train")
+        assert batch["metadata"] == [{"scan_id": "subject000", "slice_id": i} for i in range(3)]
+
+
+def test_examples_are_seeded_by_the_name_of_their_data_set_wherever_it_lies(annotate):
+    folder = annotate(("subject000", scan_arrays(0, "cine")))
+    dataset = CineSliceData(DatasetCatalog.get("some_train"), None)
+    assert dataset.scan_names == {str(folder / "subject000.h5"): "some/subject000"}
+
+
+def test_batches_of_different_shapes_are_refused(make_cfg, annotate):
     arrays = scan_arrays(0, "plane")
     narrow = {key: value[:, :, :8] for key, value in arrays.items()}
     annotate(("wide", arrays), ("narrow", narrow))
-    try:
-        cfg = make_cfg("plane", "DATASETS.TRAIN", ("some_train",))
-        with pytest.raises(UserError, match=r"^SOLVER\.TRAIN_BATCH_SIZE: 4 .*narrow\.h5"):
-            build_train_loader(cfg, seed=0)
-        cfg.SOLVER.TRAIN_BATCH_SIZE = 1
-        assert len(first_batches(build_train_loader(cfg, seed=0), 6)) == 6
-    finally:
-        register_datasets(root)
+    cfg = make_cfg("plane", "DATASETS.TRAIN", ("some_train",))
+    with pytest.raises(UserError, match=r"^SOLVER\.TRAIN_BATCH_SIZE: 4 .*narrow\.h5"):
+        build_train_loader(cfg, seed=0)
+    cfg.SOLVER.TRAIN_BATCH_SIZE = 1
+    assert len(first_batches(build_train_loader(cfg, seed=0), 6)) == 6
 
 
 def test_registering_again_finds_new_data_and_another_root(root, annotate):
     names = ["small_cine_train", "small_cine_val", "small_plane_train", "small_plane_val"]
     assert register_datasets(root) == register_datasets(root) == names
     assert DatasetCatalog.get("small_cine_val")[0]["file_name"] == str(root / "small_cine" / "val" / "val_0.h5")
-    try:
-        folder = annotate(("scan", scan_arrays(0, "cine")))
-        assert "small_cine_val" not in DatasetCatalog.list()
+    folder = annotate(("scan", scan_arrays(0, "cine")))
+    assert "small_cine_val" not in DatasetCatalog.list()
+    check_dataset_names(["some_train"])
+    (folder / "annotations" / "val.json").write_text("{}")
+    assert register_datasets(folder.parent) == ["some_train", "some_val"]
+    with pytest.raises(UserError, match=r"val\.json: not an annotation"):
+        check_dataset_names(["some_val"])
+    (folder / "annotations" / "train.json").unlink()
+    with pytest.raises(UserError, match=r"train\.json: no such file"):
         check_dataset_names(["some_train"])
-        (folder / "annotations" / "val.json").write_text("{}")
-        assert register_datasets(folder.parent) == ["some_train", "some_val"]
-        with pytest.raises(UserError, match=r"val\.json: not an annotation"):
-            check_dataset_names(["some_val"])
-        (folder / "annotations" / "train.json").unlink()
-        with pytest.raises(UserError, match=r"train\.json: no such file"):
-            check_dataset_names(["some_train"])
-        with pytest.raises(UserError, match=r"no data set 'some_trian' .* did you mean 'some_train'"):
-            check_dataset_names(["some_trian"])
-    finally:
-        register_datasets(root)
+    with pytest.raises(UserError, match=r"no data set 'some_trian' .* did you mean 'some_train'"):
+        check_dataset_names(["some_trian"])
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"{}", "not an annotation"),
+        (b"[1]", "not an annotation"),
+        (b'{"images": ', "not an annotation"),
+        (b'{"images": 1}', "not an annotation"),
+        (b'{"images": ["a.h5"]}', "not an annotation"),
+        (b'{"images": [{"file_name": 1}]}', "not an annotation"),
+        ('{"images": [{"file_name": "Ü.h5"}]}'.encode("latin-1"), "not an annotation"),
+        (b'{"images": []}', "lists no scans"),
+    ],
+)
+def test_annotations_that_cannot_be_used(make_cfg, annotate, content, words):
+    folder = annotate(("scan", scan_arrays(0, "cine")))
+    (folder / "annotations" / "train.json").write_bytes(content)
+    with pytest.raises(UserError, match=rf"train\.json: {words}"):
+        build_train_loader(make_cfg("cine", "DATASETS.TRAIN", ("some_train",)), seed=0)

@@ -1,8 +1,10 @@
 """Metrics against skimage, the evaluator against meddlr's own, and the pictures and files of an evaluation."""
 
 import json
+import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from meddlr.config import get_cfg
@@ -17,15 +19,10 @@ from meddlr_greedy.config import load_config
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation import GreedyReconEvaluator, ZeroFilledEvaluator
-from meddlr_greedy.evaluation.figures import (
-    Profile,
-    draw_cine_gif,
-    draw_recon_figure,
-    profile_line,
-    written_atomically,
-)
+from meddlr_greedy.evaluation import report as report_module
+from meddlr_greedy.evaluation.figures import Profile, draw_cine_gif, draw_recon_figure, profile_line
 from meddlr_greedy.evaluation.metrics import fold_frames
-from meddlr_greedy.evaluation.report import find_weights
+from meddlr_greedy.evaluation.report import DatasetReport, find_weights
 
 MEAN, STD = 0.25, 3.0  # of the normalised images that a batch holds
 
@@ -188,8 +185,11 @@ def test_scan_that_comes_back_is_refused(cfg):
         evaluator.evaluate()
 
 
-@pytest.mark.parametrize("num_maps", [1, 2])
-@pytest.mark.parametrize("kwargs", [{}, {"group_by_scan": True}, {"prefix": None, "flush_period": -1}])
+@pytest.mark.parametrize(
+    "num_maps,kwargs",
+    [(2, {"group_by_scan": True}), (1, {"prefix": None, "flush_period": -1})],
+    ids=["grouped", "flushed"],
+)
 def test_2d_equals_meddlr(cfg, num_maps, kwargs):
     scans = {"a-0": make_scan(11, 13, 12, num_maps), "b": make_scan(12, 13, 12, num_maps, seed=1)}
     own, stock = (
@@ -285,14 +285,13 @@ def test_profile_runs_through_what_moves():
     np.testing.assert_array_equal(Profile(1, 2).of(series), series[:, 2])
 
 
-@pytest.mark.parametrize("num_maps", [1, 2])
-@pytest.mark.parametrize("spacing,frame_time", [(None, None), ((1.5, 2.0), 40.0)])
+@pytest.mark.parametrize("num_maps,spacing,frame_time", [(1, None, None), (2, (1.5, 2.0), 40.0)])
 def test_pictures_of_a_series(tmp_path, num_maps, spacing, frame_time):
     target = np.stack([beating_disc()] * num_maps, axis=-1).astype(np.complex64)
     images = (target * 0.5, torch.from_numpy(target * 0.9), target)
     kwargs = {"title": "disc", "pixel_spacing_mm": spacing, "frame_time_ms": frame_time}
     metrics = {"zero-filled": {"PSNR": 20.0, "SSIM": 0.5}, "reconstruction": {"PSNR": 30.0, "SSIM": 0.9}}
-    png, gif = tmp_path / "new" / "disc.png", tmp_path / "new" / "disc.gif"
+    png, gif = tmp_path / "disc.png", tmp_path / "disc.gif"
     draw_recon_figure(*images, png, metrics, **kwargs)
     draw_cine_gif(*images, gif, metrics, **kwargs)
     with Image.open(png) as picture:
@@ -318,42 +317,45 @@ def test_picture_of_one_image(tmp_path):
         draw_recon_figure(image, image[1:], image, tmp_path / "b.png")
 
 
-def test_half_written_files_are_removed(tmp_path):
-    path = tmp_path / "results.json"
-    path.write_text("old")
-    with pytest.raises(ZeroDivisionError), written_atomically(path) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_which_weights(tmp_path):
     checkpointer = GreedyCheckpointer(torch.nn.Linear(1, 1), str(tmp_path))
     out = str(tmp_path)
     with pytest.raises(UserError, match="train first"):
-        find_weights(checkpointer, out)
+        find_weights(out)
     with pytest.raises(UserError, match="no file 'gone.pth'"):
-        find_weights(checkpointer, out, given="gone.pth")
+        find_weights(out, given="gone.pth")
     checkpointer.save("start", tag=False)
     start = str(tmp_path / "start.pth")
-    assert find_weights(checkpointer, out, fallback=start) == start
+    assert find_weights(out, fallback=start) == start
     checkpointer.save("model_0000007")
     last = str(tmp_path / "model_0000007.pth")
-    assert find_weights(checkpointer, out, fallback=start) == last
+    assert find_weights(out, fallback=start) == last
     checkpointer.save("model_best", tag=False)
-    assert find_weights(checkpointer, out, fallback=start) == str(tmp_path / "model_best.pth")
-    assert find_weights(checkpointer, out, last=True) == last
-    assert find_weights(checkpointer, out, given=start) == start
+    assert find_weights(out, fallback=start) == str(tmp_path / "model_best.pth")
+    assert find_weights(out, last=True) == last
+    assert find_weights(out, given=start) == start
 
 
-@pytest.mark.parametrize("arch,data", [("CineUnrolledCNN", "beat"), ("GeneralizedUnrolledCNN", "flat")])
-def test_eval_net(write_config, tmp_path, capsys, arch, data):
-    config = str(write_config(arch, modules=2, data=data))
-    cfg = load_config(config)
-    model = build_model(cfg)
-    (tmp_path / "run").mkdir()
-    GreedyCheckpointer(model, cfg.OUTPUT_DIR).save("model_best", iteration=4)
+@pytest.fixture
+def trained_run(write_config, tmp_path):
+    """Writes a config and an untrained model_best.pth: trained_run(arch, modules, data) -> config file, model."""
+
+    def make(arch, modules, data):
+        config = write_config(arch, modules=modules, data=data)
+        cfg = load_config(str(config))
+        model = build_model(cfg)
+        (tmp_path / "run").mkdir()
+        GreedyCheckpointer(model, cfg.OUTPUT_DIR).save("model_best", iteration=4)
+        return str(config), model
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "arch,modules,data", [("CineUnrolledCNN", 2, "beat"), ("GeneralizedUnrolledCNN", None, "flat")]
+)
+def test_eval_net(trained_run, tmp_path, capsys, arch, modules, data):
+    config, model = trained_run(arch, modules, data)
     eval_net.main(["--config-file", config, "--num-figures", "1"])
 
     folder = tmp_path / "run" / "test_results"
@@ -374,8 +376,63 @@ def test_eval_net(write_config, tmp_path, capsys, arch, data):
     for name in scores["figures"]:
         Image.open(folder / name).verify()
     printed = capsys.readouterr().out
-    assert f"{scores['zero_filled']['psnr']['mean']:.2f}" in printed
-    assert "zero-filled" in printed and "reconstruction" in printed
+    psnr = scores["zero_filled"]["psnr"]
+    assert f"{psnr['mean']:.2f} ({psnr['std']:.2f})" in printed
+    assert ("per frame" in printed) == (data == "beat") != ("per image" in printed)
+    rows = [line.split()[0] for line in printed.splitlines() if line.startswith(("zero", "greedy", "recon"))]
+    assert rows == ["zero-filled", "greedy" if modules else "reconstruction"]
+
+
+def test_numbers_outlive_a_failing_picture_and_no_picture_outlives_its_numbers(trained_run, tmp_path, monkeypatch):
+    config, _ = trained_run("GeneralizedUnrolledCNN", 2, "flat")
+    folder = tmp_path / "run" / "test_results"
+    eval_net.main(["--config-file", config, "--num-figures", "2"])
+    assert len(list(folder.glob("*.png"))) == 2
+    (folder / "mine.png").touch()
+
+    def fail(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(report_module, "draw_recon_figure", fail)
+    with pytest.raises(ZeroDivisionError):
+        eval_net.main(["--config-file", config, "--num-figures", "1", "SEED", "8"])
+    results = json.loads((folder / "results.json").read_text())
+    assert results["seed"] == 8
+    assert results["datasets"]["flat_test"]["reconstruction"]["psnr"]["count"] == 4
+    assert results["datasets"]["flat_test"]["figures"] == []
+    assert sorted(path.name for path in folder.iterdir()) == ["mine.png", "results.json"]
+
+
+def test_table_without_spread_where_there_is_one_value():
+    images = {"a-0-0": ("", 20.0), "a-0-1": ("", 30.0), "a": ("_scan", 24.0)}
+    metrics = ("psnr", "ssim (Wang)", "nrmse")
+    values = [(m + suffix, "a", image, value) for m in metrics for image, (suffix, value) in images.items()]
+    table = pd.DataFrame(values, columns=["metric", "scan", "image", "value"])
+    tables = {"zero_filled": table, "reconstruction": table}
+    text = DatasetReport("x", label="greedy", is_cine=True, tables=tables, slices={}).as_text()
+    row = text.splitlines()[-1].split()
+    assert row == ["greedy", "25.00", "(7.07)", "24.00", *["25.0000", "(7.0711)", "24.0000"] * 2]
+
+
+@pytest.mark.parametrize("in_the_way", ["run", "run/test_results"])
+def test_no_room_for_the_results(trained_run, tmp_path, capsys, in_the_way):
+    config, _ = trained_run("GeneralizedUnrolledCNN", 2, "flat")
+    weights = (tmp_path / "run" / "model_best.pth").rename(tmp_path / "weights.pth")
+    if in_the_way == "run":
+        shutil.rmtree(tmp_path / "run")
+    (tmp_path / in_the_way).write_text("a file")
+    with pytest.raises(SystemExit) as exit_:
+        eval_net.main(["--config-file", config, "--weights", str(weights)])
+    assert exit_.value.code == 2
+    assert f"error: OUTPUT_DIR: {tmp_path / in_the_way} cannot be made" in capsys.readouterr().err
+
+
+def test_a_misspelt_output_folder_stays_absent(trained_run, tmp_path, capsys):
+    config, _ = trained_run("GeneralizedUnrolledCNN", 2, "flat")
+    with pytest.raises(SystemExit):
+        eval_net.main(["--config-file", config, "OUTPUT_DIR", str(tmp_path / "rnu")])
+    assert "train first" in capsys.readouterr().err
+    assert not (tmp_path / "rnu").exists()
 
 
 @pytest.mark.parametrize(

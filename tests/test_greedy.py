@@ -58,7 +58,7 @@ def batches(cfg):
         yield batch
 
 
-def explicit_greedy_loop(cfg, network, modules, start, shared=False):
+def explicit_greedy_loop(cfg, network, modules, start, shared=False, window=1):
     """The definition, written out: one Adam per module, or one Adam and summed gradients for shared weights."""
     from meddlr.forward import SenseModel
 
@@ -77,7 +77,7 @@ def explicit_greedy_loop(cfg, network, modules, start, shared=False):
         )
 
     optimizers = [adam(list(network.parameters()))] if shared else [adam(parameters(steps)) for steps in ranges]
-    for batch in batches(cfg):
+    for iteration, batch in enumerate(batches(cfg)):
         A = SenseModel(batch["maps"], weights=batch["mask"])
         kspace = batch["kspace"] * batch["mask"]
         zf_image = A(kspace, adjoint=True)
@@ -95,14 +95,16 @@ def explicit_greedy_loop(cfg, network, modules, start, shared=False):
                 )
             outputs = {"pred": x, "target": batch["target"], "signal_model": A}
             loss = loss_computer(batch, outputs)["loss"]
-            network.zero_grad()
+            own = optimizers[0] if shared else optimizers[k]
+            if shared or iteration % window == 0:
+                own.zero_grad()
             loss.backward()
             if shared:
                 for p in network.parameters():
                     if p.grad is not None:
                         total[p] = total[p] + p.grad if p in total else p.grad.clone()
-            else:
-                optimizers[k].step()
+            elif (iteration + 1) % window == 0:
+                own.step()
         if shared:
             for p in network.parameters():
                 p.grad = total.get(p)
@@ -148,11 +150,12 @@ def test_one_module_is_backpropagation(make_cfg, block, share):
     assert_bit_equal(greedy, plain)
 
 
-def test_gradient_accumulation_under_stock_trainer(make_cfg):
-    overrides = ["SOLVER.GRAD_ACCUM_ITERS", 2]
-    _, greedy = train_stock(make_cfg(overrides, modules=1))
-    _, plain = train_stock(make_cfg(overrides, modules=None))
-    assert_bit_equal(greedy, plain)
+@pytest.mark.parametrize("modules", [1, 3])
+def test_gradient_accumulation_under_stock_trainer(make_cfg, modules):
+    cfg = make_cfg(["SOLVER.GRAD_ACCUM_ITERS", 2, "SOLVER.MAX_ITER", 6, "TEST.EVAL_PERIOD", 6], modules=modules)
+    start, end = train_stock(cfg)
+    network = plain_network(cfg, "GeneralizedUnrolledCNN")
+    assert_bit_equal(end, explicit_greedy_loop(cfg, network, modules, start, window=2))
 
 
 @pytest.fixture
@@ -253,6 +256,18 @@ def test_checkpoints_load_both_ways(make_cfg, tmp_path):
     assert_bit_equal(greedy.state_dict(), plain.state_dict())
 
 
+def test_frozen_modules_pass_their_image_on(make_cfg, batch):
+    model, whole = build_model(make_cfg(modules=4)), build_model(make_cfg(modules=4))
+    whole.load_state_dict(model.state_dict())
+    for k in (0, 3):
+        for p in model.module_parameters(k):
+            p.requires_grad_(False)
+    for m in (model, whole):
+        complex_l1(m.train()(batch)["pred"], batch["target"]).backward()
+    for a, b in zip(model.parameters(), whole.parameters()):
+        assert (a.grad is None) if not a.requires_grad else torch.equal(a.grad, b.grad)
+
+
 def test_from_python_without_config(make_cfg, batch):
     network = plain_network(make_cfg(), "GeneralizedUnrolledCNN")
     model = GreedyUnrolled(network, num_modules=2, loss=lambda pred, target: (pred - target).abs().pow(2).mean())
@@ -282,6 +297,16 @@ class TestRefusals:
     def test_network(self, make_cfg, name):
         with pytest.raises(UserError, match="MISC.GREEDY.META_ARCHITECTURE"):
             build_model(make_cfg(arch=name))
+
+    def test_blocks_in_a_plain_list(self, make_cfg):
+        network = plain_network(make_cfg(), "GeneralizedUnrolledCNN")
+        with pytest.raises(UserError, match="plain list"):
+            GreedyUnrolled(type(network)(list(network.resnets)))
+
+    def test_nothing_to_train(self, make_cfg, batch):
+        model = build_model(make_cfg()).train().requires_grad_(False)
+        with pytest.raises(UserError, match="no trainable parameters"):
+            model(batch)
 
     def test_forward_of_its_own(self, make_cfg):
         network = plain_network(make_cfg(), "GeneralizedUnrolledCNN")

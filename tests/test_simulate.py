@@ -1,6 +1,8 @@
 """Simulated cine data: the physics, the files, and what happens to wrong input."""
 
 import json
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -9,6 +11,8 @@ import pytest
 import torch
 from meddlr.forward import SenseModel
 
+from meddlr_greedy.config import load_config
+from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.espirit import espirit_maps
 from projects.cine import simulate
@@ -66,7 +70,6 @@ def series_file(tmp_path_factory):
         magnitude=np.round(200 * np.abs(image)).astype(np.uint16),
         pixel_spacing_mm=np.array([1.5, 1.25]),
         trigger_time_ms=np.tile([10.0, 60, 110, 160], (5, 1)),
-        slice_location_mm=np.array([40.0, 30, 20, 10, 0]),
     )
     return path
 
@@ -168,7 +171,6 @@ def test_espirit_maps_are_zero_where_there_is_only_noise(phantom):
 @pytest.mark.parametrize(
     "kspace,arguments,message",
     [
-        (np.ones((2, 16, 16)), {"num_maps": 2}, "map sets: found 2, allowed 1"),
         (np.ones((2, 16, 12)), {"calib_width": 13}, "found 13, allowed 6 .* to 12"),
         (np.ones((2, 16, 12)), {"calib_width": 5}, "found 5, allowed 6"),
         (np.ones((2, 16)), {}, r"\(C, H, W\) expected"),
@@ -259,10 +261,12 @@ def test_shapes_types_and_attributes(phantom):
         assert all(np.isfinite(scan[key]).all() for key in ("kspace", "maps", "target"))
         attributes = scan["attributes"]
         assert attributes["subject_id"] == Path(file_name).stem
-        assert attributes["source"] == "beating-heart phantom" and attributes["seed"] == 0
+        parameters = json.loads(attributes["parameters"])
+        assert parameters["source"] == "beating-heart phantom" and parameters["seed"] == 0
         np.testing.assert_allclose(attributes["pixel_spacing_mm"], [300 / 32, 300 / 24])
         assert 60_000 / 88 <= 4 * attributes["frame_time_ms"] <= 60_000 / 52
-    assert not list(phantom.rglob("*.part"))
+    assert sorted(path.name for path in phantom.iterdir()) == ["annotations", "test", "train", "val"]
+    assert list(phantom.parent.iterdir()) == [phantom]
 
 
 def test_target_is_the_adjoint_of_the_kspace(phantom):
@@ -324,7 +328,7 @@ def test_slices_of_a_scan_share_coils_but_neither_phase_nor_noise(tmp_path):
     for noise in (0, 0.02):
         acquisition = Acquisition((32, 32), coils=4, noise=noise)
         folder = tmp_path / str(noise)
-        simulate_series_dataset(folder, tmp_path / "twice.npy", acquisition, split=("2", "0", "0"))
+        simulate_series_dataset(folder, load_series(tmp_path / "twice.npy"), acquisition, split=("2", "0", "0"))
         (scans[noise],) = read_scans(folder).values()
     first, second = scans[0]["target"]
     body = np.abs(first) > 0.1
@@ -343,7 +347,11 @@ def test_slices_of_a_scan_share_coils_but_neither_phase_nor_noise(tmp_path):
 def test_series_in_slice_blocks(series_file, tmp_path):
     acquisition = Acquisition(matrix=(32, 32), coils=4, noise=0)
     folder = simulate_series_dataset(
-        tmp_path / "heart", series_file, acquisition, acquired_matrix=(48, 40), split=("0-0,4-4", "none", "2-3")
+        tmp_path / "heart",
+        load_series(series_file),
+        acquisition,
+        acquired_matrix=(48, 40),
+        split=("0-0,4-4", "none", "2-3"),
     )
     scans = read_scans(folder)
     assert list(scans) == ["test/heart_test.h5", "train/heart_train.h5"]
@@ -354,8 +362,7 @@ def test_series_in_slice_blocks(series_file, tmp_path):
     assert not (folder / "annotations" / "val.json").exists()
     attributes = scans["test/heart_test.h5"]["attributes"]
     np.testing.assert_allclose(attributes["pixel_spacing_mm"], [3, 2.5])  # the field of view stays 96 x 80 mm
-    np.testing.assert_allclose(attributes["slice_location_mm"], [20, 10])
-    assert attributes["frame_time_ms"] == 50 and attributes["source"] == "heart.npz"
+    assert attributes["frame_time_ms"] == 50 and json.loads(attributes["parameters"])["source"] == "heart.npz"
 
     magnitude = load_series(series_file).magnitude[2:4].astype(float)
     coarse = magnitude.reshape(2, 4, 32, 2, 32, 2).mean(axis=(3, 5)).transpose(0, 2, 3, 1)
@@ -365,8 +372,9 @@ def test_series_in_slice_blocks(series_file, tmp_path):
 
 def test_a_slice_does_not_depend_on_the_split(series_file, tmp_path):
     acquisition = Acquisition(matrix=(32, 24), coils=3)
-    alone = simulate_series_dataset(tmp_path / "alone", series_file, acquisition, split=("3-3", "none", "none"))
-    all_of_them = simulate_series_dataset(tmp_path / "all", series_file, acquisition, split=("5", "0", "0"))
+    series = load_series(series_file)
+    alone = simulate_series_dataset(tmp_path / "alone", series, acquisition, split=("3-3", "none", "none"))
+    all_of_them = simulate_series_dataset(tmp_path / "all", series, acquisition, split=("5", "0", "0"))
     (alone,), (all_of_them,) = read_scans(alone).values(), read_scans(all_of_them).values()
     np.testing.assert_array_equal(alone["kspace"][0], all_of_them["kspace"][3])
     np.testing.assert_array_equal(alone["target"][0], all_of_them["target"][3])
@@ -381,82 +389,110 @@ def test_npy_and_npz_give_the_same(series_file, tmp_path):
 
 @pytest.mark.skipif(not PIG.exists(), reason=f"needs {PIG.name}; test_series_in_slice_blocks is its generated twin")
 def test_pig_series(tmp_path):
-    acquisition = Acquisition(matrix=(128, 128), coils=8)
-    arguments = {"acquired_matrix": (224, 160), "split": ("10-10", "none", "none")}
-    (scan,) = read_scans(simulate_series_dataset(tmp_path / "pig", PIG, acquisition, **arguments)).values()
-    assert scan["kspace"].shape == (1, 128, 128, 20, 8)
+    series = load_series(PIG)
+    series = replace(series, magnitude=series.magnitude[10:11, ::4])
+    acquisition = Acquisition(matrix=(128, 128), coils=4)
+    folder = simulate_series_dataset(tmp_path / "pig", series, acquisition, (224, 160), split=("1", "0", "0"))
+    (scan,) = read_scans(folder).values()
+    assert scan["kspace"].shape == (1, 128, 128, 5, 4)
     assert scan["attributes"]["frame_time_ms"] == pytest.approx(60_000 / 95 / 20, rel=0.01)
     np.testing.assert_allclose(scan["attributes"]["pixel_spacing_mm"], 210 / 128, rtol=1e-3)
-    magnitude = load_series(PIG).magnitude[10].astype(float)
-    coarse = magnitude.reshape(20, 128, 2, 128, 2).mean(axis=(2, 4)).transpose(1, 2, 0)
+    coarse = series.magnitude[0].astype(float).reshape(5, 128, 2, 128, 2).mean(axis=(2, 4)).transpose(1, 2, 0)
     target = np.abs(scan["target"][0, ..., 0])
     assert np.corrcoef(coarse.ravel(), target.ravel())[0, 1] > 0.97
-    for matrix in ((226, 160), (224, 162), (256, 256)):
-        with pytest.raises(UserError, match=r"--matrix: found .* up to the acquired matrix \(224, 160\)"):
-            simulate_series_dataset(tmp_path / "large", PIG, Acquisition(matrix=matrix), **arguments)
+
+
+@pytest.mark.parametrize("matrix", [(50, 40), (48, 42), (64, 64)])
+def test_kspace_beyond_the_acquired_matrix_is_refused(series_file, tmp_path, matrix):
+    with pytest.raises(UserError, match=r"--matrix: found .* up to the acquired matrix \(48, 40\) of .*heart.npz"):
+        simulate_series_dataset(tmp_path / "large", load_series(series_file), Acquisition(matrix=matrix), (48, 40))
     assert not (tmp_path / "large").exists()
+
+
+def test_magnitude_may_be_in_any_unit(series_file, tmp_path):
+    """Up to the largest that is allowed, scaling the images scales the result, without a warning."""
+    magnitude = load_series(series_file).magnitude[2:3].astype(np.float32)
+    magnitude /= magnitude.max()
+    targets = []
+    for scale in (1, 1e-15, 0.999e15):
+        np.save(tmp_path / "a.npy", scale * magnitude)
+        folder = tmp_path / str(scale)
+        acquisition = Acquisition((48, 40), coils=4)
+        simulate_series_dataset(folder, load_series(tmp_path / "a.npy"), acquisition, split=("1", "0", "0"))
+        (scan,) = read_scans(folder).values()
+        targets.append(np.abs(scan["target"]) / scale)
+    assert targets[0].max() > 0.5
+    assert max(relative_difference(target, targets[0]) for target in targets[1:]) < 0.01
 
 
 # --- Interrupted, repeated, replaced ---
 
 
 def written(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.glob("*/*.h5")}
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.rglob("*")}
 
 
-def test_a_restart_writes_only_what_is_missing(phantom, tmp_path, monkeypatch):
+TINY = {"acquisition": Acquisition(matrix=(16, 16), coils=2), "subjects": 2, "slices": 1, "frames": 2}
+
+
+@pytest.mark.parametrize("error,raised", [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "full"), UserError)])
+@pytest.mark.parametrize("was_there", [False, True])
+def test_what_breaks_off_leaves_what_was_there(tmp_path, monkeypatch, error, raised, was_there):
     folder = tmp_path / "data"
+    if was_there:
+        simulate_phantom_dataset(folder, **TINY, split=("1", "1", "0"))
+    before = written(tmp_path)
     simulate_slice, calls = simulate._simulate_slice, []
 
     def interrupted(*arguments):
         calls.append(arguments)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
+        if len(calls) == 2:
+            raise error
         return simulate_slice(*arguments)
 
     monkeypatch.setattr(simulate, "_simulate_slice", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        simulate_phantom_dataset(folder, **SMALL)
+    with pytest.raises(raised):
+        simulate_phantom_dataset(folder, **TINY, split=("1", "0", "1"), overwrite=True)
+    after = written(tmp_path)
+    assert len(calls) == 2 and after == before
+
+
+def test_the_same_data_set_is_kept(tmp_path, capsys):
+    folder = simulate_phantom_dataset(tmp_path / "a", **TINY, split=("1", "1", "0"))
     before = written(folder)
-    assert len(before) == 1 and not (folder / "annotations").exists() and not list(folder.rglob("*.part"))
-
-    simulate_phantom_dataset(folder, **SMALL)
-    after = written(folder)
-    assert len(after) == 3 and before.items() <= after.items()
-    assert len(calls) == 4 + 4  # two scans of two slices
-    assert not list(folder.rglob("*.part"))
-    scans, expected = read_scans(folder), read_scans(phantom)
-    assert all(equal_scans(scans[name], expected[name]) for name in expected)
-
-    simulate_phantom_dataset(folder, **SMALL)
-    assert written(folder) == after and len(calls) == 8
+    for overwrite in (False, True):
+        simulate_phantom_dataset(folder, **TINY, split=("1", "1", "0"), overwrite=overwrite, progress=True)
+        assert "already holds this data set; kept" in capsys.readouterr().out
+    assert written(folder) == before
 
 
 def test_another_data_set_is_kept_unless_overwritten(tmp_path):
-    tiny = {"subjects": 2, "slices": 1, "frames": 2}
-    coarse, fine = Acquisition(matrix=(16, 16), coils=2), Acquisition(matrix=(20, 16), coils=2)
-    folder = simulate_phantom_dataset(tmp_path / "a", coarse, **tiny, split=("1", "1", "0"))
+    fine = {**TINY, "acquisition": Acquisition(matrix=(20, 16), coils=2)}
+    folder = simulate_phantom_dataset(tmp_path / "a", **TINY, split=("1", "1", "0"))
     before = written(folder)
-    for arguments in (
-        {"acquisition": fine, "split": ("1", "1", "0")},
-        {"acquisition": coarse, "split": ("1", "0", "1")},
-    ):
-        with pytest.raises(UserError, match="another data set .* --overwrite"):
-            simulate_phantom_dataset(folder, **tiny, **arguments)
+    for arguments in ({**fine, "split": ("1", "1", "0")}, {**TINY, "split": ("1", "0", "1")}):
+        with pytest.raises(UserError, match="another data set.* --overwrite"):
+            simulate_phantom_dataset(folder, **arguments)
     assert written(folder) == before
 
-    simulate_phantom_dataset(folder, fine, **tiny, split=("1", "0", "1"), overwrite=True)
+    simulate_phantom_dataset(folder, **fine, split=("1", "0", "1"), overwrite=True)
     scans = read_scans(folder)
     assert list(scans) == ["test/subject001.h5", "train/subject000.h5"]
     assert {scan["kspace"].shape for scan in scans.values()} == {(1, 20, 16, 2, 2)}
+    assert sorted(path.name for path in folder.iterdir()) == ["annotations", "test", "train"]
     assert sorted(path.name for path in folder.glob("annotations/*")) == ["test.json", "train.json"]
+    assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_foreign_file_is_not_taken_for_a_scan(tmp_path):
-    (tmp_path / "a" / "train").mkdir(parents=True)
-    (tmp_path / "a" / "train" / "subject000.h5").write_bytes(b"not HDF5")
-    with pytest.raises(UserError, match="train/subject000.h5"):
-        simulate_phantom_dataset(tmp_path / "a", **SMALL)
+@pytest.mark.parametrize("foreign", ["train", "train/measured.h5", "notes.txt", "annotations/train.json"])
+def test_what_was_not_simulated_is_never_overwritten(tmp_path, foreign):
+    path = tmp_path / "a" / foreign
+    path.parent.mkdir(parents=True)
+    path.write_text('{"images": []}')
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=f"found {foreign.split('/')[0]}, allowed a new folder"):
+            simulate_phantom_dataset(tmp_path / "a", **TINY, split=("1", "1", "0"), overwrite=overwrite)
+    assert path.read_text() == '{"images": []}'
 
 
 # --- Splits and wrong input ---
@@ -509,7 +545,12 @@ def bad_files(tmp_path):
     np.save(tmp_path / "empty.npy", empty)
     np.savez(tmp_path / "key.npz", image=good)
     np.savez(tmp_path / "spacing.npz", magnitude=good, pixel_spacing_mm=np.ones(3))
+    np.savez(tmp_path / "flat.npz", magnitude=good, pixel_spacing_mm=np.array([1.5, 0]))
     np.savez(tmp_path / "trigger.npz", magnitude=good, trigger_time_ms=np.array([0, np.nan]))
+    np.savez(tmp_path / "backwards.npz", magnitude=good, trigger_time_ms=np.array([40, 0], np.uint16))
+    np.savez(tmp_path / "standing.npz", magnitude=good, trigger_time_ms=np.array([[0.0, 40], [7, 7]]))
+    np.save(tmp_path / "huge.npy", 1e38 * good)
+    np.save(tmp_path / "double.npy", 1e300 * good.astype(float))
     np.savez(tmp_path / "good.npz", magnitude=good)
     (tmp_path / "truncated.npz").write_bytes((tmp_path / "good.npz").read_bytes()[:-300])
     (tmp_path / "text.npy").write_text("hello")
@@ -523,13 +564,18 @@ def bad_files(tmp_path):
         ("--images {dir}/absent.npz", "absent.npz: no such file"),
         ("--images {dir}/rank.npy", "rank.npy: magnitude: found float32 of shape (2, 16, 16), allowed (slice, phase"),
         ("--images {dir}/complex.npy", "allowed real numbers"),
-        ("--images {dir}/negative.npy", "found -1.0, allowed 0 or more"),
+        ("--images {dir}/negative.npy", "negative.npy: magnitude: found -1 to -1, allowed 0 to 1e+15"),
+        ("--images {dir}/huge.npy", "huge.npy: magnitude: found 1e+38 to 1e+38, allowed 0 to 1e+15"),
+        ("--images {dir}/double.npy", "double.npy: magnitude: found 1e+300 to 1e+300, allowed"),
         ("--images {dir}/object.npy", "object.npy: not a readable .npy"),
         ("--images {dir}/nan.npy", "nan.npy: magnitude: found NaN or infinite"),
         ("--images {dir}/inf.npy", "inf.npy: magnitude: found NaN or infinite"),
         ("--images {dir}/empty.npy", "slice 2 is zero everywhere"),
         ("--images {dir}/key.npz", "key.npz: no array 'magnitude'; found image"),
         ("--images {dir}/spacing.npz", "pixel_spacing_mm: found float64 of shape (3,), allowed"),
+        ("--images {dir}/flat.npz", "flat.npz: pixel_spacing_mm: found 0, allowed above 0"),
+        ("--images {dir}/backwards.npz", "backwards.npz: trigger_time_ms: found times that do not increase"),
+        ("--images {dir}/standing.npz", "standing.npz: trigger_time_ms: found times that do not increase"),
         ("--images {dir}/trigger.npz", "trigger_time_ms: found float64 of shape (2,), allowed finite"),
         ("--images {dir}/truncated.npz", "truncated.npz: not a readable .npz"),
         ("--images {dir}/text.npy", "text.npy: not a readable .npy"),
@@ -548,20 +594,23 @@ def bad_files(tmp_path):
         ("--slices 0", "--slices: found 0"),
         ("--frames 0", "--frames: found 0"),
         ("--coils 0", "--coils: found 0"),
-        ("--map-sets 2", "--map-sets: found 2, allowed 1"),
         ("--noise -1", "--noise: found -1.0"),
         ("--noise nan", "--noise: found nan"),
+        ("--noise 1e30", "--noise: found 1e+30, allowed 0 to 100"),
         ("--seed -1", "--seed: found -1"),
+        ("--seed 9223372036854775808", "--seed: found 9223372036854775808, allowed 0 to 2**63 - 1"),
         ("--matrix 4 96", "--matrix: found (4, 96), allowed at least 8"),
-        ("--output {dir}/text.npy", "text.npy is no folder and cannot become one"),
-        ("--output {dir}/text.npy/data", "text.npy/data is no folder and cannot become one"),
+        ("--output ''", "--output: found '', allowed the folder of a data set"),
+        ("--output {dir}/text.npy", "text.npy: found a file, allowed a folder"),
+        ("--output {dir}/text.npy/data", "text.npy/data: cannot be written"),
+        ("--output /proc/data", "--output: /proc/data: cannot be written"),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_is_written(arguments, message, bad_files, capsys):
     output = [] if "--output" in arguments else ["--output", str(bad_files / "out")]
     before = sorted(bad_files.rglob("*"))
     with pytest.raises(SystemExit) as exit_:
-        simulate.main([*output, *arguments.format(dir=bad_files).split()])
+        simulate.main([*output, *shlex.split(arguments.format(dir=bad_files))])
     stderr = capsys.readouterr().err
     assert exit_.value.code == 2
     assert stderr.count("\n") == 1 and stderr.startswith("error: ") and message in stderr
@@ -571,10 +620,35 @@ def test_wrong_input_is_one_line_and_nothing_is_written(arguments, message, bad_
 def test_command_line(tmp_path, series_file, capsys):
     shared = ["--matrix", "16", "16", "--coils", "2", "--split", "1", "0", "0"]
     simulate.main(["--output", str(tmp_path / "beat"), "--subjects", "1", "--slices", "1", "--frames", "2", *shared])
-    out = capsys.readouterr().out
-    assert "1 train slices of (H, W, T, C) = (16, 16, 2, 2)" in out
-    assert "python -m meddlr_greedy.train_net --config-file" in out and "'beat_train'" in out
+    assert "1 train, 0 val, 0 test slices of (H, W, T, C) = (16, 16, 2, 2)" in capsys.readouterr().out
 
     simulate.main(["--output", str(tmp_path / "series"), "--images", str(series_file), "--noise", "0", "--coils", "2"])
     (scan, *_) = read_scans(tmp_path / "series").values()
     assert scan["kspace"].shape[1:] == (64, 64, 4, 2)
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """Leaves the catalog, which is global, as it was."""
+    yield
+    monkeypatch.undo()
+    register_datasets()
+
+
+@pytest.mark.parametrize("root,prefixed", [("datasets", False), ("elsewhere", True), ("my $HOME's", True)])
+@pytest.mark.parametrize("split", [("1", "1", "0"), ("1", "0", "1")])
+def test_the_printed_command_works(registry, tmp_path, monkeypatch, capsys, root, prefixed, split):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MEDDLR_GREEDY_DATASETS", raising=False)
+    sizes = ["--subjects", "2", "--slices", "1", "--frames", "2", "--matrix", "16", "16", "--coils", "2"]
+    simulate.main(["--output", f"{root}/a 'heart'", *sizes, "--split", *split])
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[0].startswith("MEDDLR_GREEDY_DATASETS=") == prefixed
+    if prefixed:
+        monkeypatch.setenv(*words.pop(0).split("=", 1))
+    assert words[:4] == ["python", "-m", "meddlr_greedy.train_net", "--config-file"]
+    register_datasets()
+    cfg = load_config(words[4], words[5:])
+    found = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL, *cfg.DATASETS.TEST]
+    assert found == ["a 'heart'_train", f"a 'heart'_{'val' if split[1] == '1' else 'test'}"]
+    check_dataset_names(found)

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from meddlr_greedy.engine import GreedyTrainer
+from meddlr_greedy.modeling.greedy import GreedyUnrolled
 from meddlr_greedy.train_net import main as train_main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,7 +68,7 @@ def test_trains_and_logs_every_module(write_config, tmp_path, data, arch):
     assert f"{data}_val/val_psnr" in lines[-1]
     names = {p.name for p in run.iterdir()}
     assert {"model_final.pth", "model_best.pth", "last_checkpoint", "config.yaml"} <= names
-    assert not [name for name in names if name.endswith(".partial")]
+    assert not [name for name in names if "partial" in name]
     assert (run / "last_checkpoint").read_text() == "model_final.pth"
 
 
@@ -111,6 +113,18 @@ def test_warm_starts_between_plain_and_greedy(write_config, tmp_path):
         assert torch.equal(value, plain[key])
 
 
+def test_a_fresh_run_leaves_an_earlier_one_alone(write_config, tmp_path, capsys):
+    train(write_config())
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        train(write_config(), "SOLVER.MAX_ITER", "3")
+    assert end.value.code == 2 and "--resume" in capsys.readouterr().err
+    after = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    before.pop("log.txt"), after.pop("log.txt")  # the log may say that it was refused
+    assert before == after
+
+
 def test_keeps_the_newest_checkpoints(write_config, tmp_path):
     train(write_config(), "SOLVER.CHECKPOINT_PERIOD", "1", "MISC.GREEDY.KEEP_CHECKPOINTS", "2")
     names = sorted(p.name for p in (tmp_path / "run").glob("model_0*.pth"))
@@ -123,25 +137,63 @@ def test_periods_of_zero_mean_at_the_end_only(write_config, tmp_path):
     assert not list((tmp_path / "run").glob("model_0*.pth"))
 
 
-def test_non_finite_loss_stops_before_the_update(write_config, tmp_path, monkeypatch, capsys):
-    from meddlr_greedy.modeling.greedy import GreedyUnrolled
-
+@pytest.mark.parametrize("module", [1, 2, 3])
+def test_non_finite_loss_stops_before_the_update(write_config, tmp_path, monkeypatch, capsys, module):
     original, calls = GreedyUnrolled.run_module, []
 
     def poisoned(self, k, image, problem):
         out = original(self, k, image, problem)
         calls.append(k)
-        return out * float("nan") if k == 1 and self.training and calls.count(1) == 4 else out
+        return out * float("nan") if k == module - 1 and calls.count(k) == 4 else out
 
     monkeypatch.setattr(GreedyUnrolled, "run_module", poisoned)
     with pytest.raises(SystemExit) as end:
-        train(write_config(modules=3), "SOLVER.CHECKPOINT_PERIOD", "2")
+        train(write_config(modules=3), "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "0")
     assert end.value.code == 1
     error = capsys.readouterr().err
-    assert "iteration 3: the loss of module 2 is nan" in error and "Traceback" not in error
+    assert f"iteration 3: the loss of module {module} is nan" in error and "Traceback" not in error
     run = tmp_path / "run"
     assert (run / "last_checkpoint").read_text() == "model_0000001.pth"
     assert not (run / "model_final.pth").exists() and not (run / "model_best.pth").exists()
+
+
+def test_killed_during_an_evaluation(write_config, tmp_path, monkeypatch):
+    """Ended in the middle of the second evaluation, a run evaluates and logs it again when resumed."""
+    opts = ["TEST.EVAL_PERIOD", "3", "SOLVER.CHECKPOINT_PERIOD", "3", "SOLVER.MAX_ITER", "9"]
+    train(write_config(out=tmp_path / "whole"), *opts)
+
+    class Killed(BaseException):
+        pass
+
+    original, evaluations = GreedyTrainer.test.__func__, []
+
+    def test(cls, *args, **kwargs):
+        evaluations.append(1)
+        if len(evaluations) == 2:
+            raise Killed
+        return original(cls, *args, **kwargs)
+
+    config = write_config(out=tmp_path / "killed")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(GreedyTrainer, "test", classmethod(test))
+        train(config, *opts)
+    train_main(["--config-file", str(config), "--resume", *opts])
+    for name in ("model_final.pth", "model_best.pth"):
+        assert_same_run(tmp_path / "whole" / name, tmp_path / "killed" / name)
+    key = "flat_val/val_psnr"
+    of_runs = [[(m["iteration"], m.get(key)) for m in metrics(tmp_path / run)] for run in ("whole", "killed")]
+    assert of_runs[0] == of_runs[1]
+    assert [i for i, value in of_runs[0] if value is not None] == [2, 5, 8]
+
+
+def test_failing_evaluation_leaves_a_checkpoint(write_config, tmp_path, monkeypatch):
+    def test(cls, *args, **kwargs):
+        raise RuntimeError("out of disk")
+
+    monkeypatch.setattr(GreedyTrainer, "test", classmethod(test))
+    with pytest.raises(RuntimeError):
+        train(write_config(), "SOLVER.CHECKPOINT_PERIOD", "0")
+    assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000004.pth"
 
 
 # ---- real processes
@@ -156,6 +208,7 @@ def start(config, *flags, opts=(), env=()):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -174,15 +227,16 @@ CINE_OPTS = [
 ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_signal_writes_a_checkpoint_and_asks_to_be_requeued(write_config, tmp_path, number):
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 2), (signal.SIGUSR1, 0)])
+def test_signal_writes_a_checkpoint_and_asks_to_be_requeued(write_config, tmp_path, number, workers):
     config = write_config(data="beat", arch="CineUnrolledCNN")
-    process = start(config, opts=[*CINE_OPTS, "SOLVER.MAX_ITER", "100000"])
+    opts = [*CINE_OPTS, "SOLVER.MAX_ITER", "100000", "DATALOADER.NUM_WORKERS", str(workers)]
+    process = start(config, opts=opts)
     run = tmp_path / "run"
     wait_for(lambda: (run / "last_checkpoint").exists(), process)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # schedulers signal the whole group, workers included
     output = process.communicate(timeout=60)[0]
-    assert process.returncode == os.EX_TEMPFAIL
+    assert process.returncode == os.EX_TEMPFAIL, output[-3000:]
     assert f"{number.name} received" in output and "Traceback" not in output
     name = (run / "last_checkpoint").read_text()
     iteration = load(run / name)["iteration"]
@@ -203,7 +257,7 @@ def random_moment(rng):
 def during_checkpoint(rng):
     """The moment a checkpoint is half-written."""
     after, _ = random_moment(rng)
-    return lambda run: after(run) and bool(list(run.glob("*.pth.partial"))), 0
+    return lambda run: after(run) and bool(list(run.glob(".partial-*.pth"))), 0
 
 
 @pytest.mark.parametrize(
@@ -243,7 +297,7 @@ def test_killed_and_resumed_equals_uninterrupted(write_config, tmp_path, opts, k
             time.sleep(delay)
             process.kill()
             process.communicate()
-            torn = kill is random_moment or bool(list(run.glob("*.pth.partial")))
+            torn = kill is random_moment or bool(list(run.glob(".partial-*.pth")))
     resumed = start(configs["killed"], "--resume", opts=opts)
     for process in (whole, resumed):
         output = process.communicate(timeout=300)[0]

@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from meddlr_greedy.config import GreedyConfig, load_config
 from meddlr_greedy.errors import UserError
@@ -33,13 +34,22 @@ def expect_error(capsys, config, *opts, words=(), out=None):
         (["MISC.GREEDY.THREADS", "True"], ["MISC.GREEDY.THREADS", "non-negative integer"]),
         (["MISC.GREEDY.TRAINER", "GreedyTraner"], ["MISC.GREEDY.TRAINER", "did you mean 'GreedyTrainer'"]),
         (["MISC.GREEDY.HOOKS", "['Nothing']"], ["MISC.GREEDY.HOOKS", "DecoupledTraining"]),
-        (["MISC.GREEDY.BEST_METRIC", "val_pnsr"], ["MISC.GREEDY.BEST_METRIC", "val_pnsr"]),
+        (["MISC.GREEDY.BEST_METRIC", "val_pnsr"], ["MISC.GREEDY.BEST_METRIC", "did you mean 'val_psnr'"]),
+        (["MISC.GREEDY.BEST_METRIC", "val_nrmse"], ["MISC.GREEDY.BEST_METRIC", "TEST.VAL_METRICS.RECON"]),
+        (["TEST.VAL_METRICS.RECON", "('psnrr',)"], ["TEST.VAL_METRICS.RECON", "psnrr"]),
         (["MODEL.META_ARCHITECTURE", "GreedyUnroled"], ["MODEL.META_ARCHITECTURE", "did you mean 'GreedyUnrolled'"]),
         (["MISC.GREEDY.META_ARCHITECTURE", "Nothing"], ["MISC.GREEDY.META_ARCHITECTURE", "CineUnrolledCNN"]),
         (["MODEL.DEVICE", "cuda:7"], ["MODEL.DEVICE", "set MODEL.DEVICE cpu"]),
         (["MODEL.DEVICE", "gpu"], ["MODEL.DEVICE", "'gpu'"]),
         (["MODEL.WEIGHTS", "nowhere.pth"], ["nowhere.pth", "no such file"]),
         (["OUTPUT_DIR", ""], ["OUTPUT_DIR"]),
+        (["MODEL", "3"], ["MODEL: a section", "MODEL.DEVICE"]),
+        (["TIME_SCALE", "iters"], ["TIME_SCALE", "'iters'"]),
+        (["SEED", "99999999999"], ["SEED", "2**32"]),
+        (["MODEL.NORMALIZER.NAME", "TopMagnitude"], ["MODEL.NORMALIZER.NAME", "did you mean"]),
+        (["MODEL.UNROLLED.NUM_EMAPS", "2"], ["MODEL.UNROLLED.NUM_EMAPS", "1 map sets"]),
+        (["MODEL.RECON_LOSS.NAME", "L1"], ["MODEL.RECON_LOSS.NAME", "did you mean 'l1'"]),
+        (["MISC.GREEDY.META_ARCHITECTURE", "CineUnrolledCNN"], ["CineUnrolledCNN takes cine data"]),
         (["DATASETS.TRAIN", "('flat_trian',)"], ["flat_trian", "did you mean 'flat_train'"]),
         (["SOLVER.MAX_ITER"], ["KEY VALUE"]),
         (["SOLVER.MAX_ITER", "many"], ["many"]),
@@ -62,6 +72,14 @@ def test_config_file_mistakes(capsys, tmp_path):
         ("MODEL: !!python/name:os.system ''", ["!!python/name:os.system"]),
         ("MISC: {GREEDY: 4}", ["MISC.GREEDY", "mapping"]),
         ("_BASE_: nowhere.yaml", ["nowhere.yaml", "No such file"]),
+        ("_BASE_: bad.yaml", ["bad.yaml", "leads back"]),
+        ("_BASE_: 3", ["bad.yaml", "_BASE_"]),
+        ("SEED: 1\nSEED: 2", ["bad.yaml", "line 1", "'SEED' stands twice"]),
+        ("MISC: 3", ["MISC: found 3", "section"]),
+        ("SOLVER:", ["SOLVER: found None", "section"]),
+        ("MISC: {GREDY: {NUM_MODULES: 2}}", ["MISC.GREDY", "did you mean 'GREEDY'"]),
+        ("MODEL: {UNROLED: {}}", ["MODEL.UNROLED", "unknown key"]),
+        ("SOLVER: {MAX_ITER: ten}", ["bad.yaml", "SOLVER.MAX_ITER"]),
     ]:
         bad.write_text(text)
         expect_error(capsys, bad, words=words)
@@ -70,7 +88,8 @@ def test_config_file_mistakes(capsys, tmp_path):
 def test_unknown_keys_are_found_below_misc_only_where_typed():
     with pytest.raises(UserError, match="NUM_MODULE"):
         GreedyConfig.from_mapping({"NUM_MODULE": 2})
-    assert GreedyConfig.from_mapping({"NUM_MODULES": [2, 3]}).NUM_MODULES == (2, 3)
+    for sizes in ([2, 3], "(2, 3)", "[2, 3]"):
+        assert GreedyConfig.from_mapping({"NUM_MODULES": sizes}).NUM_MODULES == (2, 3)
 
 
 def test_every_config_loads_and_pairs_differ_in_the_greedy_lines_alone():
@@ -144,6 +163,34 @@ def test_missing_scan(write_config, capsys, tmp_path, broken_scan):
         broken_scan.write_bytes(content)
 
 
+@pytest.mark.parametrize(("before", "after"), [("1", "3"), ("3", "1"), ("3", "2")])
+def test_resuming_with_another_window(write_config, capsys, before, after):
+    main(["--config-file", str(write_config()), "SOLVER.GRAD_ACCUM_ITERS", before])
+    capsys.readouterr()
+    opts = ["SOLVER.GRAD_ACCUM_ITERS", after]
+    with pytest.raises(SystemExit) as end:
+        main(["--config-file", str(write_config()), "--resume", *opts])
+    assert end.value.code == 2
+    assert f"SOLVER.GRAD_ACCUM_ITERS: found {after}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arch", ["GeneralizedUnrolledCNN", "UnetModel"])
+def test_2d_network_on_cine_data(write_config, capsys, arch):
+    opts = ["AUG_TRAIN.UNDERSAMPLE.NAME", "RandomMaskFunc1D"]
+    expect_error(capsys, write_config(data="beat", arch=arch, modules=None), *opts, words=[arch, "2D", "cine"])
+
+
+def test_output_dir_is_a_file(write_config, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    expect_error(capsys, write_config(), "OUTPUT_DIR", tmp_path / "file", words=["OUTPUT_DIR", "cannot be made"])
+
+
+@pytest.mark.parametrize("content", [[1], {"model": 3}, {"a": 3}])
+def test_checkpoint_without_weights(write_config, capsys, tmp_path, content):
+    torch.save(content, tmp_path / "odd.pth")
+    expect_error(capsys, write_config(), "MODEL.WEIGHTS", tmp_path / "odd.pth", words=["odd.pth", "no weights"])
+
+
 def test_checkpoint_of_another_network(write_config, capsys, tmp_path):
     main(["--config-file", str(write_config(out=tmp_path / "first"))])
     weights = tmp_path / "first" / "model_final.pth"
@@ -151,4 +198,4 @@ def test_checkpoint_of_another_network(write_config, capsys, tmp_path):
     opts = ["MODEL.WEIGHTS", weights, "MODEL.UNROLLED.NUM_FEATURES", 5]
     expect_error(capsys, write_config(out=tmp_path / "second"), *opts, words=["resnets.0", "shape"])
     weights.write_bytes(weights.read_bytes()[:1000])
-    expect_error(capsys, write_config(out=tmp_path / "second"), *opts[:2], words=["model_final.pth", "cannot be read"])
+    expect_error(capsys, write_config(out=tmp_path / "second"), *opts[:2], words=["model_final.pth", "damaged"])

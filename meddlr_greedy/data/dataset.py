@@ -32,6 +32,12 @@ PLAIN_AXES = 4
 
 _TRAJECTORY = ("traj", "trajectory")
 
+# What a file may say about the scan: name -> how many positive numbers.
+_ATTRIBUTES = {"pixel_spacing_mm": 2, "frame_time_ms": 1}
+
+# meddlr's name for a target that is a magnitude image and goes without maps.
+_MAGNITUDE_TARGET = "reconstruction_rss"
+
 
 def check_scan_file(path: str, mapping: Optional[Mapping[str, str]] = None) -> Tuple[int, ...]:
     """Checks that a file can be trained on, without reading the data in it.
@@ -45,8 +51,8 @@ def check_scan_file(path: str, mapping: Optional[Mapping[str, str]] = None) -> T
         Tuple[int, ...]: The shape of k-space, (S, H, W, T, C) for cine and (S, H, W, C) for 2D.
 
     Raises:
-        UserError: The file is missing, truncated or no HDF5, lacks a dataset, is not Cartesian, or its
-            arrays have a wrong type or shapes that disagree.
+        UserError: The file is missing, truncated or no HDF5, lacks a dataset, is not Cartesian, its arrays
+            have a wrong type or shapes that disagree, or its pixel spacing or frame time is no positive number.
     """
     names = {**SliceData._DEFAULT_MAPPING, **(mapping or {})}
     if not os.path.isfile(path):
@@ -54,6 +60,7 @@ def check_scan_file(path: str, mapping: Optional[Mapping[str, str]] = None) -> T
     try:
         with h5py.File(path, "r") as file:
             _check_cartesian(path, file, names["kspace"])
+            _check_attributes(path, file)
             return _check_arrays(path, file, names)
     except OSError as error:
         raise UserError(f"{path}: truncated, or not an HDF5 file ({error})") from error
@@ -71,8 +78,18 @@ def _check_cartesian(path: str, file: h5py.File, kspace_name: str) -> None:
         raise UserError(f"{path}: not Cartesian ({found[0]}); only Cartesian k-space is allowed")
 
 
+def _check_attributes(path: str, file: h5py.File) -> None:
+    for name, count in _ATTRIBUTES.items():
+        if name not in file.attrs:
+            continue
+        values = np.atleast_1d(file.attrs[name])
+        if values.shape != (count,) or values.dtype.kind not in "iuf" or not (np.isfinite(values) & (values > 0)).all():
+            allowed = "one positive number is" if count == 1 else f"{count} positive numbers are"
+            raise UserError(f"{path}: attribute {name} is {file.attrs[name]!r}; {allowed} allowed")
+
+
 def _check_arrays(path: str, file: h5py.File, names: Mapping[str, str]) -> Tuple[int, ...]:
-    magnitude_target = names["target"] == "reconstruction_rss"
+    magnitude_target = names["target"] == _MAGNITUDE_TARGET
     needed = ("kspace", "target") if magnitude_target else ("kspace", "maps", "target")
     for key in needed:
         if not isinstance(file.get(names[key]), h5py.Dataset):
@@ -114,15 +131,15 @@ class CheckedSliceData(SliceData):
     """meddlr's dataset of 2D slices, with its files checked on construction and its values when read.
 
     Args:
-        dataset_dicts: One dictionary per scan, in meddlr's format.
+        dataset_dicts: One dictionary per scan, in meddlr's format; "_dataset" is the data set it belongs to.
         transform: Called with (kspace, maps, target, fname, slice_id, is_fixed, acceleration).
         keys: Names in the file of "kspace", "maps" and "target", where they differ.
         include_metadata: Adds {"scan_id", "slice_id"} as "metadata" to each example.
         **kwargs: For ``SliceData``.
 
     Raises:
-        UserError: A file that cannot be used, or two scans of one name; when an example is read,
-            also NaN, infinity or nothing but zeros in it.
+        UserError: A file that cannot be used, or two scans of one name in a data set; when an example is
+            read, also NaN, infinity or nothing but zeros in it.
     """
 
     NUM_AXES = PLAIN_AXES
@@ -135,7 +152,8 @@ class CheckedSliceData(SliceData):
         include_metadata: bool = False,
         **kwargs,
     ):
-        _check_scan_names([scan["file_name"] for scan in dataset_dicts])
+        #: Name of the scan in each file, for the seed of its examples.
+        self.scan_names = _scan_names(dataset_dicts)
         scans = [self._checked_scan(scan, keys) for scan in dataset_dicts]
         #: Shape of one example's k-space, for each file.
         self.example_shapes = {scan["file_name"]: scan["kspace_size"][1:] for scan in scans}
@@ -151,9 +169,13 @@ class CheckedSliceData(SliceData):
                 f"{self.NUM_AXES}; cine and 2D cannot be mixed"
             )
         # An annotation may list fewer slices than the file holds; meddlr then takes the first ones.
-        listed = scan.get("kspace_size", (scan.get("num_slices", shape[0]),))[0]
-        if not 1 <= listed <= shape[0]:
-            raise UserError(f"{path}: the annotation lists {listed} slices, the file has {shape[0]}")
+        size = scan.get("kspace_size", [scan.get("num_slices", shape[0])])
+        listed = size[0] if isinstance(size, (list, tuple)) and size else None
+        if not isinstance(listed, int) or not 1 <= listed <= shape[0]:
+            raise UserError(
+                f"{path}: kspace_size (or num_slices) is {size!r} in the annotation; "
+                f"the file has {shape}, of which an annotation may list 1 to {shape[0]} slices"
+            )
         return {**scan, "kspace_size": (listed,) + shape[1:]}
 
     def _load_data(self, example: Dict[str, Any], idx: int) -> Dict[str, np.ndarray]:
@@ -165,8 +187,9 @@ class CheckedSliceData(SliceData):
         for key, array in data.items():
             if not np.isfinite(array).all():
                 raise UserError(f"{where}: {self.mapping[key]} holds NaN or infinity")
-        if not data["kspace"].any():
-            raise UserError(f"{where}: {self.mapping['kspace']} holds nothing but zeros")
+            without_maps = key == "maps" and self.mapping["target"] == _MAGNITUDE_TARGET  # meddlr puts zeros
+            if not array.any() and not without_maps:
+                raise UserError(f"{where}: {self.mapping[key]} holds nothing but zeros")
         return data
 
 
@@ -176,10 +199,16 @@ class CineSliceData(CheckedSliceData):
     NUM_AXES = CINE_AXES
 
 
-def _check_scan_names(paths: List[str]) -> None:
-    """Scans are known by the stem of their file: in results, and for the seed of their examples."""
-    seen: Dict[str, str] = {}
-    for path in paths:
-        other = seen.setdefault(Path(path).stem, path)
+def _scan_names(scans: List[Dict[str, Any]]) -> Dict[str, str]:
+    """Returns a name for each file, "<data set>/<stem>", the same on every machine.
+
+    Raises:
+        UserError: Two files of one data set have the same stem, by which results know a scan.
+    """
+    paths: Dict[str, str] = {}
+    for scan in scans:
+        path = scan["file_name"]
+        other = paths.setdefault(f"{scan.get('_dataset', '')}/{Path(path).stem}", path)
         if other != path:
-            raise UserError(f"{path}: has the same name as {other}; names of scans must differ")
+            raise UserError(f"{path}: has the same name as {other}; names of scans in a data set must differ")
+    return {path: name for name, path in paths.items()}

@@ -6,7 +6,6 @@ relative to ``<root>/<name>``.
 """
 
 import functools
-import json
 import logging
 import os
 from pathlib import Path
@@ -81,12 +80,17 @@ def check_dataset_names(names: Sequence[str]) -> None:
 
 
 def _load_scans(name: str, annotation: Path) -> List[Dict[str, Any]]:
+    """Returns the scans of an annotation in meddlr's format, with the folder's name as "_dataset"."""
+    folder = annotation.parents[1]
     try:
-        return load_mrco_json(str(annotation), str(annotation.parents[1]), name)
+        scans = load_mrco_json(str(annotation), str(folder), name)
     except FileNotFoundError as error:
         raise UserError(f"{annotation}: no such file; data set '{name}' needs it") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:  # ValueError: no JSON, no UTF-8, no mappings
         raise UserError(
             f"{annotation}: not an annotation ({type(error).__name__}: {error}); allowed is "
             '{"images": [{"file_name": "<split>/<scan>.h5"}, ...]}'
         ) from error
+    if not scans:
+        raise UserError(f"{annotation}: lists no scans (images is empty); data set '{name}' needs at least one")
+    return [{**scan, "_dataset": folder.name} for scan in scans]

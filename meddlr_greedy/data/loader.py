@@ -6,13 +6,11 @@ What differs is told by :func:`build_train_loader` and :func:`build_val_loader`.
 
 import contextlib
 import functools
-from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
 from meddlr.data.build import build_recon_train_loader, build_recon_val_loader
-from meddlr.data.slice_dataset import SliceData
 from meddlr.data.transforms.subsample import MASK_FUNC_REGISTRY, build_mask_func
 from meddlr.data.transforms.transform import DataTransform
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -46,6 +44,9 @@ __all__ = [
 #: An example to read: (epoch, index in the data set).
 Key = Tuple[int, int]
 
+# meddlr's; it checks by an assertion.
+_POSTPROCESSORS = ("", "hard_dc_edge", "hard_dc_all")
+
 
 class ResumableBatchSampler(Sampler[List[Key]]):
     """Endless batches of shuffled examples; batch t is a function of (seed, t) alone.
@@ -63,8 +64,7 @@ class ResumableBatchSampler(Sampler[List[Key]]):
     """
 
     def __init__(self, num_examples: int, batch_size: int, drop_last: bool, seed: int, start_iter: int = 0):
-        if batch_size < 1:
-            raise UserError(f"SOLVER.TRAIN_BATCH_SIZE: {batch_size} is not allowed; give 1 or more")
+        _check_minimum("SOLVER.TRAIN_BATCH_SIZE", batch_size, 1)
         full, rest = divmod(num_examples, batch_size)
         self.batches_per_epoch = full if drop_last or not rest else full + 1
         if not self.batches_per_epoch:
@@ -91,17 +91,17 @@ class ResumableBatchSampler(Sampler[List[Key]]):
 
 
 class SeededDataset(Dataset):
-    """A meddlr data set whose example is a function of (seed, epoch, example) alone.
+    """A data set whose example is a function of (seed, epoch, example) alone.
 
     Examples are read on one thread, as a worker of a ``DataLoader`` does: sums over several threads round
     differently, so batches would depend on the number of workers.
 
     Args:
-        dataset: A meddlr data set with a ``DataTransform`` around a :class:`SeededMaskFunc`.
+        dataset: A data set with a ``DataTransform`` around a :class:`SeededMaskFunc`.
         seed: The seed of the run.
     """
 
-    def __init__(self, dataset: SliceData, seed: int):
+    def __init__(self, dataset: CheckedSliceData, seed: int):
         self.dataset = dataset
         self.seed = seed
 
@@ -113,7 +113,7 @@ class SeededDataset(Dataset):
         example = self.dataset.examples[index]
         if example["is_unsupervised"]:  # stands for a prospectively undersampled scan: its mask is fixed
             epoch = EVAL_EPOCH
-        name = example_name(Path(example["file_name"]).stem, example["slice_id"])
+        name = example_name(self.dataset.scan_names[example["file_name"]], example["slice_id"])
         seed = example_seed(self.seed, epoch, name)
         with _single_thread(), isolated_generators(seed):
             seed_transform(self.dataset.transform, seed)
@@ -211,8 +211,7 @@ def build_val_loader(cfg, dataset_name: str, as_test: bool = True) -> ExampleLoa
         UserError: See :func:`build_train_loader`.
     """
     check_dataset_names([dataset_name])
-    if cfg.SOLVER.TEST_BATCH_SIZE < 1:
-        raise UserError(f"SOLVER.TEST_BATCH_SIZE: {cfg.SOLVER.TEST_BATCH_SIZE} is not allowed; give 1 or more")
+    _check_minimum("SOLVER.TEST_BATCH_SIZE", cfg.SOLVER.TEST_BATCH_SIZE, 1)
     stock = build_recon_val_loader(
         _stock_cfg(cfg),
         dataset_name,
@@ -232,13 +231,32 @@ def build_val_loader(cfg, dataset_name: str, as_test: bool = True) -> ExampleLoa
 
 def _stock_cfg(cfg):
     """Returns a config with which meddlr's builders work; of what they build, the loader is not used."""
+    _check_minimum("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, 0)
+    if cfg.DATALOADER.NUM_WORKERS:
+        _check_minimum("DATALOADER.PREFETCH_FACTOR", cfg.DATALOADER.PREFETCH_FACTOR, 1)
+    _check_postprocessor(cfg)
     _check_mask_func(cfg)
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.DATALOADER.NUM_WORKERS = 1  # with 0, meddlr's validation loader cannot be built
+    # With 0 of either, meddlr's validation loader cannot be built.
+    cfg.DATALOADER.NUM_WORKERS = cfg.DATALOADER.PREFETCH_FACTOR = 1
     cfg.DATALOADER.SAMPLER_TRAIN = ""
     cfg.SOLVER.TRAIN_BATCH_SIZE = cfg.SOLVER.TEST_BATCH_SIZE = 1
     return cfg
+
+
+def _check_minimum(key: str, value: int, minimum: int) -> None:
+    if not isinstance(value, int) or value < minimum:
+        raise UserError(f"{key}: {value!r} is not allowed; give {minimum} or more")
+
+
+def _check_postprocessor(cfg) -> None:
+    name = cfg.TEST.POSTPROCESSOR.NAME
+    if name not in _POSTPROCESSORS:
+        raise UserError(
+            f"TEST.POSTPROCESSOR.NAME: no postprocessor {name!r}; allowed are "
+            f"{', '.join(map(repr, _POSTPROCESSORS))}" + did_you_mean(name, _POSTPROCESSORS)
+        )
 
 
 def _check_mask_func(cfg) -> None:

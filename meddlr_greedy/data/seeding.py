@@ -30,7 +30,7 @@ EVAL_EPOCH = -1
 
 
 def example_name(scan: str, slice_id: int) -> str:
-    """Returns the name of an example; ``scan`` is the stem of its file, the same on every machine."""
+    """Returns the name of an example of a scan, whose name must be the same on every machine."""
     return f"{scan}-{slice_id}"
 
 

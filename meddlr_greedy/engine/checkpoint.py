@@ -10,10 +10,15 @@ from typing import Any, Dict, Optional, cast
 import numpy as np
 import torch
 from meddlr.checkpoint import Checkpointer
+from meddlr.config import CfgNode
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.files import written_atomically
 
-__all__ = ["GreedyCheckpointer", "RunState"]
+__all__ = ["BEST_CHECKPOINT", "GreedyCheckpointer", "RunState"]
+
+#: The checkpoint with the best validation metric of a run.
+BEST_CHECKPOINT = "model_best.pth"
 
 logger = logging.getLogger(__name__)
 
@@ -34,27 +39,22 @@ class GreedyCheckpointer(Checkpointer):
         for key, checkpointable in self.checkpointables.items():
             data[key] = checkpointable.state_dict()
         path = os.path.join(self.save_dir, f"{name}.pth")
-        with open(path + ".partial", "wb") as file:
-            torch.save(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(path + ".partial", path)
+        with written_atomically(path, durable=True) as partial:
+            torch.save(data, partial)
         if tag:
             self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        path = os.path.join(self.save_dir, "last_checkpoint")
-        with open(path + ".partial", "w") as file:
-            file.write(last_filename_basename)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(path + ".partial", path)
+        with written_atomically(os.path.join(self.save_dir, "last_checkpoint"), durable=True) as partial:
+            partial.write_text(last_filename_basename)
 
     def prune(self, keep: int) -> None:
         """Deletes all but the ``keep`` newest numbered checkpoints; 0 keeps all."""
+        tagged = os.path.basename(self.get_checkpoint_file())
         numbered = sorted(name for name in os.listdir(self.save_dir) if _NUMBERED.fullmatch(name))
         for name in numbered[:-keep] if keep else []:
-            os.remove(os.path.join(self.save_dir, name))
+            if name != tagged:
+                os.remove(os.path.join(self.save_dir, name))
 
     def load(self, path: str, checkpointables: Optional[list] = None) -> Dict[str, Any]:
         if path and "://" not in path and not os.path.isfile(path):
@@ -65,9 +65,12 @@ class GreedyCheckpointer(Checkpointer):
         try:
             loaded = torch.load(f, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"checkpoint {f}: cannot be read as a file of tensors ({reason})") from None
-        return cast(Dict[str, Any], loaded if "model" in loaded else {"model": loaded})
+            raise UserError(f"checkpoint {f}: damaged, or not a file of tensors written by torch.save") from error
+        loaded = loaded if isinstance(loaded, dict) and "model" in loaded else {"model": loaded}
+        weights = loaded["model"]
+        if not isinstance(weights, dict) or not all(isinstance(v, torch.Tensor) for v in weights.values()):
+            raise UserError(f"checkpoint {f}: holds no weights (a dictionary of tensors, or one under the key 'model')")
+        return loaded
 
     def _load_model(self, checkpoint: Any) -> None:
         weights = {_plain_name(key): value for key, value in checkpoint.pop("model").items()}
@@ -97,8 +100,13 @@ class RunState:
     :mod:`meddlr_greedy.data.seeding`) and the number of threads (sums depend on it).
     """
 
-    def __init__(self, seed: int):
-        self.seed = seed
+    # A run continues with its own optimizer's state, and with its own schedule.
+    _FIXED = ("OPTIMIZER", "GRAD_ACCUM_ITERS")
+    _KEPT = ("BASE_LR", "LR_SCHEDULER_NAME", "MAX_ITER")
+
+    def __init__(self, cfg: CfgNode):
+        self.seed = cfg.SEED
+        self.solver = {key: cfg.SOLVER[key] for key in self._FIXED + self._KEPT}
         self._loaded: Dict[str, Any] = {}
 
     def state_dict(self) -> Dict[str, Any]:
@@ -106,6 +114,7 @@ class RunState:
         version, words, gauss = random.getstate()
         return {
             "seed": self.seed,
+            "solver": self.solver,
             "threads": torch.get_num_threads(),
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -118,6 +127,20 @@ class RunState:
             raise UserError(
                 f"SEED: found {self.seed}, but the checkpoint's run has {state['seed']}; resume with that seed"
             )
+        for key, found in self.solver.items():
+            before = state["solver"][key]
+            if found != before and key in self._FIXED:
+                raise UserError(
+                    f"SOLVER.{key}: found {found}, but the checkpoint's run has {before}; resume with that, or start"
+                    " anew from it with MODEL.WEIGHTS and another OUTPUT_DIR"
+                )
+            if found != before:
+                logger.warning(
+                    "SOLVER.%s: found %s, but the learning rate continues on the schedule of the checkpoint's run (%s)",
+                    key,
+                    found,
+                    before,
+                )
         if state["threads"] != torch.get_num_threads():
             logger.warning(
                 "Resuming with %d threads, the checkpoint had %d: results can differ in the last bits"

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from meddlr.config import CfgNode
@@ -12,7 +12,9 @@ from meddlr.engine.train_loop import HookBase
 from meddlr.metrics.build import build_metrics
 from meddlr.utils.general import flatten_dict
 
+from meddlr_greedy.data.seeding import isolated_generators
 from meddlr_greedy.engine.build import HOOK_REGISTRY
+from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
@@ -20,6 +22,8 @@ from meddlr_greedy.modeling.greedy import GreedyUnrolled
 __all__ = ["BestCheckpoint", "CheckpointWriter", "DecoupledTraining", "FlushAtEnd", "IsolatedEvaluation"]
 
 logger = logging.getLogger(__name__)
+
+EVALUATION_SEED = 0
 
 
 class FlushAtEnd(HookBase):
@@ -61,16 +65,27 @@ class IsolatedEvaluation(EvalHook):
 
     def _do_eval(self) -> None:
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-        with torch.random.fork_rng(devices=devices):
-            super()._do_eval()
+        try:
+            with torch.random.fork_rng(devices=devices), isolated_generators(EVALUATION_SEED):
+                super()._do_eval()
+        except Exception:
+            # The checkpoint otherwise comes last; a failing evaluation must cost nothing but itself.
+            self.trainer.checkpoint_writer.write()
+            raise
 
 
 class BestCheckpoint(HookBase):
     """Keeps the checkpoint with the best validation metric as ``model_best.pth``; runs after the evaluation."""
 
-    def __init__(self, metric: str, output_dir: str):
+    def __init__(self, metric: str, allowed: Sequence[str], output_dir: str):
+        metric = metric or allowed[0]
+        if metric not in allowed:
+            raise UserError(
+                f"MISC.GREEDY.BEST_METRIC: found '{metric}', allowed are the metrics of TEST.VAL_METRICS.RECON:"
+                f" {', '.join(allowed)}{did_you_mean(metric, allowed)}"
+            )
         self.metric = metric
-        self.path = os.path.join(output_dir, "model_best.pth")
+        self.path = os.path.join(output_dir, BEST_CHECKPOINT)
         self.value: Optional[float] = None
         self._evaluated: Optional[Dict[str, Any]] = None
         self._higher_is_better = _higher_is_better(metric)
@@ -80,23 +95,21 @@ class BestCheckpoint(HookBase):
             # Written later than the checkpoint to resume from, it is found again by the same evaluation.
             self.value = torch.load(self.path, map_location="cpu", weights_only=True)["value"]
 
+    def after_train(self) -> None:
+        self.after_step()  # a finished run that is resumed evaluates only
+
     def after_step(self) -> None:
         results = getattr(self.trainer, "_last_eval_results", None)
         if not results or results is self._evaluated:
             return
         self._evaluated = results
         values = _averaged_over_datasets(results)
-        if self.metric not in values:
-            raise UserError(
-                f"MISC.GREEDY.BEST_METRIC: '{self.metric}' is not among the validation metrics"
-                f" {', '.join(values)}{did_you_mean(self.metric, values)}"
-            )
         value = values[self.metric]
         better = self.value is None or (value > self.value if self._higher_is_better else value < self.value)
         if better:
             self.value = value
             self.trainer.checkpointer.save(
-                "model_best", tag=False, iteration=self.trainer.iter, value=value, metric=self.metric
+                BEST_CHECKPOINT[: -len(".pth")], tag=False, iteration=self.trainer.iter, value=value, metric=self.metric
             )
             logger.info("Best so far: %s %.4f at iteration %d", self.metric, value, self.trainer.iter)
 
@@ -104,20 +117,15 @@ class BestCheckpoint(HookBase):
 def _higher_is_better(metric: str) -> bool:
     name = metric[len("val_") :] if metric.startswith("val_") else metric
     name = name[: -len("_scan")] if name.endswith("_scan") else name
-    try:
-        return bool(next(iter(build_metrics([name]).values(copy_state=False))).higher_is_better)
-    except ValueError:
-        raise UserError(
-            f"MISC.GREEDY.BEST_METRIC: found '{metric}', allowed are meddlr's metrics with the prefix val_, for"
-            " example val_psnr_scan"
-        ) from None
+    return bool(next(iter(build_metrics([name]).values(copy_state=False))).higher_is_better)
 
 
 def _averaged_over_datasets(results: Dict[str, Dict[str, float]]) -> Dict[str, float]:
     values: Dict[str, List[float]] = {}
     for of_dataset in results.values():
         for name, value in flatten_dict(of_dataset).items():
-            values.setdefault(name, []).append(float(value))
+            # "val_psnr/channel_0": meddlr's name where 2D images have several map sets
+            values.setdefault(name.split("/")[0], []).append(float(value))
     return {name: sum(v) / len(v) for name, v in values.items()}
 
 
@@ -126,7 +134,8 @@ class DecoupledTraining(HookBase):
     """Measures each greedy module: gradient norm, time, memory (its loss is always logged).
 
     Every ``MISC.GREEDY.LOG_PERIOD`` iterations it logs ``module_<k>/grad_norm``, ``module_<k>/time`` (s: forward and
-    backward) and ``module_<k>/memory_mb`` (CUDA: peak allocated; CPU: tensors held for backward).
+    backward) and ``module_<k>/memory_mb`` (CUDA: peak allocated, which resets what the console shows as max_mem; CPU:
+    tensors held for backward, the batch included). With gradient accumulation the norm is that of the sum so far.
     Does nothing for a network that is not trained greedily.
     """
 

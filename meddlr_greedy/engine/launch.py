@@ -7,12 +7,14 @@ from typing import Any, Optional
 import torch
 from meddlr.config import CfgNode
 from meddlr.engine import default_argument_parser, default_setup
+from meddlr.utils import env
 from meddlr.utils.logger import setup_logger
 
 from meddlr_greedy.config import read_yaml
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.files import written_atomically
 
-__all__ = ["argument_parser", "check_device", "setup_run"]
+__all__ = ["argument_parser", "check_device", "save_config", "setup_run"]
 
 
 def argument_parser(description: Optional[str] = None) -> argparse.ArgumentParser:
@@ -42,7 +44,7 @@ def check_device(cfg: CfgNode) -> torch.device:
     return device
 
 
-def setup_run(cfg: CfgNode, args: Any, save_config: bool) -> CfgNode:
+def setup_run(cfg: CfgNode, args: Any, trains: bool) -> CfgNode:
     """meddlr's ``default_setup`` for a run of this plugin: device, threads, seed, log and output folder.
 
     Returns:
@@ -53,22 +55,39 @@ def setup_run(cfg: CfgNode, args: Any, save_config: bool) -> CfgNode:
     """
     if not cfg.OUTPUT_DIR:
         raise UserError("OUTPUT_DIR: missing; set it in the config or as an override (OUTPUT_DIR results/my_run)")
-    device = check_device(cfg)
+    check_device(cfg)
     if args.num_gpus > 1:
         raise UserError(f"--num-gpus: found {args.num_gpus}, allowed is 1 (GreedyTrainer trains on one device)")
+    if args.devices:
+        raise UserError(f"--devices: found {args.devices}, not used here; set MODEL.DEVICE cuda:N")
     # meddlr looks for free GPUs, and stops where it finds none, unless this is set.
-    visible = "" if device.type == "cpu" else str(device.index or 0)
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", visible)
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
     threads = cfg.MISC.GREEDY.THREADS
     if threads:
         torch.set_num_threads(threads)
     cfg = cfg.clone().defrost()
+    cfg.OUTPUT_DIR = env.get_path_manager().get_local_path(cfg.OUTPUT_DIR)
+    checkpoint = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+    if trains and not args.resume and not args.auto_version and os.path.exists(checkpoint):
+        raise UserError(
+            f"OUTPUT_DIR: {cfg.OUTPUT_DIR} holds the checkpoints of an earlier run; continue it with --resume, or give"
+            " another folder"
+        )
     if cfg.SEED < 0:
         cfg.SEED = _seed_of_earlier_run(cfg.OUTPUT_DIR) if args.resume else _new_seed()
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    try:
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"OUTPUT_DIR: {cfg.OUTPUT_DIR} cannot be made: {error.strerror}") from None
     setup_logger(cfg.OUTPUT_DIR, name="meddlr_greedy")
-    default_setup(cfg.freeze(), args, save_cfg=save_config)
+    default_setup(cfg.freeze(), args, save_cfg=False)
     return cfg
+
+
+def save_config(cfg: CfgNode) -> None:
+    """Writes ``config.yaml``, with which the run can be repeated, to the output folder."""
+    with written_atomically(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as partial:
+        partial.write_text(cfg.dump())
 
 
 def _new_seed() -> int:

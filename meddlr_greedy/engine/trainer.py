@@ -14,23 +14,27 @@ from meddlr.engine import DefaultTrainer
 from meddlr.engine import hooks as meddlr_hooks
 from meddlr.evaluation import verify_results
 from meddlr.modeling import build_loss_computer
-from meddlr.modeling.loss_computer import BasicLossComputer
 from meddlr.solver import GradAccumOptimizer
 from meddlr.utils.events import CommonMetricPrinter, EventStorage, JSONWriter, TensorboardXWriter
 from torch.nn import DataParallel
 
+from meddlr_greedy.data.dataset import CineSliceData
 from meddlr_greedy.data.loader import build_train_loader, build_val_loader
 from meddlr_greedy.engine.accumulation import ResumableGradAccumOptimizer
 from meddlr_greedy.engine.build import TRAINER_REGISTRY, build_hooks
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, RunState
 from meddlr_greedy.engine.hooks import BestCheckpoint, CheckpointWriter, FlushAtEnd, IsolatedEvaluation
-from meddlr_greedy.errors import NonFiniteLossError, Preempted, naming
+from meddlr_greedy.errors import NonFiniteLossError, Preempted, UserError, naming
 from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator
+from meddlr_greedy.files import written_atomically
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
 
 __all__ = ["GreedyTrainer"]
 
 logger = logging.getLogger(__name__)
+
+# These have a loss computer of their own.
+_CONSISTENCY_MODELS = ("N2RModel", "M2RModel", "NM2RModel", "A2RModel")
 
 
 @TRAINER_REGISTRY.register()
@@ -49,9 +53,11 @@ class GreedyTrainer(DefaultTrainer):
         super().__init__(cfg)
         if isinstance(self.model, DataParallel):  # meddlr wraps wherever several devices are visible
             self.model = self.model.module
-        self.run_state = RunState(cfg.SEED)
+        _check_axes(self.model, self.data_loader.dataset.dataset, cfg)
+        self.run_state = RunState(cfg)
+        # The run's state is read first: it refuses an optimizer's that does not fit.
         self.checkpointer = GreedyCheckpointer(
-            self.model, cfg.OUTPUT_DIR, optimizer=self.optimizer, scheduler=self.scheduler, run=self.run_state
+            self.model, cfg.OUTPUT_DIR, run=self.run_state, optimizer=self.optimizer, scheduler=self.scheduler
         )
 
     # ---- parts, built from the config
@@ -81,8 +87,9 @@ class GreedyTrainer(DefaultTrainer):
 
     @classmethod
     def build_loss_computer(cls, cfg: CfgNode) -> Any:
-        stock = super().build_loss_computer(cfg)
-        return build_loss_computer(cfg, "LeanLossComputer") if type(stock) is BasicLossComputer else stock
+        if cfg.MODEL.META_ARCHITECTURE in _CONSISTENCY_MODELS:
+            return super().build_loss_computer(cfg)
+        return build_loss_computer(cfg, "LeanLossComputer")
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> Any:
@@ -96,19 +103,21 @@ class GreedyTrainer(DefaultTrainer):
         cfg = self.cfg
         self.checkpoint_writer = CheckpointWriter(cfg.SOLVER.CHECKPOINT_PERIOD, cfg.MISC.GREEDY.KEEP_CHECKPOINTS)
 
+        # Built once here, so that a wrong metric is found before the training and not after it.
+        evaluator = self.build_evaluator(cfg, "", is_val=True)
+        metrics = [f"val_{name}" for name in evaluator._metric_names]
+
         def evaluate() -> Dict[str, Any]:
             self._last_eval_results = self.test(cfg, self.model, use_val=True)
             return self._last_eval_results
 
         return [
-            FlushAtEnd() if isinstance(self.optimizer, GradAccumOptimizer) else None,
             meddlr_hooks.IterationTimer(),
+            *build_hooks(cfg),  # before the flush, which clears the gradients
+            FlushAtEnd() if isinstance(self.optimizer, GradAccumOptimizer) else None,
             meddlr_hooks.LRScheduler(self.optimizer, self.scheduler),
-            *build_hooks(cfg),
-            # The checkpoint comes first, so that a failing evaluation costs nothing but itself.
-            self.checkpoint_writer,
             IsolatedEvaluation(cfg.TEST.EVAL_PERIOD, evaluate),
-            BestCheckpoint(cfg.MISC.GREEDY.BEST_METRIC, cfg.OUTPUT_DIR),
+            BestCheckpoint(cfg.MISC.GREEDY.BEST_METRIC, metrics, cfg.OUTPUT_DIR),
         ]
 
     def build_writers(self) -> list:
@@ -142,8 +151,10 @@ class GreedyTrainer(DefaultTrainer):
         logger.info("Starting training from iteration %d of %d", self.start_iter, self.max_iter)
         self.iter = self.start_iter
         writers = self.build_writers()
-        writer_hook = meddlr_hooks.PeriodicWriter(writers, periods=(self.cfg.MISC.GREEDY.LOG_PERIOD,))
-        self.register_hooks([writer_hook])  # last, so that it sees what the others have measured
+        periods = [p for p in (self.cfg.MISC.GREEDY.LOG_PERIOD, self.cfg.TEST.EVAL_PERIOD) if p]
+        # In this order: the writer sees what the others have measured, and the checkpoint vouches for all of it. Killed
+        # before it is written, the resumed run evaluates and logs again; killed after it, nothing is missing.
+        self.register_hooks([meddlr_hooks.PeriodicWriter(writers, periods), self.checkpoint_writer])
         self.data_loader.batch_sampler.start_iter = self.start_iter
         with EventStorage(self.start_iter) as self.storage, _deferred_signals() as received:
             try:
@@ -176,10 +187,11 @@ class GreedyTrainer(DefaultTrainer):
         outputs = self.model(inputs)
         outputs.update({key: inputs[key] for key in ("mean", "std", "norm") if key in inputs})
         scalars = {key: value for key, value in outputs.items() if "loss" in key}
-        scalars.update(self.loss_computer(inputs, outputs))
-        loss = scalars["loss"]
+        computed = self.loss_computer(inputs, outputs)
+        loss = computed["loss"]
         if isinstance(self.model, GreedyUnrolled):
             scalars[f"loss_module_{self.model.num_modules}"] = loss
+        scalars.update(computed)
         del outputs
 
         self.optimizer.zero_grad()
@@ -195,8 +207,8 @@ class GreedyTrainer(DefaultTrainer):
                 module = name.replace("loss_module_", "module ") if "module" in name else "the network"
                 raise NonFiniteLossError(
                     f"iteration {self.iter}: the loss of {module} is {value}; stopped before the update. The last"
-                    f" checkpoint is {self.checkpointer.get_checkpoint_file() or 'none'}; lower SOLVER.BASE_LR and"
-                    " continue with --resume"
+                    f" checkpoint is {self.checkpointer.get_checkpoint_file() or 'none'}; start from it with a lower"
+                    " SOLVER.BASE_LR: give it as MODEL.WEIGHTS, and another OUTPUT_DIR"
                 )
 
     def _end_for_signal(self, number: int) -> None:
@@ -204,6 +216,20 @@ class GreedyTrainer(DefaultTrainer):
         raise Preempted(
             f"{signal.Signals(number).name} received: {name} written after iteration {self.iter} of"
             f" {self.max_iter}; continue with --resume"
+        )
+
+
+def _check_axes(model: torch.nn.Module, dataset: Any, cfg: CfgNode) -> None:
+    """2D networks for 2D data, cine networks for cine."""
+    network: Any = model
+    while hasattr(network, "model"):
+        network = network.model
+    takes_cine = getattr(network, "kspace_axes", 4) == 5
+    if takes_cine != isinstance(dataset, CineSliceData):
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE: {type(network).__name__} takes {'cine' if takes_cine else '2D'} data, but"
+            f" DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} is {'2D' if takes_cine else 'cine'}; CineUnrolledCNN and"
+            " CGCineUnrolledCNN take cine"
         )
 
 
@@ -225,9 +251,8 @@ def _drop_iterations_from(path: str, start_iter: int) -> None:
                     kept.append(line)
             except (ValueError, KeyError):
                 continue
-    with open(path + ".partial", "w") as file:
-        file.writelines(kept)
-    os.replace(path + ".partial", path)
+    with written_atomically(path) as partial:
+        partial.write_text("".join(kept))
 
 
 @contextmanager

@@ -48,6 +48,7 @@ class GreedyReconEvaluator(ReconEvaluator):
     :class:`meddlr.evaluation.ReconEvaluator`.
     """
 
+    is_cine: bool  # whether the images seen since reset are series
     _predictions: List[Dict[str, Any]]  # one per slice: "pred", "target", "metadata"
 
     @configurable
@@ -70,13 +71,13 @@ class GreedyReconEvaluator(ReconEvaluator):
         """
         super().__init__(dataset_name, metrics=metrics, **kwargs)
         _check_metric_names(self._metric_names, _BUILTIN_METRICS)
-        self._is_cine = False
+        self.is_cine = False
         self._scan_of_image: Dict[str, str] = {}
         self._scored_scans: List[str] = []
 
     def reset(self):
         super().reset()
-        self._is_cine = False
+        self.is_cine = False
         self._scan_of_image = {}
         self._scored_scans = []
         for name, metric in self.scan_metrics.items():
@@ -101,7 +102,7 @@ class GreedyReconEvaluator(ReconEvaluator):
             build_cine_metrics(frame_names, fmt=prefix + "{}"),
             build_cine_metrics(scan_names, fmt=prefix + "{}" + _SCAN),
         )
-        self._is_cine = True
+        self.is_cine = True
         # meddlr's own flushing and its scoring of single slices know nothing of frames.
         self.flush_period = 0
         self.eval_in_process = False
@@ -116,7 +117,7 @@ class GreedyReconEvaluator(ReconEvaluator):
         """
         images = {key: as_complex(outputs[key]) for key in ("pred", "target")}
         is_cine = torch.is_complex(images["pred"]) and images["pred"].ndim == 5
-        if is_cine and not self._is_cine:
+        if is_cine and not self.is_cine:
             self._start_cine()
         super().process(inputs, images)
         if "hard_dc" in self._postprocess:
@@ -127,7 +128,7 @@ class GreedyReconEvaluator(ReconEvaluator):
 
     def evaluate(self):
         """Returns the mean of every metric, or, with ``group_by_scan``, scan -> metric -> value."""
-        if not self._is_cine:
+        if not self.is_cine:
             return super().evaluate()
         self._score_scans()
         if self._group_by_scan:
@@ -174,7 +175,7 @@ class GreedyReconEvaluator(ReconEvaluator):
             sio.dicttoh5({"pred": preds.cpu()}, f"{self._save_scan_dir}/{scan_id}.h5")
 
     def _group_results_by_scan(self):
-        if not self._is_cine:
+        if not self.is_cine:
             return super()._group_results_by_scan()
         results: Dict[str, Dict[str, float]] = defaultdict(dict)
         means = self.table().groupby(["scan", "metric"], sort=False)["value"].mean()

@@ -2,14 +2,11 @@
 
 Images come as (H, W, M), series as (H, W, T, M): H readout, W phase encode, T cardiac phases, M map sets; complex,
 numpy or torch. Shown is the magnitude (root sum of squares over the map sets). All panels of a picture share one
-grey window; the error is that of the magnitude, enlarged by ``ERROR_GAIN``.
+grey window; the error is the difference of the magnitudes, enlarged by ``ERROR_GAIN``.
 """
 
-import contextlib
-import os
-import tempfile
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -19,14 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-__all__ = ["Profile", "draw_cine_gif", "draw_recon_figure", "profile_line", "written_atomically"]
+from meddlr_greedy.files import written_atomically
+
+__all__ = ["Profile", "draw_cine_gif", "draw_recon_figure", "profile_line"]
 
 Images = Union[np.ndarray, torch.Tensor]
 Metrics = Mapping[str, Mapping[str, float]]
 
 ERROR_GAIN = 5
 ZERO_FILLED, RECONSTRUCTION, TARGET = "zero-filled", "reconstruction", "target"
-_ERROR = f"error \N{MULTIPLICATION SIGN} {ERROR_GAIN}"
+_ERROR = f"magnitude error \N{MULTIPLICATION SIGN} {ERROR_GAIN}"
 _WINDOW_PERCENTILE = 99.5  # of the target: a few bright fat or skin pixels would leave the heart dark
 _MARK = "#ffd21f"
 _DPI = 100
@@ -69,23 +68,6 @@ def profile_line(target: np.ndarray) -> Profile:
         position = round(float((along * np.arange(len(along))).sum() / total))
         lines.append((along[position], Profile(axis, position)))
     return max(lines)[1]
-
-
-@contextlib.contextmanager
-def written_atomically(path: Union[str, Path]) -> Iterator[Path]:
-    """Gives a temporary path in the folder of ``path``; what was written there becomes ``path``, or is removed if
-    writing fails."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def draw_recon_figure(

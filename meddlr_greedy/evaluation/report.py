@@ -4,8 +4,9 @@ import importlib.metadata
 import json
 import math
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import h5py
 import pandas as pd
@@ -19,33 +20,49 @@ from torch import nn
 from tqdm import tqdm
 
 import meddlr_greedy
+from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator, ZeroFilledEvaluator, as_complex
-from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure, written_atomically
+from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure
+from meddlr_greedy.files import written_atomically
 
 __all__ = ["DatasetReport", "evaluate_dataset", "find_weights", "run_info", "write_results"]
 
-BEST_CHECKPOINT = "model_best.pth"
 RESULTS_FILE = "results.json"
 
 # Column of the printed table -> metric. Complex PSNR and NRMSE, as meddlr's own headline numbers.
 _HEADLINES = {"PSNR": "psnr", "SSIM": "ssim (Wang)", "NRMSE": "nrmse"}
-_METHODS = ("zero_filled", "reconstruction")
 _LABELS = {"zero_filled": "zero-filled", "reconstruction": "reconstruction"}
 
 
-class DatasetReport(NamedTuple):
+@dataclass
+class DatasetReport:
     """What the evaluation of one data set gave.
 
     Attributes:
         name: Name of the data set.
+        label: What the network is called in the printed table.
+        is_cine: Whether the images are series.
         tables: "zero_filled" and "reconstruction" -> every value, see :meth:`GreedyReconEvaluator.table`.
-        figures: The pictures written.
+        slices: (scan id, slice id) -> file and images of the slices to draw.
+        figures: The pictures that :meth:`draw` wrote.
     """
 
     name: str
+    label: str
+    is_cine: bool
     tables: Dict[str, pd.DataFrame]
-    figures: List[Path]
+    slices: Dict[Tuple[str, int], Tuple[str, Dict[str, torch.Tensor]]]
+    figures: List[Path] = field(default_factory=list)
+
+    def draw(self, folder: Path) -> None:
+        """Draws the slices that were kept for it."""
+        for (scan_id, slice_id), (file_name, images) in self.slices.items():
+            metrics = {_LABELS[method]: _slice_means(table, scan_id, slice_id) for method, table in self.tables.items()}
+            title = f"{self.name}: {scan_id}, slice {slice_id}"
+            if self.is_cine:
+                title += " (PSNR and SSIM: mean over frames)"
+            self.figures += _draw(images, folder / f"{self.name}-{scan_id}-slice{slice_id}", metrics, title, file_name)
 
     def as_dict(self, folder: Path) -> Dict[str, Any]:
         """The report as it stands in ``results.json``, figures relative to ``folder``."""
@@ -56,16 +73,17 @@ class DatasetReport(NamedTuple):
         }
 
     def as_text(self) -> str:
-        """A short table: rows zero-filled and reconstruction, columns mean (standard deviation) of the metrics."""
+        """A short table: rows zero-filled and the network, columns mean (standard deviation) of the metrics."""
         headers = [self.name]
-        rows = [[_LABELS[method]] for method in self.tables]
+        rows = [[_LABELS["zero_filled"]], [self.label]]
         for label, metric in _HEADLINES.items():
-            for suffix, over in (("", "image"), ("_scan", "scan")):
+            for suffix, over in (("", "frame" if self.is_cine else "image"), ("_scan", "scan")):
                 headers.append(f"{label}\nper {over}")
                 for row, table in zip(rows, self.tables.values()):
                     values = _values_of(table, metric + suffix)
                     digits = 2 if label == "PSNR" else 4
-                    row.append(f"{values.mean():.{digits}f} ({values.std():.{digits}f})")
+                    spread = f" ({values.std():.{digits}f})" if len(values) > 1 else ""
+                    row.append(f"{values.mean():.{digits}f}{spread}")
         return tabulate(rows, headers=headers, disable_numparse=True)
 
 
@@ -86,17 +104,14 @@ class _SliceKeeper(DatasetEvaluator):
                 }
 
 
-def evaluate_dataset(
-    cfg: CfgNode, model: nn.Module, loader, dataset_name: str, folder: Path, num_figures: int = 2
-) -> DatasetReport:
-    """Runs the model once over a data set; scores it and the zero-filled images, and draws a few slices.
+def evaluate_dataset(cfg: CfgNode, model: nn.Module, loader, dataset_name: str, num_figures: int = 2) -> DatasetReport:
+    """Runs the model once over a data set; scores it and the zero-filled images, and keeps a few slices to draw.
 
     Args:
         cfg: meddlr's config.
         model: A network that returns ``pred``, ``target`` and ``zf_image``.
         loader: Batches with ``metadata``, the slices of a scan one after the other.
         dataset_name: Its name in the results.
-        folder: Where the pictures go.
         num_figures: Slices to draw: the middle ones of the first scans.
     """
     if len(loader) == 0:
@@ -115,25 +130,19 @@ def evaluate_dataset(
         tqdm(loader, desc=dataset_name, unit="batch", dynamic_ncols=True),
         DatasetEvaluators([*evaluators.values(), keeper], as_list=True),
     )
-    tables = {method: evaluator.table() for method, evaluator in evaluators.items()}
-    figures: List[Path] = []
-    for (scan_id, slice_id), images in keeper.images.items():
-        title_metrics = {_LABELS[method]: _slice_means(table, scan_id, slice_id) for method, table in tables.items()}
-        figures += _draw(
-            images,
-            folder / f"{dataset_name}-{scan_id}-slice{slice_id}",
-            title_metrics,
-            title=f"{dataset_name}: {scan_id}, slice {slice_id}",
-            file_name=to_draw[scan_id, slice_id],
-        )
-    return DatasetReport(dataset_name, tables, figures)
+    return DatasetReport(
+        name=dataset_name,
+        label="greedy" if cfg.MODEL.META_ARCHITECTURE == "GreedyUnrolled" else _LABELS["reconstruction"],
+        is_cine=evaluators["reconstruction"].is_cine,
+        tables={method: evaluator.table() for method, evaluator in evaluators.items()},
+        slices={key: (to_draw[key], images) for key, images in keeper.images.items()},
+    )
 
 
-def find_weights(checkpointer, output_dir: str, given: str = "", fallback: str = "", last: bool = False) -> str:
+def find_weights(output_dir: str, given: str = "", fallback: str = "", last: bool = False) -> str:
     """Chooses the weights to evaluate.
 
     Args:
-        checkpointer: Knows the last checkpoint of ``output_dir``.
         output_dir: Folder of the training run.
         given: Path that the user asked for; it is taken.
         fallback: Path from the config file (where training started), taken if the run left no checkpoint.
@@ -146,6 +155,7 @@ def find_weights(checkpointer, output_dir: str, given: str = "", fallback: str =
         UserError: There are no such weights.
     """
     best = os.path.join(output_dir, BEST_CHECKPOINT)
+    checkpointer = GreedyCheckpointer(nn.Module(), output_dir)  # only asked for names of files
     if given:
         weights = given
     elif os.path.isfile(best) and not last:
@@ -181,10 +191,13 @@ def run_info(cfg: CfgNode, model: nn.Module, weights: str, iteration: Optional[i
 
 
 def write_results(path: Path, info: Mapping[str, Any], reports: Sequence[DatasetReport]) -> None:
-    """Writes ``results.json``: ``info``, and per data set the metrics and figures."""
+    """Writes ``results.json``: ``info``, and per data set the metrics and figures. Other pictures are removed."""
     results = {**info, "datasets": {report.name: report.as_dict(path.parent) for report in reports}}
     with written_atomically(path) as temporary:
         temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+    current = {figure for report in reports for figure in report.figures}
+    for picture in {*path.parent.glob("*-slice*.png"), *path.parent.glob("*-slice*.gif")} - current:
+        picture.unlink()
 
 
 def _slice_data(dataset: Any) -> SliceData:

@@ -7,11 +7,10 @@ from meddlr.config import CfgNode
 from meddlr.config.config import configurable
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
-from meddlr.ops import complex as cplx
-from meddlr.utils.general import move_to_device
 from torch import nn
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.inputs import prepare_inputs
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient
 
@@ -30,19 +29,14 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
 
     # forward only chooses the signal model; the steps run through step() as in the base class.
     greedy_compatible = True
+    kspace_axes = 5  # (B, H, W, T, C)
 
     def build_signal_model(self, maps: torch.Tensor, weights: Optional[torch.Tensor]) -> CineSenseModel:
         return CineSenseModel(maps, weights)
 
     def forward(self, inputs: Dict[str, Any], return_pp: bool = False, vis_training: bool = False) -> Dict[str, Any]:
-        inputs = move_to_device(inputs, next(self.parameters()).device)
-        mask = inputs.get("mask")
-        if mask is None:
-            mask = cplx.get_mask(inputs["kspace"])
-        # The base class multiplies k-space by the mask in place: give it a tensor of its own.
-        inputs = {**inputs, "mask": mask, "kspace": inputs["kspace"] * mask}
-        if inputs.get("signal_model") is None:
-            inputs["signal_model"] = self.build_signal_model(inputs["maps"], mask)
+        # With a signal model and k-space of its own: the base class knows 2D only, and multiplies k-space in place.
+        inputs = prepare_inputs(self, inputs)
         return super().forward(inputs, return_pp=return_pp, vis_training=vis_training)
 
     def dc(self, *, image, A, zf_image, step_size):  # noqa: N803 (meddlr's name)

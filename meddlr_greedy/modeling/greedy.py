@@ -18,17 +18,15 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import torch
 from meddlr.config import CfgNode
 from meddlr.config.config import configurable
-from meddlr.forward.mri import SenseModel
 from meddlr.modeling.loss_computer import LossComputer
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
-from meddlr.ops import complex as cplx
 from meddlr.utils.events import get_event_storage
-from meddlr.utils.general import move_to_device
 from torch import nn
 
 from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.modeling.inputs import prepare_inputs
 from meddlr_greedy.modeling.losses import LeanLossComputer, as_local_loss, complex_l1
 
 __all__ = ["GreedyUnrolled", "partition_steps"]
@@ -89,7 +87,9 @@ class GreedyUnrolled(nn.Module):
     Works under meddlr's unchanged trainer: in training, ``forward`` computes loss and gradient of all modules but the
     last, and returns the last module's image. The backward of the trainer's loss of that image then hands out the
     gradients of all modules at once. Inputs and outputs are those of the wrapped network; the outputs also hold the
-    scalars ``loss_module_1`` to ``loss_module_<K-1>`` (the last module's loss is the trainer's).
+    scalars ``loss_module_1`` to ``loss_module_<K-1>`` (the last module's loss is the trainer's). That loss has to be
+    the local loss itself: a factor put before it (a loss scaler, a division by the accumulation steps) would reach the
+    last module alone.
 
     Args:
         network: A ``GeneralizedUnrolledCNN`` or subclass that is driven through its ``step``. A subclass that
@@ -142,7 +142,12 @@ class GreedyUnrolled(nn.Module):
         Raises:
             UserError: for a training batch without ``target``.
         """
-        problem = self.prepare(inputs)
+        if not any(p.requires_grad for p in self.model.parameters()) and self.training:
+            raise UserError(
+                "GreedyUnrolled: no trainable parameters (a replica of torch.nn.DataParallel has none: use one device)"
+            )
+        inputs = prepare_inputs(self.model, inputs)
+        problem = _problem(inputs)
         outputs: Dict[str, Any] = {
             "target": problem.target,
             "signal_model": problem.A,
@@ -159,20 +164,8 @@ class GreedyUnrolled(nn.Module):
         return outputs
 
     def prepare(self, inputs: Dict[str, Any]) -> UnrolledProblem:
-        """Signal model and zero-filled image, as the plain network makes them, without changing the batch."""
-        device = next(self.model.parameters()).device
-        inputs = move_to_device(inputs, device)
-        kspace, maps, mask = inputs["kspace"], inputs["maps"], inputs.get("mask")
-        num_maps = maps.shape[-2 if cplx.is_complex_as_real(maps) else -1]
-        if num_maps not in (self.model.num_emaps, 1):
-            raise UserError(f"MODEL.UNROLLED.NUM_EMAPS: {self.model.num_emaps}, but the data has {num_maps} map sets")
-        if mask is None:
-            mask = cplx.get_mask(kspace)
-        kspace = kspace * mask
-        A = inputs.get("signal_model")
-        if A is None:
-            A = getattr(self.model, "build_signal_model", SenseModel)(maps, mask)
-        return UnrolledProblem(A, kspace, A(kspace, adjoint=True), inputs.get("target"), tuple(kspace.size()))
+        """Signal model and zero-filled image of a batch, as the plain network makes them."""
+        return _problem(prepare_inputs(self.model, inputs))
 
     def run_module(self, k: int, image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
         """The unrolled steps of module ``k`` (from 0): image (B, H, W, [T,] M) to image."""
@@ -212,22 +205,21 @@ class GreedyUnrolled(nn.Module):
         last = self.num_modules - 1
         for k in range(last):
             self._mark(k, begins=True)
-            image = self.run_module(k, image.detach(), problem)
-            outputs = {"pred": image, "target": problem.target, "signal_model": problem.A}
-            loss = self.local_loss(inputs, outputs)
             parameters = self.module_parameters(k)
-            _accumulate(gradients, parameters, _gradient(loss, parameters))
-            self._mark(k, begins=False)
+            with torch.set_grad_enabled(bool(parameters)):  # a frozen module only passes its image on
+                image = self.run_module(k, image, problem)
+                loss = self.local_loss(inputs, {"pred": image, "target": problem.target, "signal_model": problem.A})
+            if parameters:
+                _accumulate(gradients, parameters, _gradient(loss, parameters))
             losses[f"loss_module_{k + 1}"] = loss.detach()
+            # What still refers to the graph of this module must not outlive it.
+            image = image.detach()
+            del loss
+            self._mark(k, begins=False)
         self._mark(last, begins=True)
-        image = self.run_module(last, image.detach(), problem)
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        if not parameters:
-            raise UserError(
-                "GreedyUnrolled: no trainable parameters (torch.nn.DataParallel is not supported: start with one"
-                " device)"
-            )
+        image = self.run_module(last, image, problem)
         graph = _Graph(image, self.module_parameters(last), gradients, lambda: self._mark(last, begins=False))
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
         return {"pred": _HandOutGradients.apply(graph, *parameters), **losses}
 
     def _mark(self, k: int, begins: bool) -> None:
@@ -278,6 +270,11 @@ class GreedyUnrolled(nn.Module):
         }
 
 
+def _problem(inputs: Dict[str, Any]) -> UnrolledProblem:
+    A, kspace = inputs["signal_model"], inputs["kspace"]
+    return UnrolledProblem(A, kspace, A(kspace, adjoint=True), inputs.get("target"), tuple(kspace.size()))
+
+
 def build_network(cfg: CfgNode, name: str) -> nn.Module:
     """The network that ``MISC.GREEDY.META_ARCHITECTURE`` names, built by meddlr's registry."""
     key = "MISC.GREEDY.META_ARCHITECTURE"
@@ -294,10 +291,12 @@ def build_network(cfg: CfgNode, name: str) -> nn.Module:
 def _is_compatible(network_class: Any) -> bool:
     if not issubclass(network_class, GeneralizedUnrolledCNN):
         return False
-    stock_forward = network_class.forward is GeneralizedUnrolledCNN.forward
-    # Declared on the class itself: a subclass with a new forward has to declare it anew.
-    owner = next(c for c in network_class.__mro__ if "forward" in vars(c))
-    return stock_forward or vars(owner).get("greedy_compatible", False)
+    if network_class.forward is GeneralizedUnrolledCNN.forward:
+        return True
+    # Declared by the class whose forward it is, or by a subclass that knows it; not by one that it overrides.
+    classes = network_class.__mro__
+    owner = next(i for i, c in enumerate(classes) if "forward" in vars(c))
+    return any(vars(c).get("greedy_compatible", False) for c in classes[: owner + 1])
 
 
 def _check_compatible(network: nn.Module) -> None:
@@ -306,6 +305,11 @@ def _check_compatible(network: nn.Module) -> None:
             f"MISC.GREEDY.META_ARCHITECTURE: {type(network).__name__} cannot be trained greedily: allowed is a"
             " GeneralizedUnrolledCNN, or a subclass driven through step() (one that overrides forward declares"
             " greedy_compatible = True)"
+        )
+    if not isinstance(network.resnets, nn.Module):
+        raise UserError(
+            "GreedyUnrolled: the network's blocks are a plain list, so it has no trainable blocks; pass an"
+            " nn.ModuleList"
         )
 
 
@@ -356,7 +360,7 @@ class _HandOutGradients(torch.autograd.Function):
             raise RuntimeError("GreedyUnrolled: backward was called twice for one forward")
         ctx.graph = None  # frees the activations
         gradients = graph.gradients
-        last = _gradient(graph.image, graph.parameters, grad)
-        _accumulate(gradients, graph.parameters, last)
+        if graph.parameters:
+            _accumulate(gradients, graph.parameters, _gradient(graph.image, graph.parameters, grad))
         graph.on_done()
         return (None, *(gradients.pop(p, None) for p in parameters))

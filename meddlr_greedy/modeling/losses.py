@@ -176,7 +176,7 @@ def _metric_loss(name: str, device: str):
 
     def loss(pred: torch.Tensor, target: torch.Tensor, signal_model: Any) -> torch.Tensor:
         # func computes without the metric's memory of earlier batches.
-        return metric.func(cplx.channels_first(pred), cplx.channels_first(target)).mean()
+        return metric.func(*(cplx.channels_first(x).contiguous() for x in (pred, target))).mean()
 
     return loss
 

@@ -47,7 +47,9 @@ class SpatioTemporalConv(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         num_batch, _, num_frames, height, width = x.shape
         if num_frames < self.reach:
-            raise ValueError(f"frames: at least {self.reach} needed by the temporal kernel, found {num_frames}")
+            raise UserError(
+                f"MODEL.UNROLLED.KERNEL_SIZE: found {2 * self.reach + 1}, but the data has {num_frames} frames only"
+            )
         x = x.permute(0, 2, 3, 4, 1).reshape(num_batch * num_frames, height, width, -1)
         x = self.spatial(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = x.reshape(num_batch, num_frames, height * width, -1)
@@ -119,13 +121,21 @@ class SpatioTemporalResNet(nn.Module):
                 f"MODEL.UNROLLED.KERNEL_SIZE: found {tuple(unrolled.KERNEL_SIZE)}, one odd number is allowed"
                 " for a (2+1)D regulariser"
             )
-        conv_block = unrolled.CONV_BLOCK
-        for key, found, allowed in (
-            ("CONV_BLOCK.NORM", conv_block.NORM, "none"),
-            ("CONV_BLOCK.ACTIVATION", conv_block.ACTIVATION, "relu"),
-        ):
+        fixed = {
+            "PADDING": (unrolled.PADDING, ""),
+            "CONV_BLOCK.NORM": (unrolled.CONV_BLOCK.NORM, "none"),
+            "CONV_BLOCK.NORM_AFFINE": (unrolled.CONV_BLOCK.NORM_AFFINE, False),
+            "CONV_BLOCK.ACTIVATION": (unrolled.CONV_BLOCK.ACTIVATION, "relu"),
+            "CONV_BLOCK.ORDER": (tuple(unrolled.CONV_BLOCK.ORDER), ("norm", "act", "drop", "conv")),
+        }
+        for key, (found, allowed) in fixed.items():
             if found != allowed:
-                raise UserError(f"MODEL.UNROLLED.{key}: found '{found}', a (2+1)D regulariser allows '{allowed}'")
+                raise UserError(f"MODEL.UNROLLED.{key}: found {found!r}, a (2+1)D regulariser allows {allowed!r}")
+        if unrolled.NUM_FEATURES < 1 or unrolled.NUM_RESBLOCKS < 0 or not 0 <= unrolled.DROPOUT < 1:
+            raise UserError(
+                f"MODEL.UNROLLED: found NUM_FEATURES {unrolled.NUM_FEATURES}, NUM_RESBLOCKS {unrolled.NUM_RESBLOCKS},"
+                f" DROPOUT {unrolled.DROPOUT}; allowed are at least 1, at least 0, and 0 to below 1"
+            )
         return {
             "in_channels": 2 * unrolled.NUM_EMAPS,
             "channels": unrolled.NUM_FEATURES,

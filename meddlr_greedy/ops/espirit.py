@@ -11,7 +11,6 @@ __all__ = ["espirit_maps"]
 
 def espirit_maps(
     kspace_calib: np.ndarray,
-    num_maps: int = 1,
     calib_width: int = 20,
     thresh: float = 0.02,
     kernel_width: int = 6,
@@ -26,7 +25,6 @@ def espirit_maps(
     Args:
         kspace_calib: Fully sampled, centred k-space (C, H, W), complex; of cine the mean over the frames. Only the
             central ``calib_width`` x ``calib_width`` points are used.
-        num_maps: Number of map sets M; sigpy estimates one.
         calib_width: Width of the calibration region along H and W.
         thresh: Singular values of the calibration matrix below this fraction of the largest count as noise.
         kernel_width: Width of the convolution kernel along H and W.
@@ -35,15 +33,14 @@ def espirit_maps(
             (the lungs first) from the image, 0 keeps noise around the body.
 
     Returns:
-        Maps (H, W, C, M), complex64: unit norm over coils, or zero outside the crop threshold.
+        Maps (H, W, C, M), complex64, M = 1 (sigpy estimates one set): unit norm over coils, or zero outside the crop
+        threshold.
 
     Raises:
-        UserError: where the calibration region does not fit or holds no signal, or more than one map set is asked for.
+        UserError: where the calibration region does not fit or holds no signal.
     """
     if kspace_calib.ndim != 3:
         raise UserError(f"ESPIRiT: k-space of shape (C, H, W) expected, found {kspace_calib.shape}")
-    if num_maps != 1:
-        raise UserError(f"ESPIRiT: map sets: found {num_maps}, allowed 1 (sigpy estimates one set)")
     if not kernel_width <= calib_width <= min(kspace_calib.shape[1:]):
         raise UserError(
             f"ESPIRiT: calibration width: found {calib_width}, allowed {kernel_width} (kernel width) to "

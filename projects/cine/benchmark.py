@@ -11,8 +11,8 @@ Example::
 """
 
 import argparse
+import copy
 import json
-import os
 import platform
 import random
 import sys
@@ -35,6 +35,7 @@ import meddlr_greedy
 from meddlr_greedy.engine.launch import check_device
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.errors import exit_with_one_line
+from meddlr_greedy.files import written_atomically
 from meddlr_greedy.modeling.spatiotemporal import SpatioTemporalConv, SpatioTemporalResBlock, SpatioTemporalResNet
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from projects.cine.tables import insert_table
@@ -105,7 +106,7 @@ def forward_backward(function: Callable[[torch.Tensor], torch.Tensor], x: torch.
 class StockConv(nn.Module):
     """The (2+1)D convolution written with two Conv3d."""
 
-    def __init__(self, conv: nn.Module):
+    def __init__(self, conv: SpatioTemporalConv):
         super().__init__()
         mid, c_in, k, _ = conv.spatial.weight.shape
         self.spatial = nn.Conv3d(c_in, mid, (1, k, k), padding=(0, k // 2, k // 2))
@@ -242,9 +243,7 @@ def parts(args: argparse.Namespace) -> Dict[str, Any]:
     )
 
     block = SpatioTemporalResBlock(16).to(device)
-    stock_block = SpatioTemporalResBlock(16).to(device)
-    stock_block.load_state_dict(block.state_dict())
-    stock_block = with_conv3d(stock_block)
+    stock_block = with_conv3d(copy.deepcopy(block))
     x = torch.randn(1, 16, 20, 64, 96, device=device)
     # Each side in the layout it is fast in.
     x_ours = x.contiguous(memory_format=torch.channels_last_3d)
@@ -313,8 +312,8 @@ def main(argv: Sequence[str]) -> None:
     result = {**COMMANDS[args.command](args), "versions": versions(args.device)}
     args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / f"{args.command}.json"
-    path.with_suffix(".partial").write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(path.with_suffix(".partial"), path)
+    with written_atomically(path) as partial:
+        partial.write_text(json.dumps(result, indent=1) + "\n")
     table = tabulate(result["rows"], headers="keys", floatfmt=".3g", tablefmt="github")
     print(table)
     print(f"written: {path}")

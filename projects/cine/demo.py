@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     config = ["--config-file", os.path.relpath(CONFIG), "OUTPUT_DIR", args.output]
 
     simulate.main(["--output", str(datasets_root() / "phantom")])
-    train_net.main(config)
+    train_net.main(["--resume", *config])  # run again, it goes on where it was
     eval_net.main(config)
 
 

@@ -12,17 +12,19 @@ A slice is a function of the seed, the subject and its own index, and not of the
 """
 
 import argparse
-import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
+import shlex
+import tempfile
 import time
 import zipfile
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import h5py
 import numpy as np
@@ -31,6 +33,7 @@ import torch
 from sigpy.mri import birdcage_maps
 from tqdm import tqdm
 
+from meddlr_greedy.data.datasets import ROOT_VARIABLE, datasets_root
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.ops.espirit import espirit_maps
 from projects.cine.phantom import FIELD_OF_VIEW_MM, Anatomy, beating_heart
@@ -50,6 +53,9 @@ __all__ = [
 ]
 
 SPLITS = ("train", "val", "test")
+CONFIG = Path(__file__).parents[2] / "configs" / "cine" / "greedy.yaml"
+_DESCRIPTION = "Simulated multi-coil cine"
+_LARGEST_MAGNITUDE = 1e15  # sums of its squares over an image and its coils still fit into complex64
 _FORMAT = 1  # raised when the same parameters come to give other data, so that old files are not taken for new
 _SPACE = (-2, -1)  # (H, W) of arrays ordered (C, T, H, W)
 
@@ -61,7 +67,6 @@ class Acquisition:
     Args:
         matrix: Acquired points (H, W) along readout and phase encode.
         coils: Number of coils C.
-        map_sets: Number of map sets M (ESPIRiT by sigpy: 1).
         noise: Standard deviation of the real and of the imaginary part of the noise in each coil image, relative to
             :func:`noise_reference`. FFTs are orthonormal and maps have unit norm over coils: noise of the same standard
             deviation is in k-space and, where maps are not zero, in the target.
@@ -73,26 +78,25 @@ class Acquisition:
 
     matrix: Tuple[int, int] = (96, 80)
     coils: int = 8
-    map_sets: int = 1
     noise: float = 0.01
     seed: int = 0
 
     def __post_init__(self):
         _check(min(self.matrix) >= 8, "--matrix", self.matrix, "at least 8 along both axes")
         _check(self.coils >= 1, "--coils", self.coils, "at least 1")
-        _check(self.map_sets == 1, "--map-sets", self.map_sets, "1 (sigpy's ESPIRiT estimates one set)")
-        _check(np.isfinite(self.noise) and self.noise >= 0, "--noise", self.noise, "0 or more")
-        _check(self.seed >= 0, "--seed", self.seed, "0 or more")
+        _check(0 <= self.noise <= 100, "--noise", self.noise, "0 to 100")
+        _check(0 <= self.seed < 2**63, "--seed", self.seed, "0 to 2**63 - 1")
 
 
 @dataclass(frozen=True)
 class CineSeries:
-    """Cine images of one subject: magnitude (S, T, H, W), finite and not negative."""
+    """Cine images of one subject: magnitude (S, T, H, W), finite and not negative; the file they are from, if any."""
 
     magnitude: np.ndarray
     pixel_spacing_mm: Optional[Tuple[float, float]] = None
     frame_time_ms: Optional[float] = None
-    slice_location_mm: Optional[np.ndarray] = None  # (S,)
+    path: Path = Path()
+    sha256: str = ""
 
 
 # --- Physics ---
@@ -208,7 +212,7 @@ def _simulate_slice(
         noise_std,
         _random(seed, subject_id, "noise", slice_id),
     )
-    maps = espirit_maps(kspace.mean(axis=1), acquisition.map_sets, calib_width=min(20, *acquisition.matrix))
+    maps = espirit_maps(kspace.mean(axis=1), calib_width=min(20, *acquisition.matrix))
     return {
         "kspace": kspace.transpose(2, 3, 1, 0),
         "maps": maps[:, :, None],
@@ -219,7 +223,8 @@ def _simulate_slice(
 def _write_scan(path: Path, scan: _Scan, acquisition: Acquisition, progress: tqdm) -> None:
     series = scan.load()
     noise_std = acquisition.noise * noise_reference(series.magnitude)
-    with _complete_or_absent(path) as temporary, h5py.File(temporary, "w") as file:
+    path.parent.mkdir(exist_ok=True)
+    with h5py.File(path, "w") as file:
         for i, slice_id in enumerate(scan.slices):
             magnitude = series.magnitude[slice_id]
             arrays = _simulate_slice(magnitude, acquisition, noise_std, scan.subject_id, slice_id)
@@ -228,20 +233,16 @@ def _write_scan(path: Path, scan: _Scan, acquisition: Acquisition, progress: tqd
                     file.create_dataset(key, (len(scan.slices), *value.shape), np.complex64)
                 file[key][i] = value
             progress.update()
-        attributes = {
+        attributes: Dict[str, Any] = {
             "subject_id": scan.subject_id,
-            "source": scan.parameters["source"],
-            "seed": acquisition.seed,
             "slices": list(scan.slices),
-            "parameters": _as_json(scan.parameters),
+            "parameters": json.dumps(scan.parameters),
         }
         if series.pixel_spacing_mm is not None:
             full = np.asarray(series.magnitude.shape[-2:])
             attributes["pixel_spacing_mm"] = np.asarray(series.pixel_spacing_mm) * full / acquisition.matrix
         if series.frame_time_ms is not None:
             attributes["frame_time_ms"] = series.frame_time_ms
-        if series.slice_location_mm is not None:
-            attributes["slice_location_mm"] = series.slice_location_mm[list(scan.slices)]
         file.attrs.update(attributes)
 
 
@@ -267,14 +268,14 @@ def simulate_phantom_dataset(
         slices: Slices S of each, evenly spaced from base to apex.
         frames: Cardiac phases T.
         split: As for :func:`parse_split`, of subjects; by default about 70, 10 and 20 %.
-        overwrite: Whether a different data set in ``output`` is removed.
+        overwrite: Whether another simulated data set in ``output`` is replaced.
         progress: Whether to show a progress bar.
 
     Returns:
         ``output``.
 
     Raises:
-        UserError: where an argument is not allowed, or ``output`` holds another data set.
+        UserError: where an argument is not allowed, or ``output`` cannot be written or holds something else.
     """
     acquisition = acquisition or Acquisition()
     for option, value in (("--subjects", subjects), ("--slices", slices), ("--frames", frames)):
@@ -308,12 +309,12 @@ def simulate_phantom_dataset(
                     parameters=_parameters(acquisition, source="beating-heart phantom", frames=frames),
                 )
             )
-    return _write_dataset(Path(output), scans, acquisition, frames, "subjects", overwrite, progress)
+    return _write_dataset(output, scans, acquisition, frames, "subjects", overwrite, progress)
 
 
 def simulate_series_dataset(
     output: os.PathLike,
-    images: os.PathLike,
+    series: CineSeries,
     acquisition: Optional[Acquisition] = None,
     acquired_matrix: Optional[Tuple[int, int]] = None,
     split: Optional[Sequence[str]] = None,
@@ -324,22 +325,20 @@ def simulate_series_dataset(
 
     Args:
         output: Folder of the data set, ``<root>/<name>``.
-        images: File as for :func:`load_series`.
+        series: From :func:`load_series`.
         acquisition: By default that of ``Acquisition()`` at the acquired matrix.
         acquired_matrix: Points (H, W) that the scanner acquired, where its images are interpolated to a larger matrix:
             outside lie no measured data. By default the matrix of the images.
         split: As for :func:`parse_split`, of slices; by default about 70, 10 and 20 %.
-        overwrite: Whether a different data set in ``output`` is removed.
+        overwrite: Whether another simulated data set in ``output`` is replaced.
         progress: Whether to show a progress bar.
 
     Returns:
         ``output``.
 
     Raises:
-        UserError: where an argument is not allowed, the file is unusable, or ``output`` holds another data set.
+        UserError: where an argument is not allowed, or ``output`` cannot be written or holds something else.
     """
-    images = Path(images)
-    series = load_series(images)
     num_slices, num_frames, *full = series.magnitude.shape
     height, width = acquired_matrix or full
     acquired = (height, width)
@@ -347,21 +346,21 @@ def simulate_series_dataset(
         all(8 <= n <= limit for n, limit in zip(acquired, full)),
         "--acquired-matrix",
         acquired,
-        f"8 to {tuple(full)}, the matrix of {images}",
+        f"8 to {tuple(full)}, the matrix of {series.path}",
     )
     acquisition = acquisition or Acquisition(matrix=acquired)
     _check(
         all(n <= limit for n, limit in zip(acquisition.matrix, acquired)),
         "--matrix",
         acquisition.matrix,
-        f"up to the acquired matrix {acquired} of {images}, since k-space holds nothing beyond",
+        f"up to the acquired matrix {acquired} of {series.path}, since k-space holds nothing beyond",
     )
-    parameters = _parameters(acquisition, source=images.name, sha256=hashlib.sha256(images.read_bytes()).hexdigest())
+    parameters = _parameters(acquisition, source=series.path.name, sha256=series.sha256)
     scans = [
         _Scan(
             split=split_name,
-            name=f"{images.stem}_{split_name}",
-            subject_id=images.stem,
+            name=f"{series.path.stem}_{split_name}",
+            subject_id=series.path.stem,
             slices=members,
             load=lambda: series,
             parameters=parameters,
@@ -370,7 +369,7 @@ def simulate_series_dataset(
         if members
     ]
     split_by = "slice blocks of one subject"
-    return _write_dataset(Path(output), scans, acquisition, num_frames, split_by, overwrite, progress)
+    return _write_dataset(output, scans, acquisition, num_frames, split_by, overwrite, progress)
 
 
 def load_series(path: os.PathLike) -> CineSeries:
@@ -378,7 +377,7 @@ def load_series(path: os.PathLike) -> CineSeries:
 
     Args:
         path: ``.npy`` with the magnitude (slice, phase, row, column), or ``.npz`` with it as ``magnitude`` and
-            optionally ``pixel_spacing_mm`` (2,), ``trigger_time_ms`` (..., phase), ``slice_location_mm`` (slice,).
+            optionally ``pixel_spacing_mm`` (2,) and ``trigger_time_ms`` (..., phase).
             Rows are the readout, columns the phase encodes.
 
     Raises:
@@ -390,8 +389,10 @@ def load_series(path: os.PathLike) -> CineSeries:
     if path.suffix not in (".npy", ".npz"):
         raise UserError(f"{path}: found a '{path.suffix}' file, allowed .npy or .npz")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {"magnitude": loaded} if path.suffix == ".npy" else {key: loaded[key] for key in loaded.files}
+        content = path.read_bytes()
+        loaded = np.load(io.BytesIO(content), allow_pickle=False)
+        is_npy = isinstance(loaded, np.ndarray)
+        arrays = {"magnitude": loaded} if is_npy else {key: loaded[key] for key in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: not a readable {path.suffix} file of plain arrays ({error})") from error
     if "magnitude" not in arrays:
@@ -405,21 +406,27 @@ def load_series(path: os.PathLike) -> CineSeries:
         raise UserError(f"{path}: magnitude: found {found}, allowed real numbers")
     if not np.isfinite(magnitude).all():
         raise UserError(f"{path}: magnitude: found NaN or infinite values, allowed finite ones")
-    if magnitude.min() < 0:
-        raise UserError(f"{path}: magnitude: found {magnitude.min()}, allowed 0 or more")
+    if magnitude.min() < 0 or magnitude.max() > _LARGEST_MAGNITUDE:
+        raise UserError(
+            f"{path}: magnitude: found {magnitude.min():g} to {magnitude.max():g}, allowed 0 to {_LARGEST_MAGNITUDE:g}"
+        )
     empty = np.flatnonzero(~magnitude.any(axis=(1, 2, 3)))
     if empty.size:
         raise UserError(f"{path}: magnitude: slice {empty[0]} is zero everywhere")
 
-    num_slices, num_frames = magnitude.shape[:2]
+    num_frames = magnitude.shape[1]
     spacing = _optional(path, arrays, "pixel_spacing_mm", (2,))
-    location = _optional(path, arrays, "slice_location_mm", (num_slices,))
+    if spacing is not None and spacing.min() <= 0:
+        raise UserError(f"{path}: pixel_spacing_mm: found {spacing.min():g}, allowed above 0")
     trigger = _optional(path, arrays, "trigger_time_ms", (..., num_frames))
+    if trigger is not None and (np.diff(trigger) <= 0).any():
+        raise UserError(f"{path}: trigger_time_ms: found times that do not increase from phase to phase")
     return CineSeries(
         magnitude=magnitude,
         pixel_spacing_mm=None if spacing is None else (float(spacing[0]), float(spacing[1])),
         frame_time_ms=None if trigger is None or num_frames < 2 else float(np.diff(trigger).mean()),
-        slice_location_mm=location,
+        path=path,
+        sha256=hashlib.sha256(content).hexdigest(),
     )
 
 
@@ -428,12 +435,12 @@ def _optional(path: Path, arrays: Dict[str, np.ndarray], key: str, shape: Tuple)
         return None
     array = arrays[key]
     fits = array.shape[-1:] == shape[1:] if shape[0] is ... else array.shape == shape
-    if not fits or array.dtype.kind not in "uif" or not np.isfinite(array).all():
+    if not fits or not array.size or array.dtype.kind not in "uif" or not np.isfinite(array).all():
         allowed = str(shape).replace("Ellipsis", "...")
         raise UserError(
             f"{path}: {key}: found {array.dtype} of shape {array.shape}, allowed finite numbers of shape {allowed}"
         )
-    return array
+    return array if array.dtype.kind == "f" else array.astype(float)  # differences of unsigned integers wrap around
 
 
 def parse_split(split: Optional[Sequence[str]], num_items: int, what: str) -> Dict[str, List[int]]:
@@ -502,7 +509,7 @@ def _parameters(acquisition: Acquisition, **source: Any) -> Dict[str, Any]:
 
 
 def _write_dataset(
-    output: Path,
+    output: os.PathLike,
     scans: List[_Scan],
     acquisition: Acquisition,
     num_frames: int,
@@ -510,97 +517,67 @@ def _write_dataset(
     overwrite: bool,
     progress: bool,
 ) -> Path:
-    """Writes the scans that are not there yet, then the annotations."""
+    """Writes scans and annotations into a temporary folder beside ``output``, which then takes its place."""
+    _check(os.fspath(output) != "", "--output", "''", "the folder of a data set")
+    annotations = _annotations(scans, acquisition, num_frames, split_by)
+    folder = Path(output).resolve()
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--output: {output}: found a file, allowed a folder")
+        if _already_holds(folder, annotations, overwrite):
+            if progress:
+                print(f"{output}: already holds this data set; kept")
+            return Path(output)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+            new = Path(temporary, "new")
+            (new / "annotations").mkdir(parents=True)
+            num_slices = sum(len(scan.slices) for scan in scans)
+            with tqdm(total=num_slices, desc=folder.name, unit="slice", disable=not progress) as bar:
+                for scan in scans:
+                    _write_scan(new / scan.file_name, scan, acquisition, bar)
+            for name, text in annotations.items():
+                (new / "annotations" / name).write_text(text)
+            if folder.exists():
+                folder.rename(Path(temporary, "old"))
+            new.rename(folder)
     except OSError as error:
-        raise UserError(f"--output: {output} is no folder and cannot become one ({error.strerror})") from error
-    complete = _complete_scans(output, scans, overwrite)
-    missing = [scan for scan in scans if scan.file_name not in complete]
-    num_slices = sum(len(scan.slices) for scan in missing)
-    with tqdm(total=num_slices, desc=output.name, unit="slice", disable=not progress) as bar:
-        for scan in missing:
-            _write_scan(output / scan.file_name, scan, acquisition, bar)
+        raise UserError(f"--output: {output}: cannot be written ({error})") from error
+    return Path(output)
+
+
+def _annotations(scans: List[_Scan], acquisition: Acquisition, num_frames: int, split_by: str) -> Dict[str, str]:
+    """File name -> content, of the splits that are not empty."""
+    annotations = {}
     for split in SPLITS:
-        annotation = {
-            "info": {
-                "description": "Simulated multi-coil cine",
-                "split_by": split_by,
-                "parameters": scans[0].parameters,
-            },
-            "images": [
-                {
-                    "file_name": scan.file_name,
-                    "subject_id": scan.subject_id,
-                    "slices": list(scan.slices),
-                    "kspace_size": [len(scan.slices), *acquisition.matrix, num_frames, acquisition.coils],
-                    "num_map_sets": acquisition.map_sets,
-                }
-                for scan in scans
-                if scan.split == split
-            ],
-        }
-        if annotation["images"]:
-            with _complete_or_absent(output / "annotations" / f"{split}.json") as temporary:
-                temporary.write_text(json.dumps(annotation, indent=1) + "\n")
-    return output
+        images = [
+            {
+                "file_name": scan.file_name,
+                "subject_id": scan.subject_id,
+                "slices": list(scan.slices),
+                "kspace_size": [len(scan.slices), *acquisition.matrix, num_frames, acquisition.coils],
+            }
+            for scan in scans
+            if scan.split == split
+        ]
+        info = {"description": _DESCRIPTION, "split_by": split_by, "parameters": scans[0].parameters}
+        if images:
+            annotations[f"{split}.json"] = json.dumps({"info": info, "images": images}, indent=1) + "\n"
+    return annotations
 
 
-def _complete_scans(output: Path, scans: List[_Scan], overwrite: bool) -> List[str]:
-    """File names of the scans already there; anything else there is refused, or removed with ``overwrite``."""
-    expected = {scan.file_name: _identity(scan) for scan in scans}
-    splits_with_scans = {f"annotations/{scan.split}.json" for scan in scans}
-    complete, foreign = [], []
-    for path in sorted(path for split in SPLITS for path in (output / split).glob("*.h5")):
-        file_name = path.relative_to(output).as_posix()
-        if expected.get(file_name, "") == _stored_identity(path):
-            complete.append(file_name)
-        else:
-            foreign.append(path)
-    for path in sorted((output / "annotations").glob("*.json")):
-        if path.relative_to(output).as_posix() not in splits_with_scans:
-            foreign.append(path)
-    if foreign and not overwrite:
-        raise UserError(
-            f"{output}: found another data set there ({foreign[0].relative_to(output)} is not what would be written), "
-            "allowed an empty folder, or --overwrite to remove it"
-        )
-    if foreign:
-        # Annotations go first: without them the data set does not exist, whatever happens next.
-        annotations = (output / "annotations").glob("*.json")
-        for path in {*annotations, *foreign}:
-            path.unlink()
-    return complete
-
-
-def _identity(scan: _Scan) -> Tuple[str, str, List[int]]:
-    return _as_json(scan.parameters), scan.subject_id, list(scan.slices)
-
-
-def _stored_identity(path: Path) -> Optional[Tuple[str, str, List[int]]]:
-    """What a file says that it holds; ``None`` where it is no scan of this program."""
-    try:
-        with h5py.File(path, "r") as file:
-            attributes = file.attrs
-            return attributes["parameters"], attributes["subject_id"], attributes["slices"].tolist()
-    except (OSError, KeyError, AttributeError):
-        return None
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
-
-
-@contextlib.contextmanager
-def _complete_or_absent(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path``, which takes its place where nothing went wrong."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _already_holds(folder: Path, annotations: Dict[str, str], overwrite: bool) -> bool:
+    """Whether the data set of these annotations is there; a UserError where something else may not be replaced."""
+    stored = {path.name: path.read_text(errors="replace") for path in folder.glob("annotations/*.json")}
+    if stored == annotations:
+        return True
+    content = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    is_simulated = stored and all(_DESCRIPTION in text for text in stored.values())
+    if content and not (is_simulated and {*content} <= {*SPLITS, "annotations"}):
+        raise UserError(f"--output: {folder}: found {', '.join(content)}, allowed a new folder or a simulated data set")
+    if content and not overwrite:
+        raise UserError(f"--output: {folder}: found another data set, allowed a new folder, or --overwrite")
+    return False
 
 
 def _check(condition: bool, option: str, found: Any, allowed: str) -> None:
@@ -618,7 +595,7 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--output", required=True, metavar="FOLDER", help="the data set, <root>/<name>")
-    parser.add_argument("--overwrite", action="store_true", help="remove a different data set in FOLDER")
+    parser.add_argument("--overwrite", action="store_true", help="replace another simulated data set in FOLDER")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--split",
@@ -638,7 +615,7 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "--images",
         metavar="FILE",
         help=".npy (slice, phase, row, column), or .npz with it as 'magnitude' (and optionally pixel_spacing_mm, "
-        "trigger_time_ms, slice_location_mm); rows are the readout, columns the phase encodes",
+        "trigger_time_ms); rows are the readout, columns the phase encodes",
     )
     images.add_argument(
         "--acquired-matrix",
@@ -658,7 +635,6 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "acquired matrix)",
     )
     acquisition.add_argument("--coils", type=int, default=8, help="(default: %(default)s)")
-    acquisition.add_argument("--map-sets", type=int, default=1, help="ESPIRiT map sets (default: %(default)s)")
     acquisition.add_argument(
         "--noise",
         type=float,
@@ -688,7 +664,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     arguments = _parse_arguments(argv)
     start = time.perf_counter()
     shared = {"split": arguments.split, "overwrite": arguments.overwrite, "progress": True}
-    settings = {key: getattr(arguments, key) for key in ("coils", "map_sets", "noise", "seed")}
+    settings = {key: getattr(arguments, key) for key in ("coils", "noise", "seed")}
     if arguments.matrix is not None:
         settings["matrix"] = tuple(arguments.matrix)
     if arguments.images is None:
@@ -696,28 +672,30 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         given = {key: value for key, value in sizes.items() if value is not None}
         output = simulate_phantom_dataset(arguments.output, Acquisition(**settings), **given, **shared)
     else:
-        if "matrix" not in settings:
-            settings["matrix"] = tuple(arguments.acquired_matrix or load_series(arguments.images).magnitude.shape[-2:])
+        series = load_series(arguments.images)
+        settings.setdefault("matrix", tuple(arguments.acquired_matrix or series.magnitude.shape[-2:]))
         output = simulate_series_dataset(
-            arguments.output, arguments.images, Acquisition(**settings), arguments.acquired_matrix, **shared
+            arguments.output, series, Acquisition(**settings), arguments.acquired_matrix, **shared
         )
-    _say_what_is_next(output, time.perf_counter() - start)
+    _say_what_is_next(output.resolve(), time.perf_counter() - start)
 
 
 def _say_what_is_next(output: Path, seconds: float) -> None:
     sizes = {}
     for split in SPLITS:
         annotation = output / "annotations" / f"{split}.json"
-        if annotation.exists():
-            sizes[split] = [image["kspace_size"] for image in json.loads(annotation.read_text())["images"]]
+        images = json.loads(annotation.read_text())["images"] if annotation.exists() else []
+        sizes[split] = [image["kspace_size"] for image in images]
     counts = ", ".join(f"{sum(size[0] for size in found)} {split}" for split, found in sizes.items())
     print(f"{output}: {counts} slices of (H, W, T, C) = {tuple(sizes['train'][0][1:])}, {seconds:.0f} s")
-    root, name = output.absolute().parent, output.absolute().name
-    where = "" if root == Path("datasets").absolute() else f"MEDDLR_GREEDY_DATASETS={root} "
-    names = " ".join(f"DATASETS.{split.upper()} \"('{name}_{split}',)\"" for split in sizes)
-    device = "" if torch.cuda.is_available() else " MODEL.DEVICE cpu"
-    train = f"{where}python -m meddlr_greedy.train_net --config-file configs/cine/greedy.yaml {names}{device}"
-    print(f"Next, train on it:\n  {train}")
+    command = ["python", "-m", "meddlr_greedy.train_net", "--config-file", os.path.relpath(CONFIG)]
+    for split, found in sizes.items():
+        command += [f"DATASETS.{split.upper()}", f"({json.dumps(f'{output.name}_{split}')},)" if found else "()"]
+    if not torch.cuda.is_available():
+        command += ["MODEL.DEVICE", "cpu"]
+    is_default = output.parent == Path("datasets").resolve() == datasets_root().resolve()
+    where = "" if is_default else f"{ROOT_VARIABLE}={shlex.quote(str(output.parent))} "
+    print(f"Next, train on it:\n  {where}{shlex.join(command)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Measured tables in Markdown pages: written by the command that measured them, never by hand."""
 
-import os
 from pathlib import Path
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.files import written_atomically
 
 __all__ = ["insert_table"]
 
@@ -20,6 +20,5 @@ def insert_table(page: Path, name: str, table: str) -> None:
         raise UserError(f"{page}: the marks {begin} and {end} are needed, once each")
     before, rest = text.split(begin)
     after = rest.split(end)[1]
-    partial = page.with_suffix(".partial")
-    partial.write_text(f"{before}{begin}\n{table}\n{end}{after}")
-    os.replace(partial, page)
+    with written_atomically(page) as partial:
+        partial.write_text(f"{before}{begin}\n{table}\n{end}{after}")
