@@ -6,6 +6,8 @@ What differs is told by :func:`build_train_loader` and :func:`build_val_loader`.
 
 import contextlib
 import functools
+import os
+import signal
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -150,6 +152,7 @@ class ExampleLoader(DataLoader):
             pin_memory=str(cfg.MODEL.DEVICE).startswith("cuda"),
             collate_fn=functools.partial(_collate, collate_fn),
             generator=torch.Generator().manual_seed(dataset.seed),
+            worker_init_fn=_leave_signals_to_the_trainer,
             **kwargs,
         )
 
@@ -315,6 +318,15 @@ def _check_shapes(key: str, batch_size: int, dataset: CheckedSliceData) -> None:
                 f"{key}: {batch_size} examples cannot be one batch, since shapes differ: {shape} in {path}, "
                 f"{other} in {other_path}; 1 is allowed"
             )
+
+
+def _leave_signals_to_the_trainer(worker_id: int) -> None:
+    """Schedulers and Ctrl-C signal the whole process group; a worker that died of it would take the trainer with it.
+
+    So a worker forms a group of its own. SIGTERM to the worker itself still ends it: torch relies on that.
+    """
+    os.setpgrp()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _collate(collate_fn: Callable, examples: List[Any]) -> Any:
