@@ -185,7 +185,7 @@ def test_gradient_of_a_local_loss_stays_in_its_module(make_cfg, batch):
         image = model.run_module(k, image.detach(), problem)
         model.zero_grad()
         complex_l1(image, problem.target).backward()
-        own = {id(p) for p in model.module_parameters(k)}
+        own = {id(p) for p in model.module_parameters()[k]}
         for name, p in model.named_parameters():
             assert (p.grad is not None) == (id(p) in own), (k, name)
 
@@ -259,8 +259,9 @@ def test_checkpoints_load_both_ways(make_cfg, tmp_path):
 def test_frozen_modules_pass_their_image_on(make_cfg, batch):
     model, whole = build_model(make_cfg(modules=4)), build_model(make_cfg(modules=4))
     whole.load_state_dict(model.state_dict())
+    of_modules = model.module_parameters()
     for k in (0, 3):
-        for p in model.module_parameters(k):
+        for p in of_modules[k]:
             p.requires_grad_(False)
     for m in (model, whole):
         complex_l1(m.train()(batch)["pred"], batch["target"]).backward()

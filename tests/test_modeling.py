@@ -6,12 +6,12 @@ from meddlr.config import get_cfg
 from meddlr.forward import SenseModel
 from meddlr.modeling import build_loss_computer, build_model
 from meddlr.modeling.loss_computer import IMAGE_LOSSES, KSPACE_LOSSES
-from meddlr.modeling.meta_arch.unrolled import CGUnrolledCNN, GeneralizedUnrolledCNN
+from meddlr.modeling.meta_arch.unrolled import CGUnrolledCNN
 from meddlr.utils.events import EventStorage
-from torch import nn
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.spatiotemporal import SpatioTemporalConv, SpatioTemporalResNet
+from projects.cine.benchmark import StockCine, StockConv
 
 
 def randn(*shape):
@@ -69,20 +69,6 @@ class TestLosses:
             build_loss_computer(cine_cfg("MODEL.RECON_LOSS.NAME", name), "LeanLossComputer")
 
 
-class StockConv(nn.Module):
-    """The same (2+1)D convolution from two Conv3d."""
-
-    def __init__(self, conv: SpatioTemporalConv):
-        super().__init__()
-        self.spatial, self.temporal, self.reach = conv.spatial, conv.temporal, conv.reach
-
-    def forward(self, x):
-        weight = self.spatial.weight[:, :, None]
-        x = nn.functional.conv3d(x, weight, self.spatial.bias, padding=(0, self.reach, self.reach)).relu()
-        x = nn.functional.pad(x, (0, 0, 0, 0, self.reach, self.reach), mode="circular")
-        return nn.functional.conv3d(x, self.temporal.weight[..., None], self.temporal.bias)
-
-
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 @pytest.mark.parametrize("shape", [(1, 2, 4, 6, 5), (2, 3, 5, 7, 4), (1, 2, 2, 3, 3)])
 def test_spatiotemporal_conv_is_two_conv3d(shape, kernel_size):
@@ -107,17 +93,9 @@ def test_regulariser_commutes_with_a_shift_of_the_cardiac_cycle():
     assert not torch.allclose(net(x.roll(2, dims=3)), net(x).roll(2, dims=3), atol=1e-3)
 
 
-class StockCine(GeneralizedUnrolledCNN):
-    """A cine network from meddlr's parts: SenseModel on (B, H, W, T, C) and a layout change for the regulariser."""
-
-    def reg(self, *, image, model, dims):
-        x = torch.view_as_real(image)
-        B, H, W, T, M, _ = x.shape
-        x = model(x.reshape(B, H, W, T, 2 * M).permute(0, 4, 3, 1, 2))
-        return torch.view_as_complex(x.permute(0, 3, 4, 2, 1).reshape(B, H, W, T, M, 2).contiguous())
-
-
 class StockCGCine(CGUnrolledCNN):
+    """MoDL for cine from stock parts."""
+
     reg = StockCine.reg
 
 

@@ -180,18 +180,18 @@ class GreedyUnrolled(nn.Module):
             )
         return image
 
-    def module_parameters(self, k: int) -> List[nn.Parameter]:
-        """The parameters that the loss of module ``k`` (from 0) trains.
+    def module_parameters(self) -> List[List[nn.Parameter]]:
+        """For each module, the parameters that its loss trains.
 
         Those of its steps, and those that belong to no step in particular.
         """
-
-        def of_steps(steps) -> List[nn.Parameter]:
-            return [p for i in steps for p in (*self._block(i).parameters(), self.model.step_sizes[i])]
-
-        own = {id(p) for p in of_steps(self.module_steps[k])}
-        others = {id(p) for steps in self.module_steps for p in of_steps(steps)} - own
-        return [p for p in self.model.parameters() if p.requires_grad and id(p) not in others]
+        ids_of_modules = [
+            {id(p) for i in steps for p in (*self._block(i).parameters(), self.model.step_sizes[i])}
+            for steps in self.module_steps
+        ]
+        ids_of_steps = set().union(*ids_of_modules)
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        return [[p for p in trainable if id(p) in own or id(p) not in ids_of_steps] for own in ids_of_modules]
 
     def _forward_greedily(self, inputs: Dict[str, Any], problem: UnrolledProblem) -> Dict[str, Any]:
         if problem.target is None:
@@ -202,10 +202,9 @@ class GreedyUnrolled(nn.Module):
         gradients: Gradients = {}
         losses: Dict[str, torch.Tensor] = {}
         image = problem.zf_image
-        last = self.num_modules - 1
-        for k in range(last):
+        *others, own = self.module_parameters()
+        for k, parameters in enumerate(others):
             self._mark(k, begins=True)
-            parameters = self.module_parameters(k)
             with torch.set_grad_enabled(bool(parameters)):  # a frozen module only passes its image on
                 image = self.run_module(k, image, problem)
                 loss = self.local_loss(inputs, {"pred": image, "target": problem.target, "signal_model": problem.A})
@@ -216,9 +215,10 @@ class GreedyUnrolled(nn.Module):
             image = image.detach()
             del loss
             self._mark(k, begins=False)
+        last = self.num_modules - 1
         self._mark(last, begins=True)
         image = self.run_module(last, image, problem)
-        graph = _Graph(image, self.module_parameters(last), gradients, lambda: self._mark(last, begins=False))
+        graph = _Graph(image, own, gradients, lambda: self._mark(last, begins=False))
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         return {"pred": _HandOutGradients.apply(graph, *parameters), **losses}
 
