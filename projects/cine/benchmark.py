@@ -197,7 +197,7 @@ def memory(args: argparse.Namespace) -> Dict[str, Any]:
 
 def timing(args: argparse.Namespace) -> Dict[str, Any]:
     """Time of a training step, greedy against end to end: the same network, 8 steps, 64 features."""
-    arch, shape = "GeneralizedUnrolledCNN", (48, 48)
+    arch, shape = "GeneralizedUnrolledCNN", (64, 64)
     batch = make_batch(args.device, shape, num_coils=8)
     sides = {}
     for modules in (1, 2, 4, 8):
