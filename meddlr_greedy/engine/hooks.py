@@ -108,8 +108,9 @@ class BestCheckpoint(HookBase):
         better = self.value is None or (value > self.value if self._higher_is_better else value < self.value)
         if better:
             self.value = value
+            iteration = min(self.trainer.iter, self.trainer.max_iter - 1)  # a finished run stands one behind its end
             self.trainer.checkpointer.save(
-                BEST_CHECKPOINT[: -len(".pth")], tag=False, iteration=self.trainer.iter, value=value, metric=self.metric
+                BEST_CHECKPOINT[: -len(".pth")], tag=False, iteration=iteration, value=value, metric=self.metric
             )
             logger.info("Best so far: %s %.4f at iteration %d", self.metric, value, self.trainer.iter)
 
