@@ -243,6 +243,15 @@ def test_signal_writes_a_checkpoint_and_asks_to_be_requeued(write_config, tmp_pa
     assert metrics(run)[-1]["iteration"] == iteration
 
 
+def test_signal_before_training_asks_to_be_requeued(write_config, tmp_path):
+    process = start(write_config(data="beat", arch="CineUnrolledCNN"), opts=[*CINE_OPTS, "SOLVER.MAX_ITER", "100000"])
+    wait_for(lambda: (tmp_path / "run" / "log.txt").exists(), process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == os.EX_TEMPFAIL, output[-3000:]
+    assert "SIGTERM received" in output and "Traceback" not in output
+
+
 def random_moment(rng):
     """A moment after a random iteration."""
     iteration, delay = rng.randrange(5, 50), rng.random() / 10

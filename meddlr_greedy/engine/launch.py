@@ -2,7 +2,9 @@
 
 import argparse
 import os
-from typing import Any, Optional
+import signal
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, Optional
 
 import torch
 from meddlr.config import CfgNode
@@ -11,10 +13,10 @@ from meddlr.utils import env
 from meddlr.utils.logger import setup_logger
 
 from meddlr_greedy.config import read_yaml
-from meddlr_greedy.errors import UserError
+from meddlr_greedy.errors import Preempted, UserError
 from meddlr_greedy.files import written_atomically
 
-__all__ = ["argument_parser", "check_device", "save_config", "setup_run"]
+__all__ = ["argument_parser", "check_device", "end_at_once", "handling_signals", "save_config", "setup_run"]
 
 
 def argument_parser(description: Optional[str] = None) -> argparse.ArgumentParser:
@@ -42,6 +44,28 @@ def check_device(cfg: CfgNode) -> torch.device:
             " set MODEL.DEVICE cpu to train on the CPU"
         )
     return device
+
+
+@contextmanager
+def handling_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Inside the block, SIGTERM and SIGUSR1 (a scheduler's requests to end) call ``handler``."""
+    previous = {}
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        try:
+            previous[number] = signal.signal(number, handler)
+        except ValueError:  # not in the main thread: whoever started us handles signals
+            break
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def end_at_once(number: int, frame: Any) -> None:
+    """A signal handler for the time outside the training, when there is nothing to save."""
+    name = signal.Signals(number).name
+    raise Preempted(f"{name} received outside the training; nothing is lost, continue with --resume")
 
 
 def setup_run(cfg: CfgNode, args: Any, trains: bool) -> CfgNode:

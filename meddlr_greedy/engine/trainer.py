@@ -5,8 +5,7 @@ import logging
 import os
 import signal
 import time
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from meddlr.config import CfgNode
@@ -24,6 +23,7 @@ from meddlr_greedy.engine.accumulation import ResumableGradAccumOptimizer
 from meddlr_greedy.engine.build import TRAINER_REGISTRY, build_hooks
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, RunState
 from meddlr_greedy.engine.hooks import BestCheckpoint, CheckpointWriter, FlushAtEnd, IsolatedEvaluation
+from meddlr_greedy.engine.launch import handling_signals
 from meddlr_greedy.errors import NonFiniteLossError, Preempted, UserError, naming
 from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator
 from meddlr_greedy.files import written_atomically
@@ -156,7 +156,8 @@ class GreedyTrainer(DefaultTrainer):
         # before it is written, the resumed run evaluates and logs again; killed after it, nothing is missing.
         self.register_hooks([meddlr_hooks.PeriodicWriter(writers, periods), self.checkpoint_writer])
         self.data_loader.batch_sampler.start_iter = self.start_iter
-        with EventStorage(self.start_iter) as self.storage, _deferred_signals() as received:
+        received: List[int] = []  # acted on between two iterations
+        with EventStorage(self.start_iter) as self.storage, handling_signals(lambda n, _: received.append(n)):
             try:
                 self.before_train()
                 self.run_state.restore_generators()
@@ -253,20 +254,3 @@ def _drop_iterations_from(path: str, start_iter: int) -> None:
                 continue
     with written_atomically(path) as partial:
         partial.write_text("".join(kept))
-
-
-@contextmanager
-def _deferred_signals() -> Iterator[list]:
-    """Collects SIGTERM and SIGUSR1, to be acted on between two iterations."""
-    received: list = []
-    previous = {}
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        try:
-            previous[number] = signal.signal(number, lambda n, _: received.append(n))
-        except ValueError:  # not in the main thread: whoever started us handles signals
-            break
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
