@@ -73,6 +73,7 @@ def partition_steps(num_steps: int, num_modules: Union[int, Sequence[int]]) -> L
 class UnrolledProblem(NamedTuple):
     """What every unrolled step needs of one batch, prepared once."""
 
+    inputs: Dict[str, Any]  #: the batch on the network's device, see prepare_inputs
     A: nn.Module  #: signal model
     kspace: torch.Tensor  #: masked k-space (B, H, W, [T,] C)
     zf_image: torch.Tensor  #: zero-filled image A^H y, (B, H, W, [T,] M)
@@ -146,26 +147,28 @@ class GreedyUnrolled(nn.Module):
             raise UserError(
                 "GreedyUnrolled: no trainable parameters (a replica of torch.nn.DataParallel has none: use one device)"
             )
-        inputs = prepare_inputs(self.model, inputs)
-        problem = _problem(inputs)
+        problem = self.prepare(inputs)
         outputs: Dict[str, Any] = {
             "target": problem.target,
             "signal_model": problem.A,
             "zf_image": problem.zf_image,
         }
         if self.training and torch.is_grad_enabled():
-            outputs.update(self._forward_greedily(inputs, problem))
+            outputs.update(self._forward_greedily(problem))
         else:
             used = self.num_inference_modules if not self.training else 0
             outputs["pred"] = self._reconstruct(problem, used or self.num_modules)
         if return_pp:
-            outputs.update({key: inputs[key] for key in ("mean", "std", "norm")})
+            outputs.update({key: problem.inputs[key] for key in ("mean", "std", "norm")})
         self._visualize(problem, outputs["pred"], vis_training)
         return outputs
 
     def prepare(self, inputs: Dict[str, Any]) -> UnrolledProblem:
         """Signal model and zero-filled image of a batch, as the plain network makes them."""
-        return _problem(prepare_inputs(self.model, inputs))
+        inputs = prepare_inputs(self.model, inputs)
+        A, kspace = inputs["signal_model"], inputs["kspace"]
+        zf_image = A(kspace, adjoint=True)
+        return UnrolledProblem(inputs, A, kspace, zf_image, inputs.get("target"), tuple(kspace.size()))
 
     def run_module(self, k: int, image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
         """The unrolled steps of module ``k`` (from 0): image (B, H, W, [T,] M) to image."""
@@ -193,7 +196,7 @@ class GreedyUnrolled(nn.Module):
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         return [[p for p in trainable if id(p) in own or id(p) not in ids_of_steps] for own in ids_of_modules]
 
-    def _forward_greedily(self, inputs: Dict[str, Any], problem: UnrolledProblem) -> Dict[str, Any]:
+    def _forward_greedily(self, problem: UnrolledProblem) -> Dict[str, Any]:
         if problem.target is None:
             raise UserError(
                 "GreedyUnrolled: the training batch has no 'target'; greedy learning needs fully sampled targets"
@@ -207,13 +210,14 @@ class GreedyUnrolled(nn.Module):
             self._mark(k, begins=True)
             with torch.set_grad_enabled(bool(parameters)):  # a frozen module only passes its image on
                 image = self.run_module(k, image, problem)
-                loss = self.local_loss(inputs, {"pred": image, "target": problem.target, "signal_model": problem.A})
+                outputs = {"pred": image, "target": problem.target, "signal_model": problem.A}
+                loss = self.local_loss(problem.inputs, outputs)
             if parameters:
                 _accumulate(gradients, parameters, _gradient(loss, parameters))
             losses[f"loss_module_{k + 1}"] = loss.detach()
             # What still refers to the graph of this module must not outlive it.
             image = image.detach()
-            del loss
+            del loss, outputs
             self._mark(k, begins=False)
         last = self.num_modules - 1
         self._mark(last, begins=True)
@@ -268,11 +272,6 @@ class GreedyUnrolled(nn.Module):
             "num_inference_modules": greedy.NUM_INFERENCE_MODULES,
             "loss": LeanLossComputer(cfg),
         }
-
-
-def _problem(inputs: Dict[str, Any]) -> UnrolledProblem:
-    A, kspace = inputs["signal_model"], inputs["kspace"]
-    return UnrolledProblem(A, kspace, A(kspace, adjoint=True), inputs.get("target"), tuple(kspace.size()))
 
 
 def build_network(cfg: CfgNode, name: str) -> nn.Module:

@@ -355,7 +355,7 @@ def _draw_heart(canvas: _Canvas, anatomy: Anatomy, phase: float, image: np.ndarr
     image = canvas.paint(image, free_wall - rv_wall, muscle)
     rv_blood = np.maximum(free_wall + np.maximum(rv_trabeculae, 0), -epi)
     image = canvas.paint(image, rv_blood, 0.96 * blood)
-    image = canvas.paint(image, np.maximum(_moderator_band(canvas, centre, rv_centre, septum, level), rv_blood), muscle)
+    image = canvas.paint(image, np.maximum(_moderator_band(canvas, rv_centre, septum, level), rv_blood), muscle)
     image = canvas.paint(image, epi, muscle)
     image = canvas.paint(image, endo, blood)
     for papillary_angle in (-0.75, 2.0):  # anterolateral, posteromedial
@@ -378,7 +378,7 @@ def _papillary_muscle(
     return np.hypot(from_wall / 1.25, radius * np.sin(angle)) - size
 
 
-def _moderator_band(canvas: _Canvas, lv_centre, rv_centre, septum, level: float) -> np.ndarray:
+def _moderator_band(canvas: _Canvas, rv_centre, septum, level: float) -> np.ndarray:
     """Signed distance to the muscle band that crosses the right ventricle in its apical half."""
     if not 0.4 < level < 0.75:
         return np.full(canvas.x.shape, np.inf)
