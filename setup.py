@@ -39,6 +39,10 @@ setup(
         "tensorboard",
         "matplotlib",
         "pillow",
+        # Formats of scanners and of images.
+        "ismrmrd",
+        "pydicom",
+        "nibabel",
     ],
     extras_require={"dev": ["pytest", "ruff", "mypy", "scikit-image"]},
 )

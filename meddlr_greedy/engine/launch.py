@@ -63,9 +63,15 @@ def handling_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
 
 
 def end_at_once(number: int, frame: Any) -> None:
-    """A signal handler for the time outside the training, when there is nothing to save."""
+    """A signal handler for the time outside the training, when there is nothing to save.
+
+    Ends the process here. An exception would be lost where the signal happens to arrive inside somebody's
+    ``except Exception`` (meddlr's look at the environment has several) or inside a callback of the interpreter.
+    """
     name = signal.Signals(number).name
-    raise Preempted(f"{name} received outside the training; nothing is lost, continue with --resume")
+    message = f"error: {name} received outside the training; nothing is lost, continue with --resume\n"
+    os.write(2, message.encode())
+    os._exit(Preempted.exit_status)
 
 
 def setup_run(cfg: CfgNode, args: Any, trains: bool) -> CfgNode:
