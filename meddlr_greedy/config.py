@@ -44,6 +44,10 @@ def _is_names(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(_is_name(name) for name in value)
 
 
+def _is_partition(value: Any) -> bool:
+    return value == "auto" or (isinstance(value, (list, tuple)) and _is_modules(value))
+
+
 def _key(default: Any, allowed: str, check: Callable[[Any], bool]) -> Any:
     return field(default=default, metadata={"allowed": allowed, "check": check})
 
@@ -62,8 +66,17 @@ class GreedyConfig:
     )
     # Modules to run in evaluation (every module emits an image); 0 runs all.
     NUM_INFERENCE_MODULES: int = _key(0, "a non-negative integer (0: all modules)", _is_count)
-    # Trainer of meddlr_greedy.train_net, a name in TRAINER_REGISTRY.
-    TRAINER: str = _key("GreedyTrainer", "the name of a registered trainer", _is_name)
+    # Modules of each process of a chain, where several processes train one network; "auto" balances measured times.
+    PARTITION: Union[str, Tuple[int, ...]] = _key(
+        "auto", "'auto', or a list of positive integers (the modules of each process)", _is_partition
+    )
+    # Chains of processes that each train on their share of every batch; in one process without effect.
+    REPLICAS: int = _key(1, "a positive integer", _is_positive)
+    # Batches that may wait between two neighbouring processes.
+    BATCHES_IN_FLIGHT: int = _key(2, "a positive integer", _is_positive)
+    # Trainer of meddlr_greedy.train_net, a name in TRAINER_REGISTRY; "auto" is GreedyTrainer, or ParallelGreedyTrainer
+    # where several processes were started.
+    TRAINER: str = _key("auto", "the name of a registered trainer", _is_name)
     # Extra hooks of the trainer, names in HOOK_REGISTRY.
     HOOKS: Tuple[str, ...] = _key(("DecoupledTraining",), "a list of names of registered hooks", _is_names)
     # Intra-op threads; 0 keeps torch's choice. Resuming is bit-exact at an equal number only.

@@ -12,29 +12,39 @@ import sys
 from contextlib import contextmanager
 from typing import Callable, Iterable, Iterator, TypeVar
 
-__all__ = ["NonFiniteLossError", "Preempted", "UserError", "did_you_mean", "exit_with_one_line", "naming"]
+__all__ = [
+    "NonFiniteLossError",
+    "OneLineError",
+    "Preempted",
+    "UserError",
+    "did_you_mean",
+    "exit_with_one_line",
+    "naming",
+]
 
 _T = TypeVar("_T")
 
 
-class _OneLine(Exception):
+class OneLineError(Exception):
+    """An end that is told in one line, with the exit status of its class."""
+
     exit_status = 1
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))
 
 
-class UserError(_OneLine, ValueError):
+class UserError(OneLineError, ValueError):
     """A mistake in what the user gave: names the file or key, what was found, and what is allowed."""
 
     exit_status = 2
 
 
-class NonFiniteLossError(_OneLine, ArithmeticError):
+class NonFiniteLossError(OneLineError, ArithmeticError):
     """The loss of a module is NaN or infinite; raised before the update."""
 
 
-class Preempted(_OneLine):
+class Preempted(OneLineError):
     """A signal asked the run to end; it can be requeued (the status is sysexits' "temporary failure")."""
 
     exit_status = os.EX_TEMPFAIL
@@ -65,7 +75,7 @@ def exit_with_one_line(main: Callable[..., _T]) -> Callable[..., _T]:
     def wrapped(*args, **kwargs):
         try:
             return main(*args, **kwargs)
-        except _OneLine as error:
+        except OneLineError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(error.exit_status)
 

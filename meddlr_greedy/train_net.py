@@ -1,11 +1,17 @@
 """Trains a network from a config, greedily or end to end.
 
+On several devices, a greedy network is spread over them: start with --num-gpus N (N processes on this machine; on the
+CPU too), or with torchrun on one machine or many.
+
 Example::
 
     python -m meddlr_greedy.train_net --config-file configs/cine/greedy.yaml OUTPUT_DIR results/cine-greedy
     python -m meddlr_greedy.train_net --config-file configs/cine/greedy.yaml OUTPUT_DIR results/cine-greedy --resume
+    python -m meddlr_greedy.train_net --config-file configs/cine/greedy.yaml --num-gpus 4 OUTPUT_DIR results/cine-greedy
+    torchrun --nproc-per-node 4 -m meddlr_greedy.train_net --config-file configs/cine/greedy.yaml
 """
 
+import contextlib
 import sys
 from typing import Any, Optional, Sequence
 
@@ -13,6 +19,7 @@ from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.engine.build import trainer_class
 from meddlr_greedy.engine.launch import argument_parser, end_at_once, handling_signals, save_config, setup_run
+from meddlr_greedy.engine.processes import Job, in_job, launch
 from meddlr_greedy.errors import UserError, exit_with_one_line
 
 __all__ = ["main"]
@@ -20,20 +27,30 @@ __all__ = ["main"]
 
 @exit_with_one_line
 def main(argv: Optional[Sequence[str]] = None) -> Any:
-    args = argument_parser(__doc__).parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = argument_parser(__doc__).parse_args(arguments)
     if args.eval_only:
         raise UserError("--eval-only: use python -m meddlr_greedy.eval_net")
-    with handling_signals(end_at_once):
-        cfg = load_config(args.config_file, args.opts)
-        trainer_type = trainer_class(cfg)
-        register_datasets()
-        check_dataset_names([*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL, *cfg.DATASETS.TEST])
-        cfg = setup_run(cfg, args, trains=True)
-        trainer = trainer_type(cfg)
+    if args.num_gpus > 1 and not in_job():
+        _load(args)  # what is wrong with it is said once
+        sys.exit(launch(args.num_gpus, arguments, "meddlr_greedy.train_net"))
+    job = Job.join() if in_job() else None
+    with job.ending_together() if job else contextlib.nullcontext(), handling_signals(end_at_once):
+        cfg = setup_run(_load(args), args, trains=True, job=job)
+        trainer = trainer_class(cfg)(cfg)
         trainer.resume_or_load(resume=args.resume, restart_iter=args.restart_iter)
-        save_config(cfg)  # only now, when it is known to work
+        if trainer.is_writer:
+            save_config(cfg)  # only now, when it is known to work
         return trainer.train()
 
 
+def _load(args: Any) -> Any:
+    cfg = load_config(args.config_file, args.opts)
+    trainer_class(cfg)
+    register_datasets()
+    check_dataset_names([*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL, *cfg.DATASETS.TEST])
+    return cfg
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -58,6 +58,7 @@ class ResumableBatchSampler(Sampler[List[Key]]):
         batch_size: Examples in a batch.
         drop_last: Leaves out the last, smaller batch of an epoch.
         seed: The seed of the run.
+        share: (i, n): yields the i-th of n equal shares of every batch.
         start_iter: The first batch to yield. May also be set later, before iteration starts: a run resumed
             at iteration t gets batches t, t + 1, ...
 
@@ -65,7 +66,15 @@ class ResumableBatchSampler(Sampler[List[Key]]):
         UserError: There is not one batch in an epoch.
     """
 
-    def __init__(self, num_examples: int, batch_size: int, drop_last: bool, seed: int, start_iter: int = 0):
+    def __init__(
+        self,
+        num_examples: int,
+        batch_size: int,
+        drop_last: bool,
+        seed: int,
+        share: Tuple[int, int] = (0, 1),
+        start_iter: int = 0,
+    ):
         _check_minimum("SOLVER.TRAIN_BATCH_SIZE", batch_size, 1)
         full, rest = divmod(num_examples, batch_size)
         self.batches_per_epoch = full if drop_last or not rest else full + 1
@@ -77,6 +86,7 @@ class ResumableBatchSampler(Sampler[List[Key]]):
         self.num_examples = num_examples
         self.batch_size = batch_size
         self.seed = seed
+        self.share = share
         self.start_iter = start_iter
 
     def __iter__(self) -> Iterator[List[Key]]:
@@ -84,7 +94,10 @@ class ResumableBatchSampler(Sampler[List[Key]]):
         while True:
             order = self._order(epoch)
             for first in range(batch * self.batch_size, self.batches_per_epoch * self.batch_size, self.batch_size):
-                yield [(epoch, index) for index in order[first : first + self.batch_size]]
+                examples = order[first : first + self.batch_size]
+                i, n = self.share
+                own = examples[i * len(examples) // n : (i + 1) * len(examples) // n]
+                yield [(epoch, index) for index in own]
             epoch, batch = epoch + 1, 0
 
     def _order(self, epoch: int) -> List[int]:
@@ -163,12 +176,13 @@ class ExampleLoader(DataLoader):
             yield batch
 
 
-def build_train_loader(cfg, seed: int) -> ExampleLoader:
+def build_train_loader(cfg, seed: int, share: Tuple[int, int] = (0, 1)) -> ExampleLoader:
     """Builds the endless loader of training batches.
 
     Args:
         cfg: meddlr's config. 2D or cine is told by the data.
         seed: Together with the iteration it decides everything random.
+        share: (i, n): loads the i-th of n equal shares of every batch.
 
     Returns:
         ExampleLoader: ``batch_sampler`` is a :class:`ResumableBatchSampler`.
@@ -193,7 +207,9 @@ def build_train_loader(cfg, seed: int) -> ExampleLoader:
     )
     stock = build_recon_train_loader(_stock_cfg(cfg), dataset_type=build_dataset)
     _check_schedules(cfg, stock.dataset.transform)
-    sampler = ResumableBatchSampler(len(stock.dataset), cfg.SOLVER.TRAIN_BATCH_SIZE, cfg.DATALOADER.DROP_LAST, seed)
+    sampler = ResumableBatchSampler(
+        len(stock.dataset), cfg.SOLVER.TRAIN_BATCH_SIZE, cfg.DATALOADER.DROP_LAST, seed, share
+    )
     _check_shapes("SOLVER.TRAIN_BATCH_SIZE", sampler.batch_size, stock.dataset)
     return ExampleLoader(SeededDataset(stock.dataset, seed), cfg, stock.collate_fn, batch_sampler=sampler)
 

@@ -6,6 +6,7 @@ from meddlr.config import CfgNode
 from meddlr.engine.train_loop import HookBase
 from meddlr.utils.registry import Registry
 
+from meddlr_greedy.engine.processes import in_job
 from meddlr_greedy.errors import UserError, did_you_mean
 
 __all__ = ["HOOK_REGISTRY", "TRAINER_REGISTRY", "build_hooks", "trainer_class"]
@@ -18,8 +19,11 @@ HOOK_REGISTRY.__doc__ = "Extra hooks of a trainer: called with the config, subcl
 
 
 def trainer_class(cfg: CfgNode) -> Any:
-    """The trainer that ``MISC.GREEDY.TRAINER`` names."""
-    return _look_up(TRAINER_REGISTRY, cfg.MISC.GREEDY.TRAINER, "MISC.GREEDY.TRAINER")
+    """The trainer that ``MISC.GREEDY.TRAINER`` names, or the one for the number of processes."""
+    name = cfg.MISC.GREEDY.TRAINER
+    if name == "auto":
+        name = "ParallelGreedyTrainer" if in_job() else "GreedyTrainer"
+    return _look_up(TRAINER_REGISTRY, name, "MISC.GREEDY.TRAINER")
 
 
 def build_hooks(cfg: CfgNode) -> List[HookBase]:

@@ -5,7 +5,7 @@ import os
 import pickle
 import random
 import re
-from typing import Any, Dict, Optional, cast
+from typing import Any, Dict, Optional, Tuple, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from meddlr.config import CfgNode
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically
 
-__all__ = ["BEST_CHECKPOINT", "GreedyCheckpointer", "RunState"]
+__all__ = ["BEST_CHECKPOINT", "GreedyCheckpointer", "RunState", "plain_name"]
 
 #: The checkpoint with the best validation metric of a run.
 BEST_CHECKPOINT = "model_best.pth"
@@ -35,14 +35,17 @@ class GreedyCheckpointer(Checkpointer):
         """Writes ``<name>.pth``; with ``tag`` it becomes the one to resume from."""
         if not self.save_dir:
             return
-        data = {"model": self.model.state_dict(), **kwargs}
-        for key, checkpointable in self.checkpointables.items():
-            data[key] = checkpointable.state_dict()
+        data = {**self.state(), **kwargs}
         path = os.path.join(self.save_dir, f"{name}.pth")
         with written_atomically(path, durable=True) as partial:
             torch.save(data, partial)
         if tag:
             self.tag_last_checkpoint(os.path.basename(path))
+
+    def state(self) -> Dict[str, Any]:
+        """What a checkpoint holds."""
+        parts = {"model": self.model, **self.checkpointables}
+        return {key: part.state_dict() for key, part in parts.items()}
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         with written_atomically(os.path.join(self.save_dir, "last_checkpoint"), durable=True) as partial:
@@ -73,20 +76,27 @@ class GreedyCheckpointer(Checkpointer):
         return loaded
 
     def _load_model(self, checkpoint: Any) -> None:
-        weights = {_plain_name(key): value for key, value in checkpoint.pop("model").items()}
-        own = {_plain_name(key): key for key in self.model.state_dict()}
+        weights = {plain_name(key): value for key, value in checkpoint.pop("model").items()}
         shapes = {name: tuple(v.shape) for name, v in weights.items()}
-        expected = {_plain_name(key): tuple(v.shape) for key, v in self.model.state_dict().items()}
+        expected = {plain_name(key): shape for key, shape in self._shapes().items()}
         for name in sorted(expected.keys() | shapes.keys()):
             if expected.get(name) != shapes.get(name):
                 raise UserError(
                     f"checkpoint: '{name}' has shape {shapes.get(name, 'none')}, the model of this config has"
                     f" {expected.get(name, 'none')}; use the config that the checkpoint was trained with"
                 )
-        self.model.load_state_dict({own[name]: value for name, value in weights.items()})
+        self._load_weights(weights)
+
+    def _shapes(self) -> Dict[str, Tuple[int, ...]]:
+        """The shape of each tensor that a checkpoint for this model holds."""
+        return {key: tuple(value.shape) for key, value in self.model.state_dict().items()}
+
+    def _load_weights(self, weights: Dict[str, torch.Tensor]) -> None:
+        """Loads weights by their names in the plain network."""
+        self.model.load_state_dict({key: weights[plain_name(key)] for key in self.model.state_dict()})
 
 
-def _plain_name(key: str) -> str:
+def plain_name(key: str) -> str:
     """The parameter's name in the plain network: without the prefixes of wrappers."""
     while key.startswith(("module.", "model.")):
         key = key.split(".", 1)[1]

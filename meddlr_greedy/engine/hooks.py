@@ -185,11 +185,12 @@ class DecoupledTraining(HookBase):
             self._held = None
         scalars = {}
         of_modules = model.module_parameters()
-        for k, (begin, end) in enumerate(zip(self._marks[::2], self._marks[1::2])):
+        marks = zip(self._marks[::2], self._marks[1::2])
+        for k, parameters, memory, (begin, end) in zip(model.own_modules, of_modules, self._memory, marks):
             seconds = begin.elapsed_time(end) / 1e3 if self._cuda else end - begin
-            gradients = [p.grad for p in of_modules[k] if p.grad is not None]
+            gradients = [p.grad for p in parameters if p.grad is not None]
             norms = torch.stack([g.norm() for g in gradients]) if gradients else torch.zeros(1)
             scalars[f"module_{k + 1}/time"] = seconds
-            scalars[f"module_{k + 1}/memory_mb"] = self._memory[k] / 2**20
+            scalars[f"module_{k + 1}/memory_mb"] = memory / 2**20
             scalars[f"module_{k + 1}/grad_norm"] = norms.norm().item()
         self.trainer.storage.put_scalars(smoothing_hint=False, **scalars)

@@ -1,9 +1,10 @@
 """Starting a run: command line, device, threads, seed, log and output folder."""
 
 import argparse
+import contextlib
+import logging
 import os
 import signal
-from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Optional
 
 import torch
@@ -13,6 +14,7 @@ from meddlr.utils import env
 from meddlr.utils.logger import setup_logger
 
 from meddlr_greedy.config import read_yaml
+from meddlr_greedy.engine.processes import Job
 from meddlr_greedy.errors import Preempted, UserError
 from meddlr_greedy.files import written_atomically
 
@@ -46,7 +48,7 @@ def check_device(cfg: CfgNode) -> torch.device:
     return device
 
 
-@contextmanager
+@contextlib.contextmanager
 def handling_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
     """Inside the block, SIGTERM and SIGUSR1 (a scheduler's requests to end) call ``handler``."""
     previous = {}
@@ -74,20 +76,30 @@ def end_at_once(number: int, frame: Any) -> None:
     os._exit(Preempted.exit_status)
 
 
-def setup_run(cfg: CfgNode, args: Any, trains: bool) -> CfgNode:
+def setup_run(cfg: CfgNode, args: Any, trains: bool, job: Optional[Job] = None) -> CfgNode:
     """meddlr's ``default_setup`` for a run of this plugin: device, threads, seed, log and output folder.
+
+    Args:
+        cfg: The config.
+        args: Command line, see :func:`argument_parser`.
+        trains: Whether the run writes checkpoints.
+        job: The processes that this one belongs to, if there are several.
 
     Returns:
         The config to run with: ``SEED`` is always set, so that ``config.yaml`` repeats the run.
 
     Raises:
-        UserError: for a missing OUTPUT_DIR, an impossible device, or more devices than this trainer uses.
+        UserError: for a missing OUTPUT_DIR, an impossible device, or more devices than are used.
     """
     if not cfg.OUTPUT_DIR:
         raise UserError("OUTPUT_DIR: missing; set it in the config or as an override (OUTPUT_DIR results/my_run)")
     check_device(cfg)
-    if args.num_gpus > 1:
-        raise UserError(f"--num-gpus: found {args.num_gpus}, allowed is 1 (GreedyTrainer trains on one device)")
+    if args.num_gpus > 1 and not trains:
+        raise UserError(f"--num-gpus: found {args.num_gpus}, allowed is 1 (evaluation uses one device)")
+    if job is not None:
+        _choose_device_of_process(cfg, job)
+    if job is not None and args.auto_version:
+        raise UserError("--auto-version: not allowed with several processes; give OUTPUT_DIR")
     if args.devices:
         raise UserError(f"--devices: found {args.devices}, not used here; set MODEL.DEVICE cuda:N")
     # meddlr looks for free GPUs, and stops where it finds none, unless this is set.
@@ -104,14 +116,45 @@ def setup_run(cfg: CfgNode, args: Any, trains: bool) -> CfgNode:
             " another folder"
         )
     if cfg.SEED < 0:
-        cfg.SEED = _seed_of_earlier_run(cfg.OUTPUT_DIR) if args.resume else _new_seed()
+        seed = _seed_of_earlier_run(cfg.OUTPUT_DIR) if args.resume else _new_seed()
+        cfg.SEED = seed if job is None else int(job.agree("seed", str(seed)))
     try:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     except OSError as error:
         raise UserError(f"OUTPUT_DIR: {cfg.OUTPUT_DIR} cannot be made: {error.strerror}") from None
-    setup_logger(cfg.OUTPUT_DIR, name="meddlr_greedy")
-    default_setup(cfg.freeze(), args, save_cfg=False)
+    # The writer of the logs; see Place.writer.
+    apart = None
+    if job is not None and job.rank != job.world_size // cfg.MISC.GREEDY.REPLICAS - 1:
+        apart = os.path.join(cfg.OUTPUT_DIR, f"log.rank{job.rank}.txt")
+    with _logging_apart(apart) if apart else contextlib.nullcontext():
+        setup_logger(cfg.OUTPUT_DIR, name="meddlr_greedy")
+        default_setup(cfg.freeze(), args, save_cfg=False)
     return cfg
+
+
+def _choose_device_of_process(cfg: CfgNode, job: Job) -> None:
+    """Processes take the GPUs of their machine in turn."""
+    if cfg.MODEL.DEVICE == "cuda":
+        torch.cuda.set_device(job.local_rank % torch.cuda.device_count())
+    elif cfg.MODEL.DEVICE != "cpu":
+        raise UserError(
+            f"MODEL.DEVICE: found '{cfg.MODEL.DEVICE}', with several processes 'cuda' (each takes the next GPU) and"
+            " 'cpu' are allowed"
+        )
+
+
+@contextlib.contextmanager
+def _logging_apart(path: str) -> Iterator[None]:
+    """For all but one process: one console is enough, so what is set up inside the block logs to a file of its own."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        file = logging.FileHandler(path)
+        file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
+        for name in ("meddlr", "meddlr_greedy", "fvcore"):
+            logging.getLogger(name).handlers[:] = [file]
 
 
 def save_config(cfg: CfgNode) -> None:

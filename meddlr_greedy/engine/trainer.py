@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from meddlr.config import CfgNode
@@ -19,6 +19,7 @@ from torch.nn import DataParallel
 
 from meddlr_greedy.data.dataset import CineSliceData
 from meddlr_greedy.data.loader import build_train_loader, build_val_loader
+from meddlr_greedy.data.seeding import example_seed
 from meddlr_greedy.engine.accumulation import ResumableGradAccumOptimizer
 from meddlr_greedy.engine.build import TRAINER_REGISTRY, build_hooks
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, RunState
@@ -54,6 +55,7 @@ class GreedyTrainer(DefaultTrainer):
         if isinstance(self.model, DataParallel):  # meddlr wraps wherever several devices are visible
             self.model = self.model.module
         _check_axes(self.model, self.data_loader.dataset.dataset, cfg)
+        self._signals: List[int] = []  # received, acted on between two iterations
         self.run_state = RunState(cfg)
         # The run's state is read first: it refuses an optimizer's that does not fit.
         self.checkpointer = GreedyCheckpointer(
@@ -107,16 +109,12 @@ class GreedyTrainer(DefaultTrainer):
         evaluator = self.build_evaluator(cfg, "", is_val=True)
         metrics = [f"val_{name}" for name in evaluator._metric_names]
 
-        def evaluate() -> Dict[str, Any]:
-            self._last_eval_results = self.test(cfg, self.model, use_val=True)
-            return self._last_eval_results
-
         return [
             meddlr_hooks.IterationTimer(),
             *build_hooks(cfg),  # before the flush, which clears the gradients
             FlushAtEnd() if isinstance(self.optimizer, GradAccumOptimizer) else None,
             meddlr_hooks.LRScheduler(self.optimizer, self.scheduler),
-            IsolatedEvaluation(cfg.TEST.EVAL_PERIOD, evaluate),
+            IsolatedEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate),
             BestCheckpoint(cfg.MISC.GREEDY.BEST_METRIC, metrics, cfg.OUTPUT_DIR),
         ]
 
@@ -130,6 +128,11 @@ class GreedyTrainer(DefaultTrainer):
             JSONWriter(metrics_file),
             TensorboardXWriter(cfg.OUTPUT_DIR, purge_step=self.start_iter),
         ]
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this process writes files and logs."""
+        return True
 
     # ---- training
 
@@ -155,9 +158,8 @@ class GreedyTrainer(DefaultTrainer):
         # In this order: the writer sees what the others have measured, and the checkpoint vouches for all of it. Killed
         # before it is written, the resumed run evaluates and logs again; killed after it, nothing is missing.
         self.register_hooks([meddlr_hooks.PeriodicWriter(writers, periods), self.checkpoint_writer])
-        self.data_loader.batch_sampler.start_iter = self.start_iter
-        received: List[int] = []  # acted on between two iterations
-        with EventStorage(self.start_iter) as self.storage, handling_signals(lambda n, _: received.append(n)):
+        self._seek_first_batch()
+        with EventStorage(self.start_iter) as self.storage, handling_signals(lambda n, _: self._signals.append(n)):
             try:
                 self.before_train()
                 self.run_state.restore_generators()
@@ -166,8 +168,9 @@ class GreedyTrainer(DefaultTrainer):
                     self.before_step()
                     self.run_step()
                     self.after_step()
-                    if received and self.iter + 1 < self.max_iter:
-                        self._end_for_signal(received[0])
+                    ending = self._asked_to_end()
+                    if ending and self.iter + 1 < self.max_iter:
+                        self._end_for_signal(ending)
                 self.after_train()
             finally:
                 for writer in writers:
@@ -180,27 +183,63 @@ class GreedyTrainer(DefaultTrainer):
     def run_step(self) -> None:
         """One mini-batch: forward, loss, gradient, one look at the losses, update."""
         assert self.model.training, "the model was left in evaluation mode"
-        start = time.perf_counter()
-        inputs = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-        inputs.pop("_profiler", None)
-
+        inputs = self._next_batch()
+        if isinstance(self.model, GreedyUnrolled):
+            self.model.seed_of_batch = self._seed_of_batch()
         outputs = self.model(inputs)
+        self._hand_on(outputs)
         outputs.update({key: inputs[key] for key in ("mean", "std", "norm") if key in inputs})
         scalars = {key: value for key, value in outputs.items() if "loss" in key}
-        computed = self.loss_computer(inputs, outputs)
-        loss = computed["loss"]
-        if isinstance(self.model, GreedyUnrolled):
-            scalars[f"loss_module_{self.model.num_modules}"] = loss
-        scalars.update(computed)
+        loss, of_last = self._loss(inputs, outputs)
+        scalars.update(of_last)
         del outputs
 
         self.optimizer.zero_grad()
         loss.backward()
         values = _read(scalars)
         self._check_finite(values)
+        self._average(values)
         self.optimizer.step()
-        self.storage.put_scalars(**values, total_loss=values["loss"], data_time=data_time)
+        if "loss" in values:
+            values["total_loss"] = values["loss"]
+        self.storage.put_scalars(**values)
+
+    def evaluate(self) -> Dict[str, Any]:
+        """Scores the validation sets; data set -> metric -> value."""
+        self._last_eval_results = self.test(self.cfg, self.model, use_val=True)
+        return self._last_eval_results
+
+    def _seek_first_batch(self) -> None:
+        self.data_loader.batch_sampler.start_iter = self.start_iter
+
+    def _next_batch(self) -> Dict[str, Any]:
+        start = time.perf_counter()
+        inputs = next(self._data_loader_iter)
+        self.storage.put_scalar("data_time", time.perf_counter() - start)
+        inputs.pop("_profiler", None)
+        return inputs
+
+    def _loss(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
+        """The loss of the last module, and what to log of it."""
+        computed = self.loss_computer(inputs, outputs)
+        loss = computed["loss"]
+        if isinstance(self.model, GreedyUnrolled):
+            return loss, {f"loss_module_{self.model.num_modules}": loss, **computed}
+        return loss, computed
+
+    def _hand_on(self, outputs: Dict[str, Any]) -> None:
+        """Called between forward and backward; for a trainer whose network goes on elsewhere."""
+
+    def _average(self, values: Dict[str, float]) -> None:
+        """Called before the update; for a trainer that averages over replicas."""
+
+    def _asked_to_end(self) -> int:
+        """The signal to end on after this iteration, or 0."""
+        return self._signals[0] if self._signals else 0
+
+    def _seed_of_batch(self) -> int:
+        """What random layers draw (dropout) is a function of the run's seed, the iteration and the unrolled step."""
+        return example_seed(max(self.cfg.SEED, 0), self.iter, "random layers")
 
     def _check_finite(self, values: Dict[str, float]) -> None:
         for name, value in values.items():

@@ -248,7 +248,7 @@ def _update(
 def _values(metrics: MetricCollection) -> Iterator[Tuple[str, str, float]]:
     """Yields (metric, image id, value); a metric with several channels is called "metric/channel"."""
     for name, metric in metrics.items():
-        channels = metric.to_dict(device="cpu")
+        channels = metric.to_dict(sync_dist=False, device="cpu")
         ids = channels.pop("id")
         for channel, values in channels.items():
             label = name if len(channels) == 1 else f"{name}/{channel}"

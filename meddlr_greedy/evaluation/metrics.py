@@ -211,21 +211,24 @@ class VolumeSSIM(SSIM):
 
 
 class ReconMetricCollection(MetricCollection):
-    """meddlr's collection of metrics, which may also be empty or not have seen an image yet."""
+    """meddlr's collection of metrics, which may also be empty or not have seen an image yet.
 
-    def to_pandas(self, sync_dist: bool = True) -> pd.DataFrame:
+    One process scores a data set, also where several train: by default nothing is gathered from the others.
+    """
+
+    def to_pandas(self, sync_dist: bool = False) -> pd.DataFrame:
         """Returns one row per metric and image: columns "id", "Metric" and one per channel."""
         if not len(self):
             return pd.DataFrame({"id": [], "Metric": []})
         return super().to_pandas(sync_dist=sync_dist)
 
-    def to_dict(self, group_by="Metric", sync_dist: bool = True) -> Dict:
+    def to_dict(self, group_by="Metric", sync_dist: bool = False) -> Dict:
         """Returns the mean value per metric, or per group."""
         if self._has_no_values(sync_dist):
             return {}
         return super().to_dict(group_by=group_by, sync_dist=sync_dist)
 
-    def summary(self, sync_dist: bool = True) -> str:
+    def summary(self, sync_dist: bool = False) -> str:
         """Returns a table: mean (standard deviation) per metric and channel."""
         if self._has_no_values(sync_dist):
             return "(none)\n"

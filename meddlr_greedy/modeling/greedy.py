@@ -13,7 +13,8 @@ Learning for Large-Scale Accelerated MRI Reconstruction", arXiv 2207.08393)::
 K = 1 is end-to-end backpropagation. Activations are held for one module at a time.
 """
 
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from meddlr.config import CfgNode
@@ -75,10 +76,27 @@ class UnrolledProblem(NamedTuple):
 
     inputs: Dict[str, Any]  #: the batch on the network's device, see prepare_inputs
     A: nn.Module  #: signal model
-    kspace: torch.Tensor  #: masked k-space (B, H, W, [T,] C)
     zf_image: torch.Tensor  #: zero-filled image A^H y, (B, H, W, [T,] M)
+    image: (
+        torch.Tensor
+    )  #: where the first module that runs here starts: zf_image, or what a module elsewhere made of it
     target: Optional[torch.Tensor]  #: fully sampled image, same shape
-    dims: Tuple[int, ...]  #: shape of kspace
+    dims: Tuple[int, ...]  #: shape of k-space, (B, H, W, [T,] C)
+
+    def handed_on(self, image: torch.Tensor) -> Dict[str, Any]:
+        """The batch for the process that runs the next modules: without k-space where nobody needs it there."""
+        unused = ["edge_mask", "signal_model"]
+        if "postprocessing_mask" not in self.inputs:  # which puts the measured k-space into the result
+            unused.append("kspace")
+        kept = {key: value for key, value in self.inputs.items() if key not in unused}
+        return {**kept, "zf_image": self.zf_image, "image": image.detach(), "dims": self.dims}
+
+
+class WholeNetwork(NamedTuple):
+    """Names in the whole network, of which a process may keep a part."""
+
+    shapes: Dict[str, Tuple[int, ...]]  #: of parameters and buffers
+    trainable: List[str]  #: parameters, in the order of the network
 
 
 @META_ARCH_REGISTRY.register()
@@ -123,6 +141,10 @@ class GreedyUnrolled(nn.Module):
         # meddlr's checkpointer strips the prefix of this name when it loads into the plain network.
         self.model = network
         self.module_steps = partition_steps(len(network.step_sizes), num_modules)
+        #: The modules that run in this process, and what the network was before the others were given up; see
+        #: :meth:`keep_modules`.
+        self.own_modules = range(len(self.module_steps))
+        self.whole: Optional[WholeNetwork] = None
         self.local_loss = as_local_loss(loss)
         if not 0 <= num_inference_modules <= len(self.module_steps):
             raise UserError(
@@ -130,12 +152,57 @@ class GreedyUnrolled(nn.Module):
                 f" {len(self.module_steps)} (the number of modules)"
             )
         self.num_inference_modules = num_inference_modules
+        # Where given, what the random layers (dropout) of unrolled step i draw in training is a function of this number
+        # and i alone, wherever and after whatever the step runs.
+        self.seed_of_batch: Optional[int] = None
         # Called as on_module(k, begins) around the forward and backward of module k (from 0), for measurements.
         self.on_module: Optional[Callable[[int, bool], None]] = None
 
     @property
     def num_modules(self) -> int:
         return len(self.module_steps)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the last module of the network runs in this process."""
+        return self.own_modules.stop == self.num_modules
+
+    def keep_modules(self, own: range) -> None:
+        """Keeps the modules ``own`` alone, and lets go of the parameters of the others, which run in other processes.
+
+        From then on ``forward`` runs these modules: from the batch that :meth:`UnrolledProblem.handed_on` gave to the
+        process of the modules before them, to ``pred``, the image of the last of them. Where more modules follow,
+        the outputs also hold the ``problem`` to hand on.
+
+        Raises:
+            UserError: where modules share parameters, so that they cannot be parted.
+        """
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        owners = [{id(p) for p in parameters} for parameters in self.module_parameters()]
+        shared = set().union(*(owners[k] for k in own)) & set().union(*(owners[k] for k in self._others(own)))
+        if shared:
+            raise UserError(
+                f"MISC.GREEDY.PARTITION: modules {own.start + 1} to {own.stop} share '{names[min(shared)]}' with"
+                " modules of other processes; weights shared between modules (MODEL.UNROLLED.SHARE_WEIGHTS) allow one"
+                " process"
+            )
+        self.whole = WholeNetwork(
+            shapes={name: tuple(value.shape) for name, value in self.state_dict().items()},
+            trainable=[name for name, p in self.named_parameters() if p.requires_grad],
+        )
+        for k in self._others(own):
+            for i in self.module_steps[k]:
+                self.model.resnets[i] = nn.Identity()
+                self.model.step_sizes[i] = nn.Parameter(torch.empty(0), requires_grad=False)
+        self.own_modules = own
+
+    def own_state_dict(self) -> Dict[str, torch.Tensor]:
+        """``state_dict`` without what stands in the place of modules that were given up."""
+        given_up = {f"model.step_sizes.{i}" for k in self._others(self.own_modules) for i in self.module_steps[k]}
+        return {name: value for name, value in self.state_dict().items() if name not in given_up}
+
+    def _others(self, own: range) -> List[int]:
+        return [k for k in range(self.num_modules) if k not in own]
 
     def forward(self, inputs: Dict[str, Any], return_pp: bool = False, vis_training: bool = False) -> Dict[str, Any]:
         """Reconstructs (B, H, W, [T,] M) from meddlr's batch, which is left as it is.
@@ -158,6 +225,8 @@ class GreedyUnrolled(nn.Module):
         else:
             used = self.num_inference_modules if not self.training else 0
             outputs["pred"] = self._reconstruct(problem, used or self.num_modules)
+        if not self.is_last:
+            outputs["problem"] = problem
         if return_pp:
             outputs.update({key: problem.inputs[key] for key in ("mean", "std", "norm")})
         self._visualize(problem, outputs["pred"], vis_training)
@@ -166,31 +235,36 @@ class GreedyUnrolled(nn.Module):
     def prepare(self, inputs: Dict[str, Any]) -> UnrolledProblem:
         """Signal model and zero-filled image of a batch, as the plain network makes them."""
         inputs = prepare_inputs(self.model, inputs)
-        A, kspace = inputs["signal_model"], inputs["kspace"]
+        A, target = inputs["signal_model"], inputs.get("target")
+        if "image" in inputs:  # handed on by the process of the modules before
+            return UnrolledProblem(inputs, A, inputs["zf_image"], inputs["image"], target, tuple(inputs["dims"]))
+        kspace = inputs["kspace"]
         zf_image = A(kspace, adjoint=True)
-        return UnrolledProblem(inputs, A, kspace, zf_image, inputs.get("target"), tuple(kspace.size()))
+        return UnrolledProblem(inputs, A, zf_image, zf_image, target, tuple(kspace.size()))
 
     def run_module(self, k: int, image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
         """The unrolled steps of module ``k`` (from 0): image (B, H, W, [T,] M) to image."""
         for i in self.module_steps[k]:
-            image = self.model.step(
-                image=image,
-                model=self._block(i),
-                A=problem.A,
-                zf_image=problem.zf_image,
-                step_size=self.model.step_sizes[i].to(image.device),
-                dims=problem.dims,
-            )
+            seed = self.seed_of_batch + i if self.training and self.seed_of_batch is not None else None
+            with _seeded(seed, image.device):
+                image = self.model.step(
+                    image=image,
+                    model=self._block(i),
+                    A=problem.A,
+                    zf_image=problem.zf_image,
+                    step_size=self.model.step_sizes[i].to(image.device),
+                    dims=problem.dims,
+                )
         return image
 
     def module_parameters(self) -> List[List[nn.Parameter]]:
-        """For each module, the parameters that its loss trains.
+        """For each module that runs here, the parameters that its loss trains.
 
         Those of its steps, and those that belong to no step in particular.
         """
         ids_of_modules = [
             {id(p) for i in steps for p in (*self._block(i).parameters(), self.model.step_sizes[i])}
-            for steps in self.module_steps
+            for steps in (self.module_steps[k] for k in self.own_modules)
         ]
         ids_of_steps = set().union(*ids_of_modules)
         trainable = [p for p in self.model.parameters() if p.requires_grad]
@@ -204,9 +278,9 @@ class GreedyUnrolled(nn.Module):
             )
         gradients: Gradients = {}
         losses: Dict[str, torch.Tensor] = {}
-        image = problem.zf_image
+        image = problem.image
         *others, own = self.module_parameters()
-        for k, parameters in enumerate(others):
+        for k, parameters in zip(self.own_modules, others):
             self._mark(k, begins=True)
             with torch.set_grad_enabled(bool(parameters)):  # a frozen module only passes its image on
                 image = self.run_module(k, image, problem)
@@ -219,7 +293,7 @@ class GreedyUnrolled(nn.Module):
             image = image.detach()
             del loss, outputs
             self._mark(k, begins=False)
-        last = self.num_modules - 1
+        last = self.own_modules[-1]
         self._mark(last, begins=True)
         image = self.run_module(last, image, problem)
         graph = _Graph(image, own, gradients, lambda: self._mark(last, begins=False))
@@ -231,9 +305,10 @@ class GreedyUnrolled(nn.Module):
             self.on_module(k, begins)
 
     def _reconstruct(self, problem: UnrolledProblem, num_modules: int) -> torch.Tensor:
-        image = problem.zf_image
-        for k in range(num_modules):
-            image = self.run_module(k, image, problem)
+        image = problem.image
+        for k in self.own_modules:
+            if k < num_modules:
+                image = self.run_module(k, image, problem)
         return image
 
     def _block(self, step: int) -> nn.Module:
@@ -246,8 +321,10 @@ class GreedyUnrolled(nn.Module):
             raise ValueError("vis_training is only applicable in training mode")
         if not self.training or not (force or period > 0):
             return
-        if force or get_event_storage().iter % period == 0:
-            self.model.visualize_training(problem.kspace, problem.zf_image, problem.target, pred.detach())
+        if self.is_last and (force or get_event_storage().iter % period == 0):
+            # Of k-space it shows the sampled points alone; where it was used up elsewhere, the mask tells them.
+            kspace = problem.inputs.get("kspace", problem.inputs["mask"].to(problem.zf_image.dtype))
+            self.model.visualize_training(kspace, problem.zf_image, problem.target, pred.detach())
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
         """Lets the weights of a plain network load into the wrapper (meddlr's checkpointer does the other way)."""
@@ -310,6 +387,20 @@ def _check_compatible(network: nn.Module) -> None:
             "GreedyUnrolled: the network's blocks are a plain list, so it has no trainable blocks; pass an"
             " nn.ModuleList"
         )
+
+
+@contextmanager
+def _seeded(seed: Optional[int], device: torch.device) -> Iterator[None]:
+    """Seeds torch's generators of the CPU and of ``device``, and puts them back at the end; None leaves them alone."""
+    if seed is None:
+        yield
+        return
+    is_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if is_cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if is_cuda:
+            torch.cuda.default_generators[device.index].manual_seed(seed)
+        yield
 
 
 def _gradient(

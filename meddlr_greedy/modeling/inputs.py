@@ -15,13 +15,14 @@ __all__ = ["prepare_inputs"]
 def prepare_inputs(network: nn.Module, inputs: Dict[str, Any]) -> Dict[str, Any]:
     """The batch on the network's device with masked k-space, mask and signal model; the batch given stays as it is.
 
-    The signal model is that of ``network.build_signal_model(maps, mask)`` where the network has it, else meddlr's.
+    The signal model is that of ``network.build_signal_model(maps, mask)`` where the network has it, else meddlr's. A
+    batch without k-space (handed on by another process, which has used it up) has a mask.
 
     Raises:
         UserError: where the maps do not fit the network.
     """
     inputs = move_to_device(inputs, next(network.parameters()).device)
-    kspace, maps, mask = inputs["kspace"], inputs["maps"], inputs.get("mask")
+    kspace, maps, mask = inputs.get("kspace"), inputs["maps"], inputs.get("mask")
     num_maps = maps.shape[-2 if cplx.is_complex_as_real(maps) else -1]
     if num_maps != network.num_emaps:
         raise UserError(f"MODEL.UNROLLED.NUM_EMAPS: found {network.num_emaps}, but the data has {num_maps} map sets")
@@ -30,4 +31,5 @@ def prepare_inputs(network: nn.Module, inputs: Dict[str, Any]) -> Dict[str, Any]
     signal_model = inputs.get("signal_model")
     if signal_model is None:
         signal_model = getattr(network, "build_signal_model", SenseModel)(maps, mask)
-    return {**inputs, "kspace": kspace * mask, "mask": mask, "signal_model": signal_model}
+    masked = {} if kspace is None else {"kspace": kspace * mask}
+    return {**inputs, **masked, "mask": mask, "signal_model": signal_model}

@@ -1,0 +1,195 @@
+"""Which process runs which modules, and in which replica: the place of each process on the mesh (replica, stage).
+
+World size = R replicas x D stages. Each replica is a chain of D processes; stage d runs consecutive modules.
+"""
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Sequence
+
+import torch
+from meddlr.config import CfgNode
+
+from meddlr_greedy.config import GreedyConfig
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.files import written_atomically
+from meddlr_greedy.modeling.greedy import GreedyUnrolled, partition_steps
+
+__all__ = [
+    "PARTITION_FILE",
+    "Place",
+    "balanced_partition",
+    "check_partition",
+    "measure_modules",
+    "store_partition",
+    "stored_partition",
+]
+
+#: Where a run keeps the measured partition.
+PARTITION_FILE = "partition.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands on the mesh (replica, stage).
+
+    Ranks of a chain are consecutive, so that neighbours are close (on one machine, where it has several devices).
+    """
+
+    rank: int
+    num_replicas: int
+    num_stages: int
+
+    @property
+    def replica(self) -> int:
+        return self.rank // self.num_stages
+
+    @property
+    def stage(self) -> int:
+        return self.rank % self.num_stages
+
+    @property
+    def num_processes(self) -> int:
+        return self.num_replicas * self.num_stages
+
+    @property
+    def is_first(self) -> bool:
+        return self.stage == 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.stage == self.num_stages - 1
+
+    @property
+    def writer(self) -> int:
+        """The rank that writes files and logs: the last of the first chain, where everything arrives in the end."""
+        return self.num_stages - 1
+
+    @classmethod
+    def of(cls, rank: int, world_size: int, num_replicas: int) -> "Place":
+        """
+        Raises:
+            UserError: where the processes are no multiple of the replicas.
+        """
+        if world_size % num_replicas:
+            raise UserError(
+                f"MISC.GREEDY.REPLICAS: found {num_replicas}, but {world_size} processes were started; allowed are the"
+                f" divisors of {world_size}"
+            )
+        return cls(rank, num_replicas, world_size // num_replicas)
+
+
+def check_partition(cfg: CfgNode, num_stages: int) -> None:
+    """Checks that the network's modules can be spread over ``num_stages`` processes as the config asks.
+
+    Raises:
+        UserError: names the key.
+    """
+    greedy = GreedyConfig.from_cfg(cfg)
+    num_modules = len(partition_steps(cfg.MODEL.UNROLLED.NUM_UNROLLED_STEPS, greedy.NUM_MODULES))
+    if num_stages > num_modules:
+        raise UserError(
+            f"MISC.GREEDY.NUM_MODULES: found {num_modules}, too few for {num_stages} processes in a chain; start at"
+            f" most {num_modules}, or set MISC.GREEDY.REPLICAS"
+        )
+    partition = greedy.PARTITION
+    if isinstance(partition, str):  # "auto"
+        return
+    if len(partition) != num_stages or sum(partition) != num_modules:
+        raise UserError(
+            f"MISC.GREEDY.PARTITION: found {list(partition)}, allowed are {num_stages} numbers (one for each"
+            f" process of a chain) that add up to {num_modules} (the number of modules)"
+        )
+
+
+def balanced_partition(seconds: Sequence[float], num_stages: int) -> List[int]:
+    """Cuts a chain of modules into stages of consecutive modules so that the slowest stage is as fast as can be.
+
+    Args:
+        seconds: Time of each module, length K.
+        num_stages: D, at most K.
+
+    Returns:
+        The number of modules of each stage; among equally good cuts the one with the larger stages first.
+    """
+    num_modules = len(seconds)
+    until = [sum(seconds[:k]) for k in range(num_modules + 1)]  # time of the modules before k
+
+    # slowest[d][k]: the best slowest stage for the modules from k on in d stages; at least one module each.
+    infinity = float("inf")
+    slowest = [[infinity] * num_modules + [0.0]]
+    for stages in range(1, num_stages + 1):
+        row = [infinity] * (num_modules + 1)
+        for first in range(num_modules):
+            for end in range(first + 1, num_modules + 1):
+                row[first] = min(row[first], max(until[end] - until[first], slowest[stages - 1][end]))
+        slowest.append(row)
+
+    sizes, first = [], 0
+    for stages in range(num_stages, 0, -1):
+        best = slowest[num_stages][0]
+        ends = range(num_modules, first, -1)
+        end = next(e for e in ends if max(until[e] - until[first], slowest[stages - 1][e]) <= best)
+        sizes.append(end - first)
+        first = end
+    return sizes
+
+
+def measure_modules(model: GreedyUnrolled, batch: Dict[str, Any], repetitions: int = 3) -> List[float]:
+    """Seconds of each module for one batch: forward, local loss and backward; the first includes the preparation.
+
+    The model's weights, gradients and the generators are left as they are. The shortest of several repetitions counts.
+    """
+    marks: List[float] = []
+
+    def mark(k: int, begins: bool) -> None:
+        if next(model.parameters()).is_cuda:
+            torch.cuda.synchronize()
+        marks.append(time.perf_counter())
+
+    devices = [next(model.parameters()).device] if next(model.parameters()).is_cuda else []
+    was_training = model.training
+    model.train()
+    seconds: List[List[float]] = []
+    with torch.random.fork_rng(devices=devices), _without_visualization(model):
+        for _ in range(repetitions + 1):
+            marks.clear()
+            model.on_module = mark
+            start = time.perf_counter()
+            outputs = model(batch)
+            loss = model.local_loss(batch, outputs)
+            torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
+            model.on_module = None
+            begins, ends = [start, *marks[2::2]], marks[1::2]
+            seconds.append([end - begin for begin, end in zip(begins, ends)])
+    model.train(was_training)
+    return [min(of_module) for of_module in zip(*seconds[1:])]
+
+
+@contextlib.contextmanager
+def _without_visualization(model: GreedyUnrolled):
+    period, model.model.vis_period = model.model.vis_period, -1
+    try:
+        yield
+    finally:
+        model.model.vis_period = period
+
+
+def stored_partition(output_dir: str, key: Dict[str, Any]) -> Optional[List[int]]:
+    """The partition that this run has measured before for the same network and processes, if any."""
+    path = os.path.join(output_dir, PARTITION_FILE)
+    try:
+        with open(path) as file:
+            stored = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return stored["partition"] if stored.get("key") == key else None
+
+
+def store_partition(output_dir: str, key: Dict[str, Any], partition: List[int], seconds: List[float]) -> None:
+    content = {"partition": partition, "seconds_of_modules": seconds, "key": key}
+    with written_atomically(os.path.join(output_dir, PARTITION_FILE)) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,334 @@
+"""Many processes, one job: how they find each other, and how they end together.
+
+A job is started by ``torchrun``, by a scheduler that sets torch's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR,
+MASTER_PORT), or by ``--num-gpus N`` through :func:`launch`. Its processes share a small store. There every process
+leaves a sign of life each second, which one other process watches, and there the first process that fails says why. All
+others see that within a second and end, whatever they are waiting for: a lost peer hangs nobody.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+
+import torch
+import torch.distributed as dist
+
+from meddlr_greedy.errors import OneLineError, Preempted, UserError
+
+__all__ = ["Job", "PeerLost", "in_job", "launch", "num_processes"]
+
+HEARTBEAT_S = 1.0
+#: Silence after which a process counts as lost. Dead ones are noticed sooner, by their closed connections.
+SILENCE_S = 20.0
+#: How long to wait for a better explanation before a lost connection is reported as such.
+GRACE_S = 3.0
+#: How long processes may take to end by themselves once one has failed.
+END_S = 10.0
+
+_FAILURE, _END = "failure", "end"
+
+
+class PeerLost(ConnectionError):
+    """The connection to a neighbouring process broke."""
+
+    def __init__(self, rank: int, cause: Any):
+        super().__init__(str(cause))
+        self.rank = rank
+
+
+def num_processes() -> int:
+    """The number of processes of this job; 1 outside of a job."""
+    try:
+        return int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError:
+        raise UserError(f"WORLD_SIZE: found '{os.environ['WORLD_SIZE']}', allowed is a number") from None
+
+
+def in_job() -> bool:
+    """Whether this process was started as one of several."""
+    return num_processes() > 1
+
+
+class Job:
+    """This process as one of several; :meth:`join` makes it.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        world_size: Number of processes.
+        local_rank: Number of this process on its machine, from 0.
+        asked_to_end: The signal that asked any process of the job to end, or 0.
+    """
+
+    def __init__(self, rank: int, world_size: int, local_rank: int, connect: Callable[[], Any]):
+        self.rank, self.world_size, self.local_rank = rank, world_size, local_rank
+        self.asked_to_end = 0
+        self.store = connect()
+        self._connect = connect
+        self._ended = threading.Event()
+
+    _current: Optional["Job"] = None
+
+    @classmethod
+    def current(cls) -> "Job":
+        """The job of this process.
+
+        Raises:
+            UserError: where it was started alone.
+        """
+        if cls._current is None:
+            raise UserError(
+                "MISC.GREEDY.TRAINER: found 'ParallelGreedyTrainer', but one process was started; start several with"
+                " --num-gpus N or torchrun, or set 'auto'"
+            )
+        return cls._current
+
+    @classmethod
+    def join(cls) -> "Job":
+        """Joins the job that the environment describes, and starts to watch it.
+
+        Raises:
+            UserError: where a variable is missing, or nobody answers at MASTER_ADDR.
+        """
+        missing = [key for key in ("RANK", "MASTER_ADDR", "MASTER_PORT") if key not in os.environ]
+        if missing:
+            raise UserError(f"{missing[0]}: missing, but WORLD_SIZE is {num_processes()}; start with torchrun")
+        rank, world_size = int(os.environ["RANK"]), num_processes()
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        # torchrun's agent and launch() hold the store, and outlive the processes; a scheduler alone has none.
+        holds_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        stores: List[Any] = []
+
+        def connect() -> Any:
+            is_master = holds_store and not stores
+            store = dist.TCPStore(
+                address, port, is_master=is_master, wait_for_workers=False, timeout=timedelta(seconds=60)
+            )
+            stores.append(store)
+            return dist.PrefixStore(f"meddlr_greedy/{attempt}", store)
+
+        try:
+            job = cls(rank, world_size, int(os.environ.get("LOCAL_RANK", rank)), connect)
+        except RuntimeError as error:
+            raise UserError(f"MASTER_ADDR: nobody answers at {address}:{port} ({_first_line(error)})") from None
+        threading.Thread(target=job._watch, daemon=True, name="watch").start()
+        cls._current = job
+        return job
+
+    def init_process_group(self, backend: str) -> None:
+        """Connects the processes for point-to-point and collective communication (``torch.distributed``)."""
+        # Waiting is no failure (for a slow rank before, say): who watches the job is _watch.
+        store = dist.PrefixStore("groups", self.store)
+        dist.init_process_group(
+            backend, store=store, rank=self.rank, world_size=self.world_size, timeout=timedelta(days=7)
+        )
+
+    def agree(self, key: str, value: Optional[str]) -> str:
+        """What the first process gives for ``key``, in all processes."""
+        if self.rank == 0:
+            assert value is not None
+            self.store.set(f"agreed/{key}", value)
+            return value
+        self.store.wait([f"agreed/{key}"], timedelta(days=1))
+        return self.store.get(f"agreed/{key}").decode()
+
+    def introduce(self, modules: str) -> None:
+        """Tells the others what runs here, for their messages."""
+        self.store.set(f"modules/{self.rank}", modules)
+
+    def ask_to_end(self, number: int) -> None:
+        """Tells all processes that a signal asked for the end."""
+        self.store.set(_END, str(number))
+
+    def finish(self) -> None:
+        """Waits until all processes have come here, then leaves the job."""
+        dist.barrier()
+        self._ended.set()
+        dist.destroy_process_group()
+
+    @contextmanager
+    def ending_together(self) -> Iterator[None]:
+        """Inside, an exception ends all processes of the job, and is told once, in one line with rank and modules."""
+        try:
+            yield
+        except PeerLost as error:
+            self._fail_for_lost_peer(error.rank, _first_line(error))
+        except Preempted as end:  # all processes end so, each by itself
+            if self.rank == self.world_size - 1:
+                _say(str(end))
+            self._leave(end.exit_status)
+        except OneLineError as error:
+            self.fail(str(error), error.exit_status)
+        except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+            self.fail(f"out of memory: {_first_line(error)}", 1)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the others must not wait for this process)
+            if _is_out_of_memory(error):
+                self.fail(f"out of memory: {_first_line(error)}", 1)
+            if isinstance(error, RuntimeError) and _is_lost_connection(error):
+                self._wait_for_another_report()
+            self.fail(f"{type(error).__name__}: {_first_line(error)}", 1, traceback.format_exc())
+
+    def fail(self, message: str, status: int, details: str = "") -> None:
+        """Ends the process and with it the job; says why unless another process was first."""
+        line = f"{_describe(self.store, self.rank)}: {message}"
+        if _claim(self.store, line, status):
+            _say(line, details)
+        self._leave(status)
+
+    def _fail_for_lost_peer(self, rank: int, cause: str) -> None:
+        self._wait_for_another_report()
+        line = f"{_describe(self.store, rank)}: lost (killed, or out of reach: {cause})"
+        if _claim(self.store, line, 1):
+            _say(line)
+        self._leave(1)
+
+    def _wait_for_another_report(self) -> None:
+        """Ends the process if another one says why in the next seconds: it knows better than a broken connection."""
+        deadline = time.monotonic() + GRACE_S
+        while time.monotonic() < deadline:
+            status = _reported_status(self.store)
+            if status is not None:
+                self._leave(status)
+            time.sleep(0.1)
+
+    def _leave(self, status: int) -> None:
+        # Not sys.exit: threads of torch that wait for a lost peer would keep the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    def _watch(self) -> None:
+        """Gives signs of life, watches those of the next rank, and ends the process when the job has failed."""
+        watched = (self.rank + 1) % self.world_size
+        try:
+            store = self._connect()
+            last_beat, seen = b"", time.monotonic()
+            while not self._ended.wait(HEARTBEAT_S):
+                store.set(f"beat/{self.rank}", repr(time.time()))
+                status = _reported_status(store)
+                if status is not None:
+                    self._leave(status)
+                if not self.asked_to_end and store.check([_END]):
+                    self.asked_to_end = int(store.get(_END))
+                beat = store.get(f"beat/{watched}") if store.check([f"beat/{watched}"]) else b""
+                if beat != last_beat:
+                    last_beat, seen = beat, time.monotonic()
+                elif beat and time.monotonic() - seen > SILENCE_S:
+                    line = f"{_describe(store, watched)}: lost (no sign of life for {SILENCE_S:.0f} s)"
+                    if _claim(store, line, 1):
+                        _say(line)
+                    self._leave(1)
+        except Exception as error:  # noqa: BLE001 (any: the store is gone, and with it the process that held it)
+            if not self._ended.is_set():
+                _say(f"rank {self.rank}: the job's store is gone ({_first_line(error)}); its first process was killed")
+                self._leave(1)
+
+
+def launch(num: int, arguments: Sequence[str], module: str) -> int:
+    """Runs ``python -m module arguments`` in ``num`` processes on this machine, until all have ended.
+
+    Args:
+        num: Number of processes.
+        arguments: Of the command line.
+        module: The entry point.
+
+    Returns:
+        The exit status: 0 if all ended well, else that of the process which failed first.
+    """
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    reports = dist.PrefixStore("meddlr_greedy/0", store)
+    threads = max(1, (os.cpu_count() or 1) // num)
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "WORLD_SIZE": str(num),
+        "LOCAL_WORLD_SIZE": str(num),
+    }
+    command = [sys.executable, "-m", module, *arguments]
+    processes: List[subprocess.Popen] = []
+
+    def forward(number: int, frame: Any) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        for rank in range(num):
+            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(subprocess.Popen(command, env={**environment, **ranks}))
+        return _wait_for_all(processes, reports)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def _wait_for_all(processes: List[subprocess.Popen], reports: Any) -> int:
+    """Waits; once a process has failed, the others are given ``END_S`` seconds."""
+    deadline: Optional[float] = None
+    status = 0
+    running: Dict[int, subprocess.Popen] = dict(enumerate(processes))
+    while running and (deadline is None or time.monotonic() < deadline):
+        time.sleep(0.1)
+        for rank, process in list(running.items()):
+            if process.poll() is None:
+                continue
+            del running[rank]
+            if process.returncode == 0:
+                continue
+            if process.returncode < 0:
+                line = f"{_describe(reports, rank)}: killed by {signal.Signals(-process.returncode).name}"
+                if _claim(reports, line, 1):
+                    _say(line)
+            status = status or _reported_status(reports) or (process.returncode if process.returncode > 0 else 1)
+            deadline = deadline or time.monotonic() + END_S
+    return status
+
+
+def _describe(store: Any, rank: int) -> str:
+    key = f"modules/{rank}"
+    modules = f" ({store.get(key).decode()})" if store.check([key]) else ""
+    return f"rank {rank}{modules}"
+
+
+def _claim(store: Any, line: str, status: int) -> bool:
+    """Reports a failure; False where another process has already reported one."""
+    report = json.dumps({"line": line, "status": status, "by": f"{os.getpid()}/{threading.get_ident()}"})
+    return store.compare_set(_FAILURE, "", report) == report.encode()
+
+
+def _reported_status(store: Any) -> Optional[int]:
+    return json.loads(store.get(_FAILURE))["status"] if store.check([_FAILURE]) else None
+
+
+def _say(line: str, details: str = "") -> None:
+    # One write, so that lines of several processes do not mix.
+    os.write(2, f"{details}error: {' '.join(line.split())}\n".encode())
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    return any(word in str(error) for word in ("onnection closed", "onnection reset", "Broken pipe", "gloo", "NCCL"))
