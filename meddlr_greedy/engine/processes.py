@@ -27,11 +27,11 @@ __all__ = ["Job", "PeerLost", "in_job", "launch", "num_processes"]
 
 HEARTBEAT_S = 1.0
 #: Silence after which a process counts as lost. Dead ones are noticed sooner, by their closed connections.
-SILENCE_S = 20.0
+SILENCE_S = 15.0
 #: How long to wait for a better explanation before a lost connection is reported as such.
 GRACE_S = 3.0
 #: How long processes may take to end by themselves once one has failed.
-END_S = 10.0
+END_S = 5.0
 
 _FAILURE, _END = "failure", "end"
 
