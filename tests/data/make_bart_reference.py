@@ -9,8 +9,8 @@ Needs the program ``bart`` (Debian package ``bart``); the tests need only the fi
   where the energy is highest.
 * ``-r``, ``-k``: calibration and kernel width, along both axes.
 * ``-c 0``: no crop, since the maps are compared at every pixel. Softly cropped maps (``-S``) in a second call.
-* ``-O``: eigenvectors by LAPACK in place of 30 orthogonal iterations, which have not converged where eigenvalues lie
-  close together.
+* ``-O``: eigenvectors by LAPACK in place of 30 orthogonal iterations, which need not have converged where eigenvalues
+  lie close together.
 """
 
 import subprocess
