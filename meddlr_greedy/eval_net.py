@@ -10,10 +10,12 @@ Example::
 """
 
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
+from meddlr.config import CfgNode
 from meddlr.modeling import build_model
 from meddlr.utils import env
+from torch import nn
 
 from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
@@ -59,20 +61,36 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     )
     args.resume = True  # so that setup_run takes the seed, which decides the masks, of the training run
     cfg = setup_run(cfg, args, trains=False)
+    folder = make_results_folder(cfg)
+    model = build_model(cfg).to(cfg.MODEL.DEVICE)
+    checkpointer = GreedyCheckpointer(model, cfg.OUTPUT_DIR)
+    info = run_info(cfg, model, weights, checkpointer.load(weights).get("iteration"))
+    print(f"weights: {weights}, {info['parameters']} parameters")
+    evaluate_test_sets(cfg, model, info, folder, args.num_figures)
+
+
+def make_results_folder(cfg: CfgNode) -> Path:
+    """The folder of results inside ``OUTPUT_DIR``."""
     folder = Path(cfg.OUTPUT_DIR) / RESULTS_FOLDER
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"OUTPUT_DIR: {folder} cannot be made: {error.strerror}") from error
-    model = build_model(cfg).to(cfg.MODEL.DEVICE)
-    checkpointer = GreedyCheckpointer(model, cfg.OUTPUT_DIR)
-    info = run_info(cfg, model, weights, checkpointer.load(weights).get("iteration"))
-    print(f"weights: {weights}, {info['parameters']} parameters")
+    return folder
 
+
+def evaluate_test_sets(
+    cfg: CfgNode, model: nn.Module, info: Dict[str, Any], folder: Path, num_figures: int, label: str = ""
+) -> None:
+    """Scores, draws and prints ``DATASETS.TEST``; ``info`` goes into the results.
+
+    ``label`` is the method's name in the printed table.
+    """
     reports: List[DatasetReport] = []
     for name in cfg.DATASETS.TEST:
         loader = build_val_loader(cfg, name, as_test=True)
-        report = evaluate_dataset(cfg, model, loader, name, args.num_figures)
+        report = evaluate_dataset(cfg, model, loader, name, num_figures)
+        report.label = label or report.label
         reports.append(report)
         # After every data set, and before drawing: what is done is kept if a later step fails.
         write_results(folder / RESULTS_FILE, info, reports)

@@ -14,12 +14,10 @@ from meddlr.forward import SenseModel
 from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.ops.espirit import espirit_maps
 from projects.cine import simulate
 from projects.cine.phantom import Anatomy, beating_heart, left_ventricular_volume
 from projects.cine.simulate import (
     Acquisition,
-    acquire,
     coil_sensitivities,
     crop_kspace,
     load_series,
@@ -138,63 +136,12 @@ def test_coil_sensitivities_are_smooth_and_cover_the_image(num_coils):
     assert change[1] < 0.4 * change[0]
 
 
-# --- ESPIRiT ---
-
-
-@pytest.mark.parametrize("num_coils,shape", [(1, (32, 32)), (4, (33, 28)), (8, (40, 48))])
-def test_espirit_finds_the_sensitivities_up_to_a_phase(num_coils, shape):
-    rng = np.random.default_rng(2)
-    truth = coil_sensitivities(shape, num_coils, rng)
-    y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
-    # Band-limited, so that k-space holds the whole of it.
-    image = np.exp(-3 * (x**2 + y**2)) * (1 + 0.2 * np.cos(5 * x) * np.sin(4 * y))
-    kspace = acquire(image[None], truth, shape, noise_std=0, rng=rng)[:, 0]
-    maps = espirit_maps(kspace, calib_width=16)
-    assert maps.shape == (*shape, num_coils, 1) and maps.dtype == np.complex64
-    truth = np.moveaxis(truth, 0, -1) / np.linalg.norm(truth, axis=0)[..., None]
-    body = image > 0.1
-    agreement = np.abs((truth.conj() * maps[..., 0]).sum(-1))  # 1 where maps are the truth times a phase
-    assert agreement[body].min() > 0.99
-    missed = np.sqrt(np.maximum(0, 1 - agreement**2)) * image
-    assert np.linalg.norm(missed) < 0.02 * np.linalg.norm(image)
-    np.testing.assert_allclose(np.linalg.norm(maps[..., 0], axis=-1)[body], 1, rtol=1e-4)
-
-
 def test_espirit_maps_are_zero_where_there_is_only_noise(phantom):
     for scan in read_scans(phantom).values():
         norm = np.linalg.norm(scan["maps"], axis=-2)
         assert np.all(np.isclose(norm, 1, rtol=1e-4) | (norm == 0))
         assert 0 < (norm == 0).mean() < 0.6
         assert not scan["target"][np.broadcast_to(norm == 0, scan["target"].shape)].any()
-
-
-@pytest.mark.parametrize(
-    "kspace,arguments,message",
-    [
-        (np.ones((2, 16, 12)), {"calib_width": 13}, "found 13, allowed 6 .* to 12"),
-        (np.ones((2, 16, 12)), {"calib_width": 5}, "found 5, allowed 6"),
-        (np.ones((2, 16)), {}, r"\(C, H, W\) expected"),
-        (np.zeros((2, 24, 24)), {}, "nothing but zeros"),
-        (np.full((2, 24, 24), np.nan), {}, "NaN"),
-    ],
-)
-def test_espirit_refuses(kspace, arguments, message):
-    with pytest.raises(UserError, match=message):
-        espirit_maps(kspace.astype(np.complex64), **arguments)
-
-
-def test_espirit_with_a_dead_coil_has_no_nan(capfd):
-    kspace = np.zeros((3, 24, 24), np.complex64)
-    kspace[:2] = acquire(
-        beating_heart((24, 24), 1, 0.5, np.random.default_rng(0)),
-        coil_sensitivities((24, 24), 2, np.random.default_rng(0)),
-        (24, 24),
-        0.01,
-        np.random.default_rng(0),
-    )[:, 0]
-    maps = espirit_maps(kspace)
-    assert np.isfinite(maps).all() and np.abs(maps[:, :, 2]).max() < 1e-3 < np.abs(maps[:, :, 0]).max()
-    assert capfd.readouterr() == ("", "")
 
 
 # --- Phantom ---

@@ -27,6 +27,7 @@ from meddlr.config import get_cfg
 from meddlr.forward import SenseModel
 from meddlr.modeling import build_loss_computer, build_model
 from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
+from sigpy.mri.app import EspiritCalib
 from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
@@ -38,6 +39,9 @@ from meddlr_greedy.errors import exit_with_one_line
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.modeling.spatiotemporal import SpatioTemporalConv, SpatioTemporalResBlock, SpatioTemporalResNet
 from meddlr_greedy.ops.cine_sense import CineSenseModel
+from meddlr_greedy.ops.espirit import espirit_maps
+from projects.cine.phantom import beating_heart
+from projects.cine.simulate import acquire, coil_sensitivities
 from projects.cine.tables import insert_table
 
 Step = Callable[[], Any]
@@ -254,6 +258,25 @@ def parts(args: argparse.Namespace) -> Dict[str, Any]:
         forward_backward(stock_block, x),
         rounds=15,
         relative_difference=error,
+    )
+
+    rng = np.random.default_rng(0)
+    size = (256, 256)
+    kspace = acquire(beating_heart(size, 1, 0.5, rng), coil_sensitivities(size, 8, rng), size, 0.01, rng)[:, 0]
+    on_device = torch.from_numpy(kspace).to(device)
+
+    def stock_maps() -> np.ndarray:
+        return EspiritCalib(kspace, calib_width=20, crop=0, show_pbar=False).run()
+
+    ours_maps, theirs = espirit_maps(kspace, crop=0)[..., 0], stock_maps().transpose(1, 2, 0)
+    # What of ours lies outside the direction of theirs: ESPIRiT leaves the phase free.
+    outside = ours_maps - theirs * (theirs.conj() * ours_maps).sum(-1, keepdims=True)
+    compare(
+        "ESPIRiT, one map set, (8, 256, 256)",
+        lambda: espirit_maps(on_device, crop=0),
+        stock_maps,
+        rounds=10,
+        relative_difference=float(np.linalg.norm(outside) / np.linalg.norm(ours_maps)),
     )
 
     small = make_batch(device, (64, 96, 12), num_coils=8)

@@ -56,7 +56,7 @@ SPLITS = ("train", "val", "test")
 CONFIG = Path(__file__).parents[2] / "configs" / "cine" / "greedy.yaml"
 _DESCRIPTION = "Simulated multi-coil cine"
 _LARGEST_MAGNITUDE = 1e15  # sums of its squares over an image and its coils still fit into complex64
-_FORMAT = 1  # raised when the same parameters come to give other data, so that old files are not taken for new
+_FORMAT = 2  # raised when the same parameters come to give other data, so that old files are not taken for new
 _SPACE = (-2, -1)  # (H, W) of arrays ordered (C, T, H, W)
 
 

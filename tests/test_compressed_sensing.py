@@ -1,0 +1,182 @@
+"""Compressed sensing: the solver against sigpy's, the search of its weights, and the command."""
+
+import json
+
+import numpy as np
+import pytest
+import sigpy as sp
+import torch
+from conftest import random_complex
+
+from meddlr_greedy.ops.cine_sense import CineSenseModel
+from projects.cine import compressed_sensing
+from projects.cine.compressed_sensing import CompressedSensing, objective, total_variation_reconstruction, tune
+
+# H, W, T, C, M
+SHAPE = (12, 10, 5, 4, 2)
+
+
+def problem(shape=SHAPE, seed=0, noise=0.02):
+    """kspace, maps and mask of a moving image, noisy and undersampled."""
+    H, W, T, C, M = shape
+    rng = np.random.default_rng(seed)
+    maps = random_complex(rng, 1, H, W, 1, C, M)
+    maps = np.linalg.qr(maps)[0]  # orthonormal sets, as from ESPIRiT
+    image = np.zeros((1, H, W, T, M), np.complex64)
+    for t in range(T):
+        image[:, 2 + t % 3 : 9, 3:8, t] = 1 + 0.5j
+    mask = torch.from_numpy(rng.random((1, 1, W, T, 1)) < 0.5).float().expand(1, H, W, T, 1)
+    maps = torch.from_numpy(maps)
+    kspace = CineSenseModel(maps, mask)(torch.from_numpy(image))
+    return kspace + noise * mask * torch.from_numpy(random_complex(rng, *kspace.shape)), maps, mask
+
+
+def of_sigpy(kspace, maps, mask, weight, spatial, iterations=1500):
+    """The same by sigpy, from its linear operators, its proximal operator and its primal-dual algorithm."""
+    maps = maps[0].permute(4, 3, 2, 0, 1).numpy()  # (M, C, 1, H, W)
+    mask = mask[0].permute(3, 2, 0, 1).numpy()  # (1, T, H, W)
+    kspace = kspace[0].permute(3, 2, 0, 1).numpy()  # (C, T, H, W)
+    shape = (len(maps), 1, *mask.shape[1:])  # (M, 1, T, H, W)
+    S = sp.linop.Multiply(shape, maps)
+    A = sp.linop.Sum(S.oshape, (0,))
+    A = sp.linop.Multiply(kspace.shape, mask) * sp.linop.FFT(kspace.shape, axes=(-2, -1)) * A * S
+    parts = [
+        factor * sp.linop.FiniteDifference(shape, axes=(axis,)) for axis, factor in ((2, 1), (3, spatial), (4, spatial))
+    ]
+    D = sp.linop.Vstack(parts, axis=0)
+    app = sp.app.LinearLeastSquares(
+        A, kspace, proxg=sp.prox.L1Reg(D.oshape, weight), G=D, max_iter=iterations, show_pbar=False
+    )
+    return torch.from_numpy(app.run()).permute(1, 3, 4, 2, 0)
+
+
+@pytest.mark.parametrize(("weight", "spatial"), [(0.03, 0.3), (0.1, 0.05), (0.3, 1.0)])
+def test_agrees_with_sigpy(weight, spatial):
+    data = problem()
+    ours = total_variation_reconstruction(*data, weight, spatial, iterations=1500)
+    theirs = of_sigpy(*data, weight, spatial)
+    assert objective(ours, *data, weight, spatial) <= objective(theirs, *data, weight, spatial) * (1 + 1e-4)
+    assert (ours - theirs).norm() < 5e-3 * theirs.norm()
+
+
+@pytest.mark.parametrize("weight", [1e-3, 0.03, 0.3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_objective_falls(weight, seed):
+    data = problem(seed=seed)
+    images = [total_variation_reconstruction(*data, weight, 0.2, iterations) for iterations in (0, 5, 20, 80, 320)]
+    values = [objective(image, *data, weight, 0.2) for image in images]
+    assert values == sorted(values, reverse=True) and values[-1] < 0.9 * values[0]
+    # Hardly any of it is left to gain.
+    best = objective(total_variation_reconstruction(*data, weight, 0.2, 2000), *data, weight, 0.2)
+    assert values[-1] - best < 0.02 * (values[0] - best)
+
+
+def test_maps_of_any_norm_converge():
+    kspace, maps, mask = problem()
+    maps = 3 * maps
+    images = [total_variation_reconstruction(kspace, maps, mask, 0.1, 0.1, iterations) for iterations in (0, 300)]
+    values = [objective(image, kspace, maps, mask, 0.1, 0.1) for image in images]
+    assert values[1] < values[0]
+
+
+def test_large_weight_gives_a_still_image_and_small_one_the_data():
+    kspace, maps, mask = problem(noise=0)
+    still = total_variation_reconstruction(kspace, maps, mask, 10.0, 0.0, 2000)
+    assert (still - still.mean(dim=3, keepdim=True)).norm() < 0.01 * still.norm()
+    free = total_variation_reconstruction(kspace, maps, mask, 1e-6, 0.1, 500)
+    assert (CineSenseModel(maps, mask)(free) - kspace).norm() < 0.05 * kspace.norm()
+
+
+# --- The search ---
+
+
+def test_search_finds_the_maximum_and_tries_nothing_twice():
+    calls = []
+
+    def score(weight, spatial):
+        calls.append((weight, spatial))
+        return -(np.log(weight / 0.07) ** 2) - np.log(spatial / 0.9) ** 2
+
+    (weight, spatial), table = tune(score, (4e-3, 0.1), (4, 2, 2**0.5))
+    assert abs(np.log(weight / 0.07)) < np.log(2**0.5) and abs(np.log(spatial / 0.9)) < np.log(2**0.5)
+    assert len(calls) == len(set(calls)) == len(table) < 30
+    assert max(row["psnr_scan"] for row in table) == score(weight, spatial)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_search_that_runs_away_ends(sign):
+    (weight, spatial), _ = tune(lambda weight, spatial: sign * np.log(weight * spatial), (4e-3, 0.1), (4, 2))
+    assert 1e-6 <= min(weight, spatial) and max(weight, spatial) <= 1e2
+
+
+# --- The command ---
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """A short search, so that the command takes seconds."""
+    monkeypatch.setattr(compressed_sensing, "_STEPS", (4,))
+
+
+def test_command(datasets, write_config, tmp_path, steps, capsys):
+    out = tmp_path / "cs"
+    config = write_config("CineUnrolledCNN", 2, "beat")
+    compressed_sensing.main(["--config-file", str(config), "--output", str(out), "--iterations", "20"])
+    results = json.loads((out / "test_results" / "results.json").read_text())
+    assert results["architecture"] == "compressed sensing" and results["parameters"] == 0
+    best = max(results["search"], key=lambda row: row["psnr_scan"])
+    assert (results["weight"], results["spatial"]) == (best["weight"], best["spatial"])
+    of_test = results["datasets"]["beat_test"]
+    assert list(results["datasets"]) == ["beat_test"] and results["tuned_on"] == ["beat_val"]
+    assert of_test["reconstruction"]["psnr_scan"]["mean"] > of_test["zero_filled"]["psnr_scan"]["mean"]
+    assert "compressed sensing" in capsys.readouterr().out and of_test["figures"]
+
+
+def test_weights_are_tuned_on_validation_data_alone(datasets, write_config, tmp_path, steps, monkeypatch):
+    seen = []
+    score = compressed_sensing.validation_score
+
+    def remember(cfg, model, loaders):
+        seen.append([name for name in loaders])
+        return score(cfg, model, loaders)
+
+    monkeypatch.setattr(compressed_sensing, "validation_score", remember)
+    monkeypatch.setattr(compressed_sensing, "evaluate_test_sets", lambda *args, **kwargs: seen.append("scored"))
+    config = write_config("CineUnrolledCNN", None, "beat")
+    compressed_sensing.main(["--config-file", str(config), "--output", str(tmp_path / "cs"), "--iterations", "2"])
+    assert seen[-1] == "scored" and all(names == ["beat_val"] for names in seen[:-1]) and len(seen) > 5
+
+
+def test_masks_and_scaling_are_those_of_the_network(datasets, make_cfg):
+    """The zero-filled image and the target of the module are those of the network's batch."""
+    cfg = make_cfg(arch="CineUnrolledCNN", modules=None, data="beat")
+    batch = next(iter(compressed_sensing.build_val_loader(cfg, "beat_test")))
+    before = {key: value.clone() for key, value in batch.items() if isinstance(value, torch.Tensor)}
+    outputs = CompressedSensing(0.01, 0.1, iterations=3)(batch)
+    zero_filled = CineSenseModel(batch["maps"], batch["mask"])(batch["kspace"], adjoint=True)
+    assert torch.equal(outputs["zf_image"], zero_filled) and torch.equal(outputs["target"], batch["target"])
+    assert outputs["pred"].shape == batch["target"].shape
+    assert all(torch.equal(batch[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["DATASETS.VAL", "()"], "DATASETS.VAL: missing"),
+        (["DATASETS.TEST", "()"], "DATASETS.TEST: missing"),
+        (["DATASETS.VAL", "('beat_test',)"], "'beat_test' is in DATASETS.TEST too"),
+        (["DATASETS.VAL", "('beat_vall',)"], "beat_val"),
+        (["SEED", "-1"], "SEED: found -1"),
+        (["--iterations", "0"], "--iterations: found 0"),
+        (["--num-figures", "-1"], "--num-figures: found -1"),
+        (["DATASETS.VAL", "('flat_val',)"], "cine k-space"),
+    ],
+)
+def test_mistakes_are_one_line(datasets, write_config, tmp_path, arguments, message, capsys):
+    config = write_config("CineUnrolledCNN", None, "beat")
+    command = ["--config-file", str(config), "--output", str(tmp_path / "cs"), *arguments]
+    with pytest.raises(SystemExit) as exit_info:
+        compressed_sensing.main(command)
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert exit_info.value.code == 2 and len(error) == 1 and message in error[0]
+    assert not (tmp_path / "cs" / "test_results" / "results.json").exists()
