@@ -29,7 +29,9 @@ def in_parallel(
         for job in jobs:
             yield job, _caught(function, job, *([on_step] if on_step else []))
         return
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # Imported once there, whatever the number of processes.
+    context.set_forkserver_preload([getattr(function, "func", function).__module__])
     pool = concurrent.futures.ProcessPoolExecutor(num_processes, context, torch.set_num_threads, (1,))
     try:
         futures = {pool.submit(_caught, function, job): job for job in jobs}

@@ -45,7 +45,7 @@ from projects.cine.dataset import (
 )
 from projects.cine.parallel import in_parallel
 from projects.cine.readers import cmrxrecon, images, ismrmrd
-from projects.cine.readers.scan import RawScan, RawSlice, complete
+from projects.cine.readers.scan import RawScan, RawSlice, complete, stem
 from projects.cine.simulate import Acquisition, simulated_scan
 from projects.cine.splits import SLICE_BLOCKS, SPLITS, ScanInfo, check, split_scans
 
@@ -422,7 +422,7 @@ def _compiled(pattern: Optional[str]) -> Optional["re.Pattern[str]"]:
 
 def _scan_names(paths: Sequence[Path]) -> Dict[Path, str]:
     """A name for each file: its stem and, where files share it, as many folders above it as tell them apart."""
-    names = {path: re.sub(r"\.(nii\.gz|[^.]+)$", "", path.name) if path.is_file() else path.name for path in paths}
+    names = {path: stem(path) for path in paths}
     for depth in range(1, max((len(path.resolve().parts) for path in paths), default=0)):
         counts: Dict[str, int] = {}
         for name in names.values():

@@ -38,7 +38,7 @@ from projects.cine.dataset import (
 )
 from projects.cine.phantom import FIELD_OF_VIEW_MM, Anatomy, beating_heart
 from projects.cine.readers.images import CineSeries, load_series
-from projects.cine.readers.scan import RawScan, RawSlice
+from projects.cine.readers.scan import RawScan, RawSlice, stem
 from projects.cine.splits import SLICE_BLOCKS, SPLITS, check, parse_split
 
 __all__ = [
@@ -253,7 +253,8 @@ def simulated_scan(
     """
     _check_matrices(series, acquisition, acquired_matrix)
     noise_std = acquisition.noise * noise_reference(series.magnitude)
-    name = series.subject_id if series.path.stem == series.subject_id else f"{series.subject_id}/{series.path.name}"
+    name = stem(series.path)
+    name = name if name == series.subject_id else f"{series.subject_id}/{name}"
 
     def load(slice_id: int) -> RawSlice:
         kspace = _acquire_slice(series.magnitude[slice_id], acquisition, noise_std, name, slice_id)

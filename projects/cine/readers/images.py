@@ -16,6 +16,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.misc import is_dicom
 
 from meddlr_greedy.errors import UserError
+from projects.cine.readers.scan import stem
 
 __all__ = ["CineSeries", "find", "load_images", "load_series"]
 
@@ -129,7 +130,7 @@ def load_series(path: os.PathLike) -> CineSeries:
         frame_time_ms=None if trigger is None or num_frames < 2 else float(np.diff(trigger).mean()),
         path=path,
         sha256=hashlib.sha256(content).hexdigest(),
-        subject_id=path.stem,
+        subject_id=stem(path),
     )
 
 
@@ -190,7 +191,7 @@ def _load_nifti(path: Path) -> CineSeries:
         pixel_spacing_mm=spacing if min(spacing) > 0 else None,
         frame_time_ms=frame_time if frame_time > 0 else None,
         path=path,
-        subject_id=path.name[: -len(next(suffix for suffix in _NIFTI if path.name.lower().endswith(suffix)))],
+        subject_id=stem(path),
     )
 
 

@@ -13,7 +13,7 @@ from ismrmrd import constants
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.coils import noise_covariance, whitening_matrix
-from projects.cine.readers.scan import RawScan, RawSlice, find_files, reading, remove_oversampling
+from projects.cine.readers.scan import RawScan, RawSlice, find_files, reading, remove_oversampling, stem
 
 __all__ = ["find", "open_scan"]
 
@@ -85,7 +85,7 @@ def open_scan(path: Path, undersampled: bool = False) -> RawScan:
         notes.append(f"{path}: asymmetric echo: samples {first}-{last} of {layout.oversampled_width}")
     return RawScan(
         path=path,
-        subject_id=_subject(header) or path.stem,
+        subject_id=_subject(header) or stem(path),
         num_slices=len(slices),
         load_slice=lambda i: file_.load(slices[i]),
         undersampled=undersampled,

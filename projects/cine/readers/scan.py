@@ -1,5 +1,6 @@
 """What every reader hands over: Cartesian k-space of one scan, slice by slice, and which of it was sampled."""
 
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from meddlr_greedy.errors import UserError
 
-__all__ = ["RawScan", "RawSlice", "complete", "find_files", "reading", "remove_oversampling"]
+__all__ = ["RawScan", "RawSlice", "complete", "find_files", "reading", "remove_oversampling", "stem"]
 
 _MOST_MISSING = 0.25  # of all lines; where more is missing, it was not lost but never meant to be sampled
 
@@ -46,6 +47,11 @@ class RawScan:
     pixel_spacing_mm: Optional[Tuple[float, float]] = None
     frame_time_ms: Optional[float] = None
     notes: Tuple[str, ...] = ()
+
+
+def stem(path: Path) -> str:
+    """The name of a folder, or of a file without what tells its format."""
+    return path.name if path.is_dir() else re.sub(r"\.(nii\.gz|[^.]+)$", "", path.name, flags=re.IGNORECASE)
 
 
 @contextmanager
