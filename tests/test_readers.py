@@ -16,10 +16,10 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 
 from meddlr_greedy.data.dataset import check_scan_file
 from meddlr_greedy.errors import UserError
-from projects.cine import prepare
+from projects.cine import preparation, prepare
 from projects.cine.dataset import CoilMaps
 from projects.cine.phantom import beating_heart
-from projects.cine.prepare import Preparation, prepare_dataset
+from projects.cine.preparation import Preparation, prepare_dataset
 from projects.cine.readers import images
 from projects.cine.readers import ismrmrd as ismrmrd_reader
 from projects.cine.readers.scan import RawSlice, complete
@@ -823,7 +823,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_half_written(bad_files, tmp_path
 
 def test_an_interrupted_run_goes_on(bad_files, tmp_path, monkeypatch):
     files = [bad_files / "good.h5", bad_files / "other_good.h5"]
-    converted, convert = [], prepare._slice_arrays
+    converted, convert = [], preparation._slice_arrays
 
     def interrupted(scan, *arguments):
         converted.append(scan.path.name)
@@ -831,7 +831,7 @@ def test_an_interrupted_run_goes_on(bad_files, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return convert(scan, *arguments)
 
-    monkeypatch.setattr(prepare, "_slice_arrays", interrupted)
+    monkeypatch.setattr(preparation, "_slice_arrays", interrupted)
     arguments = (tmp_path / "out", "ismrmrd", *files)
     with pytest.raises(KeyboardInterrupt):
         prepared(*arguments, split=("1", "1", "0"))

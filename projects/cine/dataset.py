@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 
 from meddlr_greedy.data.datasets import ROOT_VARIABLE, datasets_root
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.files import written_atomically
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.espirit import espirit_maps
 from projects.cine.splits import SPLITS, check
@@ -95,21 +97,22 @@ def coil_combination(kspace: np.ndarray, maps: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def writing(what: str) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turns what the file system or HDF5 raises on writing into a :class:`WriteError`."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # HDF5 raises RuntimeError where it flushes to a full disk
-        raise WriteError(f"{what}: cannot be written ({error})") from error
+        reason = re.search(r"error message = '(.*?)'", str(error))
+        raise WriteError(f"{path}: cannot be written ({reason.group(1) if reason else error})") from error
 
 
 def write_scan(
     path: Path, num_slices: int, slices: Iterable[Dict[str, np.ndarray]], attributes: Dict[str, Any]
 ) -> None:
-    """Writes one HDF5 file slice by slice, with one slice in memory.
+    """Writes one HDF5 file, whole or not at all, slice by slice with one slice in memory.
 
     Args:
-        path: The file.
+        path: The file, in a folder that is made where it is missing.
         num_slices: Number of slices S.
         slices: Of each slice the arrays by name; in the file they have S as a first axis.
         attributes: Of the file; ``None`` is left out.
@@ -117,20 +120,23 @@ def write_scan(
     Raises:
         WriteError: where the file cannot be written.
     """
-    with writing(str(path)):
-        file = h5py.File(path, "w")
-    try:
-        for i, arrays in enumerate(slices):
-            with writing(str(path)):
-                for name, array in arrays.items():
-                    if name not in file:
-                        file.create_dataset(name, (num_slices, *array.shape), array.dtype)
-                    file[name][i] = array
-        with writing(str(path)):
-            file.attrs.update({name: value for name, value in attributes.items() if value is not None})
-    finally:
-        with writing(str(path)):
-            file.close()
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_atomically(path) as partial:
+        with writing(path):
+            file = h5py.File(partial, "w")
+        try:
+            for i, arrays in enumerate(slices):
+                with writing(path):
+                    for name, array in arrays.items():
+                        if name not in file:
+                            file.create_dataset(name, (num_slices, *array.shape), array.dtype)
+                        file[name][i] = array
+            with writing(path):
+                file.attrs.update({name: value for name, value in attributes.items() if value is not None})
+        finally:
+            with writing(path):
+                file.close()
 
 
 # --- Annotations ---

@@ -30,7 +30,7 @@ def in_parallel(
             yield job, _caught(function, job, *([on_step] if on_step else []))
         return
     context = multiprocessing.get_context("forkserver")
-    # Imported once there, whatever the number of processes.
+    # Imported once, in the process that the others are copies of.
     context.set_forkserver_preload([getattr(function, "func", function).__module__])
     pool = concurrent.futures.ProcessPoolExecutor(num_processes, context, torch.set_num_threads, (1,))
     try:

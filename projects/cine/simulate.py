@@ -220,7 +220,6 @@ def _write_scan(path: Path, scan: _Scan, acquisition: Acquisition, coil_maps: Co
             yield _simulate_slice(magnitude, acquisition, noise_std, scan.subject_id, slice_id, coil_maps)
             progress.update()
 
-    path.parent.mkdir(exist_ok=True)
     attributes = {
         "subject_id": scan.subject_id,
         "slices": list(scan.slices),
