@@ -16,7 +16,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 
 from meddlr_greedy.data.dataset import check_scan_file
 from meddlr_greedy.errors import UserError
-from projects.cine import preparation, prepare
+from projects.cine import dataset, preparation, prepare, simulate
 from projects.cine.dataset import CoilMaps
 from projects.cine.phantom import beating_heart
 from projects.cine.preparation import Preparation, prepare_dataset
@@ -532,8 +532,6 @@ def test_images_come_back(magnitude, tmp_path, kind):
 
 
 def test_images_give_what_simulate_gives(magnitude, tmp_path):
-    from projects.cine import simulate
-
     source, _ = written_images("npz", tmp_path, magnitude)
     shared = f"--output {tmp_path}/%s --split 0-0 none 1-1"
     simulate.main(shlex.split(shared % "a" + f" --images {source} --matrix 48 40"))
@@ -544,6 +542,32 @@ def test_images_give_what_simulate_gives(magnitude, tmp_path):
         assert all(np.array_equal(one[key], other[key]) for key in ("kspace", "maps", "target"))
     info = json.loads((tmp_path / "b" / "annotations" / "test.json").read_text())["info"]
     assert info["split_by"] == "slice blocks of one subject"
+
+
+@pytest.mark.parametrize("command", ["simulate", "prepare"])
+def test_map_sets_and_their_options_are_passed_on(magnitude, tmp_path, monkeypatch, command):
+    calls = []
+
+    def two_maps(kspace_calib, **arguments):
+        calls.append(arguments)
+        maps = np.zeros((*kspace_calib.shape[1:], len(kspace_calib), 2), np.complex64)
+        maps[..., 0, 0] = maps[..., 1, 1] = 1
+        return maps
+
+    monkeypatch.setattr(dataset, "espirit_maps", two_maps)
+    source, _ = written_images("npz", tmp_path, magnitude)
+    if command == "simulate":
+        simulate.main(shlex.split(f"--images {source} --output {tmp_path}/out --split 1 1 0 --maps 2"))
+        path, expected = tmp_path / "out" / "train" / "S1_train.h5", {"calib_width": 20, "crop": 0.8}
+    else:
+        options = "--split 1 1 0 --maps 2 --crop 0.1 --calib 24"
+        prepare.main(shlex.split(f"images {source} --output {tmp_path}/out {options}"))
+        path, expected = tmp_path / "out" / "scans" / "S1_train.h5", {"calib_width": 24, "crop": 0.1}
+    assert calls == [{**expected, "num_maps": 2}] * 2
+    arrays, _ = read(path)
+    assert arrays["maps"].shape[-2:] == (8, 2) and arrays["target"].shape[-1] == 2
+    coil_images = ifft(arrays["kspace"], (1, 2))
+    np.testing.assert_allclose(arrays["target"], coil_images[..., :2], atol=1e-4 * np.abs(coil_images).max())
 
 
 # --- Splits ---
@@ -669,6 +693,10 @@ def bad_files(tmp_path_factory, heart, magnitude):
     (folder / "text.h5").write_text("hello")
     with h5py.File(folder / "foreign.h5", "w") as file:
         file["kspace"] = np.zeros(3)
+    with h5py.File(folder / "no_acquisitions.h5", "w") as file:
+        file["dataset/xml"], file["dataset/data"] = [mrd_header(Mrd(), PHASES, 1).encode()], np.zeros(3)
+    with h5py.File(folder / "no_header.h5", "w") as file:
+        file["dataset/xml"], file["dataset/data"] = [b"<hello/>"], np.zeros(3)
     mrd("spiral.h5", trajectory="spiral")
     mrd("radial.h5", trajectory="radial")
     mrd("one_phase.h5", one[:, :1])
@@ -720,6 +748,8 @@ WRONG = [
     ("ismrmrd {dir}/truncated.h5", "truncated.h5: truncated, damaged or not an HDF5 file"),
     ("ismrmrd {dir}/text.h5", "text.h5: truncated, damaged or not an HDF5 file"),
     ("ismrmrd {dir}/foreign.h5", "foreign.h5: found kspace in it, allowed an ISMRMRD group"),
+    ("ismrmrd {dir}/no_acquisitions.h5", "no_acquisitions.h5: found no acquisitions in '/dataset/data'"),
+    ("ismrmrd {dir}/no_header.h5", "no_header.h5: the XML header cannot be read"),
     ("ismrmrd {dir}/spiral.h5", "spiral.h5: found a spiral trajectory, allowed cartesian"),
     ("ismrmrd {dir}/radial.h5", "radial.h5: found a radial trajectory, allowed cartesian"),
     ("ismrmrd {dir}/one_phase.h5", "one_phase.h5: no cardiac phases: found 1"),

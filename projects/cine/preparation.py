@@ -472,10 +472,10 @@ class _Teller:
             tqdm.write(f"note: {note}")
 
     def failure(self, path: Path, error: UserError) -> None:
+        error = error if str(path) in str(error) else UserError(f"{path}: {error}")
         self._failures.append(error)
         if not self._single:  # otherwise it is the line at the end
-            named = str(error) if str(path) in str(error) else f"{path}: {error}"
-            tqdm.write(f"error: {named}", file=sys.stderr)
+            tqdm.write(f"error: {error}", file=sys.stderr)
 
     def finish(self, num_files: int) -> None:
         """Raises a UserError where a file could not be used."""

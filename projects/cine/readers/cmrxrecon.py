@@ -98,7 +98,7 @@ def open_scan(
 
 
 def _kspace_name(path: Path, file: h5py.File) -> str:
-    names = [name for name in file if isinstance(file[name], h5py.Dataset) and _KSPACE.fullmatch(name)]
+    names = [name for name in file if isinstance(file.get(name), h5py.Dataset) and _KSPACE.fullmatch(name)]
     if len(names) != 1:
         raise UserError(
             f"{path}: found {', '.join(names or file) or 'nothing'}, allowed one variable kspace_full, kspace, "
@@ -150,7 +150,7 @@ def _mask_file(path: Path, masks: Optional[str]) -> Optional[Path]:
 def _read_mask(path: Path, shape: Tuple[int, int, int]) -> np.ndarray:
     """Bool, (1, W, T) or (H, W, T); ``shape`` is (T, W, H)."""
     with reading(path), h5py.File(path, "r") as file:
-        names = [name for name in file if isinstance(file[name], h5py.Dataset) and name.lower().startswith("mask")]
+        names = [name for name in file if isinstance(file.get(name), h5py.Dataset) and name.lower().startswith("mask")]
         if len(names) != 1:
             raise UserError(f"{path}: found {', '.join(names or file) or 'nothing'}, allowed one variable mask..")
         values = file[names[0]][()]

@@ -10,6 +10,7 @@ import ismrmrd
 import numpy as np
 import torch
 from ismrmrd import constants
+from ismrmrd.hdf5 import acquisition_header_dtype
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.coils import noise_covariance, whitening_matrix
@@ -58,9 +59,7 @@ def open_scan(path: Path, undersampled: bool = False) -> RawScan:
     with reading(path), h5py.File(path, "r") as file:
         group = _group(path, file)
         header = _header(path, file[group])
-        heads = file[group]["data"].fields("head")[()]
-    if heads.ndim != 1 or heads.dtype.names is None or "idx" not in heads.dtype.names:
-        raise UserError(f"{path}: found no acquisitions in '{group}/data', allowed an ISMRMRD file")
+        heads = _heads(path, file[group]["data"])
 
     noise = np.flatnonzero(_flagged(heads, _NOISE))
     image = np.flatnonzero(~_flagged(heads, _NOISE, *_OTHER))
@@ -95,7 +94,7 @@ def open_scan(path: Path, undersampled: bool = False) -> RawScan:
 
 
 def _group(path: Path, file: h5py.File) -> str:
-    groups = [name for name in file if isinstance(file[name], h5py.Group) and {"data", "xml"} <= {*file[name]}]
+    groups = [name for name in file if isinstance(file.get(name), h5py.Group) and {"data", "xml"} <= {*file[name]}]
     if not groups:
         raise UserError(f"{path}: found {', '.join(file) or 'nothing'} in it, allowed an ISMRMRD group of data and xml")
     if len(groups) > 1 and "dataset" not in groups:
@@ -103,10 +102,18 @@ def _group(path: Path, file: h5py.File) -> str:
     return "dataset" if "dataset" in groups else groups[0]
 
 
+def _heads(path: Path, data: h5py.Dataset) -> np.ndarray:
+    """Headers of all acquisitions, without their data."""
+    names = data.dtype.names or ()
+    heads = data.dtype["head"].names or () if {"head", "data"} <= {*names} else ()
+    if data.ndim != 1 or not {*acquisition_header_dtype.names} <= {*heads}:
+        raise UserError(f"{path}: found no acquisitions in '{data.name}', allowed an ISMRMRD file")
+    return data.fields("head")[()]
+
+
 def _header(path: Path, group: h5py.Group) -> Any:
-    xml = group["xml"][0]
     try:
-        return ismrmrd.xsd.CreateFromDocument(xml)
+        return ismrmrd.xsd.CreateFromDocument(group["xml"][0])
     except Exception as error:  # the parsers behind it raise errors of many kinds
         raise UserError(f"{path}: the XML header cannot be read ({error})") from error
 
