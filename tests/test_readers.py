@@ -826,15 +826,19 @@ def test_wrong_input_is_one_line_and_nothing_is_written(arguments, message, bad_
 def test_a_bad_file_is_skipped_and_the_others_are_there(bad_files, heart, tmp_path, capsys, jobs):
     files = " ".join(str(bad_files / name) for name in ("good.h5", "nan.h5", "truncated.h5", "other_good.h5"))
     with pytest.raises(SystemExit) as exit_:
-        prepare.main(shlex.split(f"ismrmrd {files} --coils 4 --split 1 1 1 --jobs {jobs} --output {tmp_path}/out"))
+        prepare.main(shlex.split(f"ismrmrd {files} --coils 4 --split 2 1 1 --jobs {jobs} --output {tmp_path}/out"))
     assert exit_.value.code == 2
     errors = [line for line in capsys.readouterr().err.split("\n") if "error: " in line]
     assert len(errors) == 3
     assert "truncated.h5: truncated" in errors[0] and "nan.h5: slice 0: found NaN" in errors[1]
     assert errors[2].endswith("error: 2 of 4 files could not be used, see above")
     assert sorted(path.name for path in (tmp_path / "out" / "scans").iterdir()) == ["good.h5", "other_good.h5"]
-    listed = [json.loads(path.read_text())["images"] for path in sorted((tmp_path / "out" / "annotations").iterdir())]
-    assert [image["subject_id"] for found in listed for image in found] == ["other_good", "good"]
+    # The split is that of all four, in order of their names: good, nan | other_good | truncated.
+    listed = {
+        path.stem: json.loads(path.read_text())["images"] for path in (tmp_path / "out" / "annotations").iterdir()
+    }
+    found = {split: [image["subject_id"] for image in scans] for split, scans in listed.items()}
+    assert found == {"train": ["good"], "val": ["other_good"]}
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("errno = 28, No space left")])

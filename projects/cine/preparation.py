@@ -88,10 +88,17 @@ class Preparation:
 
 
 class Source(NamedTuple):
-    """Where scans come from: finds its files among what is given, and opens one of them."""
+    """Where scans come from.
+
+    Args:
+        find: Finds the files among what is given.
+        open_scan: Opens one of them.
+        subject_by_path: Who a file shows, by its path alone: stands in for what a file that cannot be opened says.
+    """
 
     find: Callable[[Sequence[str]], List[Path]]
     open_scan: Callable[..., RawScan]
+    subject_by_path: Callable[[Path], str] = stem
 
 
 def _open_images(path: Path, acquisition: Dict[str, Any], acquired_matrix: Optional[Tuple[int, int]]) -> RawScan:
@@ -104,7 +111,7 @@ def _open_images(path: Path, acquisition: Dict[str, Any], acquired_matrix: Optio
 #: Sub-command -> source.
 SOURCES = {
     "ismrmrd": Source(ismrmrd.find, ismrmrd.open_scan),
-    "cmrxrecon": Source(cmrxrecon.find, cmrxrecon.open_scan),
+    "cmrxrecon": Source(cmrxrecon.find, cmrxrecon.open_scan, cmrxrecon.subject),
     "images": Source(images.find, _open_images),
 }
 
@@ -280,20 +287,26 @@ def prepare_dataset(
     check(jobs >= 1, "--jobs", jobs, "at least 1")
     folder, preparation = Path(output).resolve(), preparation or Preparation()
     _check_folder(folder)
-    opener = functools.partial(_open, source, options or {}, _compiled(subject_pattern))
+    pattern = _compiled(subject_pattern)
+    opener = functools.partial(_open, source, options or {}, pattern)
     paths = SOURCES[source].find([os.fspath(given) for given in inputs])
     paths = [path for path in paths if folder not in path.resolve().parents]  # the output may lie beside the inputs
     tell = _Teller(progress, single=len(paths) == 1)
 
     scans = _look_at_all(opener, paths, jobs, tell)
-    if not scans:
+    if not any(scan.usable for scan in scans.values()):
         tell.finish(len(paths))
         raise UserError(f"found no file to prepare in {', '.join(map(str, inputs))}")
-    blocks, split_by = _split(split, scans, split_seed)
+    # A file that cannot be used keeps its place: the split of the others is the same with and without it.
+    by_path = functools.partial(_subject_by_path, source, pattern)
+    infos = {name: scan.info or ScanInfo(by_path(scan.path), 0) for name, scan in scans.items()}
+    blocks, split_by = split_scans(split, infos, split_seed, train_needed=not _are_undersampled(scans))
     parameters = {"format": _FORMAT, "reader": source, **asdict(preparation), **_plain(options or {})}
     tasks = []
     for split_name, name, slices in blocks:
         path = scans[name].path
+        if not scans[name].usable:
+            continue
         suffix = f"_{split_name}" if split_by == SLICE_BLOCKS else ""
         tasks.append(
             _Task(
@@ -301,7 +314,7 @@ def prepare_dataset(
                 opener=opener,
                 preparation=preparation,
                 output=folder / "scans" / f"{name}{suffix}.h5",
-                subject_id=scans[name].info.subject_id,
+                subject_id=infos[name].subject_id,
                 split=split_name,
                 slices=slices,
                 parameters={**parameters, "source": path.name, "bytes": _size(path)},
@@ -325,18 +338,22 @@ def prepare_dataset(
 
 
 class _Looked(NamedTuple):
-    """What the plan needs to know of a file."""
+    """What the plan needs to know of a file; ``info`` is ``None`` where it cannot be opened."""
 
     path: Path
-    info: ScanInfo
-    undersampled: bool
+    info: Optional[ScanInfo] = None
+    undersampled: bool = False
+
+    @property
+    def usable(self) -> bool:
+        return self.info is not None
 
 
 def _look_at_all(
     opener: Callable[[Path], RawScan], paths: Sequence[Path], jobs: int, tell: "_Teller"
 ) -> Dict[str, _Looked]:
-    """Name of the scan -> what is in the file, of the files that can be opened, in order of ``paths``."""
-    looked: Dict[Path, _Looked] = {}
+    """Name of the scan -> what is in the file, in order of ``paths``."""
+    looked = {path: _Looked(path) for path in paths}
     with tqdm(total=len(paths), desc="opening", unit="file", disable=not tell.progress) as bar:
         for path, result in in_parallel(functools.partial(_look, opener), paths, jobs):
             bar.update()
@@ -344,8 +361,7 @@ def _look_at_all(
                 tell.failure(path, result)
             else:
                 looked[path] = result
-    names = _scan_names(paths)
-    return {names[path]: looked[path] for path in paths if path in looked}
+    return {name: looked[path] for path, name in _scan_names(paths).items()}
 
 
 def _look(opener: Callable[[Path], RawScan], path: Path) -> _Looked:
@@ -353,17 +369,14 @@ def _look(opener: Callable[[Path], RawScan], path: Path) -> _Looked:
     return _Looked(path, ScanInfo(scan.subject_id, scan.num_slices), scan.undersampled)
 
 
-def _split(
-    split: Optional[Sequence[str]], scans: Dict[str, _Looked], seed: Optional[int]
-) -> Tuple[List[Tuple[str, str, Tuple[int, ...]]], str]:
-    undersampled = sum(scan.undersampled for scan in scans.values())
-    if 0 < undersampled < len(scans):
+def _are_undersampled(scans: Dict[str, _Looked]) -> bool:
+    kinds = [scan.undersampled for scan in scans.values() if scan.usable]
+    if len(set(kinds)) > 1:
         raise UserError(
-            f"found {len(scans) - undersampled} fully sampled and {undersampled} undersampled files, allowed one kind "
-            "in a data set"
+            f"found {len(kinds) - sum(kinds)} fully sampled and {sum(kinds)} undersampled files, allowed one kind in a "
+            "data set"
         )
-    infos = {name: scan.info for name, scan in scans.items()}
-    return split_scans(split, infos, seed, train_needed=not undersampled)
+    return kinds[0]
 
 
 def _convert_all(tasks: Sequence[_Task], jobs: int, tell: "_Teller", name: str) -> Set[Path]:
@@ -388,10 +401,19 @@ def _open(source: str, options: Dict[str, Any], pattern: Optional["re.Pattern[st
     scan = SOURCES[source].open_scan(path, **options)
     if pattern is None:
         return scan
-    found = pattern.search(str(path))
-    if found is None or not found.group(1):
+    subject = _matched(pattern, path)
+    if not subject:
         raise UserError(f"--subject-pattern: '{pattern.pattern}' finds no subject in {path}")
-    return replace(scan, subject_id=found.group(1))
+    return replace(scan, subject_id=subject)
+
+
+def _subject_by_path(source: str, pattern: Optional["re.Pattern[str]"], path: Path) -> str:
+    return (_matched(pattern, path) if pattern else "") or SOURCES[source].subject_by_path(path)
+
+
+def _matched(pattern: "re.Pattern[str]", path: Path) -> str:
+    found = pattern.search(str(path))
+    return (found.group(1) or "") if found else ""
 
 
 def _compiled(pattern: Optional[str]) -> Optional["re.Pattern[str]"]:

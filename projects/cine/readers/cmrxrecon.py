@@ -13,7 +13,7 @@ import numpy as np
 from meddlr_greedy.errors import UserError
 from projects.cine.readers.scan import RawScan, RawSlice, find_files, reading, remove_oversampling
 
-__all__ = ["find", "open_scan"]
+__all__ = ["find", "open_scan", "subject"]
 
 # Fully sampled: kspace_full, kspace; undersampled: kus, kspace_sub04; of one coil: kspace_single_full.
 _KSPACE = re.compile(r"kspace(_single)?(_full|_sub\d*)?|kus", re.IGNORECASE)
@@ -24,6 +24,11 @@ _FEW_ZEROS = 0.9  # a sampled line may hold zeros by chance; below this it was s
 def find(inputs: Sequence[str]) -> List[Path]:
     """The files given, and all ``.mat`` in the folders given but masks."""
     return find_files(inputs, (".mat",), skip=lambda path: "_mask" in path.stem.lower())
+
+
+def subject(path: Path) -> str:
+    """The subject of a file: the name of its folder."""
+    return path.resolve().parent.name
 
 
 def open_scan(
@@ -89,7 +94,7 @@ def open_scan(
 
     return RawScan(
         path=path,
-        subject_id=path.resolve().parent.name,
+        subject_id=subject(path),
         num_slices=num_slices,
         load_slice=load,
         undersampled=undersampled,
@@ -139,7 +144,7 @@ def _not_zero(kspace: np.ndarray) -> np.ndarray:
 
 def _mask_file(path: Path, masks: Optional[str]) -> Optional[Path]:
     names = {path.stem + "_mask", re.sub("kus", "mask", path.stem, flags=re.IGNORECASE)} - {path.stem}
-    folders = [path.parent] if masks is None else [Path(masks, path.resolve().parent.name), Path(masks)]
+    folders = [path.parent] if masks is None else [Path(masks, subject(path)), Path(masks)]
     candidates = [folder / f"{name}.mat" for folder in folders for name in sorted(names)]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None and masks is not None:
