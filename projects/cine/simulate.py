@@ -13,49 +13,47 @@ A slice is a function of the seed, the subject and its own index, and not of the
 
 import argparse
 import functools
-import hashlib
-import io
 import json
 import os
-import shlex
 import tempfile
 import time
-import zipfile
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
-import h5py
 import numpy as np
 import sigpy as sp
-import torch
 from sigpy.mri import birdcage_maps
 from tqdm import tqdm
 
-from meddlr_greedy.data.datasets import ROOT_VARIABLE, datasets_root
 from meddlr_greedy.errors import UserError, exit_with_one_line
-from meddlr_greedy.ops.espirit import espirit_maps
+from projects.cine.dataset import (
+    CoilMaps,
+    ScanEntry,
+    annotations,
+    say_what_is_next,
+    sense_arrays,
+    write_scan,
+)
 from projects.cine.phantom import FIELD_OF_VIEW_MM, Anatomy, beating_heart
+from projects.cine.readers.images import CineSeries, load_series
+from projects.cine.readers.scan import RawScan, RawSlice, stem
+from projects.cine.splits import SLICE_BLOCKS, SPLITS, check, parse_split
 
 __all__ = [
     "Acquisition",
-    "CineSeries",
     "acquire",
     "coil_sensitivities",
     "crop_kspace",
-    "load_series",
     "noise_reference",
-    "parse_split",
     "simulate_phantom_dataset",
     "simulate_series_dataset",
+    "simulated_scan",
     "smooth_phase",
 ]
 
-SPLITS = ("train", "val", "test")
-CONFIG = Path(__file__).parents[2] / "configs" / "cine" / "greedy.yaml"
 _DESCRIPTION = "Simulated multi-coil cine"
-_LARGEST_MAGNITUDE = 1e15  # sums of its squares over an image and its coils still fit into complex64
 _FORMAT = 2  # raised when the same parameters come to give other data, so that old files are not taken for new
 _SPACE = (-2, -1)  # (H, W) of arrays ordered (C, T, H, W)
 
@@ -82,21 +80,10 @@ class Acquisition:
     seed: int = 0
 
     def __post_init__(self):
-        _check(min(self.matrix) >= 8, "--matrix", self.matrix, "at least 8 along both axes")
-        _check(self.coils >= 1, "--coils", self.coils, "at least 1")
-        _check(0 <= self.noise <= 100, "--noise", self.noise, "0 to 100")
-        _check(0 <= self.seed < 2**63, "--seed", self.seed, "0 to 2**63 - 1")
-
-
-@dataclass(frozen=True)
-class CineSeries:
-    """Cine images of one subject: magnitude (S, T, H, W), finite and not negative; the file they are from, if any."""
-
-    magnitude: np.ndarray
-    pixel_spacing_mm: Optional[Tuple[float, float]] = None
-    frame_time_ms: Optional[float] = None
-    path: Path = Path()
-    sha256: str = ""
+        check(min(self.matrix) >= 8, "--matrix", self.matrix, "at least 8 along both axes")
+        check(self.coils >= 1, "--coils", self.coils, "at least 1")
+        check(0 <= self.noise <= 100, "--noise", self.noise, "0 to 100")
+        check(0 <= self.seed < 2**63, "--seed", self.seed, "0 to 2**63 - 1")
 
 
 # --- Physics ---
@@ -169,12 +156,6 @@ def acquire(
     return kspace + np.float32(noise_std) * (noise[0] + 1j * noise[1])
 
 
-def combine_coils(kspace: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Image of each map set, (T, H, W, M), from fully sampled k-space (C, T, H, W) and maps (H, W, C, M)."""
-    coil_images = sp.ifft(kspace, axes=_SPACE)
-    return np.einsum("hwcm,cthw->thwm", maps.conj(), coil_images)
-
-
 def _random(seed: int, *key: Any) -> np.random.Generator:
     """An independent generator for each (seed, key)."""
     return np.random.default_rng([seed, zlib.crc32("/".join(map(str, key)).encode())])
@@ -200,9 +181,23 @@ class _Scan:
 
 
 def _simulate_slice(
-    magnitude: np.ndarray, acquisition: Acquisition, noise_std: float, subject_id: str, slice_id: int
+    magnitude: np.ndarray,
+    acquisition: Acquisition,
+    noise_std: float,
+    subject_id: str,
+    slice_id: int,
+    coil_maps: CoilMaps,
 ) -> Dict[str, np.ndarray]:
     """From magnitude (T, H0, W0) to the arrays of one slice as they lie in the file."""
+    kspace = _acquire_slice(magnitude, acquisition, noise_std, subject_id, slice_id)
+    coil_maps = replace(coil_maps, calib_width=min(coil_maps.calib_width, *acquisition.matrix))
+    return sense_arrays(kspace, kspace.mean(axis=2), coil_maps)
+
+
+def _acquire_slice(
+    magnitude: np.ndarray, acquisition: Acquisition, noise_std: float, subject_id: str, slice_id: int
+) -> np.ndarray:
+    """From magnitude (T, H0, W0) to k-space (H, W, T, C)."""
     shape, seed = (magnitude.shape[1], magnitude.shape[2]), acquisition.seed
     phase = smooth_phase(shape, len(magnitude), _random(seed, subject_id, "phase", slice_id))
     kspace = acquire(
@@ -212,38 +207,66 @@ def _simulate_slice(
         noise_std,
         _random(seed, subject_id, "noise", slice_id),
     )
-    maps = espirit_maps(kspace.mean(axis=1), calib_width=min(20, *acquisition.matrix))
-    return {
-        "kspace": kspace.transpose(2, 3, 1, 0),
-        "maps": maps[:, :, None],
-        "target": combine_coils(kspace, maps).transpose(1, 2, 0, 3),
-    }
+    return np.ascontiguousarray(kspace.transpose(2, 3, 1, 0))
 
 
-def _write_scan(path: Path, scan: _Scan, acquisition: Acquisition, progress: tqdm) -> None:
+def _write_scan(path: Path, scan: _Scan, acquisition: Acquisition, coil_maps: CoilMaps, progress: tqdm) -> None:
     series = scan.load()
     noise_std = acquisition.noise * noise_reference(series.magnitude)
-    path.parent.mkdir(exist_ok=True)
-    with h5py.File(path, "w") as file:
-        for i, slice_id in enumerate(scan.slices):
+
+    def slices() -> Iterator[Dict[str, np.ndarray]]:
+        for slice_id in scan.slices:
             magnitude = series.magnitude[slice_id]
-            arrays = _simulate_slice(magnitude, acquisition, noise_std, scan.subject_id, slice_id)
-            for key, value in arrays.items():
-                if key not in file:
-                    file.create_dataset(key, (len(scan.slices), *value.shape), np.complex64)
-                file[key][i] = value
+            yield _simulate_slice(magnitude, acquisition, noise_std, scan.subject_id, slice_id, coil_maps)
             progress.update()
-        attributes: Dict[str, Any] = {
-            "subject_id": scan.subject_id,
-            "slices": list(scan.slices),
-            "parameters": json.dumps(scan.parameters),
-        }
-        if series.pixel_spacing_mm is not None:
-            full = np.asarray(series.magnitude.shape[-2:])
-            attributes["pixel_spacing_mm"] = np.asarray(series.pixel_spacing_mm) * full / acquisition.matrix
-        if series.frame_time_ms is not None:
-            attributes["frame_time_ms"] = series.frame_time_ms
-        file.attrs.update(attributes)
+
+    attributes = {
+        "subject_id": scan.subject_id,
+        "slices": list(scan.slices),
+        "parameters": json.dumps(scan.parameters),
+        "pixel_spacing_mm": _acquired_spacing(series, acquisition),
+        "frame_time_ms": series.frame_time_ms,
+    }
+    write_scan(path, len(scan.slices), slices(), attributes)
+
+
+def _acquired_spacing(series: CineSeries, acquisition: Acquisition) -> Optional[Tuple[float, float]]:
+    if series.pixel_spacing_mm is None:
+        return None
+    spacing = np.asarray(series.pixel_spacing_mm) * series.magnitude.shape[-2:] / acquisition.matrix
+    return float(spacing[0]), float(spacing[1])
+
+
+def simulated_scan(
+    series: CineSeries, acquisition: Acquisition, acquired_matrix: Optional[Tuple[int, int]] = None
+) -> RawScan:
+    """A series of images as if it had been measured: its slices are simulated where they are loaded.
+
+    Args:
+        series: From :func:`projects.cine.readers.images.load_images`.
+        acquisition: How k-space is acquired.
+        acquired_matrix: As for :func:`simulate_series_dataset`.
+
+    Raises:
+        UserError: where a matrix is not allowed.
+    """
+    _check_matrices(series, acquisition, acquired_matrix)
+    noise_std = acquisition.noise * noise_reference(series.magnitude)
+    name = stem(series.path)
+    name = name if name == series.subject_id else f"{series.subject_id}/{name}"
+
+    def load(slice_id: int) -> RawSlice:
+        kspace = _acquire_slice(series.magnitude[slice_id], acquisition, noise_std, name, slice_id)
+        return RawSlice(kspace, np.ones((1, *kspace.shape[1:3]), bool))
+
+    return RawScan(
+        path=series.path,
+        subject_id=series.subject_id,
+        num_slices=len(series.magnitude),
+        load_slice=load,
+        pixel_spacing_mm=_acquired_spacing(series, acquisition),
+        frame_time_ms=series.frame_time_ms,
+    )
 
 
 # --- The data set ---
@@ -258,6 +281,7 @@ def simulate_phantom_dataset(
     split: Optional[Sequence[str]] = None,
     overwrite: bool = False,
     progress: bool = False,
+    coil_maps: Optional[CoilMaps] = None,
 ) -> Path:
     """Writes a data set of beating-heart phantoms, split by subjects.
 
@@ -270,6 +294,7 @@ def simulate_phantom_dataset(
         split: As for :func:`parse_split`, of subjects; by default about 70, 10 and 20 %.
         overwrite: Whether another simulated data set in ``output`` is replaced.
         progress: Whether to show a progress bar.
+        coil_maps: By default ``CoilMaps()``; its calibration region is cut to the matrix.
 
     Returns:
         ``output``.
@@ -277,9 +302,9 @@ def simulate_phantom_dataset(
     Raises:
         UserError: where an argument is not allowed, or ``output`` cannot be written or holds something else.
     """
-    acquisition = acquisition or Acquisition()
+    acquisition, coil_maps = acquisition or Acquisition(), coil_maps or CoilMaps()
     for option, value in (("--subjects", subjects), ("--slices", slices), ("--frames", frames)):
-        _check(value >= 1, option, value, "at least 1")
+        check(value >= 1, option, value, "at least 1")
     positions = (np.arange(slices) + 0.5) / slices
     # Drawn finer than acquired: cropping k-space then blurs and rings as it does for a real object.
     shape = (2 * acquisition.matrix[0], 2 * acquisition.matrix[1])
@@ -306,10 +331,10 @@ def simulate_phantom_dataset(
                     subject_id=subject_id,
                     slices=range(slices),
                     load=functools.partial(draw, subject_id),
-                    parameters=_parameters(acquisition, source="beating-heart phantom", frames=frames),
+                    parameters=_parameters(acquisition, coil_maps, source="beating-heart phantom", frames=frames),
                 )
             )
-    return _write_dataset(output, scans, acquisition, frames, "subjects", overwrite, progress)
+    return _write_dataset(output, scans, acquisition, coil_maps, frames, "subjects", overwrite, progress)
 
 
 def simulate_series_dataset(
@@ -320,6 +345,7 @@ def simulate_series_dataset(
     split: Optional[Sequence[str]] = None,
     overwrite: bool = False,
     progress: bool = False,
+    coil_maps: Optional[CoilMaps] = None,
 ) -> Path:
     """Writes a data set from the cine images of one subject, split into blocks of slices.
 
@@ -332,6 +358,7 @@ def simulate_series_dataset(
         split: As for :func:`parse_split`, of slices; by default about 70, 10 and 20 %.
         overwrite: Whether another simulated data set in ``output`` is replaced.
         progress: Whether to show a progress bar.
+        coil_maps: By default ``CoilMaps()``; its calibration region is cut to the matrix.
 
     Returns:
         ``output``.
@@ -340,22 +367,11 @@ def simulate_series_dataset(
         UserError: where an argument is not allowed, or ``output`` cannot be written or holds something else.
     """
     num_slices, num_frames, *full = series.magnitude.shape
-    height, width = acquired_matrix or full
-    acquired = (height, width)
-    _check(
-        all(8 <= n <= limit for n, limit in zip(acquired, full)),
-        "--acquired-matrix",
-        acquired,
-        f"8 to {tuple(full)}, the matrix of {series.path}",
-    )
-    acquisition = acquisition or Acquisition(matrix=acquired)
-    _check(
-        all(n <= limit for n, limit in zip(acquisition.matrix, acquired)),
-        "--matrix",
-        acquisition.matrix,
-        f"up to the acquired matrix {acquired} of {series.path}, since k-space holds nothing beyond",
-    )
-    parameters = _parameters(acquisition, source=series.path.name, sha256=series.sha256)
+    acquired_matrix = acquired_matrix or (full[0], full[1])
+    acquisition = acquisition or Acquisition(matrix=(acquired_matrix[0], acquired_matrix[1]))
+    _check_matrices(series, acquisition, acquired_matrix)
+    coil_maps = coil_maps or CoilMaps()
+    parameters = _parameters(acquisition, coil_maps, source=series.path.name, sha256=series.sha256)
     scans = [
         _Scan(
             split=split_name,
@@ -368,163 +384,50 @@ def simulate_series_dataset(
         for split_name, members in parse_split(split, num_slices, "slices").items()
         if members
     ]
-    split_by = "slice blocks of one subject"
-    return _write_dataset(output, scans, acquisition, num_frames, split_by, overwrite, progress)
+    return _write_dataset(output, scans, acquisition, coil_maps, num_frames, SLICE_BLOCKS, overwrite, progress)
 
 
-def load_series(path: os.PathLike) -> CineSeries:
-    """Reads the cine images of one subject.
-
-    Args:
-        path: ``.npy`` with the magnitude (slice, phase, row, column), or ``.npz`` with it as ``magnitude`` and
-            optionally ``pixel_spacing_mm`` (2,) and ``trigger_time_ms`` (..., phase).
-            Rows are the readout, columns the phase encodes.
-
-    Raises:
-        UserError: where the file is missing, unreadable, or holds something else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    if path.suffix not in (".npy", ".npz"):
-        raise UserError(f"{path}: found a '{path.suffix}' file, allowed .npy or .npz")
-    try:
-        content = path.read_bytes()
-        loaded = np.load(io.BytesIO(content), allow_pickle=False)
-        is_npy = isinstance(loaded, np.ndarray)
-        arrays = {"magnitude": loaded} if is_npy else {key: loaded[key] for key in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a readable {path.suffix} file of plain arrays ({error})") from error
-    if "magnitude" not in arrays:
-        raise UserError(f"{path}: no array 'magnitude'; found {', '.join(arrays) or 'none'}")
-
-    magnitude = arrays["magnitude"]
-    found = f"{magnitude.dtype} of shape {magnitude.shape}"
-    if magnitude.ndim != 4 or 0 in magnitude.shape:
-        raise UserError(f"{path}: magnitude: found {found}, allowed (slice, phase, row, column)")
-    if magnitude.dtype.kind not in "uif":
-        raise UserError(f"{path}: magnitude: found {found}, allowed real numbers")
-    if not np.isfinite(magnitude).all():
-        raise UserError(f"{path}: magnitude: found NaN or infinite values, allowed finite ones")
-    if magnitude.min() < 0 or magnitude.max() > _LARGEST_MAGNITUDE:
-        raise UserError(
-            f"{path}: magnitude: found {magnitude.min():g} to {magnitude.max():g}, allowed 0 to {_LARGEST_MAGNITUDE:g}"
-        )
-    empty = np.flatnonzero(~magnitude.any(axis=(1, 2, 3)))
-    if empty.size:
-        raise UserError(f"{path}: magnitude: slice {empty[0]} is zero everywhere")
-
-    num_frames = magnitude.shape[1]
-    spacing = _optional(path, arrays, "pixel_spacing_mm", (2,))
-    if spacing is not None and spacing.min() <= 0:
-        raise UserError(f"{path}: pixel_spacing_mm: found {spacing.min():g}, allowed above 0")
-    trigger = _optional(path, arrays, "trigger_time_ms", (..., num_frames))
-    if trigger is not None and (np.diff(trigger) <= 0).any():
-        raise UserError(f"{path}: trigger_time_ms: found times that do not increase from phase to phase")
-    return CineSeries(
-        magnitude=magnitude,
-        pixel_spacing_mm=None if spacing is None else (float(spacing[0]), float(spacing[1])),
-        frame_time_ms=None if trigger is None or num_frames < 2 else float(np.diff(trigger).mean()),
-        path=path,
-        sha256=hashlib.sha256(content).hexdigest(),
+def _check_matrices(series: CineSeries, acquisition: Acquisition, acquired_matrix: Optional[Sequence[int]]) -> None:
+    full = series.magnitude.shape[-2:]
+    acquired = tuple(acquired_matrix or full)
+    check(
+        all(8 <= n <= limit for n, limit in zip(acquired, full)),
+        "--acquired-matrix",
+        acquired,
+        f"8 to {tuple(full)}, the matrix of {series.path}",
+    )
+    check(
+        all(n <= limit for n, limit in zip(acquisition.matrix, acquired)),
+        "--matrix",
+        acquisition.matrix,
+        f"up to the acquired matrix {acquired} of {series.path}, since k-space holds nothing beyond",
     )
 
 
-def _optional(path: Path, arrays: Dict[str, np.ndarray], key: str, shape: Tuple) -> Optional[np.ndarray]:
-    if key not in arrays:
-        return None
-    array = arrays[key]
-    fits = array.shape[-1:] == shape[1:] if shape[0] is ... else array.shape == shape
-    if not fits or not array.size or array.dtype.kind not in "uif" or not np.isfinite(array).all():
-        allowed = str(shape).replace("Ellipsis", "...")
-        raise UserError(
-            f"{path}: {key}: found {array.dtype} of shape {array.shape}, allowed finite numbers of shape {allowed}"
-        )
-    return array if array.dtype.kind == "f" else array.astype(float)  # differences of unsigned integers wrap around
-
-
-def parse_split(split: Optional[Sequence[str]], num_items: int, what: str) -> Dict[str, List[int]]:
-    """Which subjects or slices go to train, val and test.
-
-    Args:
-        split: Three specifications in this order. Either three counts, ``("14", "2", "4")``: consecutive blocks, in
-            sum ``num_items``. Or three lists of ranges, both ends included, ``("0-6,13-19", "7-8", "9-12")``,
-            ``"none"`` for an empty one; what is left out is not used (a slice beside a block, say, since neighbours
-            resemble each other). ``None`` gives counts of about 70, 10 and 20 %.
-        num_items: Number of subjects or slices.
-        what: "subjects" or "slices", for messages.
-
-    Returns:
-        Indices of each split.
-
-    Raises:
-        UserError: where it cannot be read, does not fit or overlaps, or nothing is left to train on.
-    """
-    if split is None:
-        held_out = [max(1, round(0.1 * num_items)), max(1, round(0.2 * num_items))]
-        if num_items <= sum(held_out):
-            raise UserError(f"--split: {num_items} {what} are too few for the default; allowed e.g. --split 1 0 0")
-        split = [str(n) for n in (num_items - sum(held_out), *held_out)]
-    found = " ".join(map(str, split))
-    try:
-        train, val, test = split
-        if all(spec.isdecimal() for spec in split):
-            bounds = np.cumsum([0, *map(int, split)])
-            members = [list(range(a, b)) for a, b in zip(bounds[:-1], bounds[1:])]
-            if bounds[-1] != num_items:
-                raise UserError(f"--split: found {found} (sum {bounds[-1]}), allowed a sum of {num_items} {what}")
-        else:
-            members = [_parse_ranges(spec) for spec in (train, val, test)]
-    except (ValueError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"--split: found {found}, allowed three counts (14 2 4) or three lists of ranges (0-6,13-19 7-8 9-12)"
-        ) from error
-    used = sum(members, [])
-    if len(set(used)) < len(used):
-        raise UserError(f"--split: found {found}, allowed ranges that do not overlap")
-    if used and max(used) >= num_items:
-        raise UserError(f"--split: found {found}, allowed {what} 0 to {num_items - 1}")
-    if not members[0]:
-        raise UserError(f"--split: found {found}, allowed at least one of the {what} to train on")
-    return dict(zip(SPLITS, members))
-
-
-def _parse_ranges(spec: str) -> List[int]:
-    """``"0-2,5-5"`` to [0, 1, 2, 5]."""
-    if spec == "none":
-        return []
-    members: List[int] = []
-    for part in spec.split(","):
-        first, last = map(int, part.split("-"))
-        if last < first:
-            raise ValueError(part)
-        members += range(first, last + 1)
-    return members
-
-
-def _parameters(acquisition: Acquisition, **source: Any) -> Dict[str, Any]:
-    return {"format": _FORMAT, **asdict(acquisition), **source}
+def _parameters(acquisition: Acquisition, coil_maps: CoilMaps, **source: Any) -> Dict[str, Any]:
+    return {"format": _FORMAT, **asdict(acquisition), "coil_maps": asdict(coil_maps), **source}
 
 
 def _write_dataset(
     output: os.PathLike,
     scans: List[_Scan],
     acquisition: Acquisition,
+    coil_maps: CoilMaps,
     num_frames: int,
     split_by: str,
     overwrite: bool,
     progress: bool,
 ) -> Path:
     """Writes scans and annotations into a temporary folder beside ``output``, which then takes its place."""
-    _check(os.fspath(output) != "", "--output", "''", "the folder of a data set")
-    annotations = _annotations(scans, acquisition, num_frames, split_by)
+    check(os.fspath(output) != "", "--output", "''", "the folder of a data set")
+    size = (*acquisition.matrix, num_frames, acquisition.coils)
+    entries = [ScanEntry(scan.split, scan.file_name, scan.subject_id, scan.slices, size) for scan in scans]
+    contents = annotations(entries, _DESCRIPTION, split_by, scans[0].parameters)
     folder = Path(output).resolve()
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--output: {output}: found a file, allowed a folder")
-        if _already_holds(folder, annotations, overwrite):
+        if _already_holds(folder, contents, overwrite):
             if progress:
                 print(f"{output}: already holds this data set; kept")
             return Path(output)
@@ -535,8 +438,8 @@ def _write_dataset(
             num_slices = sum(len(scan.slices) for scan in scans)
             with tqdm(total=num_slices, desc=folder.name, unit="slice", disable=not progress) as bar:
                 for scan in scans:
-                    _write_scan(new / scan.file_name, scan, acquisition, bar)
-            for name, text in annotations.items():
+                    _write_scan(new / scan.file_name, scan, acquisition, coil_maps, bar)
+            for name, text in contents.items():
                 (new / "annotations" / name).write_text(text)
             if folder.exists():
                 folder.rename(Path(temporary, "old"))
@@ -546,30 +449,10 @@ def _write_dataset(
     return Path(output)
 
 
-def _annotations(scans: List[_Scan], acquisition: Acquisition, num_frames: int, split_by: str) -> Dict[str, str]:
-    """File name -> content, of the splits that are not empty."""
-    annotations = {}
-    for split in SPLITS:
-        images = [
-            {
-                "file_name": scan.file_name,
-                "subject_id": scan.subject_id,
-                "slices": list(scan.slices),
-                "kspace_size": [len(scan.slices), *acquisition.matrix, num_frames, acquisition.coils],
-            }
-            for scan in scans
-            if scan.split == split
-        ]
-        info = {"description": _DESCRIPTION, "split_by": split_by, "parameters": scans[0].parameters}
-        if images:
-            annotations[f"{split}.json"] = json.dumps({"info": info, "images": images}, indent=1) + "\n"
-    return annotations
-
-
-def _already_holds(folder: Path, annotations: Dict[str, str], overwrite: bool) -> bool:
+def _already_holds(folder: Path, contents: Dict[str, str], overwrite: bool) -> bool:
     """Whether the data set of these annotations is there; a UserError where something else may not be replaced."""
     stored = {path.name: path.read_text(errors="replace") for path in folder.glob("annotations/*.json")}
-    if stored == annotations:
+    if stored == contents:
         return True
     content = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     is_simulated = stored and all(_DESCRIPTION in text for text in stored.values())
@@ -578,11 +461,6 @@ def _already_holds(folder: Path, annotations: Dict[str, str], overwrite: bool) -
     if content and not overwrite:
         raise UserError(f"--output: {folder}: found another data set, allowed a new folder, or --overwrite")
     return False
-
-
-def _check(condition: bool, option: str, found: Any, allowed: str) -> None:
-    if not condition:
-        raise UserError(f"{option}: found {found}, allowed {allowed}")
 
 
 # --- Command line ---
@@ -635,6 +513,7 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "acquired matrix)",
     )
     acquisition.add_argument("--coils", type=int, default=8, help="(default: %(default)s)")
+    acquisition.add_argument("--maps", type=int, default=1, help="ESPIRiT map sets, 1 or 2 (default: %(default)s)")
     acquisition.add_argument(
         "--noise",
         type=float,
@@ -655,7 +534,7 @@ def _refuse_options_of_the_other_source(arguments: argparse.Namespace) -> None:
         refused, reason = ["subjects", "slices", "frames"], "only without --images"
     for option in refused:
         value = getattr(arguments, option)
-        _check(value is None, f"--{option.replace('_', '-')}", value, reason)
+        check(value is None, f"--{option.replace('_', '-')}", value, reason)
 
 
 @exit_with_one_line
@@ -663,7 +542,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command ``python -m projects.cine.simulate``."""
     arguments = _parse_arguments(argv)
     start = time.perf_counter()
-    shared = {"split": arguments.split, "overwrite": arguments.overwrite, "progress": True}
+    coil_maps = CoilMaps(arguments.maps)
+    shared = {"coil_maps": coil_maps, "split": arguments.split, "overwrite": arguments.overwrite, "progress": True}
     settings = {key: getattr(arguments, key) for key in ("coils", "noise", "seed")}
     if arguments.matrix is not None:
         settings["matrix"] = tuple(arguments.matrix)
@@ -677,25 +557,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         output = simulate_series_dataset(
             arguments.output, series, Acquisition(**settings), arguments.acquired_matrix, **shared
         )
-    _say_what_is_next(output.resolve(), time.perf_counter() - start)
-
-
-def _say_what_is_next(output: Path, seconds: float) -> None:
-    sizes = {}
-    for split in SPLITS:
-        annotation = output / "annotations" / f"{split}.json"
-        images = json.loads(annotation.read_text())["images"] if annotation.exists() else []
-        sizes[split] = [image["kspace_size"] for image in images]
-    counts = ", ".join(f"{sum(size[0] for size in found)} {split}" for split, found in sizes.items())
-    print(f"{output}: {counts} slices of (H, W, T, C) = {tuple(sizes['train'][0][1:])}, {seconds:.0f} s")
-    command = ["python", "-m", "meddlr_greedy.train_net", "--config-file", os.path.relpath(CONFIG)]
-    for split, found in sizes.items():
-        command += [f"DATASETS.{split.upper()}", f"({json.dumps(f'{output.name}_{split}')},)" if found else "()"]
-    if not torch.cuda.is_available():
-        command += ["MODEL.DEVICE", "cpu"]
-    is_default = output.parent == Path("datasets").resolve() == datasets_root().resolve()
-    where = "" if is_default else f"{ROOT_VARIABLE}={shlex.quote(str(output.parent))} "
-    print(f"Next, train on it:\n  {where}{shlex.join(command)}")
+    say_what_is_next(output.resolve(), time.perf_counter() - start)
 
 
 if __name__ == "__main__":

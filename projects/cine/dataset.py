@@ -1,0 +1,200 @@
+"""The data set on disk that simulation and preparation write: scans with maps and target, splits, annotations."""
+
+import json
+import os
+import re
+import shlex
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, Sequence, Tuple
+
+import h5py
+import numpy as np
+import torch
+
+from meddlr_greedy.data.datasets import ROOT_VARIABLE, datasets_root
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.files import written_atomically
+from meddlr_greedy.ops.cine_sense import CineSenseModel
+from meddlr_greedy.ops.espirit import espirit_maps
+from projects.cine.splits import SPLITS, check
+
+__all__ = [
+    "CoilMaps",
+    "ScanEntry",
+    "WriteError",
+    "annotations",
+    "coil_combination",
+    "say_what_is_next",
+    "sense_arrays",
+    "writing",
+    "write_scan",
+]
+
+CONFIG = Path(__file__).parents[2] / "configs" / "cine" / "greedy.yaml"
+
+
+class WriteError(UserError):
+    """The output cannot be written (a full disk, say): no other file will fare better."""
+
+
+# --- Maps and target ---
+
+
+@dataclass(frozen=True)
+class CoilMaps:
+    """How ESPIRiT maps are estimated, see :func:`meddlr_greedy.ops.espirit.espirit_maps`.
+
+    Args:
+        num_maps: Map sets M.
+        calib_width: Width of the calibration region along H and W.
+        crop: Eigenvalue below which maps are zero; 0 crops nothing.
+
+    Raises:
+        UserError: where a value is not allowed.
+    """
+
+    num_maps: int = 1
+    calib_width: int = 20
+    crop: float = 0.8
+
+    def __post_init__(self):
+        check(self.num_maps in (1, 2), "--maps", self.num_maps, "1 or 2")
+        check(self.calib_width >= 6, "--calib", self.calib_width, "6 (kernel width) or more")
+        check(0 <= self.crop < 1, "--crop", self.crop, "0 to below 1")
+
+    def estimate(self, kspace_calib: np.ndarray) -> np.ndarray:
+        """Maps (H, W, 1, C, M), complex64, from fully sampled, centred k-space (H, W, C), the mean over frames."""
+        sets = {} if self.num_maps == 1 else {"num_maps": self.num_maps}
+        kspace_calib = np.ascontiguousarray(kspace_calib.transpose(2, 0, 1))
+        return espirit_maps(kspace_calib, calib_width=self.calib_width, crop=self.crop, **sets)[:, :, None]
+
+
+def sense_arrays(
+    kspace: np.ndarray, kspace_calib: np.ndarray, coil_maps: CoilMaps, has_target: bool = True
+) -> Dict[str, np.ndarray]:
+    """The arrays of one slice as they lie in the file.
+
+    Args:
+        kspace: Centred k-space (H, W, T, C), complex64.
+        kspace_calib: Its mean over the frames, (H, W, C).
+        coil_maps: How maps are estimated.
+        has_target: Whether k-space is fully sampled, so that it gives the target.
+    """
+    maps = coil_maps.estimate(kspace_calib)
+    arrays = {"kspace": kspace, "maps": maps}
+    return {**arrays, "target": coil_combination(kspace, maps)} if has_target else arrays
+
+
+def coil_combination(kspace: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """The target (H, W, T, M): fully sampled k-space (H, W, T, C) combined with the conjugate maps (H, W, 1, C, M)."""
+    signal_model = CineSenseModel(torch.from_numpy(maps)[None])
+    return signal_model(torch.from_numpy(np.ascontiguousarray(kspace))[None], adjoint=True)[0].numpy()
+
+
+# --- Scans ---
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the file system or HDF5 raises on writing into a :class:`WriteError`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # HDF5 raises RuntimeError where it flushes to a full disk
+        reason = re.search(r"error message = '(.*?)'", str(error))
+        raise WriteError(f"{path}: cannot be written ({reason.group(1) if reason else error})") from error
+
+
+def write_scan(
+    path: Path, num_slices: int, slices: Iterable[Dict[str, np.ndarray]], attributes: Dict[str, Any]
+) -> None:
+    """Writes one HDF5 file, whole or not at all, slice by slice with one slice in memory.
+
+    Args:
+        path: The file, in a folder that is made where it is missing.
+        num_slices: Number of slices S.
+        slices: Of each slice the arrays by name; in the file they have S as a first axis.
+        attributes: Of the file; ``None`` is left out.
+
+    Raises:
+        WriteError: where the file cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_atomically(path) as partial:
+        with writing(path):
+            file = h5py.File(partial, "w")
+        try:
+            for i, arrays in enumerate(slices):
+                with writing(path):
+                    for name, array in arrays.items():
+                        if name not in file:
+                            file.create_dataset(name, (num_slices, *array.shape), array.dtype)
+                        file[name][i] = array
+            with writing(path):
+                file.attrs.update({name: value for name, value in attributes.items() if value is not None})
+        finally:
+            with writing(path):
+                file.close()
+
+
+# --- Annotations ---
+
+
+@dataclass(frozen=True)
+class ScanEntry:
+    """One file of a data set, as its annotation lists it."""
+
+    split: str
+    file_name: str
+    subject_id: str
+    slices: Sequence[int]
+    example_size: Tuple[int, ...]  # (H, W, T, C)
+
+
+def annotations(entries: Sequence[ScanEntry], description: str, split_by: str, parameters: Any) -> Dict[str, str]:
+    """File name -> content, of the splits that are not empty."""
+    contents = {}
+    for split in SPLITS:
+        images = [
+            {
+                "file_name": entry.file_name,
+                "subject_id": entry.subject_id,
+                "slices": list(entry.slices),
+                "kspace_size": [len(entry.slices), *entry.example_size],
+            }
+            for entry in entries
+            if entry.split == split
+        ]
+        info = {"description": description, "split_by": split_by, "parameters": parameters}
+        if images:
+            contents[f"{split}.json"] = json.dumps({"info": info, "images": images}, indent=1) + "\n"
+    return contents
+
+
+def say_what_is_next(output: Path, seconds: float) -> None:
+    """Prints how much there is of each split, and the command that uses it."""
+    sizes = {}
+    for split in SPLITS:
+        annotation = output / "annotations" / f"{split}.json"
+        images = json.loads(annotation.read_text())["images"] if annotation.exists() else []
+        sizes[split] = [(image["file_name"], image["kspace_size"]) for image in images]
+    counts = ", ".join(f"{sum(size[0] for _, size in found)} {split}" for split, found in sizes.items())
+    first_file, first_size = next(scan for found in sizes.values() for scan in found)
+    print(f"{output}: {counts} slices of (H, W, T, C) = {tuple(first_size[1:])}, {seconds:.0f} s")
+    is_default = output.parent == Path("datasets").resolve() == datasets_root().resolve()
+    where = "" if is_default else f"{ROOT_VARIABLE}={shlex.quote(str(output.parent))} "
+    command = ["python", "-m", "meddlr_greedy.train_net", "--config-file", os.path.relpath(CONFIG)]
+    with h5py.File(output / first_file, "r") as file:
+        has_target = "target" in file
+    if not has_target:
+        command[2] = "meddlr_greedy.reconstruct"
+        command += ["--weights", "WEIGHTS", os.path.relpath(output / first_file), "--output", "FOLDER"]
+        print(f"Next, reconstruct it (there are no targets to train on):\n  {shlex.join(command)}")
+        return
+    for split, found in sizes.items():
+        command += [f"DATASETS.{split.upper()}", f"({json.dumps(f'{output.name}_{split}')},)" if found else "()"]
+    if not torch.cuda.is_available():
+        command += ["MODEL.DEVICE", "cpu"]
+    print(f"Next, train on it:\n  {where}{shlex.join(command)}")

@@ -1,0 +1,174 @@
+"""Files of the CMRxRecon challenges 2023 to 2025: MATLAB v7.3, that is HDF5 with reversed axes.
+
+https://cmrxrecon.github.io, and Wang et al., Sci. Data 11:687, 2024.
+"""
+
+import re
+from pathlib import Path
+from typing import List, Optional, Sequence, Tuple
+
+import h5py
+import numpy as np
+
+from meddlr_greedy.errors import UserError
+from projects.cine.readers.scan import RawScan, RawSlice, find_files, reading, remove_oversampling
+
+__all__ = ["find", "open_scan", "subject"]
+
+# Fully sampled: kspace_full, kspace; undersampled: kus, kspace_sub04; of one coil: kspace_single_full.
+_KSPACE = re.compile(r"kspace(_single)?(_full|_sub\d*)?|kus", re.IGNORECASE)
+_UNDERSAMPLED = re.compile(r"kus|.*_sub\d*", re.IGNORECASE)
+_FEW_ZEROS = 0.9  # a sampled line may hold zeros by chance; below this it was sampled in part
+
+
+def find(inputs: Sequence[str]) -> List[Path]:
+    """The files given, and all ``.mat`` in the folders given but masks."""
+    return find_files(inputs, (".mat",), skip=lambda path: "_mask" in path.stem.lower())
+
+
+def subject(path: Path) -> str:
+    """The subject of a file: the name of its folder."""
+    return path.resolve().parent.name
+
+
+def open_scan(
+    path: Path,
+    undersampled: bool = False,
+    readout_oversampling: int = 1,
+    masks: Optional[str] = None,
+) -> RawScan:
+    """Opens a file of CMRxRecon.
+
+    Read from Python, k-space has axes (frame, slice, coil, ky, kx), and (frame, slice, ky, kx) where it is called
+    "single"; kx is the readout. Masks are of shape (ky,), (ky, kx) or (frame, ky, kx). The subject is the name of the
+    folder.
+
+    Args:
+        path: The file.
+        undersampled: Whether it is undersampled on purpose; so are the variables ``kus`` and ``kspace_sub...``.
+        readout_oversampling: Factor by which the readout is oversampled, which is removed.
+        masks: Folder of the masks of undersampled files, in it or in a folder of the subject's name; by default the
+            folder of the file. A mask is called as the file with "mask" for "kus", or with "_mask" at its end.
+            Without one, what is not zero counts as sampled.
+
+    Raises:
+        UserError: where the file cannot be used.
+    """
+    with reading(path), open(path, "rb") as binary:
+        if binary.read(10) == b"MATLAB 5.0":
+            raise UserError(f"{path}: found a MATLAB v5 file, allowed v7.3 (in MATLAB: save -v7.3)")
+    with reading(path), h5py.File(path, "r") as file:
+        name = _kspace_name(path, file)
+        shape = _shape(path, name, file[name])
+    undersampled = undersampled or _UNDERSAMPLED.fullmatch(name) is not None
+    num_phases, num_slices, _, width, oversampled = shape
+    if num_phases < 2:
+        raise UserError(f"{path}: no cardiac phases: {name} has 1 frame, allowed 2 or more")
+    if readout_oversampling < 1 or oversampled % readout_oversampling:
+        raise UserError(f"--readout-oversampling: found {readout_oversampling}, allowed divisors of {oversampled}")
+
+    notes, mask = [], None
+    if undersampled:
+        mask_file = _mask_file(path, masks)
+        if mask_file is None:
+            notes.append(f"{path}: no mask beside it; what is not zero counts as sampled")
+        else:
+            mask = _read_mask(mask_file, (num_phases, width, oversampled))
+            if mask.shape[0] > 1:
+                notes.append(f"{path}: its mask varies along the readout, which the slower form of the model covers")
+    if mask is not None and mask.shape[0] > 1 and readout_oversampling > 1:
+        raise UserError(f"{path}: --readout-oversampling: allowed 1 where the mask varies along the readout")
+
+    def load(slice_id: int) -> RawSlice:
+        with reading(path), h5py.File(path, "r") as file:
+            stored = file[name][:, slice_id]
+        kspace = _complex(stored).reshape(num_phases, -1, width, oversampled)  # one coil where it is "single"
+        if readout_oversampling > 1:
+            kspace = remove_oversampling(kspace, oversampled // readout_oversampling)
+        kspace = np.ascontiguousarray(kspace.transpose(3, 2, 0, 1))
+        if mask is None:
+            return RawSlice(kspace, _not_zero(kspace))
+        if kspace[np.broadcast_to(~mask, kspace.shape[:3])].any():
+            raise UserError(f"{path}: slice {slice_id}: k-space is not zero where its mask is")
+        return RawSlice(kspace, mask)
+
+    return RawScan(
+        path=path,
+        subject_id=subject(path),
+        num_slices=num_slices,
+        load_slice=load,
+        undersampled=undersampled,
+        notes=tuple(notes),
+    )
+
+
+def _kspace_name(path: Path, file: h5py.File) -> str:
+    names = [name for name in file if isinstance(file.get(name), h5py.Dataset) and _KSPACE.fullmatch(name)]
+    if len(names) != 1:
+        raise UserError(
+            f"{path}: found {', '.join(names or file) or 'nothing'}, allowed one variable kspace_full, kspace, "
+            "kspace_sub.. or kus"
+        )
+    return names[0]
+
+
+def _shape(path: Path, name: str, array: h5py.Dataset) -> Tuple[int, int, int, int, int]:
+    """(frame, slice, coil, ky, kx)."""
+    found = f"{path}: {name}: found {array.dtype} of shape {array.shape}"
+    if array.dtype.kind != "c" and not {"real", "imag"} <= {*(array.dtype.names or ())}:
+        raise UserError(f"{found}, allowed complex numbers")
+    shape = array.shape
+    if "single" in name.lower():
+        shape = (*shape[:2], 1, *shape[2:])
+    elif array.ndim == 4:  # MATLAB drops a last axis of one
+        shape = (1, *shape)
+    if len(shape) != 5 or 0 in shape:
+        raise UserError(f"{found}, allowed (frame, slice, coil, ky, kx)")
+    return shape
+
+
+def _complex(stored: np.ndarray) -> np.ndarray:
+    if stored.dtype.kind == "c":
+        return stored.astype(np.complex64)
+    kspace = np.empty(stored.shape, np.complex64)
+    kspace.real, kspace.imag = stored["real"], stored["imag"]
+    return kspace
+
+
+def _not_zero(kspace: np.ndarray) -> np.ndarray:
+    """What was sampled of k-space (H, W, T, C): (1, W, T) where it is whole lines, (H, W, T) otherwise."""
+    sampled = (kspace != 0).any(axis=-1)
+    share = sampled.mean(axis=0)
+    return share[None] > 0 if ((share == 0) | (share > _FEW_ZEROS)).all() else sampled
+
+
+def _mask_file(path: Path, masks: Optional[str]) -> Optional[Path]:
+    names = {path.stem + "_mask", re.sub("kus", "mask", path.stem, flags=re.IGNORECASE)} - {path.stem}
+    folders = [path.parent] if masks is None else [Path(masks, subject(path)), Path(masks)]
+    candidates = [folder / f"{name}.mat" for folder in folders for name in sorted(names)]
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None and masks is not None:
+        raise UserError(f"--masks: found none of {', '.join(map(str, candidates))} for {path}")
+    return found
+
+
+def _read_mask(path: Path, shape: Tuple[int, int, int]) -> np.ndarray:
+    """Bool, (1, W, T) or (H, W, T); ``shape`` is (T, W, H)."""
+    with reading(path), h5py.File(path, "r") as file:
+        names = [name for name in file if isinstance(file.get(name), h5py.Dataset) and name.lower().startswith("mask")]
+        if len(names) != 1:
+            raise UserError(f"{path}: found {', '.join(names or file) or 'nothing'}, allowed one variable mask..")
+        values = file[names[0]][()]
+    num_phases, width, height = shape
+    mask = np.squeeze(values)
+    if mask.shape == (width,):
+        mask = mask[:, None]
+    allowed = ((width, 1), (width, height), (num_phases, width, height))
+    if mask.shape not in allowed or values.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
+        raise UserError(
+            f"{path}: {names[0]}: found {values.dtype} of shape {values.shape}, allowed zeros and ones of shape "
+            f"{', '.join(map(str, ((width,), *allowed[1:])))}"
+        )
+    mask = np.broadcast_to(mask != 0, (num_phases, *mask.shape[-2:])).transpose(2, 1, 0)
+    constant = (mask == mask[:1]).all()
+    return np.ascontiguousarray(mask[:1] if constant else mask)

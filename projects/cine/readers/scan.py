@@ -1,0 +1,154 @@
+"""What every reader hands over: Cartesian k-space of one scan, slice by slice, and which of it was sampled."""
+
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+
+from meddlr_greedy.errors import UserError
+
+__all__ = ["RawScan", "RawSlice", "complete", "find_files", "reading", "remove_oversampling", "stem"]
+
+_MOST_MISSING = 0.25  # of all lines; where more is missing, it was not lost but never meant to be sampled
+
+
+@dataclass(frozen=True)
+class RawSlice:
+    """k-space (H, W, T, C), complex64, zero where not sampled; ``sampled`` (H or 1, W, T), bool."""
+
+    kspace: np.ndarray
+    sampled: np.ndarray
+
+
+@dataclass(frozen=True)
+class RawScan:
+    """One file (or folder of images), opened: what is known without reading its data.
+
+    Args:
+        path: The file.
+        subject_id: Whom it shows; scans of one subject are never on two sides of a split.
+        num_slices: Number of slices S.
+        load_slice: Reads one slice, by its index from 0.
+        undersampled: Whether it was acquired so, on purpose: it keeps its sampling mask and has no target.
+        pixel_spacing_mm: Along readout and phase encode, where known.
+        frame_time_ms: Time between cardiac phases, where known.
+        notes: What a user should know of this file.
+    """
+
+    path: Path
+    subject_id: str
+    num_slices: int
+    load_slice: Callable[[int], RawSlice]
+    undersampled: bool = False
+    pixel_spacing_mm: Optional[Tuple[float, float]] = None
+    frame_time_ms: Optional[float] = None
+    notes: Tuple[str, ...] = ()
+
+
+def stem(path: Path) -> str:
+    """The name of a folder, or of a file without what tells its format."""
+    return path.name if path.is_dir() else re.sub(r"\.(nii\.gz|[^.]+)$", "", path.name, flags=re.IGNORECASE)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what h5py raises on a damaged file into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path}: truncated, damaged or not an HDF5 file ({error})") from error
+
+
+def find_files(inputs: Sequence[str], suffixes: Tuple[str, ...], skip: Callable[[Path], bool]) -> List[Path]:
+    """The files given, and those of these suffixes in the folders given, except where ``skip``.
+
+    Raises:
+        UserError: where an input does not exist, or a folder holds no such file.
+    """
+    found: Dict[Path, None] = {}
+    for given in map(Path, inputs):
+        if given.is_dir():
+            files = [p for p in sorted(given.rglob("*")) if p.name.lower().endswith(suffixes) and p.is_file()]
+            files = [path for path in files if not skip(path)]
+            if not files:
+                raise UserError(f"{given}: found no {', '.join(suffixes)} file in this folder")
+            found.update(dict.fromkeys(files))
+        elif given.is_file():
+            found[given] = None
+        else:
+            raise UserError(f"{given}: no such file or folder")
+    return list(found)
+
+
+def remove_oversampling(readouts: np.ndarray, width: int) -> np.ndarray:
+    """Centred readouts (..., N) -> (..., width) of the central ``width`` of N points of the image, intensities kept."""
+    image = _centred(torch.fft.ifft, torch.from_numpy(readouts))
+    first = readouts.shape[-1] // 2 - width // 2
+    return _centred(torch.fft.fft, image[..., first : first + width]).numpy()
+
+
+def _centred(fft: Callable[..., torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    return torch.fft.fftshift(fft(torch.fft.ifftshift(x, dim=-1), norm="ortho"), dim=-1)
+
+
+def complete(raw: RawSlice, missing: str, where: str) -> Tuple[RawSlice, List[str]]:
+    """A slice that should be fully sampled, with every line there is in any cardiac phase in all of them.
+
+    Lines at the edge of k-space that no phase has are partial Fourier or zero padding: they stay zero.
+
+    Args:
+        raw: The slice.
+        missing: "refuse", or "fill": a missing line, or a whole missing phase, is taken from the nearest phase that
+            has it, around the cardiac cycle (of two the earlier).
+        where: The file and slice, for messages.
+
+    Returns:
+        The slice, and what there is to tell about it.
+
+    Raises:
+        UserError: where something is missing and ``missing`` is "refuse", or it looks undersampled.
+    """
+    lines = raw.sampled.any(axis=0)  # (W, T)
+    acquired = np.flatnonzero(lines.any(axis=1))
+    if not acquired.size:
+        raise UserError(f"{where}: found nothing but zeros in k-space")
+    expected = np.arange(acquired[0], acquired[-1] + 1)
+    hint = "allowed every line of every phase; for data undersampled on purpose give --undersampled"
+    never = np.setdiff1d(expected, acquired)
+    if never.size:
+        raise UserError(f"{where}: lines {_ranges(never)} are in no cardiac phase, {hint}")
+    absent = ~lines[expected]
+    if not absent.any():
+        partial = len(expected) < len(lines)
+        return raw, [f"{where}: lines {_ranges(expected)} of {len(lines)} sampled"] if partial else []
+    found = "; ".join(
+        f"phase {phase} is missing"
+        if absent[:, phase].all()
+        else f"phase {phase} lacks lines {_ranges(expected[absent[:, phase]])}"
+        for phase in np.flatnonzero(absent.any(axis=0))
+    )
+    if absent.mean() > _MOST_MISSING:
+        raise UserError(f"{where}: {absent.mean():.0%} of the lines are missing, {hint}")
+    if missing != "fill":
+        raise UserError(f"{where}: {found}; {hint}, or --missing fill to take them from the nearest phase")
+
+    kspace, sampled, num_phases = raw.kspace.copy(), raw.sampled.copy(), lines.shape[1]
+    for line, phase in zip(*np.nonzero(absent)):
+        having = np.flatnonzero(~absent[line])
+        behind = (phase - having) % num_phases
+        nearest = having[np.lexsort((behind, np.minimum(behind, num_phases - behind)))[0]]
+        for array, source in ((kspace, raw.kspace), (sampled, raw.sampled)):
+            array[:, expected[line], phase] = source[:, expected[line], nearest]
+    return RawSlice(kspace, sampled), [f"{where}: {found}; filled from the nearest phase"]
+
+
+def _ranges(numbers: np.ndarray) -> str:
+    """[0, 1, 2, 5] as "0-2, 5"."""
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
