@@ -13,11 +13,12 @@ from meddlr.data import DatasetCatalog
 from meddlr.data.transforms.subsample import MaskFunc, build_mask_func
 from meddlr.ops import fft2c
 
+from meddlr_greedy.data.augment import Augmentation
 from meddlr_greedy.data.dataset import CineSliceData, check_scan_file
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.data.loader import ResumableBatchSampler, build_train_loader, build_val_loader
 from meddlr_greedy.data.seeding import EVAL_EPOCH, SeededMaskFunc, example_seed
-from meddlr_greedy.data.transform import CineDataTransform, sampled_lines
+from meddlr_greedy.data.transform import CineDataTransform, SampledLines
 from meddlr_greedy.errors import UserError
 
 HEIGHT, WIDTH, FRAMES, COILS, MAPS = 10, 32, 4, 3, 2
@@ -245,7 +246,10 @@ def test_undersampled_scans_keep_their_mask(make_cfg, kind):
 
 def test_examples_are_read_on_one_thread(make_cfg, monkeypatch):
     threads, seen = torch.get_num_threads(), []
-    monkeypatch.setattr(CineDataTransform, "_get_mask", lambda *args: seen.append(torch.get_num_threads()))
+    draw = CineDataTransform._draw_mask
+    monkeypatch.setattr(
+        CineDataTransform, "_draw_mask", lambda *args: seen.append(torch.get_num_threads()) or draw(*args)
+    )
     dataset = build_train_loader(make_cfg("cine"), seed=0).dataset
     torch.set_num_threads(2)
     try:
@@ -297,12 +301,13 @@ def test_an_example_is_the_masked_scaled_scan(make_cfg):
 
 
 def test_mask_has_no_holes_where_kspace_happens_to_be_zero():
-    kspace = torch.zeros(5, 4, 3, 2, dtype=torch.complex64)
-    kspace[:, 1:3] = 1
+    kspace = torch.ones(5, 4, 3, 2, dtype=torch.complex64)
+    kspace[:, 0] = 0
     kspace[2, 1, 0] = 0
-    mask = sampled_lines(kspace)
-    assert mask.shape == (5, 4, 3, 1)
-    assert torch.equal(mask, torch.tensor([0.0, 1, 1, 0]).reshape(1, 4, 1, 1).expand(5, 4, 3, 1))
+    sampled = torch.tensor([1.0, 1, 1, 0]).reshape(1, 4, 1, 1).expand(1, 4, 3, 1)
+    lines = SampledLines.of(kspace, sampled, Augmentation.none(kspace.shape))
+    assert torch.equal(lines.mask, torch.tensor([0.0, 1, 1, 0]).reshape(1, 4, 1, 1).expand(1, 4, 3, 1))
+    assert torch.equal(lines.kspace(kspace.shape), kspace * lines.mask)
 
 
 @pytest.mark.parametrize("name", ["hard_dc_edge", "hard_dc_all"])
