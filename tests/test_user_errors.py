@@ -32,6 +32,11 @@ def expect_error(capsys, config, *opts, words=(), out=None):
         (["MISC.GREEDY.NUM_MODULES", "[3, 2]"], ["MISC.GREEDY.NUM_MODULES", "add up to 4"]),
         (["MISC.GREEDY.NUM_INFERENCE_MODULES", "3"], ["NUM_INFERENCE_MODULES", "found 3"]),
         (["MISC.GREEDY.THREADS", "True"], ["MISC.GREEDY.THREADS", "non-negative integer"]),
+        (["MISC.GREEDY.PARTIAL_ECHO", "0.5"], ["MISC.GREEDY.PARTIAL_ECHO", "found 0.5", "below 0.5"]),
+        (["MISC.GREEDY.FLIP_PROBABILITY", "2"], ["MISC.GREEDY.FLIP_PROBABILITY", "0 to 1"]),
+        (["MISC.GREEDY.READOUT_CROP", "-1"], ["MISC.GREEDY.READOUT_CROP", "non-negative"]),
+        (["MISC.GREEDY.READOUT_CROP_JITTER", "wide"], ["MISC.GREEDY.READOUT_CROP_JITTER", "'wide'"]),
+        (["MISC.GREEDY.READOUT_CROP", "8"], ["MISC.GREEDY.READOUT_CROP", "2D, not cine"]),
         (["MISC.GREEDY.TRAINER", "GreedyTraner"], ["MISC.GREEDY.TRAINER", "did you mean 'GreedyTrainer'"]),
         (["MISC.GREEDY.HOOKS", "['Nothing']"], ["MISC.GREEDY.HOOKS", "DecoupledTraining"]),
         (["MISC.GREEDY.BEST_METRIC", "val_pnsr"], ["MISC.GREEDY.BEST_METRIC", "did you mean 'val_psnr'"]),
@@ -152,6 +157,16 @@ def test_data_mistakes(write_config, capsys, tmp_path, broken_scan, damage, work
         {"without_maps": "maps", "other_coils": "agree with kspace", "with_nan": "NaN"}.get(damage.__name__, ""),
     ]
     expect_error(capsys, config, "DATALOADER.NUM_WORKERS", workers, words=words, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("modules", [2, None])
+def test_training_with_targets_on_a_scan_without(write_config, capsys, tmp_path, broken_scan, modules):
+    with h5py.File(broken_scan, "a") as file:
+        del file["target"]
+        file["mask"] = np.ones((2, 1, 12, 4, 1), np.uint8)
+    config = write_config(data="beat", arch="CineUnrolledCNN", modules=modules)
+    opts = ["SOLVER.TRAIN_BATCH_SIZE", 1, "SOLVER.MAX_ITER", 8]
+    expect_error(capsys, config, *opts, words=["'target'"], out=tmp_path / "run")
 
 
 def test_missing_scan(write_config, capsys, tmp_path, broken_scan):

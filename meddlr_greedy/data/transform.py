@@ -17,7 +17,6 @@ from meddlr_greedy.data.augment import Augmentation, CineAugmentor
 from meddlr_greedy.data.masks import KT_MASK_FUNCS, partial_echo
 from meddlr_greedy.data.seeding import EVAL_EPOCH, example_name, example_seed
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.ops.cine_sense import CineSenseModel
 
 __all__ = ["CineDataTransform", "SampledLines"]
 
@@ -122,7 +121,7 @@ class CineDataTransform(DataTransform):
 
         coil_maps = augmentation.image(torch.from_numpy(maps))
         time_average = getattr(self._normalizer, "of_time_average", False)
-        image = _adjoint(lines.time_average() if time_average else lines.kspace(shape), coil_maps)
+        image = (lines.time_average() if time_average else lines).adjoint(coil_maps)
         full = image if target is None else augmentation.image(torch.from_numpy(target))
         normalized = self._normalizer.normalize(masked_kspace=lines.values, image=image, target=full)
         masked_kspace = lines._replace(values=normalized["masked_kspace"]).kspace(shape)
@@ -193,17 +192,38 @@ class SampledLines(NamedTuple):
         kspace.flatten(1, 2).index_copy_(1, self.places, self.values)
         return kspace
 
-    def time_average(self) -> torch.Tensor:
-        """k-space (H, W, 1, C): each line's sum over the frames that sampled it, divided by their number."""
+    def time_average(self) -> "SampledLines":
+        """One frame of W lines: each line's sum over the frames that sampled it, divided by their number."""
         num_lines, num_frames = self.mask.shape[1:3]
+        w, count = torch.div(self.places, num_frames, rounding_mode="floor"), self.mask.sum(dim=2)
         total = torch.zeros(self.values.shape[0], num_lines, self.values.shape[2], dtype=self.values.dtype)
-        total.index_add_(1, torch.div(self.places, num_frames, rounding_mode="floor"), self.values)
-        return (total / self.mask.sum(dim=2).clamp(min=1)).unsqueeze(2)
+        total.index_add_(1, w, self.values)
+        mask = (count > 0).float().unsqueeze(2)
+        return SampledLines(total / count.clamp(min=1), torch.arange(num_lines), mask)
 
+    def adjoint(self, maps: torch.Tensor) -> torch.Tensor:
+        """A^H: the zero-filled image (H, W, T, M) for maps (H, W, 1, C, M).
 
-def _adjoint(kspace: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    """A^H of k-space (H, W, T, C) that is zero where not sampled: (H, W, T, M)."""
-    return CineSenseModel(maps.unsqueeze(0))(kspace.unsqueeze(0), adjoint=True).squeeze(0)
+        As :class:`meddlr_greedy.ops.cine_sense.CineSenseModel` computes it; but lines of zeros get no FFT along the
+        readout, and coil images are made frame by frame, which fits into the cache.
+        """
+        num_rows, num_lines, _, num_coils, num_maps = maps.shape
+        num_frames = self.mask.shape[2]
+        readout = torch.fft.fftshift(
+            torch.fft.ifft(torch.fft.ifftshift(self.values, dim=0), dim=0, norm="ortho"), dim=0
+        ).permute(2, 0, 1)  # (C, H, L)
+        # Along the phase encode the FFT is centred by moving lines and maps, which are few, not the coil images.
+        w = (torch.div(self.places, num_frames, rounding_mode="floor") - num_lines // 2) % num_lines
+        maps_conj = torch.fft.ifftshift(maps[:, :, 0].permute(3, 2, 0, 1), dim=-1).conj().resolve_conj()
+        image = torch.empty(num_maps, num_frames, num_rows, num_lines, dtype=maps.dtype)
+        for frame in range(num_frames):
+            own = self.places % num_frames == frame
+            hybrid = torch.zeros(num_coils, num_rows, num_lines, dtype=maps.dtype)
+            hybrid[:, :, w[own]] = readout[:, :, own]
+            coil_images = torch.fft.ifft(hybrid, dim=-1, norm="ortho")
+            for m in range(num_maps):
+                torch.sum(maps_conj[m] * coil_images, dim=0, out=image[m, frame])
+        return torch.fft.fftshift(image, dim=-1).permute(2, 3, 1, 0)
 
 
 def _narrowed(mask: torch.Tensor) -> torch.Tensor:
