@@ -1,9 +1,12 @@
 """What a user can get wrong: one clear line, exit status 2, nothing half-written."""
 
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
 import torch
+from meddlr.modeling import build_model
 
 from meddlr_greedy.config import GreedyConfig, load_config
 from meddlr_greedy.errors import UserError
@@ -98,18 +101,30 @@ def test_unknown_keys_are_found_below_misc_only_where_typed():
 
 
 def test_every_config_loads_and_pairs_differ_in_the_greedy_lines_alone():
-    from pathlib import Path
-
     configs = Path(__file__).resolve().parents[1] / "configs"
     for path in configs.glob("*/*.yaml"):
         load_config(str(path))
-    for pair in ("cine/{}", "cine/cg_{}", "knee/{}"):
-        plain, greedy = (load_config(str(configs / f"{pair.format(x)}.yaml")) for x in ("backprop", "greedy"))
+    pairs = [(pair.format("backprop"), pair.format("greedy")) for pair in ("cine/{}", "cine/cg_{}", "knee/{}")]
+    pairs += [(f"cine/{name}", f"cine/{name}_greedy") for name in ("dl_espirit", "modl")]
+    for pair in pairs:
+        plain, greedy = (load_config(str(configs / f"{name}.yaml")) for name in pair)
+        for key, value in plain.MISC.GREEDY.items():
+            assert key in ("META_ARCHITECTURE", "NUM_MODULES") or greedy.MISC.GREEDY[key] == value, (pair, key)
         assert greedy.MISC.GREEDY.META_ARCHITECTURE == plain.MODEL.META_ARCHITECTURE
         greedy.defrost().MODEL.META_ARCHITECTURE = plain.MODEL.META_ARCHITECTURE
         for key in plain:
             if key not in ("MISC", "OUTPUT_DIR"):
                 assert plain[key] == greedy[key], (pair, key)
+
+
+def test_the_large_greedy_network_has_three_times_the_parameters():
+    configs = Path(__file__).resolve().parents[1] / "configs" / "cine"
+    counts = {}
+    for name in ("dl_espirit", "dl_espirit_greedy", "dl_espirit_greedy_large"):
+        cfg = load_config(str(configs / f"{name}.yaml"), ["MODEL.DEVICE", "cpu"])
+        counts[name] = sum(p.numel() for p in build_model(cfg).parameters())
+    assert counts["dl_espirit_greedy"] == counts["dl_espirit"]
+    assert counts["dl_espirit_greedy_large"] == 3 * counts["dl_espirit"]
 
 
 @pytest.fixture
