@@ -20,6 +20,7 @@ from meddlr_greedy.data.loader import ResumableBatchSampler, build_train_loader,
 from meddlr_greedy.data.seeding import EVAL_EPOCH, SeededMaskFunc, example_seed
 from meddlr_greedy.data.transform import CineDataTransform, SampledLines
 from meddlr_greedy.errors import UserError
+from projects.cine import benchmark
 
 HEIGHT, WIDTH, FRAMES, COILS, MAPS = 10, 32, 4, 3, 2
 KINDS = ["plane", "cine"]
@@ -682,3 +683,17 @@ def test_annotations_that_cannot_be_used(make_cfg, annotate, content, words):
     (folder / "annotations" / "train.json").write_bytes(content)
     with pytest.raises(UserError, match=rf"train\.json: {words}"):
         build_train_loader(make_cfg("cine", "DATASETS.TRAIN", ("some_train",)), seed=0)
+
+
+def test_loader_benchmark_runs(root, tmp_path, monkeypatch, capsys):
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(benchmark, "LOADER_SHAPE", (66, 48, 4, 2))
+    try:
+        benchmark.main(["loader", "--rounds", "1", "--output", str(tmp_path)])
+    finally:
+        torch.set_num_threads(threads)
+        register_datasets(root)
+    rows = json.loads((tmp_path / "loader.json").read_text())["rows"]
+    assert [row["example"] for row in rows] == list(benchmark.LOADER_CASES)
+    assert all(row[f"examples/s, {workers} workers"] > 0 for row in rows for workers in (0, 1, 2))
+    assert "ratio to reading" in capsys.readouterr().out
