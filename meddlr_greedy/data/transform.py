@@ -144,7 +144,7 @@ class CineDataTransform(DataTransform):
 
     def _draw_mask(self, shape: Tuple[int, ...], seed: Optional[int], acceleration: Optional[float]) -> torch.Tensor:
         """A mask (1, W, T, 1), or (H, W, T, 1) where it varies along the readout."""
-        mask = self.mask_func((1, *shape[:-1], 1), seed, acceleration).expand(1, *shape[:-1], 1)
+        mask = self.mask_func((1, *shape[:-1], 1), seed, acceleration).float().expand(1, *shape[:-1], 1)
         return _narrowed(partial_echo(mask, self._partial_echo)[0])
 
     def _corrupted(self, masked_kspace: torch.Tensor, is_fixed: bool, seed: Optional[int]) -> torch.Tensor:
