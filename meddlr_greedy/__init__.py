@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 #: import the package before it builds anything.
 PLUGIN = "meddlr_greedy"
 
-from meddlr_greedy.data import masks  # noqa: E402, F401
+from meddlr_greedy.data import masks, normalizers  # noqa: E402, F401
 from meddlr_greedy.data.datasets import register_datasets  # noqa: E402
 from meddlr_greedy.modeling import cine, losses, spatiotemporal  # noqa: E402, F401
 from meddlr_greedy.modeling.greedy import GreedyUnrolled  # noqa: E402

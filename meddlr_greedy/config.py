@@ -30,6 +30,10 @@ def _is_positive(value: Any) -> bool:
     return _is_int(value) and value >= 1
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
@@ -88,6 +92,18 @@ class GreedyConfig:
     BEST_METRIC: str = _key("", "the name of a validation metric", lambda value: isinstance(value, str))
     # Iterations between two lines of the console, metrics.json and TensorBoard.
     LOG_PERIOD: int = _key(20, "a positive integer", _is_positive)
+    # Cine: the part of every readout that is not sampled, at its beginning (asymmetric echo).
+    PARTIAL_ECHO: float = _key(
+        0.0, "a number from 0 to below 0.5", lambda value: _is_number(value) and 0 <= value < 0.5
+    )
+    # Cine, training only: points to keep along the readout, around a random centre; 0 keeps all.
+    READOUT_CROP: int = _key(0, "a non-negative integer (0: no crop)", _is_count)
+    # Standard deviation of the centre of READOUT_CROP, in pixels.
+    READOUT_CROP_JITTER: float = _key(
+        32.0, "a non-negative number of pixels", lambda value: _is_number(value) and 0 <= value < float("inf")
+    )
+    # Cine, training only: probability of a flip, for each of readout, phase encode and time.
+    FLIP_PROBABILITY: float = _key(0.0, "a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "GreedyConfig":

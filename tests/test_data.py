@@ -8,17 +8,19 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from meddlr.config import get_cfg
+from meddlr.config import CfgNode, get_cfg
 from meddlr.data import DatasetCatalog
 from meddlr.data.transforms.subsample import MaskFunc, build_mask_func
 from meddlr.ops import fft2c
 
+from meddlr_greedy.data.augment import Augmentation
 from meddlr_greedy.data.dataset import CineSliceData, check_scan_file
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.data.loader import ResumableBatchSampler, build_train_loader, build_val_loader
 from meddlr_greedy.data.seeding import EVAL_EPOCH, SeededMaskFunc, example_seed
-from meddlr_greedy.data.transform import CineDataTransform, sampled_lines
+from meddlr_greedy.data.transform import CineDataTransform, SampledLines
 from meddlr_greedy.errors import UserError
+from projects.cine import benchmark
 
 HEIGHT, WIDTH, FRAMES, COILS, MAPS = 10, 32, 4, 3, 2
 KINDS = ["plane", "cine"]
@@ -86,7 +88,9 @@ def make_cfg(root):
             cfg.AUG_TRAIN.UNDERSAMPLE.NAME = "RandomMaskFunc1D"
             cfg.AUG_TRAIN.UNDERSAMPLE.CALIBRATION_SIZE = 0
             cfg.AUG_TRAIN.UNDERSAMPLE.CENTER_FRACTIONS = (0.1,)
-        cfg.merge_from_list(list(overrides))
+        overrides = dict(zip(overrides[::2], overrides[1::2]))
+        cfg.MISC.GREEDY = CfgNode(overrides.pop("MISC.GREEDY", {}))
+        cfg.merge_from_list([word for item in overrides.items() for word in item])
         return cfg
 
     return make
@@ -97,6 +101,9 @@ NOISE = (
     *("AUG_TRAIN.USE_MOTION", True, "AUG_TRAIN.MOTION_P", 0.5),
     *("MODEL.CONSISTENCY.AUG.NOISE.STD_DEV", (0.1, 0.5)),
 )
+
+
+AUGMENTED = (*NOISE, "MISC.GREEDY", {"READOUT_CROP": 6, "FLIP_PROBABILITY": 0.5, "PARTIAL_ECHO": 0.25})
 
 
 def first_batches(loader, count):
@@ -153,17 +160,17 @@ def test_sampler_goes_through_all_examples_and_resumes(drop_last, sizes):
     assert next(iter(ResumableBatchSampler(10, 4, drop_last, seed=2))) != batches[0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_batches_do_not_depend_on_workers_and_resume(make_cfg, kind):
-    """6 examples in batches of 4 and 2; three epochs, with random masks, accelerations, noise and motion."""
+@pytest.mark.parametrize("kind, options", [("plane", NOISE), ("cine", NOISE), ("cine", AUGMENTED)])
+def test_batches_do_not_depend_on_workers_and_resume(make_cfg, kind, options):
+    """6 examples in batches of 4 and 2; three epochs, with random masks, accelerations, noise, motion, crop, flips."""
     threads = torch.get_num_threads()
-    expected = first_batches(build_train_loader(make_cfg(kind, *NOISE), seed=5), 6)
+    expected = first_batches(build_train_loader(make_cfg(kind, *options), seed=5), 6)
     assert [len(batch["kspace"]) for batch in expected] == [4, 2] * 3
     assert torch.get_num_threads() == threads
     for num_workers in (1, 2):
-        cfg = make_cfg(kind, *NOISE, "DATALOADER.NUM_WORKERS", num_workers)
+        cfg = make_cfg(kind, *options, "DATALOADER.NUM_WORKERS", num_workers)
         assert_equal(first_batches(build_train_loader(cfg, seed=5), 6), expected)
-    resumed = build_train_loader(make_cfg(kind, *NOISE, "DATALOADER.NUM_WORKERS", 2), seed=5)
+    resumed = build_train_loader(make_cfg(kind, *options, "DATALOADER.NUM_WORKERS", 2), seed=5)
     resumed.batch_sampler.start_iter = 3
     assert_equal(first_batches(resumed, 3), expected[3:])
 
@@ -245,7 +252,10 @@ def test_undersampled_scans_keep_their_mask(make_cfg, kind):
 
 def test_examples_are_read_on_one_thread(make_cfg, monkeypatch):
     threads, seen = torch.get_num_threads(), []
-    monkeypatch.setattr(CineDataTransform, "_get_mask", lambda *args: seen.append(torch.get_num_threads()))
+    draw = CineDataTransform._draw_mask
+    monkeypatch.setattr(
+        CineDataTransform, "_draw_mask", lambda *args: seen.append(torch.get_num_threads()) or draw(*args)
+    )
     dataset = build_train_loader(make_cfg("cine"), seed=0).dataset
     torch.set_num_threads(2)
     try:
@@ -296,13 +306,120 @@ def test_an_example_is_the_masked_scaled_scan(make_cfg):
     assert torch.equal(batch["maps"], scan["maps"])
 
 
+def test_augmentations_differ_between_epochs_examples_and_seeds_and_validation_has_none(make_cfg):
+    cfg = make_cfg("cine", "MISC.GREEDY", {"READOUT_CROP": 6, "FLIP_PROBABILITY": 0.5, "READOUT_CROP_JITTER": 2.0})
+
+    def maps(seed, count):
+        return [
+            m.numpy().tobytes() for batch in first_batches(build_train_loader(cfg, seed), count) for m in batch["maps"]
+        ]
+
+    one, two = maps(5, 4), maps(6, 2)
+    assert len(set(one)) >= 8 and len(set(one[:6] + two)) >= 8  # of 12; few flips and places of the crop there are
+    assert one[:6] == maps(5, 2)
+    for as_test in (True, False):
+        for batch in build_val_loader(cfg, "small_cine_val", as_test):
+            assert batch["maps"].shape[1] == HEIGHT
+
+
+@pytest.mark.parametrize("key, value", [("PARTIAL_ECHO", 0.25), ("READOUT_CROP", 6), ("FLIP_PROBABILITY", 0.5)])
+def test_keys_for_cine_are_refused_for_2d(make_cfg, key, value):
+    with pytest.raises(UserError, match=rf"^MISC\.GREEDY\.{key}: found {value}, but the data are 2D"):
+        build_train_loader(make_cfg("plane", "MISC.GREEDY", {key: value}), seed=0)
+
+
+def test_coverage_of_the_sampling_is_logged(make_cfg, caplog):
+    with caplog.at_level("INFO", "meddlr_greedy"):
+        build_train_loader(make_cfg("cine"), seed=0)
+    assert "k-t sampling: the time average covers" in caplog.text and f"of {WIDTH} lines" in caplog.text
+
+
+def prospective(seed=0, rows=1, dtype=np.uint8, **changes):
+    """A scan without target and with its own mask."""
+    arrays = scan_arrays(seed, "cine")
+    del arrays["target"]
+    mask = np.random.default_rng(seed).uniform(size=(3, rows, WIDTH, FRAMES, 1)) < 0.3
+    return {**arrays, "mask": mask.astype(dtype), **changes}
+
+
+@pytest.mark.parametrize("rows", [1, HEIGHT])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_prospective_scans_keep_their_mask_and_need_no_target(make_cfg, annotate, rows, dtype, num_workers):
+    arrays = prospective(rows=rows, dtype=dtype)
+    annotate(("scan", arrays))
+    cfg = make_cfg("cine", "DATASETS.TRAIN", ("some_train",), "DATALOADER.NUM_WORKERS", num_workers)
+    cfg.SOLVER.TEST_BATCH_SIZE = 3
+    (train, again), (val,) = first_batches(build_train_loader(cfg, seed=0), 2), build_val_loader(cfg, "some_train")
+    mask = torch.from_numpy(arrays["mask"]).float().expand(3, HEIGHT, WIDTH, FRAMES, 1)
+    for batch in (train, again, val):
+        assert "target" not in batch
+        order = [
+            next(i for i, maps in enumerate(arrays["maps"]) if np.array_equal(maps, found)) for found in batch["maps"]
+        ]
+        assert sorted(order) == [0, 1, 2]
+        assert torch.equal(batch["mask"], mask[order])
+        scaled = batch["kspace"] * batch["std"].reshape(3, 1, 1, 1, 1)
+        torch.testing.assert_close(scaled, (torch.from_numpy(arrays["kspace"]) * mask)[order])
+
+
+def test_scans_with_and_without_target_are_no_batch(make_cfg, annotate):
+    annotate(("with", scan_arrays(0, "cine")), ("without", prospective()))
+    cfg = make_cfg("cine", "DATASETS.TRAIN", ("some_train",))
+    with pytest.raises(
+        UserError, match=r"^SOLVER\.TRAIN_BATCH_SIZE: 4 .*with\.h5 .*without\.h5 one alone has a target"
+    ):
+        build_train_loader(cfg, seed=0)
+    cfg.SOLVER.TRAIN_BATCH_SIZE = 1
+    assert sum("target" in batch for batch in first_batches(build_train_loader(cfg, seed=0), 6)) == 3
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda a: {**a, "mask": a["mask"].astype(np.int64)}, "mask is int64; uint8 and float32"),
+        (lambda a: {**a, "mask": a["mask"][..., 0]}, "mask has shape"),
+        (lambda a: {**a, "mask": a["mask"][:2]}, "mask has shape"),
+        (lambda a: {**a, "mask": a["mask"].repeat(2, axis=1)}, "mask has shape .* needed"),
+        (lambda a: {**a, "mask": a["mask"][:, :, :, :2]}, "mask has shape"),
+        (
+            lambda a: {key: value for key, value in a.items() if key != "mask"},
+            "no dataset 'target' .* 'mask' may lack it",
+        ),
+        (lambda a: {key: value for key, value in a.items() if key != "maps"}, "no dataset 'maps'"),
+    ],
+)
+def test_wrong_prospective_scans_are_refused(tmp_path, change, words):
+    assert check_scan_file(write_scan(tmp_path / "good.h5", prospective())) == (3, HEIGHT, WIDTH, FRAMES, COILS)
+    with pytest.raises(UserError, match=rf"wrong\.h5: {words}"):
+        check_scan_file(write_scan(tmp_path / "wrong.h5", change(prospective())))
+
+
+@pytest.mark.parametrize("value, words", [(2, "values other than 0 and 1"), (0, "nothing but zeros"), (np.nan, "NaN")])
+def test_wrong_values_in_a_mask(make_cfg, annotate, value, words):
+    arrays = prospective(dtype=np.float32)
+    arrays["mask"][1] = value
+    annotate(("spoilt", arrays))
+    cfg = make_cfg("cine", "DATASETS.TRAIN", ("some_train",))
+    with pytest.raises(UserError, match=rf"spoilt\.h5: slice 1: mask holds {words}"):
+        first_batches(build_train_loader(cfg, seed=0), 1)
+
+
+def test_names_in_the_file_of_a_prospective_scan(make_cfg, annotate):
+    annotate(("scan", rename(prospective(), "mask")))
+    cfg = make_cfg("cine", "DATASETS.TRAIN", ("some_train",))
+    cfg.DATALOADER.DATA_KEYS = (("mask", "other"),)
+    assert "target" not in first_batches(build_train_loader(cfg, seed=0), 1)[0]
+
+
 def test_mask_has_no_holes_where_kspace_happens_to_be_zero():
-    kspace = torch.zeros(5, 4, 3, 2, dtype=torch.complex64)
-    kspace[:, 1:3] = 1
+    kspace = torch.ones(5, 4, 3, 2, dtype=torch.complex64)
+    kspace[:, 0] = 0
     kspace[2, 1, 0] = 0
-    mask = sampled_lines(kspace)
-    assert mask.shape == (5, 4, 3, 1)
-    assert torch.equal(mask, torch.tensor([0.0, 1, 1, 0]).reshape(1, 4, 1, 1).expand(5, 4, 3, 1))
+    sampled = torch.tensor([1.0, 1, 1, 0]).reshape(1, 4, 1, 1).expand(1, 4, 3, 1)
+    lines = SampledLines.of(kspace, sampled, Augmentation.none(kspace.shape))
+    assert torch.equal(lines.mask, torch.tensor([0.0, 1, 1, 0]).reshape(1, 4, 1, 1).expand(1, 4, 3, 1))
+    assert torch.equal(lines.kspace(kspace.shape), kspace * lines.mask)
 
 
 @pytest.mark.parametrize("name", ["hard_dc_edge", "hard_dc_all"])
@@ -566,3 +683,17 @@ def test_annotations_that_cannot_be_used(make_cfg, annotate, content, words):
     (folder / "annotations" / "train.json").write_bytes(content)
     with pytest.raises(UserError, match=rf"train\.json: {words}"):
         build_train_loader(make_cfg("cine", "DATASETS.TRAIN", ("some_train",)), seed=0)
+
+
+def test_loader_benchmark_runs(root, tmp_path, monkeypatch, capsys):
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(benchmark, "LOADER_SHAPE", (66, 48, 4, 2))
+    try:
+        benchmark.main(["loader", "--rounds", "1", "--output", str(tmp_path)])
+    finally:
+        torch.set_num_threads(threads)
+        register_datasets(root)
+    rows = json.loads((tmp_path / "loader.json").read_text())["rows"]
+    assert [row["example"] for row in rows] == list(benchmark.LOADER_CASES)
+    assert all(row[f"examples/s, {workers} workers"] > 0 for row in rows for workers in (0, 1, 2))
+    assert "ratio to reading" in capsys.readouterr().out

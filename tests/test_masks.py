@@ -6,10 +6,19 @@ import torch
 from meddlr.config import get_cfg
 from meddlr.data.transforms.subsample import build_mask_func
 
-from meddlr_greedy.data.masks import UniformKtMaskFunc, VariableDensityKtMaskFunc
+from meddlr_greedy.data.masks import (
+    KT_MASK_FUNCS,
+    GaussianKtMaskFunc,
+    GoldenStepKtMaskFunc,
+    UniformKtMaskFunc,
+    VariableDensityKtMaskFunc,
+    partial_echo,
+    time_average_coverage,
+)
 from meddlr_greedy.errors import UserError
+from projects.cine import sampling
 
-KINDS = [VariableDensityKtMaskFunc, UniformKtMaskFunc]
+KINDS = [VariableDensityKtMaskFunc, GoldenStepKtMaskFunc, GaussianKtMaskFunc, UniformKtMaskFunc]
 
 
 def draw(mask_func, num_lines, num_frames, seed, **kwargs):
@@ -36,6 +45,28 @@ def test_lines_are_as_many_as_asked_over_all_frames(kind, num_lines, num_frames,
         assert lines[first : first + center].all(), "central lines are missing in some frame"
         if center:
             assert lines[num_lines // 2].all(), "zero frequency is missing"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_acceleration_and_centre_over_200_seeds_and_the_sizes_of_cine(kind):
+    """R = 4 ... 15, W = 96 ... 224, T = 1 ... 30: within 1 % or the nearest count, the centre in each frame."""
+    choose = np.random.RandomState(0)
+    refused = 0
+    for seed in range(200):
+        num_lines, num_frames = choose.randint(96, 225), choose.randint(1, 31)
+        acceleration, center = choose.uniform(4, 15), choose.randint(0, 13)
+        total = num_lines * num_frames
+        mask_func = kind(acceleration, center)
+        if round(total / acceleration) < center * num_frames:
+            refused += 1
+            with pytest.raises(UserError, match="central lines"):
+                draw(mask_func, num_lines, num_frames, seed)
+            continue
+        lines = draw(mask_func, num_lines, num_frames, seed)
+        assert lines.sum() == round(total / acceleration) or abs(total / lines.sum() / acceleration - 1) < 0.01
+        assert np.ptp(lines.sum(axis=0)) <= 1
+        assert lines[mask_func.central_lines(num_lines)].all() and len(mask_func.central_lines(num_lines)) == center
+    assert 5 < refused < 100
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,6 +142,90 @@ def test_variable_density_is_denser_inside_and_its_average_covers_the_calibratio
     assert density[64:80].mean() > 2 * density[48:64].mean() > 3 * density[:48].mean() > 0
     for mask in masks:
         assert mask[62:82].any(axis=1).all(), "20 central lines over all frames, for ESPIRiT"
+
+
+def test_golden_step_density():
+    """One in the centre, (1 / r)^1.5 further out, the same on both sides."""
+    density = np.mean([draw(GoldenStepKtMaskFunc(8), 192, 12, seed) for seed in range(300)], axis=(0, 2))
+    center = 96
+    assert density[center] == 1
+    both = (density[center + 1 :] + density[center - 1 : 0 : -1]) / 2
+    assert np.all(np.diff([both[i : i + 8].mean() for i in range(0, 88, 8)]) < 0)
+    assert density[:center].sum() == pytest.approx(density[center + 1 :].sum(), rel=0.05)
+    # (1 + r / r0)^-1.5, r0 as the sampling of every line of the centre needs it
+    s = (1 + np.sqrt(1 + 64)) / 32
+    r = np.arange(1, 96)
+    expected = (1 + r / (96 * s**2 / (1 - s**2))) ** -1.5
+    assert both == pytest.approx(expected, rel=0.15, abs=0.01)
+
+
+@pytest.mark.parametrize("acceleration", [5, 12.3])
+def test_golden_step_shifts_the_comb(acceleration, monkeypatch):
+    """Where the density is even, the lines of frame t are those of frame 0, round(0.618034 R t) mod R further on."""
+    monkeypatch.setattr(GoldenStepKtMaskFunc, "DENSITY_POWER", 0)
+    monkeypatch.setattr(GoldenStepKtMaskFunc, "PERTURBATION", 0)
+    num_lines, num_frames = 615, 8
+    lines = draw(GoldenStepKtMaskFunc(acceleration), num_lines, num_frames, seed=1)
+    first = np.flatnonzero(lines[:, 0])
+    for frame in range(num_frames):
+        shift = round(0.618034 * acceleration * frame) % acceleration
+        apart = (np.flatnonzero(lines[:, frame])[0] - first[0] - shift) % acceleration
+        assert min(apart, acceleration - apart) <= 1
+
+
+def test_gaussian_lines_are_a_gaussian_on_a_constant():
+    density = np.mean([draw(GaussianKtMaskFunc(10), 200, 10, seed) for seed in range(300)], axis=(0, 2))
+    weight = 0.1 + 0.25 * np.exp(-(((np.arange(200) - 100) / 40) ** 2))
+    assert np.corrcoef(density, weight)[0, 1] > 0.98
+    assert density[90:110].mean() / density[:20].mean() == pytest.approx(3, rel=0.2)
+
+
+def test_golden_step_covers_the_calibration_region_better_than_independent_frames():
+    def covered(kind):
+        masks = [kind(12, 2)((1, 1, 144, 20, 1), seed) for seed in range(40)]
+        return np.median([time_average_coverage(mask).central for mask in masks])
+
+    assert covered(GoldenStepKtMaskFunc) > 1.3 * covered(GaussianKtMaskFunc)
+    assert covered(GoldenStepKtMaskFunc) >= 20, "20 central lines, for ESPIRiT"
+
+
+@pytest.mark.parametrize("num_lines", [8, 9])
+def test_time_average_coverage(num_lines):
+    lines = torch.zeros(num_lines, 3)
+    lines[[2, 3, 4, 7], [0, 1, 2, 1]] = 1
+    mask = lines.reshape(1, 1, num_lines, 3, 1).expand(1, 5, num_lines, 3, 1)
+    coverage = time_average_coverage(mask)
+    assert coverage == (num_lines, 4, 2 if num_lines == 8 else 1)
+    assert f"4 of {num_lines} lines" in str(coverage)
+    assert time_average_coverage(torch.ones_like(mask)).central == num_lines
+    assert time_average_coverage(torch.zeros_like(mask)) == (num_lines, 0, 0)
+    assert time_average_coverage(partial_echo(mask, 0.25)) == coverage
+
+
+def test_partial_echo_zeroes_the_beginning_of_the_readout():
+    mask = VariableDensityKtMaskFunc(3)((1, 12, 20, 4, 1), 0)
+    cut = partial_echo(mask, 0.25)
+    assert not cut[:, :3].any() and torch.equal(cut[:, 3:], mask[:, 3:])
+    assert mask[:, :3].any()
+    assert partial_echo(mask, 0.0) is mask
+
+
+def test_command_draws_and_tells(tmp_path, capsys):
+    sampling.main(["--lines", "48", "--frames", "6", "--accelerations", "4", "--seeds", "3", "--output", str(tmp_path)])
+    printed = capsys.readouterr().out
+    for name in KT_MASK_FUNCS:
+        assert f"| {name} " in printed and "4.00 to 4.00" in printed
+    assert (tmp_path / "sampling.png").stat().st_size > 1000
+    for wrong, words in (
+        (["--accelerations", "60"], "ACCELERATIONS"),
+        (["--partial-echo", "0.5"], "--partial-echo: 0.5"),
+        (["--frames", "0"], "--frames: 0"),
+        (["--calibration-size", "20"], "CALIBRATION_SIZE"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            sampling.main(["--lines", "48", "--output", str(tmp_path / "none"), *wrong])
+        assert end.value.code == 2 and words in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_center_fractions_and_the_registry():

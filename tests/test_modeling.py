@@ -6,6 +6,8 @@ from meddlr.config import get_cfg
 from meddlr.forward import SenseModel
 from meddlr.modeling import build_loss_computer, build_model
 from meddlr.modeling.loss_computer import IMAGE_LOSSES, KSPACE_LOSSES
+from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
+from meddlr.modeling.meta_arch.generalized_unet import GeneralizedUNet
 from meddlr.modeling.meta_arch.unrolled import CGUnrolledCNN
 from meddlr.utils.events import EventStorage
 
@@ -144,9 +146,59 @@ def test_visualization(datasets):
         ("STEP_SIZES", (-2.0,), "CGCineUnrolledCNN"),
         ("KERNEL_SIZE", (2,), "CineUnrolledCNN"),
         ("BLOCK_ARCHITECTURE", "UnetModel", "CineUnrolledCNN"),
+        ("BLOCK_ARCHITECTURE", "GeneralizedUNet", "CGCineUnrolledCNN"),
+        ("BLOCK_ARCHITECTURE", "CineUnrolledCNN", "CineUnrolledCNN"),
+        ("BLOCK_ARCHITECTURE", "GeneralizedUnrolledCNN", "CineUnrolledCNN"),
+        ("BLOCK_ARCHITECTURE", "HalvingNet", "CineUnrolledCNN"),
+        ("BLOCK_ARCHITECTURE", "monai/UNet", "CineUnrolledCNN"),
+        ("BLOCK_ARCHITECTURE", "ResNett", "CineUnrolledCNN"),
         ("CONV_BLOCK.NORM", "instance", "CineUnrolledCNN"),
     ],
 )
 def test_config_of_cine_networks(key, value, arch):
     with pytest.raises(UserError, match=f"MODEL.UNROLLED.{key}"):
         build_model(cine_cfg("MODEL.META_ARCHITECTURE", arch, f"MODEL.UNROLLED.{key}", value))
+
+
+@META_ARCH_REGISTRY.register()
+class UNet3d(GeneralizedUNet):
+    """meddlr's U-Net with three spatial dimensions, which its registry does not offer."""
+
+    @classmethod
+    def from_config(cls, cfg):
+        return super().from_config(cfg, dimensions=3)
+
+
+@META_ARCH_REGISTRY.register()
+class HalvingNet(torch.nn.Conv3d):
+    def __init__(self, cfg):
+        super().__init__(2, 2, 3, stride=2, padding=1)
+
+
+@pytest.mark.parametrize("arch, step", [("CineUnrolledCNN", -2.0), ("CGCineUnrolledCNN", 0.1)])
+@pytest.mark.parametrize("maps", [1, 2])
+def test_other_regularisers(arch, step, maps):
+    channels = ["MODEL.UNET.IN_CHANNELS", 2 * maps, "MODEL.UNET.OUT_CHANNELS", 2 * maps]
+    unet = [*channels, "MODEL.UNET.CHANNELS", 2, "MODEL.UNET.NUM_POOL_LAYERS", 1]
+    cfg = cine_cfg("MODEL.META_ARCHITECTURE", arch, "MODEL.UNROLLED.NUM_EMAPS", maps, *unet)
+    cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE, cfg.MODEL.UNROLLED.STEP_SIZES = "UNet3d", (step,)
+    network = build_model(cfg)
+    assert [type(block) for block in network.resnets] == [UNet3d, UNet3d]
+    batch = cine_batch(H=10, W=8, M=maps)
+    pred = network(batch)["pred"]
+    assert pred.shape == batch["target"].shape
+    pred.abs().sum().backward()
+    assert all(p.grad is not None for p in network.resnets.parameters())
+    cfg.MODEL.UNROLLED.NUM_EMAPS = 3 - maps
+    with pytest.raises(UserError, match="^MODEL.UNROLLED.BLOCK_ARCHITECTURE: found 'UNet3d', which does not map"):
+        build_model(cfg)
+
+
+def test_trying_a_regulariser_draws_nothing():
+    cfg = cine_cfg("MODEL.UNET.CHANNELS", 2, "MODEL.UNET.NUM_POOL_LAYERS", 1)
+    cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE = "UNet3d"
+    torch.manual_seed(1)
+    first = build_model(cfg).resnets[0].state_dict()
+    torch.manual_seed(1)
+    alone = UNet3d(cfg).state_dict()
+    assert all(torch.equal(first[key], alone[key]) for key in alone)

@@ -1,9 +1,12 @@
 """What a user can get wrong: one clear line, exit status 2, nothing half-written."""
 
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
 import torch
+from meddlr.modeling import build_model
 
 from meddlr_greedy.config import GreedyConfig, load_config
 from meddlr_greedy.errors import UserError
@@ -32,6 +35,11 @@ def expect_error(capsys, config, *opts, words=(), out=None):
         (["MISC.GREEDY.NUM_MODULES", "[3, 2]"], ["MISC.GREEDY.NUM_MODULES", "add up to 4"]),
         (["MISC.GREEDY.NUM_INFERENCE_MODULES", "3"], ["NUM_INFERENCE_MODULES", "found 3"]),
         (["MISC.GREEDY.THREADS", "True"], ["MISC.GREEDY.THREADS", "non-negative integer"]),
+        (["MISC.GREEDY.PARTIAL_ECHO", "0.5"], ["MISC.GREEDY.PARTIAL_ECHO", "found 0.5", "below 0.5"]),
+        (["MISC.GREEDY.FLIP_PROBABILITY", "2"], ["MISC.GREEDY.FLIP_PROBABILITY", "0 to 1"]),
+        (["MISC.GREEDY.READOUT_CROP", "-1"], ["MISC.GREEDY.READOUT_CROP", "non-negative"]),
+        (["MISC.GREEDY.READOUT_CROP_JITTER", "wide"], ["MISC.GREEDY.READOUT_CROP_JITTER", "'wide'"]),
+        (["MISC.GREEDY.READOUT_CROP", "8"], ["MISC.GREEDY.READOUT_CROP", "2D, not cine"]),
         (["MISC.GREEDY.TRAINER", "GreedyTraner"], ["MISC.GREEDY.TRAINER", "did you mean 'GreedyTrainer'"]),
         (["MISC.GREEDY.HOOKS", "['Nothing']"], ["MISC.GREEDY.HOOKS", "DecoupledTraining"]),
         (["MISC.GREEDY.BEST_METRIC", "val_pnsr"], ["MISC.GREEDY.BEST_METRIC", "did you mean 'val_psnr'"]),
@@ -93,18 +101,30 @@ def test_unknown_keys_are_found_below_misc_only_where_typed():
 
 
 def test_every_config_loads_and_pairs_differ_in_the_greedy_lines_alone():
-    from pathlib import Path
-
     configs = Path(__file__).resolve().parents[1] / "configs"
     for path in configs.glob("*/*.yaml"):
         load_config(str(path))
-    for pair in ("cine/{}", "cine/cg_{}", "knee/{}"):
-        plain, greedy = (load_config(str(configs / f"{pair.format(x)}.yaml")) for x in ("backprop", "greedy"))
+    pairs = [(pair.format("backprop"), pair.format("greedy")) for pair in ("cine/{}", "cine/cg_{}", "knee/{}")]
+    pairs += [(f"cine/{name}", f"cine/{name}_greedy") for name in ("dl_espirit", "modl")]
+    for pair in pairs:
+        plain, greedy = (load_config(str(configs / f"{name}.yaml")) for name in pair)
+        for key, value in plain.MISC.GREEDY.items():
+            assert key in ("META_ARCHITECTURE", "NUM_MODULES") or greedy.MISC.GREEDY[key] == value, (pair, key)
         assert greedy.MISC.GREEDY.META_ARCHITECTURE == plain.MODEL.META_ARCHITECTURE
         greedy.defrost().MODEL.META_ARCHITECTURE = plain.MODEL.META_ARCHITECTURE
         for key in plain:
             if key not in ("MISC", "OUTPUT_DIR"):
                 assert plain[key] == greedy[key], (pair, key)
+
+
+def test_the_large_greedy_network_has_three_times_the_parameters():
+    configs = Path(__file__).resolve().parents[1] / "configs" / "cine"
+    counts = {}
+    for name in ("dl_espirit", "dl_espirit_greedy", "dl_espirit_greedy_large"):
+        cfg = load_config(str(configs / f"{name}.yaml"), ["MODEL.DEVICE", "cpu"])
+        counts[name] = sum(p.numel() for p in build_model(cfg).parameters())
+    assert counts["dl_espirit_greedy"] == counts["dl_espirit"]
+    assert counts["dl_espirit_greedy_large"] == 3 * counts["dl_espirit"]
 
 
 @pytest.fixture
@@ -152,6 +172,16 @@ def test_data_mistakes(write_config, capsys, tmp_path, broken_scan, damage, work
         {"without_maps": "maps", "other_coils": "agree with kspace", "with_nan": "NaN"}.get(damage.__name__, ""),
     ]
     expect_error(capsys, config, "DATALOADER.NUM_WORKERS", workers, words=words, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("modules", [2, None])
+def test_training_with_targets_on_a_scan_without(write_config, capsys, tmp_path, broken_scan, modules):
+    with h5py.File(broken_scan, "a") as file:
+        del file["target"]
+        file["mask"] = np.ones((2, 1, 12, 4, 1), np.uint8)
+    config = write_config(data="beat", arch="CineUnrolledCNN", modules=modules)
+    opts = ["SOLVER.TRAIN_BATCH_SIZE", 1, "SOLVER.MAX_ITER", 8]
+    expect_error(capsys, config, *opts, words=["'target'"], out=tmp_path / "run")
 
 
 def test_missing_scan(write_config, capsys, tmp_path, broken_scan):

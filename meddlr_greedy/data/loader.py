@@ -6,6 +6,7 @@ What differs is told by :func:`build_train_loader` and :func:`build_val_loader`.
 
 import contextlib
 import functools
+import logging
 import os
 import signal
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
@@ -17,6 +18,7 @@ from meddlr.data.transforms.subsample import MASK_FUNC_REGISTRY, build_mask_func
 from meddlr.data.transforms.transform import DataTransform
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.data.dataset import (
     CINE_AXES,
     CheckedSliceData,
@@ -24,6 +26,7 @@ from meddlr_greedy.data.dataset import (
     check_scan_file,
 )
 from meddlr_greedy.data.datasets import check_dataset_names
+from meddlr_greedy.data.masks import time_average_coverage
 from meddlr_greedy.data.seeding import (
     EVAL_EPOCH,
     SeededMaskFunc,
@@ -204,6 +207,7 @@ def build_train_loader(cfg, seed: int, share: Tuple[int, int] = (0, 1)) -> Examp
         is_test=False,
         add_noise=cfg.AUG_TRAIN.USE_NOISE,
         add_motion=cfg.AUG_TRAIN.USE_MOTION,
+        augment=True,
     )
     stock = build_recon_train_loader(_stock_cfg(cfg), dataset_type=build_dataset)
     _check_schedules(cfg, stock.dataset.transform)
@@ -211,6 +215,7 @@ def build_train_loader(cfg, seed: int, share: Tuple[int, int] = (0, 1)) -> Examp
         len(stock.dataset), cfg.SOLVER.TRAIN_BATCH_SIZE, cfg.DATALOADER.DROP_LAST, seed, share
     )
     _check_shapes("SOLVER.TRAIN_BATCH_SIZE", sampler.batch_size, stock.dataset)
+    _log_coverage(stock.dataset)
     return ExampleLoader(SeededDataset(stock.dataset, seed), cfg, stock.collate_fn, batch_sampler=sampler)
 
 
@@ -300,15 +305,35 @@ def _build_dataset(
     stock_transform: DataTransform,
     keys: Optional[Dict[str, str]] = None,
     include_metadata: bool = False,
+    augment: bool = False,
     **transform_options: bool,
 ) -> CheckedSliceData:
     """Called by meddlr's builders in place of a data set class."""
     if not dataset_dicts:
         raise UserError("DATASETS: no scans are left after DATALOADER.FILTER and SUBSAMPLE_TRAIN")
     is_cine = len(check_scan_file(dataset_dicts[0]["file_name"], keys or None)) == CINE_AXES
-    dataset_type, transform_type = (CineSliceData, CineDataTransform) if is_cine else (CheckedSliceData, DataTransform)
-    transform = transform_type(cfg, SeededMaskFunc(stock_transform.mask_func), **transform_options)
-    return dataset_type(dataset_dicts, transform, keys or None, include_metadata)
+    mask_func = SeededMaskFunc(stock_transform.mask_func)
+    if is_cine:
+        transform = CineDataTransform(cfg, mask_func, augment=augment, **transform_options)
+        return CineSliceData(dataset_dicts, transform, keys or None, include_metadata)
+    greedy = GreedyConfig.from_cfg(cfg)
+    for key in ("PARTIAL_ECHO", "READOUT_CROP", "FLIP_PROBABILITY"):
+        if getattr(greedy, key):
+            raise UserError(
+                f"MISC.GREEDY.{key}: found {getattr(greedy, key)}, but the data are 2D, not cine; allowed is 0"
+            )
+    transform = DataTransform(cfg, mask_func, **transform_options)
+    return CheckedSliceData(dataset_dicts, transform, keys or None, include_metadata)
+
+
+def _log_coverage(dataset: CheckedSliceData) -> None:
+    """Tells how far the time average of a drawn k-t mask covers k-space."""
+    drawn = [path for path, contents in dataset.contents.items() if "mask" not in contents]
+    if not isinstance(dataset, CineSliceData) or not drawn:
+        return
+    height, num_lines, num_frames, _ = dataset.example_shapes[drawn[0]]
+    mask = dataset.transform.mask_func((1, height, num_lines, num_frames, 1), seed=0)
+    logging.getLogger(__name__).info(f"k-t sampling: {time_average_coverage(mask)} (in one draw, {num_frames} frames)")
 
 
 def _check_schedules(cfg, transform: DataTransform) -> None:
@@ -333,6 +358,11 @@ def _check_shapes(key: str, batch_size: int, dataset: CheckedSliceData) -> None:
             raise UserError(
                 f"{key}: {batch_size} examples cannot be one batch, since shapes differ: {shape} in {path}, "
                 f"{other} in {other_path}; 1 is allowed"
+            )
+        if batch_size > 1 and ("target" in dataset.contents[path]) != ("target" in dataset.contents[other_path]):
+            raise UserError(
+                f"{key}: {batch_size} examples cannot be one batch, since of {path} and {other_path} one alone has a "
+                "target; 1 is allowed"
             )
 
 

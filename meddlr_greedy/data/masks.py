@@ -6,11 +6,11 @@ The acceleration is counted over all frames, calibration lines included:
 
 so the number of lines is the integer nearest to W T / R. (Per frame, R within 1 % is impossible for some W.)
 Lines are spread over the frames as evenly as can be, the central lines are sampled in every frame, and what
-cannot be is refused. A mask does not vary along the readout.
+cannot be is refused. A mask does not vary along the readout, unless :func:`partial_echo` cuts its beginning off.
 """
 
 import math
-from typing import Optional, Sequence, Tuple, Union
+from typing import NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -22,7 +22,18 @@ from meddlr.data.transforms.subsample import (
 
 from meddlr_greedy.errors import UserError
 
-__all__ = ["KtMaskFunc", "UniformKtMaskFunc", "VariableDensityKtMaskFunc", "lines_per_frame"]
+__all__ = [
+    "Coverage",
+    "GaussianKtMaskFunc",
+    "GoldenStepKtMaskFunc",
+    "KT_MASK_FUNCS",
+    "KtMaskFunc",
+    "UniformKtMaskFunc",
+    "VariableDensityKtMaskFunc",
+    "lines_per_frame",
+    "partial_echo",
+    "time_average_coverage",
+]
 
 _KEY = "AUG_TRAIN.UNDERSAMPLE"
 
@@ -114,8 +125,7 @@ class KtMaskFunc(MaskFunc):
             raise UserError(
                 f"{_KEY}.CALIBRATION_SIZE: {count} central lines are more than the {num_lines} lines of the data"
             )
-        start = (num_lines - count + 1) // 2
-        return np.arange(start, start + count)
+        return _central_lines(num_lines, count)
 
     def get_edge_mask(self, kspace: torch.Tensor, out_shape: Optional[Sequence[int]] = None) -> torch.Tensor:
         """Returns 1 at the edges of k-space that were never acquired (are zero), else 0.
@@ -160,13 +170,72 @@ class VariableDensityKtMaskFunc(KtMaskFunc):
 
     def sample_outer(self, outer, num_outer, dc, rng):
         sampled = np.zeros((len(outer), len(num_outer)), dtype=bool)
-        # Weighted draws without replacement are the largest of log(weight) + Gumbel noise (Efraimidis and
-        # Spirakis, 2006); logarithms cannot underflow, however often a line was sampled.
         log_weight = -self.DENSITY_POWER * np.log(np.maximum(np.abs(outer - dc), 1))
         for frame in rng.permutation(len(num_outer)):
-            drawn = np.argsort(log_weight + rng.gumbel(size=len(outer)))[::-1][: num_outer[frame]]
+            drawn = _draw_without_replacement(log_weight, num_outer[frame], rng)
             log_weight[drawn] += math.log(self.REPEAT_FACTOR)
             sampled[drawn, frame] = True
+        return sampled
+
+
+@MASK_FUNC_REGISTRY.register()
+class GoldenStepKtMaskFunc(KtMaskFunc):
+    """k-t mask of DL-ESPIRiT: a perturbed comb of variable density, shifted from frame to frame by the golden step.
+
+    A line at distance r from the centre is sampled with the density
+
+        p(r) = (1 + r / r0)^-1.5,
+
+    one at the centre and (1 / r)^1.5 further out; r0 is the one length with which the lines are as many as R asks
+    for. For each mask the density is perturbed, line by line, by up to 40 %. Sampled are the lines where its running
+    sum passes the teeth of a comb of spacing one: where the density is 1 / R they lie R lines apart. In frame t the
+    comb is shifted by round(0.618034 R t) mod R such lines, from a random start (Sandino et al., MRM 2021). The golden
+    step spreads the shifts of any number of frames evenly, so that the time average has no gaps in its centre.
+    """
+
+    DENSITY_POWER = 1.5
+    PERTURBATION = 0.4
+    GOLDEN_STEP = 0.618034
+
+    def sample_outer(self, outer, num_outer, dc, rng):
+        sampled = np.zeros((len(outer), len(num_outer)), dtype=bool)
+        if not num_outer.any():
+            return sampled
+        acceleration = len(outer) / num_outer.mean()
+        # With p(0) = 1 and a mean density of 1 / R up to the radius dc: 2 R s^2 - s - 1 = 0 for s^2 = r0 / (r0 + dc).
+        s = (1 + math.sqrt(1 + 8 * acceleration)) / (4 * acceleration)
+        distance = np.abs(outer - dc) / max(dc, 1)
+        density = (s**2 + (1 - s**2) * distance) ** -self.DENSITY_POWER
+        density *= rng.uniform(1 - self.PERTURBATION, 1 + self.PERTURBATION, len(outer))
+        density[outer == dc] = density.sum()  # zero frequency in every frame, perturbed or not
+        start = rng.uniform(0, acceleration)
+        for frame, count in enumerate(num_outer):
+            running = np.cumsum(_expected_numbers(density, count))
+            shift = start + round(self.GOLDEN_STEP * acceleration * frame)
+            # Counted from the centre, so that a frame with one line more does not move the comb there.
+            phase = (shift / acceleration + running[outer < dc].max(initial=0)) % 1
+            sampled[_passed_by_teeth(running, count, phase), frame] = True
+        return sampled
+
+
+@MASK_FUNC_REGISTRY.register()
+class GaussianKtMaskFunc(KtMaskFunc):
+    """k-t mask with lines drawn anew for every frame from a Gaussian on a constant, as in CMRxRecon (2024, 2025).
+
+    Lines are drawn without replacement; a line at distance r from the centre of W lines has the weight
+    0.1 + a / (1 - a) exp(-r^2 / (W / 5)^2), a = 0.2. Frames are independent of each other.
+    """
+
+    FLOOR = 0.1
+    ALPHA = 0.2
+    WIDTH = 0.2
+
+    def sample_outer(self, outer, num_outer, dc, rng):
+        gaussian = np.exp(-(((outer - dc) / (self.WIDTH * 2 * max(dc, 1))) ** 2))
+        log_weight = np.log(self.FLOOR + self.ALPHA / (1 - self.ALPHA) * gaussian)
+        sampled = np.zeros((len(outer), len(num_outer)), dtype=bool)
+        for frame, count in enumerate(num_outer):
+            sampled[_draw_without_replacement(log_weight, count, rng), frame] = True
         return sampled
 
 
@@ -192,6 +261,54 @@ class UniformKtMaskFunc(KtMaskFunc):
         return sampled
 
 
+#: The k-t mask functions, as named in ``AUG_TRAIN.UNDERSAMPLE.NAME``.
+KT_MASK_FUNCS = tuple(kind.__name__ for kind in KtMaskFunc.__subclasses__())
+
+
+def partial_echo(mask: torch.Tensor, fraction: float) -> torch.Tensor:
+    """Leaves out the beginning of every readout, as an echo that is sampled asymmetrically.
+
+    Args:
+        mask: Shape (1, H, W, T, 1), H along the readout.
+        fraction: The part of the readout that is not acquired, 0 to below 0.5 (the centre stays).
+
+    Returns:
+        torch.Tensor: The mask with its first round(fraction H) rows zero; where that is none, ``mask`` itself.
+    """
+    missing = int(round(fraction * mask.shape[1]))
+    if not missing:
+        return mask
+    mask = mask.clone(memory_format=torch.contiguous_format)
+    mask[:, :missing] = 0
+    return mask
+
+
+class Coverage(NamedTuple):
+    """What the frames of a k-t mask sample together; coil maps are estimated from it (their time average)."""
+
+    num_lines: int  #: W, all lines
+    sampled: int  #: lines sampled in one frame or more
+    central: int  #: width of the largest central block that is sampled fully
+
+    def __str__(self) -> str:
+        return (
+            f"the time average covers {self.sampled} of {self.num_lines} lines,"
+            f" the central {self.central} without a gap"
+        )
+
+
+def time_average_coverage(mask: torch.Tensor) -> Coverage:
+    """Returns how far the frames of a mask, taken together, cover k-space.
+
+    Args:
+        mask: Shape (1, H, W, T, 1). A line is sampled in a frame if any point on it is.
+    """
+    sampled = mask[0, ..., 0].bool().any(dim=0).any(dim=-1).numpy()
+    num_lines = len(sampled)
+    central = next(count for count in range(num_lines, -1, -1) if sampled[_central_lines(num_lines, count)].all())
+    return Coverage(num_lines, int(sampled.sum()), central)
+
+
 def lines_per_frame(num_lines: int, num_frames: int, acceleration: float, rng: np.random.RandomState) -> np.ndarray:
     """Returns how many lines each frame samples; over all frames the integer nearest to W T / R.
 
@@ -203,6 +320,49 @@ def lines_per_frame(num_lines: int, num_frames: int, acceleration: float, rng: n
     total = int(round(num_lines * num_frames / acceleration))
     first = rng.randint(num_frames)
     return np.diff((first + np.arange(num_frames + 1)) * total // num_frames)
+
+
+def _central_lines(num_lines: int, count: int) -> np.ndarray:
+    start = (num_lines - count + 1) // 2
+    return np.arange(start, start + count)
+
+
+def _draw_without_replacement(log_weight: np.ndarray, count: int, rng: np.random.RandomState) -> np.ndarray:
+    """Returns ``count`` indices; those of larger weight are likelier.
+
+    Weighted draws without replacement are the largest of log(weight) + Gumbel noise (Efraimidis and Spirakis, 2006);
+    logarithms cannot underflow.
+    """
+    return np.argsort(log_weight + rng.gumbel(size=len(log_weight)))[::-1][:count]
+
+
+def _expected_numbers(weight: np.ndarray, count: int) -> np.ndarray:
+    """Returns ``count`` shared out in proportion to positive weights, but at most one to each."""
+    if count == len(weight):
+        return np.ones(count)
+    expected = np.zeros(len(weight))
+    free = np.ones(len(weight), dtype=bool)
+    while True:
+        expected[free] = weight[free] * (count - np.sum(~free)) / weight[free].sum()
+        above = free & (expected > 1)
+        if not above.any():
+            return expected
+        expected[above] = 1
+        free &= ~above
+
+
+def _passed_by_teeth(running: np.ndarray, count: int, phase: float) -> np.ndarray:
+    """Systematic sampling: returns the ``count`` elements whose running sum passes phase, phase + 1, ...
+
+    Args:
+        running: Running sum of numbers of at most one, together ``count``. Shape (L,).
+        count: Number of teeth, at most L.
+        phase: 0 to 1; if it is uniformly random, each element's probability is its number.
+    """
+    teeth = np.arange(count)
+    passed = np.searchsorted(running, phase + teeth, side="right")
+    # By rounding, two teeth can lie in an element of one: then the next one is taken.
+    return np.minimum(np.maximum.accumulate(passed - teeth), len(running) - count) + teeth
 
 
 def _parse_accelerations(accelerations: Union[float, Sequence[float]]) -> Tuple[float, float]:

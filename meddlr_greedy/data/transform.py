@@ -1,17 +1,24 @@
-"""An example as it is on disk -> an example as the network takes it, for cine."""
+"""An example as it is on disk -> an example as the network takes it, for cine.
 
-from typing import Any, Dict, Optional
+Of undersampled k-space only the sampled lines, one in R, are not zero. So everything is computed on these lines
+(cropped, scaled, averaged), and written into k-space of the full size at the end.
+"""
+
+import math
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
 from meddlr.data.transforms.subsample import MaskFunc
-from meddlr.data.transforms.transform import DataTransform, Subsampler
+from meddlr.data.transforms.transform import DataTransform
 
-from meddlr_greedy.data.masks import UniformKtMaskFunc, VariableDensityKtMaskFunc
+from meddlr_greedy.config import GreedyConfig
+from meddlr_greedy.data.augment import Augmentation, CineAugmentor
+from meddlr_greedy.data.masks import KT_MASK_FUNCS, partial_echo
 from meddlr_greedy.data.seeding import EVAL_EPOCH, example_name, example_seed
 from meddlr_greedy.errors import UserError
 
-__all__ = ["CineDataTransform", "sampled_lines"]
+__all__ = ["CineDataTransform", "SampledLines"]
 
 # meddlr's mask functions that cannot make a mask of shape (1, H, W, T, 1).
 _PLANE_MASKS = ("RandomMaskFunc", "PoissonDiskMaskFunc", "EquispacedMaskFunc1D", "EquispacedMaskFunc2D")
@@ -20,9 +27,10 @@ _PLANE_MASKS = ("RandomMaskFunc", "PoissonDiskMaskFunc", "EquispacedMaskFunc1D",
 class CineDataTransform(DataTransform):
     """meddlr's ``DataTransform`` with one mask per cardiac phase.
 
-    Masks and zero-fills, scales, and adds noise or motion if asked, as meddlr does in 2D. Differences:
-    the mask is drawn for (H, W, T); "mask" in the output does not vary along the readout; a fixed mask
-    (test data) is a function of (cfg.SEED, scan, slice), not of the scan alone.
+    Masks, scales, and adds noise or motion if asked, as meddlr does in 2D. Differences: the mask is drawn for
+    (H, W, T), with a partial echo if ``MISC.GREEDY`` asks for it, or is the scan's own; a fixed mask (test data) is a
+    function of (cfg.SEED, scan, slice), not of the scan alone; a target may be missing; augmentations are those of
+    :mod:`meddlr_greedy.data.augment`.
 
     Args:
         cfg: meddlr's config.
@@ -30,6 +38,7 @@ class CineDataTransform(DataTransform):
         is_test: The mask is fixed, and ``TEST.POSTPROCESSOR`` applies.
         add_noise: See meddlr.
         add_motion: See meddlr; the phase errors are the same in all frames.
+        augment: Applies the augmentations of ``MISC.GREEDY``, to scans whose mask is not fixed.
 
     Raises:
         UserError: The mask function or the augmentations asked for are for 2D only.
@@ -42,79 +51,219 @@ class CineDataTransform(DataTransform):
         is_test: bool = False,
         add_noise: bool = False,
         add_motion: bool = False,
+        augment: bool = False,
     ):
         name = cfg.AUG_TRAIN.UNDERSAMPLE.NAME
         if name in _PLANE_MASKS:
             raise UserError(
                 f"AUG_TRAIN.UNDERSAMPLE.NAME: {name} has no time axis; allowed for cine are "
-                f"{VariableDensityKtMaskFunc.__name__}, {UniformKtMaskFunc.__name__} and RandomMaskFunc1D "
-                "(the same lines in every frame)"
+                f"{', '.join(KT_MASK_FUNCS)} and RandomMaskFunc1D (the same lines in every frame)"
             )
         if cfg.AUG_TRAIN.MRI_RECON.TRANSFORMS and not is_test:
-            raise UserError("AUG_TRAIN.MRI_RECON.TRANSFORMS: these augmentations are for 2D; () is allowed for cine")
+            raise UserError(
+                "AUG_TRAIN.MRI_RECON.TRANSFORMS: these augmentations are for 2D; () is allowed for cine, whose own are "
+                "MISC.GREEDY.READOUT_CROP and FLIP_PROBABILITY"
+            )
         super().__init__(cfg, mask_func, is_test, add_noise, add_motion)
-        self._subsampler = _KtSubsampler(mask_func)
+        self._cine_augmentor = CineAugmentor.from_config(cfg) if augment else None
+        self._partial_echo = GreedyConfig.from_cfg(cfg).PARTIAL_ECHO
 
     def __call__(
         self,
         kspace: np.ndarray,
         maps: np.ndarray,
-        target: np.ndarray,
+        target: Optional[np.ndarray],
         fname: str,
         slice_id: int,
         is_fixed: bool,
         acceleration: Optional[float] = None,
+        mask: Optional[np.ndarray] = None,
     ) -> Dict[str, Any]:
         """Transforms one example; the arrays given are not changed.
 
         Args:
             kspace: Shape (H, W, T, C), complex64.
             maps: Shape (H, W, 1, C, M), complex64.
-            target: Shape (H, W, T, M), complex64.
+            target: Shape (H, W, T, M), complex64; or None.
             fname: Name of the scan.
             slice_id: Number of the slice.
             is_fixed: The mask is the same in every epoch.
-            acceleration: Needed if ``is_fixed``.
+            acceleration: Needed if ``is_fixed`` and there is no mask.
+            mask: The scan's own mask, 0 or 1, shape (1, W, T, 1) or (H, W, T, 1); without it one is drawn.
 
         Returns:
-            Dict[str, Any]: "kspace", "maps" and "target" of the shapes above, "mask" and "edge_mask"
+            Dict[str, Any]: "kspace", "maps" and "target" (if given) of the shapes above, "mask" and "edge_mask"
             (H, W, T, 1) float32, "mean" (1,), "std" (1,), "norm" (); in test with a postprocessor also
-            "postprocessing_mask" (H, W, T, 1).
+            "postprocessing_mask" (H, W, T, 1). H is the crop where the readout is cropped. Lines without signal count
+            as not sampled.
+
+        Raises:
+            UserError: The readout cannot be cropped as asked, or there is no signal on the sampled lines.
         """
-        self._subsampler.fixed_seed = None
+        if is_fixed and not acceleration and mask is None:
+            raise ValueError("acceleration is needed for a fixed mask")
+        seed = None
         if self._is_test or is_fixed:
-            example = example_name(fname, slice_id)
-            self._subsampler.fixed_seed = example_seed(max(self._cfg.SEED, 0), EVAL_EPOCH, example)
-        return super().__call__(kspace, maps, target, fname, slice_id, is_fixed, acceleration)
+            seed = example_seed(max(self._cfg.SEED, 0), EVAL_EPOCH, example_name(fname, slice_id))
+        augmentation = Augmentation.none(kspace.shape)
+        if self._cine_augmentor is not None and not is_fixed:
+            augmentation = self._cine_augmentor.draw(kspace.shape, self.rng)
+        shape = (len(augmentation.rows), *kspace.shape[1:])
 
-    def _get_mask(self, masked_kspace: torch.Tensor) -> torch.Tensor:
-        return sampled_lines(masked_kspace)
+        if mask is None:
+            sampling = self._draw_mask(shape, seed, acceleration)
+        else:
+            sampling = _own_mask(mask, augmentation, f"{fname}, slice {slice_id}")
+        lines = SampledLines.of(torch.from_numpy(kspace), sampling, augmentation)
+        if not lines.values.numel():
+            raise UserError(f"{fname}: slice {slice_id}: k-space is zero on all sampled lines")
+        edge_mask = _edge_mask(kspace, augmentation)
+
+        coil_maps = augmentation.image(torch.from_numpy(maps))
+        time_average = getattr(self._normalizer, "of_time_average", False)
+        image = (lines.time_average() if time_average else lines).adjoint(coil_maps)
+        full = image if target is None else augmentation.image(torch.from_numpy(target))
+        normalized = self._normalizer.normalize(masked_kspace=lines.values, image=image, target=full)
+        masked_kspace = lines._replace(values=normalized["masked_kspace"]).kspace(shape)
+
+        out = {
+            "kspace": self._corrupted(masked_kspace, is_fixed, seed),
+            "maps": coil_maps,
+            "mean": normalized["mean"],
+            "std": normalized["std"],
+            "norm": torch.linalg.vector_norm(torch.view_as_real(full)) / math.sqrt(full.numel()),
+            "edge_mask": edge_mask,
+            "mask": lines.mask.expand(*shape[:-1], 1),
+        }
+        if target is not None:
+            out["target"] = normalized["target"]
+        if self._is_test and self._postprocessor:
+            everywhere = self._postprocessor == "hard_dc_all"
+            out["postprocessing_mask"] = torch.maximum(edge_mask, out["mask"]) if everywhere else edge_mask
+        return out
+
+    def _draw_mask(self, shape: Tuple[int, ...], seed: Optional[int], acceleration: Optional[float]) -> torch.Tensor:
+        """A mask (1, W, T, 1), or (H, W, T, 1) where it varies along the readout."""
+        mask = self.mask_func((1, *shape[:-1], 1), seed, acceleration).float().expand(1, *shape[:-1], 1)
+        return _narrowed(partial_echo(mask, self._partial_echo)[0])
+
+    def _corrupted(self, masked_kspace: torch.Tensor, is_fixed: bool, seed: Optional[int]) -> torch.Tensor:
+        """k-space (H, W, T, C) with meddlr's noise and motion, where asked for."""
+        masked_kspace = masked_kspace.unsqueeze(0)
+        if self.add_noise and (self._is_test or self.rng.uniform() < self.p_noise):
+            masked_kspace = self.noiser(masked_kspace, seed=seed)
+        if self.add_motion and (self._is_test or (not is_fixed and self.rng.uniform() < self.p_motion)):
+            masked_kspace = self.motion_simulator(masked_kspace, seed=seed)
+        return masked_kspace.squeeze(0)
 
 
-class _KtSubsampler(Subsampler):
-    """Draws masks for (H, W, T), where meddlr asks for (H, W); and with a seed per slice, where meddlr's
-    (the sum of the characters of the scan's name) is the same for all slices and for many names."""
+class SampledLines(NamedTuple):
+    """The sampled lines of k-space, those of all frames side by side."""
 
-    fixed_seed: Optional[int] = None
+    values: torch.Tensor  #: (H, L, C), complex64
+    places: torch.Tensor  #: w T + t of each line, (L,)
+    mask: torch.Tensor  #: (1, W, T, 1), or (H, W, T, 1) where it varies along the readout; float32
 
-    def _get_mask_shape(self, data_shape, mode):
-        return super()._get_mask_shape(data_shape, "3D")
+    @classmethod
+    def of(cls, kspace: torch.Tensor, mask: torch.Tensor, augmentation: Augmentation) -> "SampledLines":
+        """The lines of augmented k-space that a mask samples and that hold signal.
 
-    def __call__(self, data, mode="2D", seed=None, acceleration=None):
-        return super().__call__(data, "3D", self.fixed_seed, acceleration)
+        Args:
+            kspace: Shape (H, W, T, C), before the augmentation.
+            mask: Shape (1, W, T, 1) or (H, W, T, 1), for the augmented k-space.
+            augmentation: Is applied to the sampled lines only; the result is the same.
+        """
+        num_frames = kspace.shape[2]
+        w, t = mask.any(dim=0).squeeze(-1).nonzero(as_tuple=True)
+        source = torch.from_numpy(augmentation.lines)[w] * num_frames + torch.from_numpy(augmentation.frames)[t]
+        values = augmentation.readout(kspace.flatten(1, 2).index_select(1, source))
+        if mask.shape[0] > 1:
+            values = values * mask[:, w, t]
+        signal = (torch.view_as_real(values) != 0).flatten(2).any(dim=2).any(dim=0)
+        if not signal.all():
+            mask = mask.clone(memory_format=torch.contiguous_format)
+            mask[:, w[~signal], t[~signal]] = 0
+            values, w, t = values[:, signal], w[signal], t[signal]
+        return cls(values, w * num_frames + t, mask)
+
+    def kspace(self, shape: Tuple[int, ...]) -> torch.Tensor:
+        """k-space (H, W, T, C), zero where it is not sampled."""
+        kspace = torch.zeros(shape, dtype=self.values.dtype)
+        kspace.flatten(1, 2).index_copy_(1, self.places, self.values)
+        return kspace
+
+    def time_average(self) -> "SampledLines":
+        """One frame of W lines: each line's sum over the frames that sampled it, divided by their number."""
+        num_lines, num_frames = self.mask.shape[1:3]
+        w, count = torch.div(self.places, num_frames, rounding_mode="floor"), self.mask.sum(dim=2)
+        total = torch.zeros(self.values.shape[0], num_lines, self.values.shape[2], dtype=self.values.dtype)
+        total.index_add_(1, w, self.values)
+        mask = (count > 0).float().unsqueeze(2)
+        return SampledLines(total / count.clamp(min=1), torch.arange(num_lines), mask)
+
+    def adjoint(self, maps: torch.Tensor) -> torch.Tensor:
+        """A^H: the zero-filled image (H, W, T, M) for maps (H, W, 1, C, M).
+
+        As :class:`meddlr_greedy.ops.cine_sense.CineSenseModel` computes it; but lines of zeros get no FFT along the
+        readout, and coil images are made frame by frame, which fits into the cache.
+        """
+        num_rows, num_lines, _, num_coils, num_maps = maps.shape
+        num_frames = self.mask.shape[2]
+        readout = torch.fft.fftshift(
+            torch.fft.ifft(torch.fft.ifftshift(self.values, dim=0), dim=0, norm="ortho"), dim=0
+        ).permute(2, 0, 1)  # (C, H, L)
+        # Along the phase encode the FFT is centred by moving lines and maps, which are few, not the coil images.
+        w = (torch.div(self.places, num_frames, rounding_mode="floor") - num_lines // 2) % num_lines
+        maps_conj = torch.fft.ifftshift(maps[:, :, 0].permute(3, 2, 0, 1), dim=-1).conj().resolve_conj()
+        image = torch.empty(num_maps, num_frames, num_rows, num_lines, dtype=maps.dtype)
+        for frame in range(num_frames):
+            own = self.places % num_frames == frame
+            hybrid = torch.zeros(num_coils, num_rows, num_lines, dtype=maps.dtype)
+            hybrid[:, :, w[own]] = readout[:, :, own]
+            coil_images = torch.fft.ifft(hybrid, dim=-1, norm="ortho")
+            for m in range(num_maps):
+                torch.sum(maps_conj[m] * coil_images, dim=0, out=image[m, frame])
+        return torch.fft.fftshift(image, dim=-1).permute(2, 3, 1, 0)
 
 
-def sampled_lines(kspace: torch.Tensor) -> torch.Tensor:
-    """Returns the sampling mask of masked k-space: a line is sampled if any value on it is not zero.
+def _narrowed(mask: torch.Tensor) -> torch.Tensor:
+    """A mask (H, W, T, 1) as (1, W, T, 1), if it does not vary along the readout."""
+    return mask[:1] if bool((mask == mask[:1]).all()) else mask
 
-    A mask of single values would have holes at values that happen to be zero, and so vary along the
-    readout, which a Cartesian mask does not.
 
-    Args:
-        kspace: Shape (H, W, T, C).
+def _own_mask(mask: np.ndarray, augmentation: Augmentation, where: str) -> torch.Tensor:
+    """The augmented mask of a scan that has its own: (1, W, T, 1), or (H, W, T, 1) if it varies along the readout."""
+    sampling = _narrowed(torch.from_numpy(mask.astype(np.float32)))
+    num_rows = len(augmentation.rows)
+    if sampling.shape[0] == 1:
+        return augmentation._replace(rows=np.arange(1)).image(sampling)
+    if sampling.shape[0] != num_rows:
+        raise UserError(
+            f"MISC.GREEDY.READOUT_CROP: found {num_rows}, but the mask of {where} varies along the readout, which "
+            "cannot be cropped then; 0 (no crop) is allowed"
+        )
+    return augmentation.image(sampling)
 
-    Returns:
-        torch.Tensor: Shape (H, W, T, 1), float32; a view expanded along H.
+
+def _edge_mask(kspace: np.ndarray, augmentation: Augmentation) -> torch.Tensor:
+    """1 at the edges of k-space (H, W, T, C) that were never acquired (are zero), else 0: (H, W, T, 1), float32.
+
+    A cropped readout has no such edge: cropping the image blurs k-space.
     """
-    lines = (kspace != 0).any(dim=-1, keepdim=True).any(dim=0, keepdim=True)
-    return lines.float().expand(kspace.shape[:-1] + (1,))
+    rows, lines = (_between_zeros(kspace, axis) for axis in (0, 1))
+    cropped = len(augmentation.rows) != len(rows)
+    inner_rows = torch.ones(len(augmentation.rows), dtype=torch.bool)
+    if not cropped:
+        inner_rows = torch.from_numpy(rows[augmentation.rows])
+    inner = inner_rows[:, None] & torch.from_numpy(lines[augmentation.lines])
+    return (~inner).float()[:, :, None, None].expand(-1, -1, kspace.shape[2], 1)
+
+
+def _between_zeros(kspace: np.ndarray, axis: int) -> np.ndarray:
+    """True from the first to the last index of an axis where k-space is not zero; (size,)."""
+    planes = np.moveaxis(kspace, axis, 0)
+    size = len(planes)
+    first = next((i for i in range(size) if planes[i].any()), size)
+    last = next((i for i in range(size - 1, first - 1, -1) if planes[i].any()), first - 1)
+    index = np.arange(size)
+    return (first <= index) & (index <= last)

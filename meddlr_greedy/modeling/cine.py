@@ -5,16 +5,19 @@ from typing import Any, Dict, Optional
 import torch
 from meddlr.config import CfgNode
 from meddlr.config.config import configurable
-from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
+from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY, build_model
 from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 from torch import nn
 
-from meddlr_greedy.errors import UserError
+from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.modeling.inputs import prepare_inputs
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient
 
 __all__ = ["CineUnrolledCNN", "CGCineUnrolledCNN"]
+
+# Frames, readout and phase encode of the image that a regulariser is tried with: a U-Net can halve it four times.
+_PROBE = (16, 16, 16)
 
 
 @META_ARCH_REGISTRY.register()
@@ -65,15 +68,46 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, **kwargs) -> Dict[str, Any]:
-        block = cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE
-        if block not in ("ResNet", "SpatioTemporalResNet"):
-            raise UserError(
-                f"MODEL.UNROLLED.BLOCK_ARCHITECTURE: found '{block}', a cine network allows 'ResNet'"
-                " (the (2+1)D residual network)"
-            )
-        cfg = cfg.clone().defrost()
-        cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE = "SpatioTemporalResNet"
-        return super().from_config(cfg.freeze(), **kwargs)
+        """As in meddlr; the regulariser "ResNet" is the (2+1)D residual network, and others have to be 3D networks.
+
+        Raises:
+            UserError: ``MODEL.UNROLLED.BLOCK_ARCHITECTURE`` does not map (B, 2M, T, H, W) to the same shape.
+        """
+        name = cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE
+        if name == "ResNet":
+            cfg = cfg.clone().defrost()
+            cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE = "SpatioTemporalResNet"
+            return super().from_config(cfg.freeze(), **kwargs)
+        _check_regulariser(cfg, name)
+        return super().from_config(cfg, **kwargs)
+
+
+def _check_regulariser(cfg: CfgNode, name: str) -> None:
+    """Builds the network once and lets it map a small image."""
+    key = "MODEL.UNROLLED.BLOCK_ARCHITECTURE"
+    allowed = "allowed are 'ResNet' (the (2+1)D residual network) and registered 3D networks"
+    names = [registered for registered, _ in META_ARCH_REGISTRY]
+    if name not in names and not name.startswith("monai/"):
+        raise UserError(f"{key}: unknown name '{name}', {allowed}{did_you_mean(name, ['ResNet', *names])}")
+    image = torch.zeros(1, 2 * cfg.MODEL.UNROLLED.NUM_EMAPS, *_PROBE)
+    cfg = cfg.clone().defrost()
+    cfg.MODEL.META_ARCHITECTURE = name
+    cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE = "ResNet"  # or an unrolled network would build itself for ever
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            out = build_model(cfg.freeze()).cpu().eval()(image)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a network says of a shape or a key that is not for it
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    else:
+        if isinstance(out, torch.Tensor) and out.shape == image.shape:
+            return
+        reason = f"it gives {tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__}"
+    raise UserError(
+        f"{key}: found '{name}', which does not map images (B, {image.shape[1]}, T, H, W), tried with"
+        f" {tuple(image.shape)}, to the same shape ({reason}); {allowed}"
+    )
 
 
 @META_ARCH_REGISTRY.register()

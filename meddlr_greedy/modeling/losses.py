@@ -150,6 +150,8 @@ class LeanLossComputer(LossComputer):
 
     def _renormalized(self, inputs: Inputs, outputs: Outputs):
         pred = outputs["pred"]
+        if outputs.get("target") is None:
+            raise UserError("MODEL.RECON_LOSS: the batch has no 'target'; this loss needs fully sampled targets")
         target = outputs["target"].to(pred.device)
         if not self.renormalize_data:
             return pred, target

@@ -8,6 +8,7 @@ Example::
     python -m projects.cine.benchmark memory --output results/benchmark
     python -m projects.cine.benchmark timing --output results/benchmark --threads 2
     python -m projects.cine.benchmark parts  --output results/benchmark --threads 2
+    python -m projects.cine.benchmark loader --output results/benchmark
 """
 
 import argparse
@@ -16,10 +17,12 @@ import json
 import platform
 import random
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
+import h5py
 import meddlr
 import numpy as np
 import torch
@@ -33,6 +36,10 @@ from torch import nn
 from tqdm import tqdm
 
 import meddlr_greedy
+from meddlr_greedy.config import load_config
+from meddlr_greedy.data.datasets import register_datasets
+from meddlr_greedy.data.loader import ExampleLoader, build_train_loader
+from meddlr_greedy.data.seeding import seed_transform
 from meddlr_greedy.engine.launch import check_device
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.errors import exit_with_one_line
@@ -43,6 +50,8 @@ from meddlr_greedy.ops.espirit import espirit_maps
 from projects.cine.phantom import beating_heart
 from projects.cine.simulate import acquire, coil_sensitivities
 from projects.cine.tables import insert_table
+
+RECIPE = Path(__file__).parents[2] / "configs" / "cine" / "dl_espirit.yaml"
 
 Step = Callable[[], Any]
 Batch = Dict[str, torch.Tensor]
@@ -300,7 +309,83 @@ def parts(args: argparse.Namespace) -> Dict[str, Any]:
     return {"rows": rows}
 
 
-COMMANDS = {"memory": memory, "timing": timing, "parts": parts}
+#: H, W, T and C of the example that `loader` measures with.
+LOADER_SHAPE = (224, 160, 20, 8)
+
+# What `loader` measures: overrides of configs/cine/dl_espirit.yaml.
+LOADER_CASES = {
+    "DL-ESPIRiT recipe": [],
+    "without the readout crop": ["MISC.GREEDY.READOUT_CROP", "0"],
+    "and scaled by all frames": ["MISC.GREEDY.READOUT_CROP", "0", "MODEL.NORMALIZER.NAME", "TopMagnitudeNormalizer"],
+}
+
+
+def loader(args: argparse.Namespace) -> Dict[str, Any]:
+    """Making an example against reading it, with 2 map sets; examples/s by workers.
+
+    The file is in the page cache. Reading and making use one thread, as in a worker.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_example_scan(Path(folder) / "loader", LOADER_SHAPE, num_maps=2)
+        register_datasets(Path(folder))
+
+        def build(case: str, workers: int = 0) -> ExampleLoader:
+            opts = ["MODEL.DEVICE", args.device, "DATASETS.TRAIN", "('loader_train',)", *LOADER_CASES[case]]
+            opts += ["DATALOADER.NUM_WORKERS", str(workers)]
+            return build_train_loader(load_config(str(RECIPE), opts), seed=0)
+
+        def read() -> Dict[str, np.ndarray]:
+            with h5py.File(path, "r") as file:
+                return {key: file[key][0] for key in file}
+
+        example = {**read(), "fname": path.stem, "slice_id": 0, "is_fixed": False}
+
+        def transform(case: str) -> Step:
+            dataset = build(case).dataset.dataset
+            seed_transform(dataset.transform, 0)
+            return lambda: dataset.transform(**example)
+
+        seconds = interleave({"read": read, **{case: transform(case) for case in LOADER_CASES}}, args.rounds or 30)
+        rows = []
+        for case in LOADER_CASES:
+            row = {"example": case, **{f"{k} to reading": v for k, v in ratio(seconds[case], seconds["read"]).items()}}
+            for workers in (0, 1, 2):
+                row[f"examples/s, {workers} workers"] = examples_per_second(build(case, workers), args.rounds or 30)
+            rows.append(row)
+        register_datasets()
+    return {"shape": LOADER_SHAPE, "read_s": float(np.median(seconds["read"])), "rows": rows}
+
+
+def write_example_scan(folder: Path, shape: Sequence[int], num_maps: int) -> Path:
+    """A data set of one random scan of two slices in ``folder``, as the training split."""
+    rng = np.random.default_rng(0)
+
+    def normal(*size: int) -> np.ndarray:
+        return rng.standard_normal((*size, 2), dtype=np.float32).view(np.complex64)[..., 0]
+
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "annotations" / "train.json").write_text(json.dumps({"images": [{"file_name": "scan.h5"}]}))
+    height, width, num_frames, num_coils = shape
+    with h5py.File(folder / "scan.h5", "w") as file:
+        file["kspace"] = normal(2, height, width, num_frames, num_coils)
+        file["maps"] = normal(2, height, width, 1, num_coils, num_maps)
+        file["target"] = normal(2, height, width, num_frames, num_maps)
+    return folder / "scan.h5"
+
+
+def examples_per_second(batches: ExampleLoader, count: int) -> float:
+    """Examples that a loader of one example a batch gives in a second, once its workers run."""
+    iterator = iter(batches)
+    for _ in range(2 * batches.num_workers * (batches.prefetch_factor or 1) + 2):
+        next(iterator)
+    start = time.perf_counter()
+    for _ in range(count):
+        next(iterator)
+    return count / (time.perf_counter() - start)
+
+
+COMMANDS = {"memory": memory, "timing": timing, "parts": parts, "loader": loader}
 
 
 def versions(device: str) -> Dict[str, Any]:
