@@ -1,8 +1,11 @@
 """Evaluates a trained network on ``DATASETS.TEST``.
 
-Writes ``OUTPUT_DIR/test_results/results.json`` with the metrics of the network and of the zero-filled images, and
-pictures of a few slices; prints a short table. Weights: --weights (or the override MODEL.WEIGHTS), else the best
-checkpoint in OUTPUT_DIR, else the last (with --resume: the last), else MODEL.WEIGHTS of the config file.
+Writes to ``OUTPUT_DIR/test_results``: results.json with the metrics of the network and of the zero-filled images, the
+metrics of every slice and every subject as CSV, pictures of a few slices and their images (HDF5), from which
+``python -m meddlr_greedy.compare`` draws several runs side by side. Prints a short table.
+
+Weights: --weights (or the override MODEL.WEIGHTS), else the best checkpoint in OUTPUT_DIR, else the last (with
+--resume: the last), else MODEL.WEIGHTS of the config file.
 
 Example::
 
@@ -74,12 +77,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         loader = build_val_loader(cfg, name, as_test=True)
         report = evaluate_dataset(cfg, model, loader, name, args.num_figures)
         reports.append(report)
+        report.write(folder)
         # After every data set, and before drawing: what is done is kept if a later step fails.
         write_results(folder / RESULTS_FILE, info, reports)
         report.draw(folder)
         write_results(folder / RESULTS_FILE, info, reports)
         print(f"\n{report.as_text()}\n")
         print("\n".join(f"picture: {figure}" for figure in report.figures))
+        print(f"per subject: {report.files['subjects']}")
     print(f"results: {folder / RESULTS_FILE}")
 
 
