@@ -26,14 +26,13 @@ from meddlr_greedy.engine.launch import argument_parser, setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.evaluation.report import (
     RESULTS_FILE,
+    RESULTS_FOLDER,
     DatasetReport,
     evaluate_dataset,
     find_weights,
     run_info,
     write_results,
 )
-
-RESULTS_FOLDER = "test_results"
 
 
 @exit_with_one_line

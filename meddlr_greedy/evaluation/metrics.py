@@ -356,14 +356,14 @@ class CineMetric(Metric):
         Of whole images it is that of all pixels of all frames; in the heart it is the mean over the slices that have
         one, each taken as a whole.
         """
-        preds, targets = zip(*(self._views(image) for image in slices))
+        views = [self._views(image) for image in slices]
         if not self.definition.in_heart:
-            pred, target = (_as_one_image(torch.cat(frames)) for frames in (preds, targets))
+            pred, target = (_as_one_image(torch.cat(frames)) for frames in zip(*views))
             self.update(pred, target, data_range, ids=[name])
             return
         if not self.definition.is_over_time:
-            preds, targets = ([_as_one_image(frames) for frames in of_slices] for of_slices in (preds, targets))
-        values = torch.cat([self.func(p, t, data_range) for p, t in zip(preds, targets)])
+            views = [(_as_one_image(pred), _as_one_image(target)) for pred, target in views]
+        values = torch.cat([self.func(pred, target, data_range) for pred, target in views])
         self.values.append(values.nanmean(dim=0, keepdim=True))
         self._add_ids([name], 1)
 

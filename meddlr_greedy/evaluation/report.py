@@ -36,16 +36,20 @@ from meddlr_greedy.files import written_atomically
 
 __all__ = [
     "ALL_SUBJECTS",
+    "DETAILS",
     "HEADLINES",
     "LABELS",
     "RESULTS_FILE",
+    "RESULTS_FOLDER",
     "DatasetReport",
+    "draw_slice",
     "evaluate_dataset",
     "find_weights",
     "run_info",
     "write_results",
 ]
 
+RESULTS_FOLDER = "test_results"  # in the folder of a run
 RESULTS_FILE = "results.json"
 
 #: Column of the printed table -> metric. Complex PSNR and NRMSE, as meddlr's own headline numbers.
@@ -56,8 +60,8 @@ LABELS = {"zero_filled": "zero-filled", "reconstruction": "reconstruction"}
 #: In the table of subjects: mean and standard deviation over the subjects' means.
 ALL_SUBJECTS = "(all subjects)"
 
-# Row of the second table, of cine -> metrics of its columns.
-_DETAILS = {
+#: Row of the second table, of cine -> metrics of its columns.
+DETAILS = {
     "image, complex": {"PSNR": "psnr", "SSIM": "ssim_complex (Wang)", "NRMSE": "nrmse"},
     "image, magnitude": {"PSNR": "psnr_mag", "SSIM": "ssim (Wang)", "NRMSE": "nrmse_mag"},
     "heart, complex": {"PSNR": "psnr_heart", "SSIM": "ssim_complex (Wang)_heart", "NRMSE": "nrmse_heart"},
@@ -117,7 +121,6 @@ class DatasetReport:
     def as_dict(self, folder: Path) -> Dict[str, Any]:
         """The report as it stands in ``results.json``, files relative to ``folder``."""
         return {
-            "label": self.label,
             "is_cine": self.is_cine,
             **{method: _summary(table) for method, table in self.tables.items()},
             "scans": _per_scan(self.tables),
@@ -176,7 +179,7 @@ class DatasetReport:
         headers = ["per frame or slice", *(f"{label}\n{method}" for label in HEADLINES for method in methods)]
         known = set(self.tables["reconstruction"]["metric"])
         rows = []
-        for name, metrics in _DETAILS.items():
+        for name, metrics in DETAILS.items():
             names = [(label, metrics.get(label, "")) for label in HEADLINES]
             if known.issuperset(metrics.values()):
                 cells = [_cell(label, _values_of(table, n)) for label, n in names for table in methods.values()]
