@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from meddlr_greedy import eval_net
+from meddlr_greedy import eval_net, train_net
 from meddlr_greedy.config import load_config
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.errors import UserError
@@ -361,6 +361,27 @@ def test_unknown_metric(cfg):
     evaluator = GreedyReconEvaluator(cfg, dataset_name="x", metrics=["psnr", "nrmse_xt_scan"])
     with pytest.raises(UserError, match="no metric 'nrmse_xt_scan' of 2D images"):
         feed(evaluator, {"a": make_scan(1, 12, 12, 1)})
+
+
+def test_no_target(cfg):
+    _, target = make_scan(1, 12, 12, 2, 1)
+    inputs = {"mean": torch.zeros(1, 1), "std": torch.ones(1, 1), "metadata": [{"scan_id": "a", "slice_id": 1}]}
+    for cls in (GreedyReconEvaluator, ZeroFilledEvaluator):
+        evaluator = cls(cfg, dataset_name="x")
+        evaluator.reset()
+        for outputs in ({"pred": target, "zf_image": target}, {"pred": target, "zf_image": target, "target": None}):
+            with pytest.raises(UserError, match="scan 'a' has no target .* meddlr_greedy.reconstruct"):
+                evaluator.process(inputs, outputs)
+
+
+def test_training_with_metrics_of_the_heart(write_config, tmp_path):
+    metrics = "('psnr_mag_heart', 'nrmse_xt_scan', 'ssim_complex (Wang)')"
+    config = str(write_config("CineUnrolledCNN", data="beat"))
+    train_net.main(["--config-file", config, "TEST.VAL_METRICS.RECON", metrics, "MISC.GREEDY.BEST_METRIC", ""])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    logged = {key for line in lines for key in line}
+    assert {f"beat_val/val_{name}" for name in ("psnr_mag_heart", "nrmse_xt_scan", "ssim_complex (Wang)")} <= logged
+    assert (tmp_path / "run" / "model_best.pth").is_file()
 
 
 def test_save_scans(cfg, tmp_path):

@@ -1,8 +1,5 @@
 """Reconstruction of scans without targets: the same images as in evaluation, whole files, bounded memory."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -21,6 +18,7 @@ from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.evaluation import GreedyReconEvaluator
 from meddlr_greedy.inference import AcquiredScan
 from meddlr_greedy.nifti import NiftiWriter
+from projects.cine.benchmark import peaks_of_reconstruct, write_acquired
 
 CINE, FLAT = ("CineUnrolledCNN", "beat"), ("GeneralizedUnrolledCNN", "flat")
 
@@ -309,35 +307,14 @@ def expect_error(capsys, words, config, weights, *args):
 
 # ---- Memory
 
-PEAK_AFTER_EACH = """
-import json, resource, sys
-from meddlr_greedy import reconstruct
-
-peaks = []
-for path in sys.argv[4:]:
-    reconstruct.main(["--config-file", sys.argv[1], "--weights", sys.argv[2], path, "--output", sys.argv[3]])
-    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-print(json.dumps(peaks))
-"""
-
 
 def test_memory_does_not_grow_with_the_number_of_slices(trained, tmp_path):
-    """In one process, first a scan of 4 slices and then one of 64: what is 1.1 MB a slice leaves the peak as it was."""
+    """In one process, first a scan of 4 slices and then one of 64: what is 1 MB a slice leaves the peak as it was."""
     config, weights = trained(*CINE)
-    rng = np.random.default_rng(0)
-    height, width, num_frames, num_coils = 80, 48, 8, 4
     paths = [tmp_path / f"slices{count}.h5" for count in (4, 64)]
     for path, count in zip(paths, (4, 64)):
-        with h5py.File(path, "w") as file:
-            kspace = file.create_dataset("kspace", (count, height, width, num_frames, num_coils), np.complex64)
-            maps = file.create_dataset("maps", (count, height, width, 1, num_coils, 1), np.complex64)
-            for s in range(count):
-                kspace[s] = rng.standard_normal(kspace.shape[1:]).astype(np.complex64)
-                maps[s] = np.complex64(0.5)
-    root = Path(__file__).parents[1]
-    command = [sys.executable, "-c", PEAK_AFTER_EACH, config, weights, str(tmp_path / "out"), *map(str, paths)]
-    done = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
-    of_4, of_64 = json.loads(done.stdout.splitlines()[-1])
+        write_acquired(path, count, shape=(80, 48, 8), num_coils=4)
+    of_4, of_64 = peaks_of_reconstruct(Path(config), Path(weights), tmp_path / "out", paths)
     assert paths[1].stat().st_size > 60 * 2**20
     assert of_64 - of_4 < 8 * 2**20
 

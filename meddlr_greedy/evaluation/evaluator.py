@@ -132,7 +132,15 @@ class GreedyReconEvaluator(ReconEvaluator):
         Args:
             inputs: ``mean`` (B, 1), ``std`` (B, 1) and ``metadata``, a list of {"scan_id", "slice_id"}.
             outputs: ``pred`` and ``target`` (B, H, W, M) or (B, H, W, T, M), complex.
+
+        Raises:
+            UserError: There is no target, or a metric is not one of these images.
         """
+        if outputs.get("target") is None:
+            raise UserError(
+                f"scan '{inputs['metadata'][0]['scan_id']}' has no target to compare with; for such scans there is"
+                " python -m meddlr_greedy.reconstruct"
+            )
         images = {key: as_complex(outputs[key]) for key in ("pred", "target")}
         is_cine = torch.is_complex(images["pred"]) and images["pred"].ndim == 5
         if not is_cine:
@@ -235,7 +243,7 @@ class ZeroFilledEvaluator(GreedyReconEvaluator):
         return {**super().from_config(cfg), "postprocess": ""}
 
     def process(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:
-        super().process(inputs, {"pred": outputs["zf_image"], "target": outputs["target"]})
+        super().process(inputs, {"pred": outputs["zf_image"], "target": outputs.get("target")})
 
 
 def _check_metric_names(names: Sequence[str], allowed: Iterable[str], images: str = "") -> None:

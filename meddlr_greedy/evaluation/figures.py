@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
@@ -95,7 +96,8 @@ def draw_recon_figure(
     height, width, num_frames = columns.reference.shape
     is_series = num_frames > 1
     aspect = _aspect(pixel_spacing_mm)
-    line = heart_region(columns.reference).line
+    heart = heart_region(columns.reference)
+    line = heart.line
     if frame is None:
         frame = _end_systole(columns.reference)
 
@@ -110,6 +112,10 @@ def draw_recon_figure(
         axis.set_title(_heading(name, title_metrics), fontsize=11)
         if is_series:
             _mark_line(axis, line, height, width, dotted=axis is axes[0, 0])
+    if is_series and not heart.is_empty:
+        corner = (heart.columns.start - 0.5, heart.rows.start - 0.5)
+        size = (heart.columns.stop - heart.columns.start, heart.rows.stop - heart.rows.start)
+        axes[0, 0].add_patch(Rectangle(corner, *size, fill=False, color=_MARK, linewidth=0.8))
     if columns.errors:
         for axis, name in zip(axes[1], columns.images):
             if name in columns.errors:
@@ -122,7 +128,8 @@ def draw_recon_figure(
         _draw_profiles(axes[-1], columns.images, line, white, pixel_spacing_mm, frame_time_ms)
     figure.suptitle(title, fontsize=12)
     figure.supxlabel(
-        "magnitude, one grey window for all panels" + ("; yellow: the line of the x-t profile" if is_series else ""),
+        "magnitude, one grey window for all panels"
+        + ("; yellow: heart region and line of the x-t profile" if is_series else ""),
         fontsize=9,
         color="0.35",
     )
