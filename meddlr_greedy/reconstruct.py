@@ -23,6 +23,7 @@ Example::
 
 import argparse
 import os
+import re
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,9 +77,11 @@ def reconstruct_scan(
     middle = num_slices // 2
     shown: Optional[Reconstruction] = None
     with _writing(folder), written_atomically(hdf5) as h5_partial, written_atomically(nifti) as nifti_partial:
-        with h5py.File(h5_partial, "w") as h5_file, open(nifti_partial, "wb") as nifti_file:
+        shape = (*image_shape, scan.num_maps)
+        # Before hours of work; and HDF5 itself does not survive a full disk.
+        _check_room(h5_partial, num_slices * int(np.prod(shape)) * np.dtype(np.complex64).itemsize)
+        with _created(h5_partial) as h5_file, open(nifti_partial, "wb") as nifti_file:
             h5_file.attrs.update({**scan.attributes, **(attributes or {})})
-            shape = (*image_shape, scan.num_maps)
             images = h5_file.create_dataset("image", (num_slices, *shape), np.complex64, chunks=(1, *shape))
             volumes = NiftiWriter(
                 nifti_file,
@@ -110,12 +113,34 @@ def _draw(scan: AcquiredScan, slice_id: int, recon: Reconstruction, path: Path) 
     )
 
 
+def _check_room(path: Path, num_bytes: int) -> None:
+    """Raises OSError where a file of that size cannot be written."""
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+
+
+@contextmanager
+def _created(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file. Where the disk is full, closing it raises RuntimeError; here it is OSError, as elsewhere."""
+    file = h5py.File(path, "w")
+    try:
+        yield file
+    finally:
+        try:
+            file.close()
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+
+
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"--output: {folder} cannot be written: {error.strerror or error}") from error
+        of_hdf5 = re.search(r"error message = '(.*?)'", str(error))
+        reason = of_hdf5.group(1) if of_hdf5 else error.strerror or error
+        raise UserError(f"--output: {folder} cannot be written: {reason}") from error
 
 
 @exit_with_one_line

@@ -1,5 +1,6 @@
 """Reconstruction of scans without targets: the same images as in evaluation, whole files, bounded memory."""
 
+import os
 from pathlib import Path
 
 import h5py
@@ -279,7 +280,9 @@ def test_wrong_options(trained, prospective, tmp_path, capsys):
     expect_error(capsys, "--output", config, weights, twin, "--output", tmp_path / "file")
 
 
-@pytest.mark.parametrize("fails", ["write_slice", "draw"])
+@pytest.mark.parametrize(
+    "fails", [(os, "posix_fallocate"), (NiftiWriter, "write_slice"), (reconstruct, "draw_cine_gif")]
+)
 def test_disk_full(trained, prospective, tmp_path, capsys, monkeypatch, fails):
     """Nothing half-written, and what was there before stays."""
 
@@ -290,8 +293,7 @@ def test_disk_full(trained, prospective, tmp_path, capsys, monkeypatch, fails):
     out = tmp_path / "out"
     out.mkdir()
     (out / "scan_recon.h5").write_text("before")
-    target = (NiftiWriter, "write_slice") if fails == "write_slice" else (reconstruct, "draw_cine_gif")
-    monkeypatch.setattr(*target, full)
+    monkeypatch.setattr(*fails, full)
     expect_error(capsys, "No space left on device", config, weights, prospective("beat"), "--output", out)
     assert [path.name for path in out.iterdir()] == ["scan_recon.h5"]
     assert (out / "scan_recon.h5").read_text() == "before"
