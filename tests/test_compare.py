@@ -125,7 +125,7 @@ def test_runs_without_images(tmp_path, capsys):
     compare.main([str(tmp_path / "a" / RESULTS_FOLDER), str(tmp_path / "b"), "--output", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     assert "no pictures of d" in printed and "--num-figures" in printed
-    assert f"{RESULTS_FOLDER} " in printed  # the label of a folder of results is its own name
+    assert "b - a" in printed  # the folder of the results stands for that of the run
 
 
 @pytest.mark.parametrize("arch,data", [("CineUnrolledCNN", "beat"), ("GeneralizedUnrolledCNN", "flat")])

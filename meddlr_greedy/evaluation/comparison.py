@@ -68,11 +68,16 @@ def load_runs(paths: Sequence[str], labels: Sequence[str] = ()) -> List[Run]:
         raise UserError(f"found {len(paths)} run, at least 2 are needed to compare")
     if labels and len(labels) != len(paths):
         raise UserError(f"--labels: found {len(labels)}, needed are {len(paths)}, one for each run")
-    labels = list(labels) or [Path(path).resolve().name for path in paths]
+    labels = list(labels) or [_folder_of_run(path).name for path in paths]
     for label, path in zip(labels, paths):
         if labels.count(label) > 1 or label in ("target", _ZERO_FILLED):
             raise UserError(f"{path}: the name '{label}' is taken; give each run one of its own with --labels")
     return [_load_run(Path(path), label) for path, label in zip(paths, labels)]
+
+
+def _folder_of_run(path: str) -> Path:
+    folder = Path(path).resolve()
+    return folder.parent if folder.name == RESULTS_FOLDER else folder
 
 
 def _load_run(path: Path, label: str) -> Run:
