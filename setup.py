@@ -26,6 +26,7 @@ setup(
         # Imported but not declared by meddlr; must come from the same build family as torch.
         "torchvision>=0.17",
         "numpy",
+        "scipy",
         "sigpy",
         "h5py",
         "fvcore",

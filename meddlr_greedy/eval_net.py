@@ -1,8 +1,11 @@
 """Evaluates a trained network on ``DATASETS.TEST``.
 
-Writes ``OUTPUT_DIR/test_results/results.json`` with the metrics of the network and of the zero-filled images, and
-pictures of a few slices; prints a short table. Weights: --weights (or the override MODEL.WEIGHTS), else the best
-checkpoint in OUTPUT_DIR, else the last (with --resume: the last), else MODEL.WEIGHTS of the config file.
+Writes to ``OUTPUT_DIR/test_results``: results.json with the metrics of the network and of the zero-filled images, the
+metrics of every slice and every subject as CSV, pictures of a few slices and their images (HDF5), from which
+``python -m meddlr_greedy.compare`` draws several runs side by side. Prints a short table.
+
+Weights: --weights (or the override MODEL.WEIGHTS), else the best checkpoint in OUTPUT_DIR, else the last (with
+--resume: the last), else MODEL.WEIGHTS of the config file.
 
 Example::
 
@@ -25,14 +28,13 @@ from meddlr_greedy.engine.launch import argument_parser, setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.evaluation.report import (
     RESULTS_FILE,
+    RESULTS_FOLDER,
     DatasetReport,
     evaluate_dataset,
     find_weights,
     run_info,
     write_results,
 )
-
-RESULTS_FOLDER = "test_results"
 
 
 @exit_with_one_line
@@ -92,12 +94,14 @@ def evaluate_test_sets(
         report = evaluate_dataset(cfg, model, loader, name, num_figures)
         report.label = label or report.label
         reports.append(report)
+        report.write(folder)
         # After every data set, and before drawing: what is done is kept if a later step fails.
         write_results(folder / RESULTS_FILE, info, reports)
         report.draw(folder)
         write_results(folder / RESULTS_FILE, info, reports)
         print(f"\n{report.as_text()}\n")
         print("\n".join(f"picture: {figure}" for figure in report.figures))
+        print(f"per subject: {report.files['subjects']}")
     print(f"results: {folder / RESULTS_FILE}")
 
 

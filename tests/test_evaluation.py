@@ -12,17 +12,20 @@ from meddlr.evaluation import ReconEvaluator
 from meddlr.modeling import build_model
 from meddlr.ops import fft2c
 from PIL import Image
+from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from meddlr_greedy import eval_net
+from meddlr_greedy import eval_net, train_net
 from meddlr_greedy.config import load_config
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation import GreedyReconEvaluator, ZeroFilledEvaluator
 from meddlr_greedy.evaluation import report as report_module
-from meddlr_greedy.evaluation.figures import Profile, draw_cine_gif, draw_recon_figure, profile_line
-from meddlr_greedy.evaluation.metrics import fold_frames
-from meddlr_greedy.evaluation.report import DatasetReport, find_weights
+from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure
+from meddlr_greedy.evaluation.heart import Profile, heart_region
+from meddlr_greedy.evaluation.metrics import default_cine_metrics, fold_frames, higher_is_better
+from meddlr_greedy.evaluation.report import ALL_SUBJECTS, DatasetReport, find_weights
+from meddlr_greedy.evaluation.slices import IMAGES, Geometry, KeptSlice, read_slices, write_slices
 
 MEAN, STD = 0.25, 3.0  # of the normalised images that a batch holds
 
@@ -35,12 +38,13 @@ def cfg():
 
 
 def make_scan(*shape, seed=0):
-    """A reconstruction and its target, complex, of very unequal brightness between slices and frames."""
+    """A reconstruction and its target, complex, of very unequal brightness between slices and frames; a part beats."""
     generator = torch.Generator().manual_seed(seed)
     target = torch.randn(shape, dtype=torch.complex64, generator=generator)
     brightness = torch.linspace(0.2, 1, shape[0]).reshape(-1, *[1] * (len(shape) - 1))
     if len(shape) == 5:
         brightness = brightness * torch.linspace(1, 0.3, shape[3])[:, None]
+        target[:, 4:9, 3:8, 1::2] *= 8
     error = torch.randn(shape, dtype=torch.complex64, generator=generator)
     return target * brightness + 0.1 * error, target * brightness
 
@@ -108,7 +112,104 @@ def test_cine_metrics_agree_with_skimage(cfg, shape):
     for metric, value in expected.items():
         assert results[f"val_{metric}_scan"] == pytest.approx(value, rel=1e-4), metric
     assert all(type(value) is float for value in results.values())
-    assert set(results) == {f"val_{name}" for name in ReconEvaluator.default_metrics()}
+    assert (
+        set(results)
+        == {f"val_{name}" for name in default_cine_metrics()}
+        > {f"val_{name}" for name in ReconEvaluator.default_metrics()}
+    )
+
+
+def ssim_map(x, y, data_range):
+    """SSIM of vectors (H, W, V) by its formula, on the pixels with a full window."""
+
+    def mean(image):
+        return ndimage.gaussian_filter(image, 1.5, truncate=5 / 1.5, axes=(0, 1))[5:-5, 5:-5]
+
+    mean_x, mean_y = mean(x), mean(y)
+    xx, yy, xy = (mean((a * b).sum(-1)) for a, b in ((x, x), (y, y), (x, y)))
+    mean_xy, squares = (mean_x * mean_y).sum(-1), (mean_x**2 + mean_y**2).sum(-1)
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    return (2 * mean_xy + c1) * (2 * (xy - mean_xy) + c2) / ((squares + c1) * (xx + yy - squares + c2))
+
+
+@pytest.mark.parametrize("num_maps", [1, 2])
+def test_metrics_in_the_heart_and_over_time(cfg, num_maps):
+    """All by their definitions, from the magnitudes and the region."""
+    pred, target = make_scan(3, 40, 34, 4, num_maps)
+    target[2] = target[2, :, :, :1]  # a slice at rest has no heart
+    target[:, 30, 28] = pred[:, 30, 28] = 50  # bright, and outside
+    evaluator = feed(GreedyReconEvaluator(cfg, dataset_name="x", prefix=None), {"a": (pred, target)})
+    results = evaluator.evaluate()
+    values = evaluator.table().set_index(["metric", "image"])["value"]
+
+    pred, target = pred.numpy().astype(complex), target.numpy().astype(complex)
+    mag_pred, mag_target = np.linalg.norm(pred, axis=-1), np.linalg.norm(target, axis=-1)
+    hearts = [heart_region(m) for m in mag_target]
+    assert [heart.is_empty for heart in hearts] == [False, False, True]
+    peak = max(heart.crop(m).max() for heart, m in zip(hearts[:2], mag_target))
+    assert peak < mag_target.max() / 2
+    expected, of_slices = {}, {}
+    for s, heart in enumerate(hearts[:2]):
+        p, t, mp, mt = (heart.crop(x[s]) for x in (pred, target, mag_pred, mag_target))
+        complex_error, error = np.linalg.norm(p - t, axis=-1), mp - mt
+        inside = tuple(slice(max(x.start, 5) - 5, x.stop - 5) for x in (heart.rows, heart.columns))
+        for frame in [0, 1, 2, 3]:
+            image = f"a-{s}-{frame}"
+            for name, e in (("", complex_error), ("_mag", error)):
+                expected[f"nrmse{name}_heart", image] = np.linalg.norm(e[..., frame]) / np.linalg.norm(mt[..., frame])
+                expected[f"psnr{name}_heart", image] = 20 * np.log10(peak / np.sqrt((e[..., frame] ** 2).mean()))
+            as_reals = [x[s, :, :, frame].view(float) for x in (pred, target)]
+            magnitudes = [x[s, :, :, frame, None] for x in (mag_pred, mag_target)]
+            for name, vectors in (("ssim (Wang)", magnitudes), ("ssim_complex (Wang)", as_reals)):
+                expected[f"{name}_heart", image] = ssim_map(*vectors, peak)[inside].mean()
+                expected[name, image] = ssim_map(*vectors, mag_target.max()).mean()
+        line = heart.line.position - (heart.rows, heart.columns)[heart.line.axis].start
+        profile, of_target = (np.take(m, line, axis=heart.line.axis) for m in (mp, mt))
+        expected["nrmse_xt", f"a-{s}"] = np.linalg.norm(profile - of_target) / np.linalg.norm(of_target)
+        stds = mp.std(-1), mt.std(-1)
+        expected["nrmse_tstd", f"a-{s}"] = np.linalg.norm(stds[0] - stds[1]) / np.linalg.norm(stds[1])
+        of_slices[s] = 20 * np.log10(peak / np.sqrt((complex_error**2).mean()))
+    for key, value in expected.items():
+        assert values[key] == pytest.approx(value, rel=2e-4), key
+    for name in ("psnr_heart", "ssim (Wang)_heart"):
+        assert np.isnan(values[name, "a-2-0"])
+    assert np.isnan(values["nrmse_xt", "a-2"])
+    assert results["psnr_heart_scan"] == pytest.approx(np.mean(list(of_slices.values())), rel=1e-4)
+    assert results["nrmse_tstd_scan"] == pytest.approx(results["nrmse_tstd"], rel=1e-4)
+
+
+def test_averaging_over_time_is_seen_in_the_heart_alone(cfg):
+    """The static body flatters: the mean over time is a good image, and has no motion left."""
+    _, target = make_scan(1, 40, 34, 4, 1)
+    target = target[:, :, :, :1].repeat(1, 1, 1, 4, 1)
+    target[:, 14:26, 12:24, 1::2] *= 4
+    blurred = target.mean(3, keepdim=True).expand_as(target)
+    scores = feed(GreedyReconEvaluator(cfg, dataset_name="x", prefix=None), {"a": (blurred, target)}).evaluate()
+    assert scores["nrmse_heart"] > 1.1 * scores["nrmse"]
+    assert scores["ssim (Wang)_heart"] < scores["ssim (Wang)"] - 0.1
+    assert scores["nrmse_tstd"] == pytest.approx(1, abs=1e-5)
+    perfect = feed(GreedyReconEvaluator(cfg, dataset_name="x", prefix=None), {"a": (target, target)}).evaluate()
+    for name in ("nrmse_heart", "nrmse_xt", "nrmse_tstd"):
+        assert perfect[name] == 0
+    for name in ("ssim (Wang)_heart", "ssim_complex (Wang)", "ssim (Wang)_heart_scan"):
+        assert perfect[name] == pytest.approx(1)
+
+
+def test_complex_ssim_sees_the_phase(cfg):
+    _, target = make_scan(1, 20, 20, 2, 1)
+    metrics = ["ssim (Wang)", "ssim_complex (Wang)"]
+    wrong, shared = (
+        feed(GreedyReconEvaluator(cfg, dataset_name="x", metrics=metrics, prefix=None), {"a": scan}).evaluate()
+        for scan in ((target * 1j, target), (target * 1j, target * 1j))
+    )
+    assert wrong["ssim (Wang)"] == pytest.approx(1) and wrong["ssim_complex (Wang)"] < 0.1
+    assert shared["ssim_complex (Wang)"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name,higher", [("psnr_mag_heart", True), ("ssim_complex (Wang)", True), ("nrmse_xt", False)])
+def test_which_value_is_better(name, higher):
+    assert higher_is_better(name) == higher
+    assert higher_is_better("ssim (Wang)") and not higher_is_better("nrmse")
 
 
 def test_frames_are_permuted_not_viewed():
@@ -257,6 +358,30 @@ def test_unknown_metric(cfg):
     evaluator = GreedyReconEvaluator(cfg, dataset_name="x", metrics=["DSC"])  # meddlr's, for 2D
     with pytest.raises(UserError, match="no metric 'DSC' of a cine series"):
         feed(evaluator, {"a": make_scan(1, 12, 12, 2, 1)})
+    evaluator = GreedyReconEvaluator(cfg, dataset_name="x", metrics=["psnr", "nrmse_xt_scan"])
+    with pytest.raises(UserError, match="no metric 'nrmse_xt_scan' of 2D images"):
+        feed(evaluator, {"a": make_scan(1, 12, 12, 1)})
+
+
+def test_no_target(cfg):
+    _, target = make_scan(1, 12, 12, 2, 1)
+    inputs = {"mean": torch.zeros(1, 1), "std": torch.ones(1, 1), "metadata": [{"scan_id": "a", "slice_id": 1}]}
+    for cls in (GreedyReconEvaluator, ZeroFilledEvaluator):
+        evaluator = cls(cfg, dataset_name="x")
+        evaluator.reset()
+        for outputs in ({"pred": target, "zf_image": target}, {"pred": target, "zf_image": target, "target": None}):
+            with pytest.raises(UserError, match="scan 'a' has no target .* meddlr_greedy.reconstruct"):
+                evaluator.process(inputs, outputs)
+
+
+def test_training_with_metrics_of_the_heart(write_config, tmp_path):
+    metrics = "('psnr_mag_heart', 'nrmse_xt_scan', 'ssim_complex (Wang)')"
+    config = str(write_config("CineUnrolledCNN", data="beat"))
+    train_net.main(["--config-file", config, "TEST.VAL_METRICS.RECON", metrics, "MISC.GREEDY.BEST_METRIC", ""])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    logged = {key for line in lines for key in line}
+    assert {f"beat_val/val_{name}" for name in ("psnr_mag_heart", "nrmse_xt_scan", "ssim_complex (Wang)")} <= logged
+    assert (tmp_path / "run" / "model_best.pth").is_file()
 
 
 def test_save_scans(cfg, tmp_path):
@@ -277,9 +402,42 @@ def beating_disc(height=40, width=30, num_frames=6, centre=(22, 12)):
     return 0.2 + np.clip(radius - distance[..., None] + 0.5, 0, 1)
 
 
-def test_profile_runs_through_what_moves():
-    line = profile_line(beating_disc())
-    assert abs(line.position - (22, 12)[line.axis]) <= 2
+def test_heart_region_is_where_it_beats():
+    """Around the disc, however bright and noisy the rest is, and whatever the unit."""
+    series = beating_disc(96, 80, centre=(50, 36))
+    series[:, 60:, :] += 20  # a bright wall at rest
+    series[5:8, 5:8] += np.array([0, 2, 0, 2, 0, 2])  # a pulsating vessel at the edge
+    noisy = np.abs(series + 0.05 * np.random.default_rng(0).standard_normal(series.shape))
+    for target in (series, noisy, 1e-6 * series, torch.from_numpy(series)):
+        region = heart_region(target)
+        assert 36 <= region.rows.start <= 42 and 58 <= region.rows.stop <= 64
+        assert 22 <= region.columns.start <= 28 and 44 <= region.columns.stop <= 50
+        line = region.line
+        assert abs(line.position - (50, 36)[line.axis]) <= 1
+        assert region.crop(target).shape[:2] == (
+            region.rows.stop - region.rows.start,
+            region.columns.stop - region.columns.start,
+        )
+        assert region.crop(target, margin=200).shape == target.shape
+        assert region.profile(target).shape[1:] == (6,)
+
+
+@pytest.mark.parametrize("still", ["constant", "zero", "noise", "one frame"])
+def test_no_heart_where_nothing_moves(still):
+    rng = np.random.default_rng(0)
+    series = np.repeat(beating_disc()[..., :1], 6, axis=-1)
+    series = {
+        "constant": series,
+        "zero": 0 * series,
+        "noise": np.hypot(*(series + 0.1 * rng.standard_normal((2, *series.shape)))),
+        "one frame": series[..., :1],
+    }[still]
+    region = heart_region(series)
+    assert region.is_empty
+    assert region.crop(series, margin=5).size == region.profile(series).size == 0
+
+
+def test_profile_of_a_line():
     series = np.arange(2 * 3 * 4).reshape(2, 3, 4)
     np.testing.assert_array_equal(Profile(0, 1).of(series), series[1])
     np.testing.assert_array_equal(Profile(1, 2).of(series), series[:, 2])
@@ -288,12 +446,12 @@ def test_profile_runs_through_what_moves():
 @pytest.mark.parametrize("num_maps,spacing,frame_time", [(1, None, None), (2, (1.5, 2.0), 40.0)])
 def test_pictures_of_a_series(tmp_path, num_maps, spacing, frame_time):
     target = np.stack([beating_disc()] * num_maps, axis=-1).astype(np.complex64)
-    images = (target * 0.5, torch.from_numpy(target * 0.9), target)
-    kwargs = {"title": "disc", "pixel_spacing_mm": spacing, "frame_time_ms": frame_time}
-    metrics = {"zero-filled": {"PSNR": 20.0, "SSIM": 0.5}, "reconstruction": {"PSNR": 30.0, "SSIM": 0.9}}
+    recons = {"zero-filled": target * 0.5, "greedy": torch.from_numpy(target * 0.9)}
+    kwargs = {"target": target, "title": "disc", "pixel_spacing_mm": spacing, "frame_time_ms": frame_time}
+    metrics = {"zero-filled": {"PSNR": 20.0, "SSIM": 0.5}, "greedy": {"PSNR": 30.0, "SSIM": 0.9}}
     png, gif = tmp_path / "disc.png", tmp_path / "disc.gif"
-    draw_recon_figure(*images, png, metrics, **kwargs)
-    draw_cine_gif(*images, gif, metrics, **kwargs)
+    draw_recon_figure(recons, png, metrics, **kwargs)
+    draw_cine_gif(recons, gif, metrics, **kwargs)
     with Image.open(png) as picture:
         assert np.asarray(picture.convert("L")).std() > 10
     with Image.open(gif) as picture:
@@ -310,11 +468,36 @@ def test_pictures_of_a_series(tmp_path, num_maps, spacing, frame_time):
 
 def test_picture_of_one_image(tmp_path):
     image = beating_disc()[..., :1].astype(np.complex64)  # (H, W, M)
-    draw_recon_figure(image * 0, image, image, tmp_path / "a.png", {})
+    draw_recon_figure({"a": image * 0, "b": image}, tmp_path / "a.png", {}, target=image)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size[0] > 500
-    with pytest.raises(ValueError, match="one shape"):
-        draw_recon_figure(image, image[1:], image, tmp_path / "b.png")
+    for recons, message in (
+        ({"a": image, "b": image[1:]}, "one shape"),
+        ({}, "at least one"),
+        ({"target": image}, "none of them named"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            draw_recon_figure(recons, tmp_path / "b.png", target=image)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_any_number_of_columns_and_no_target(tmp_path):
+    series = beating_disc()[..., np.newaxis].astype(np.complex64)
+    sizes = {}
+    for count in (1, 2, 4):
+        recons = {f"run {i}": series for i in range(count)}
+        for target in (None, series):
+            for draw, suffix in ((draw_recon_figure, "png"), (draw_cine_gif, "gif")):
+                path = tmp_path / f"a.{suffix}"
+                draw(recons, path, target=target)
+                with Image.open(path) as picture:
+                    sizes[suffix, count + (target is not None), target is not None] = picture.size
+    for suffix in ("png", "gif"):
+        widths = {columns: size[0] for (kind, columns, _), size in sizes.items() if kind == suffix}
+        assert sorted(widths) == [1, 2, 3, 4, 5]
+        assert widths[5] - widths[4] == pytest.approx(widths[2] - widths[1], abs=1)
+        assert widths[2] - widths[1] > 200
+        assert sizes[suffix, 2, True][1] > sizes[suffix, 2, False][1]  # a row of errors
 
 
 def test_which_weights(tmp_path):
@@ -366,7 +549,9 @@ def test_eval_net(trained_run, tmp_path, capsys, arch, modules, data):
     scores = results["datasets"][f"{data}_test"]
     num_images = 2 * 2 * (4 if data == "beat" else 1)
     for method in ("zero_filled", "reconstruction"):
-        assert set(scores[method]) == set(ReconEvaluator.default_metrics())
+        assert set(scores[method]) == set(
+            default_cine_metrics() if data == "beat" else ReconEvaluator.default_metrics()
+        )
         assert scores[method]["psnr"]["count"] == num_images
         assert scores[method]["psnr_scan"]["count"] == len(scores["scans"]) == 2
         per_scan = [scan[method]["psnr"] for scan in scores["scans"].values()]
@@ -375,10 +560,14 @@ def test_eval_net(trained_run, tmp_path, capsys, arch, modules, data):
     assert [name[-3:] for name in scores["figures"]] == ["png", "gif"][: 2 if data == "beat" else 1]
     for name in scores["figures"]:
         Image.open(folder / name).verify()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [*scores["figures"], *scores["files"].values(), "results.json"]
+    )
     printed = capsys.readouterr().out
     psnr = scores["zero_filled"]["psnr"]
     assert f"{psnr['mean']:.2f} ({psnr['std']:.2f})" in printed
     assert ("per frame" in printed) == (data == "beat") != ("per image" in printed)
+    assert ("heart, temporal std" in printed) == (data == "beat")
     rows = [line.split()[0] for line in printed.splitlines() if line.startswith(("zero", "greedy", "recon"))]
     assert rows == ["zero-filled", "greedy" if modules else "reconstruction"]
 
@@ -400,7 +589,77 @@ def test_numbers_outlive_a_failing_picture_and_no_picture_outlives_its_numbers(t
     assert results["seed"] == 8
     assert results["datasets"]["flat_test"]["reconstruction"]["psnr"]["count"] == 4
     assert results["datasets"]["flat_test"]["figures"] == []
-    assert sorted(path.name for path in folder.iterdir()) == ["mine.png", "results.json"]
+    tables = ["flat_test_slices.csv", "flat_test_subjects.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "flat_test_images.h5",
+        *tables,
+        "mine.png",
+        "results.json",
+    ]
+
+    eval_net.main(["--config-file", config, "--num-figures", "0", "DATASETS.TEST", "('flat_val',)"])
+    tables = ["flat_val_slices.csv", "flat_val_subjects.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == [*tables, "mine.png", "results.json"]
+
+
+def test_tables_of_slices_and_subjects():
+    """Subject x has two scans, y one; a metric of scans, one of frames that is undefined once."""
+    rows = [
+        *[("psnr", scan, f"{scan}-{s}-{t}", v) for scan, s, t, v in SCORES],
+        *[("psnr_scan", scan, scan, v) for scan, v in (("a", 5.0), ("b", 7.0), ("c-1", 9.0))],
+        *[("nrmse_xt", "a", "a-0", 0.5), ("nrmse_xt", "b", "b-3", np.nan), ("nrmse_xt", "c-1", "c-1-0", 0.1)],
+    ]
+    table = pd.DataFrame(rows, columns=["metric", "scan", "image", "value"])
+    subjects = {"a": "x", "b": "x", "c-1": "y"}
+    report = DatasetReport("d", "greedy", True, {"zero_filled": table, "reconstruction": table}, subjects=subjects)
+    slices = report.slice_table().set_index(["method", "metric", "scan", "slice"])
+    assert slices.loc[("reconstruction", "psnr", "a", "0"), ["mean", "std", "count"]].tolist() == [2, np.sqrt(2), 2]
+    assert slices.loc[("zero_filled", "psnr", "c-1", "0"), "mean"] == 10
+    assert slices.loc[("zero_filled", "psnr_scan", "b", ""), "subject"] == "x"
+    assert slices.loc[("zero_filled", "nrmse_xt", "b", "3"), "count"] == 0
+
+    of_subjects = report.subject_table().set_index(["method", "metric", "subject"])
+    assert of_subjects.loc[("reconstruction", "psnr", "x"), ["mean", "count"]].tolist() == [4, 4]
+    assert of_subjects.loc[("reconstruction", "psnr", "x"), "std"] == pytest.approx(np.std([1, 3, 5, 7], ddof=1))
+    assert of_subjects.loc[("reconstruction", "psnr_scan", "x"), "mean"] == 6
+    total = of_subjects.loc[("reconstruction", "psnr", ALL_SUBJECTS)]
+    assert total.tolist() == [pytest.approx(7), pytest.approx(np.std([4, 10], ddof=1)), 2]
+    assert of_subjects.loc[("zero_filled", "nrmse_xt", "x"), ["mean", "count"]].tolist() == [0.5, 1]
+
+
+SCORES = [("a", 0, 0, 1.0), ("a", 0, 1, 3.0), ("b", 3, 0, 5.0), ("b", 3, 1, 7.0), ("c-1", 0, 0, 10.0)]
+
+
+def test_kept_slices_come_back(tmp_path):
+    images = {name: np.full((3, 2, 4, 1), i, np.complex64) for i, name in enumerate(IMAGES)}
+    slices = [
+        KeptSlice("a", 2, images, Geometry((1.5, 2.0), 40.0)),
+        KeptSlice("a", 10, images),
+        KeptSlice("b c", 0, images),
+    ]
+    write_slices(tmp_path / "i.h5", slices)
+    back = read_slices(tmp_path / "i.h5")
+    assert [kept[:2] + kept[3:] for kept in back] == [kept[:2] + kept[3:] for kept in slices]
+    for name in IMAGES:
+        np.testing.assert_array_equal(back[2].images[name], images[name])
+    (tmp_path / "i.h5").write_bytes(b"no")
+    for path in (tmp_path / "i.h5", tmp_path / "none.h5"):
+        with pytest.raises(UserError, match=path.name):
+            read_slices(path)
+
+
+def test_kept_images_are_in_the_units_of_the_file(trained_run, tmp_path, datasets):
+    """The normaliser's scale is undone."""
+    import h5py
+
+    config, _ = trained_run("CineUnrolledCNN", 2, "beat")
+    opts = ["MODEL.NORMALIZER.NAME", "TopMagnitudeNormalizer", "MODEL.NORMALIZER.KEYWORDS", "('image', 'target')"]
+    eval_net.main(["--config-file", config, "--num-figures", "2", *opts])
+    kept = read_slices(tmp_path / "run" / "test_results" / "beat_test_images.h5")
+    assert [k.scan for k in kept] == ["beat_test_0", "beat_test_1"]
+    for k in kept:
+        with h5py.File(datasets / "beat" / "test" / f"{k.scan}.h5") as file:
+            np.testing.assert_allclose(k.images["target"], file["target"][k.slice_id], rtol=1e-4, atol=1e-5)
 
 
 def test_table_without_spread_where_there_is_one_value():
@@ -409,7 +668,7 @@ def test_table_without_spread_where_there_is_one_value():
     values = [(m + suffix, "a", image, value) for m in metrics for image, (suffix, value) in images.items()]
     table = pd.DataFrame(values, columns=["metric", "scan", "image", "value"])
     tables = {"zero_filled": table, "reconstruction": table}
-    text = DatasetReport("x", label="greedy", is_cine=True, tables=tables, slices={}).as_text()
+    text = DatasetReport("x", label="greedy", is_cine=True, tables=tables).as_text()
     row = text.splitlines()[-1].split()
     assert row == ["greedy", "25.00", "(7.07)", "24.00", *["25.0000", "(7.0711)", "24.0000"] * 2]
 

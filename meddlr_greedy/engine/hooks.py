@@ -9,7 +9,6 @@ import torch
 from meddlr.config import CfgNode
 from meddlr.engine.hooks import EvalHook
 from meddlr.engine.train_loop import HookBase
-from meddlr.metrics.build import build_metrics
 from meddlr.utils.general import flatten_dict
 
 from meddlr_greedy.data.seeding import isolated_generators
@@ -17,6 +16,7 @@ from meddlr_greedy.engine.build import HOOK_REGISTRY
 from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.evaluation.metrics import higher_is_better
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
 
 __all__ = ["BestCheckpoint", "CheckpointWriter", "DecoupledTraining", "FlushAtEnd", "IsolatedEvaluation"]
@@ -118,7 +118,7 @@ class BestCheckpoint(HookBase):
 def _higher_is_better(metric: str) -> bool:
     name = metric[len("val_") :] if metric.startswith("val_") else metric
     name = name[: -len("_scan")] if name.endswith("_scan") else name
-    return bool(next(iter(build_metrics([name]).values(copy_state=False))).higher_is_better)
+    return higher_is_better(name)
 
 
 def _averaged_over_datasets(results: Dict[str, Dict[str, float]]) -> Dict[str, float]:

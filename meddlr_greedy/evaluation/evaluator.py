@@ -12,12 +12,14 @@ from meddlr.metrics.build import _BUILTIN_METRICS
 from meddlr.metrics.collection import MetricCollection
 
 from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.evaluation.heart import heart_region
 from meddlr_greedy.evaluation.metrics import (
     CINE_METRICS,
+    CineSlice,
     ReconMetricCollection,
     VolumeSSIM,
     build_cine_metrics,
-    fold_frames,
+    default_cine_metrics,
     magnitude,
 )
 
@@ -39,7 +41,17 @@ class GreedyReconEvaluator(ReconEvaluator):
     - the data range of PSNR and SSIM is the target's largest magnitude in the whole scan, for frames too;
     - M map sets are combined, see :mod:`meddlr_greedy.evaluation.metrics`;
     - "psnr_scan", "nrmse_scan" and the like are taken over all pixels of the scan, "ssim (Wang)_scan" is the mean
-      over its frames.
+      over its frames;
+    - "ssim_complex (Wang)" compares complex images, "ssim (Wang)" magnitudes, as in meddlr;
+    - with "_heart" ("psnr_mag_heart", "ssim (Wang)_heart") a metric is that of the heart region of each slice
+      (:func:`~meddlr_greedy.evaluation.heart.heart_region`), with the largest magnitude in there as data range. With
+      "_scan" behind, it is the mean over the slices that have a heart; NaN where none has;
+    - "nrmse_xt" is the NRMSE of the magnitude of the x-t profile through the middle of the heart region, "nrmse_tstd"
+      that of the temporal standard deviation of its pixels (:func:`~meddlr_greedy.evaluation.metrics.nrmse_tstd`): one
+      value per slice, with image id "scan-slice".
+
+    The last three kinds exist for cine only. Without names given, a cine series is scored by all that
+    :func:`~meddlr_greedy.evaluation.metrics.default_cine_metrics` lists, 2D by meddlr's default.
 
     A cine scan is scored, and forgotten, when the first slice of the next one arrives: about one scan is in memory,
     whatever ``TEST.FLUSH_PERIOD``. Its slices must therefore follow one another, as in meddlr's validation loader.
@@ -62,21 +74,26 @@ class GreedyReconEvaluator(ReconEvaluator):
         """
         Args:
             dataset_name: Name of the data set that is evaluated.
-            metrics: meddlr's metric names; with the suffix "_scan" computed over the scan. ``None``: the default
-                ones; ``False``: none.
+            metrics: Names of metrics, meddlr's and those above; with the suffix "_scan" computed over the scan.
+                ``None``: the default ones; ``False``: none.
             kwargs: Further arguments of :class:`meddlr.evaluation.ReconEvaluator`.
 
         Raises:
             UserError: A metric is unknown.
         """
         super().__init__(dataset_name, metrics=metrics, **kwargs)
-        _check_metric_names(self._metric_names, _BUILTIN_METRICS)
+        self._cine_metric_names = default_cine_metrics() if metrics in (None, True) else self._metric_names
+        _check_metric_names(self._metric_names, {**_BUILTIN_METRICS, **CINE_METRICS})
         self.is_cine = False
         self._scan_of_image: Dict[str, str] = {}
         self._scored_scans: List[str] = []
 
     def reset(self):
+        names = self._metric_names
+        # What is for cine only is unknown to meddlr, and refused where images turn out to be 2D.
+        self._metric_names = [name for name in names if _without_scan(name) in _BUILTIN_METRICS]
         super().reset()
+        self._metric_names = names
         self.is_cine = False
         self._scan_of_image = {}
         self._scored_scans = []
@@ -94,12 +111,13 @@ class GreedyReconEvaluator(ReconEvaluator):
 
     def _start_cine(self) -> None:
         """From here on the images are series: frame by frame, and scored scan by scan."""
-        _check_metric_names(self._metric_names, CINE_METRICS, " of a cine series")
+        names = self._cine_metric_names
+        _check_metric_names(names, CINE_METRICS, " of a cine series")
         prefix = f"{self._prefix}_" if self._prefix else ""
-        frame_names = [name for name in self._metric_names if not name.endswith(_SCAN)]
-        scan_names = [name[: -len(_SCAN)] for name in self._metric_names if name.endswith(_SCAN)]
+        slice_names = [name for name in names if not name.endswith(_SCAN)]
+        scan_names = [_without_scan(name) for name in names if name.endswith(_SCAN)]
         self._adopt(
-            build_cine_metrics(frame_names, fmt=prefix + "{}"),
+            build_cine_metrics(slice_names, fmt=prefix + "{}"),
             build_cine_metrics(scan_names, fmt=prefix + "{}" + _SCAN),
         )
         self.is_cine = True
@@ -114,10 +132,20 @@ class GreedyReconEvaluator(ReconEvaluator):
         Args:
             inputs: ``mean`` (B, 1), ``std`` (B, 1) and ``metadata``, a list of {"scan_id", "slice_id"}.
             outputs: ``pred`` and ``target`` (B, H, W, M) or (B, H, W, T, M), complex.
+
+        Raises:
+            UserError: There is no target, or a metric is not one of these images.
         """
+        if outputs.get("target") is None:
+            raise UserError(
+                f"scan '{inputs['metadata'][0]['scan_id']}' has no target to compare with; for such scans there is"
+                " python -m meddlr_greedy.reconstruct"
+            )
         images = {key: as_complex(outputs[key]) for key in ("pred", "target")}
         is_cine = torch.is_complex(images["pred"]) and images["pred"].ndim == 5
-        if is_cine and not self.is_cine:
+        if not is_cine:
+            _check_metric_names(self._metric_names, _BUILTIN_METRICS, " of 2D images")
+        elif not self.is_cine:
             self._start_cine()
         super().process(inputs, images)
         if "hard_dc" in self._postprocess:
@@ -154,24 +182,33 @@ class GreedyReconEvaluator(ReconEvaluator):
             self._score_scan(scan_id, sorted(slices, key=lambda s: s["metadata"]["slice_id"]))
 
     @torch.no_grad()
-    def _score_scan(self, scan_id: str, slices: List[Dict[str, Any]]) -> None:
-        targets = torch.stack([s["target"] for s in slices])
-        data_range = magnitude(targets, dim=-1).max()
-        for s in slices:
-            ids = [f"{scan_id}-{s['metadata']['slice_id']}-{frame}" for frame in range(targets.shape[-2])]
-            self._scan_of_image.update(dict.fromkeys(ids, scan_id))
-            _update(
-                self.slice_metrics,
-                fold_frames(s["pred"]),
-                fold_frames(s["target"]),
-                data_range,
-                ids,
+    def _score_scan(self, scan_id: str, predictions: List[Dict[str, Any]]) -> None:
+        slices = [
+            CineSlice(
+                f"{scan_id}-{p['metadata']['slice_id']}",
+                p["pred"],
+                p["target"],
+                heart_region(magnitude(p["target"], dim=-1).cpu()),
             )
+            for p in predictions
+        ]
+        of_images = torch.stack([magnitude(s.target, dim=-1).max() for s in slices]).max()
+        in_hearts = [magnitude(s.heart.crop(s.target), dim=-1).max() for s in slices if not s.heart.is_empty]
+        of_hearts = torch.stack(in_hearts).max() if in_hearts else torch.full_like(of_images, float("nan"))
+        data_range = {False: of_images, True: of_hearts}
+        # Not by calling the collection: torchmetrics would compute everything twice, and its own update merges
+        # metrics whose first values happen to agree.
+        for metric in self.slice_metrics.values():
+            for s in slices:
+                metric.add_slice(s, data_range[metric.definition.in_heart])
+        names = [s.name for s in slices] + [f"{s.name}-{t}" for s in slices for t in range(s.target.shape[-2])]
+        self._scan_of_image.update(dict.fromkeys(names, scan_id))
         if not self._aggregate_scans:
             return
-        preds = torch.stack([s["pred"] for s in slices])
-        _update(self.scan_metrics, _as_one_image(preds), _as_one_image(targets), data_range, [scan_id])
+        for metric in self.scan_metrics.values():
+            metric.add_scan(slices, data_range[metric.definition.in_heart], scan_id)
         if self._save_scans:
+            preds = torch.stack([s.pred for s in slices])
             sio.dicttoh5({"pred": preds.cpu()}, f"{self._save_scan_dir}/{scan_id}.h5")
 
     def _group_results_by_scan(self):
@@ -206,14 +243,14 @@ class ZeroFilledEvaluator(GreedyReconEvaluator):
         return {**super().from_config(cfg), "postprocess": ""}
 
     def process(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:
-        super().process(inputs, {"pred": outputs["zf_image"], "target": outputs["target"]})
+        super().process(inputs, {"pred": outputs["zf_image"], "target": outputs.get("target")})
 
 
 def _check_metric_names(names: Sequence[str], allowed: Iterable[str], images: str = "") -> None:
     """Raises a UserError at the first name that, without "_scan", is not allowed."""
     allowed = list(allowed)
     for name in names:
-        base = name[: -len(_SCAN)] if name.endswith(_SCAN) else name
+        base = _without_scan(name)
         if base not in allowed:
             raise UserError(
                 f"{_CONFIG_KEY}: no metric '{name}'{images}{did_you_mean(base, allowed)} "
@@ -221,28 +258,14 @@ def _check_metric_names(names: Sequence[str], allowed: Iterable[str], images: st
             )
 
 
+def _without_scan(name: str) -> str:
+    return name[: -len(_SCAN)] if name.endswith(_SCAN) else name
+
+
 def as_complex(images: torch.Tensor) -> torch.Tensor:
     """Images that some of meddlr's networks return as (B, H, W, ..., M, 2) become complex (B, H, W, ..., M)."""
     is_real_view = not torch.is_complex(images) and images.ndim > 4 and images.shape[-1] == 2
     return torch.view_as_complex(images.contiguous()) if is_real_view else images
-
-
-def _as_one_image(series: torch.Tensor) -> torch.Tensor:
-    """A scan (S, H, W, T, M) as one image of all its frames (1, M, S * T, H, W)."""
-    return fold_frames(series).movedim(0, 1).unsqueeze(0)
-
-
-def _update(
-    metrics: MetricCollection,
-    preds: torch.Tensor,
-    targets: torch.Tensor,
-    data_range: torch.Tensor,
-    ids: Sequence[str],
-) -> None:
-    # Not by calling the collection: torchmetrics would compute everything twice, and its own update merges
-    # metrics whose first values happen to agree.
-    for metric in metrics.values():
-        metric.update(preds, targets, data_range, ids=ids)
 
 
 def _values(metrics: MetricCollection) -> Iterator[Tuple[str, str, float]]:

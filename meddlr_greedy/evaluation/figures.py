@@ -1,8 +1,9 @@
-"""Pictures of a reconstruction that a person looks at: a PNG with x-t profile, and the beating heart as GIF.
+"""Pictures of reconstructions that a person looks at: a PNG with x-t profiles, and the beating heart as GIF.
 
 Images come as (H, W, M), series as (H, W, T, M): H readout, W phase encode, T cardiac phases, M map sets; complex,
-numpy or torch. Shown is the magnitude (root sum of squares over the map sets). All panels of a picture share one
-grey window; the error is the difference of the magnitudes, enlarged by ``ERROR_GAIN``.
+numpy or torch. Shown is the magnitude (root sum of squares over the map sets). A picture has one column for the
+target, where there is one, and one for each named reconstruction. All panels share one grey window; the error is the
+difference of the magnitudes, enlarged by ``ERROR_GAIN``.
 """
 
 from pathlib import Path
@@ -13,186 +14,190 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from meddlr_greedy.evaluation.heart import Profile, heart_region
 from meddlr_greedy.files import written_atomically
 
-__all__ = ["Profile", "draw_cine_gif", "draw_recon_figure", "profile_line"]
+__all__ = ["draw_cine_gif", "draw_recon_figure"]
 
 Images = Union[np.ndarray, torch.Tensor]
 Metrics = Mapping[str, Mapping[str, float]]
 
 ERROR_GAIN = 5
-ZERO_FILLED, RECONSTRUCTION, TARGET = "zero-filled", "reconstruction", "target"
+TARGET = "target"
 _ERROR = f"magnitude error \N{MULTIPLICATION SIGN} {ERROR_GAIN}"
-_WINDOW_PERCENTILE = 99.5  # of the target: a few bright fat or skin pixels would leave the heart dark
+_WINDOW_PERCENTILE = 99.5  # of the reference: a few bright fat or skin pixels would leave the heart dark
 _MARK = "#ffd21f"
 _DPI = 100
 _MIN_FRAME_TIME_MS = 20  # browsers show anything faster at 100 ms
 
 
-class Profile(NamedTuple):
-    """A line of pixels through a series.
+class _Columns(NamedTuple):
+    """What a picture shows: name -> magnitudes (H, W, T), T is 1 for a single image.
 
     Attributes:
-        axis: 0: a row (all W pixels at one readout position); 1: a column.
-        position: Where along ``axis`` the line is.
+        images: The target first, where there is one, then the reconstructions.
+        errors: Of the reconstructions, enlarged; empty without a target.
+        reference: Of the images, the one that decides window, x-t line and frame: the target, or the last one.
     """
 
-    axis: int
-    position: int
+    images: Dict[str, np.ndarray]
+    errors: Dict[str, np.ndarray]
+    reference: np.ndarray
 
-    def of(self, series: np.ndarray) -> np.ndarray:
-        """Magnitudes (H, W, T) -> x-t profile (pixels along the line, T)."""
-        return np.take(series, self.position, axis=self.axis)
-
-
-def profile_line(target: np.ndarray) -> Profile:
-    """Finds a row or column through the middle of what moves: the heart.
-
-    Of the row and the column through the centre of mass of the temporal variance, the one that changes more. (The line
-    with the largest variance of all often only grazes a wall, and then shows no motion across it.)
-
-    Args:
-        target: Magnitudes (H, W, T).
-    """
-    variance = target.var(axis=-1)
-    moving = np.maximum(variance - np.percentile(variance, 90), 0)  # what is left of noise at rest weighs nothing
-    total = moving.sum()
-    if total == 0:
-        return Profile(0, target.shape[0] // 2)
-    lines = []
-    for axis in (0, 1):
-        along = moving.sum(axis=1 - axis)
-        position = round(float((along * np.arange(len(along))).sum() / total))
-        lines.append((along[position], Profile(axis, position)))
-    return max(lines)[1]
+    @classmethod
+    def of(cls, recons: Mapping[str, Images], target: Optional[Images]) -> "_Columns":
+        images = {name: _magnitude(recon) for name, recon in recons.items()}
+        if not images or TARGET in images:
+            raise ValueError(f"at least one reconstruction is needed, none of them named '{TARGET}'")
+        errors = {}
+        if target is not None:
+            images = {TARGET: _magnitude(target), **images}
+        shapes = {name: series.shape for name, series in images.items()}
+        if len(set(shapes.values())) != 1:
+            raise ValueError(f"the images must have one shape, found {shapes}")
+        if target is not None:
+            errors = {name: ERROR_GAIN * np.abs(images[name] - images[TARGET]) for name in recons}
+        return cls(images, errors, images[TARGET] if target is not None else list(images.values())[-1])
 
 
 def draw_recon_figure(
-    zero_filled: Images,
-    recon: Images,
-    target: Images,
+    recons: Mapping[str, Images],
     path: Union[str, Path],
     title_metrics: Optional[Metrics] = None,
     *,
+    target: Optional[Images] = None,
     title: str = "",
     frame: Optional[int] = None,
     pixel_spacing_mm: Optional[Sequence[float]] = None,
     frame_time_ms: Optional[float] = None,
-) -> Profile:
-    """Draws zero-filled | reconstruction | target | error, and for a series the x-t profile of each below.
+) -> None:
+    """Draws target and reconstructions side by side; below each its error, and for a series its x-t profile.
 
     Args:
-        zero_filled: (H, W, M) or (H, W, T, M), complex.
-        recon: As ``zero_filled``.
-        target: As ``zero_filled``.
+        recons: Name -> (H, W, M) or (H, W, T, M), complex; any number, all of one shape.
         path: PNG file to write.
-        title_metrics: "zero-filled" and "reconstruction" -> name -> value, e.g. ``{"PSNR": 31.2, "SSIM": 0.91}``;
-            written above the column.
+        title_metrics: Name of a reconstruction -> name -> value, e.g. ``{"PSNR": 31.2, "SSIM": 0.91}``; written above
+            its column.
+        target: As one of ``recons``; without it no errors are drawn.
         title: Line above everything, e.g. data set, scan and slice.
-        frame: Cardiac phase in the upper row. Default: the one that differs most from the first (end systole).
+        frame: Cardiac phase of images and errors. Default: the one that differs most from the first (end systole).
         pixel_spacing_mm: Pixel size (readout, phase encode) in mm.
         frame_time_ms: Time between cardiac phases in ms.
 
-    Returns:
-        Profile: The line of the x-t profile (of no meaning for a single image).
+    Raises:
+        ValueError: Shapes differ, or there is nothing to draw.
     """
-    panels = _panels(zero_filled, recon, target)
-    white = _white_level(panels[TARGET])
-    height, width, num_frames = panels[TARGET].shape
-    aspect = _aspect(pixel_spacing_mm)
-    line = profile_line(panels[TARGET])
-    if frame is None:
-        frame = _end_systole(panels[TARGET])
-
+    columns = _Columns.of(recons, target)
+    white = _white_level(columns.reference)
+    height, width, num_frames = columns.reference.shape
     is_series = num_frames > 1
+    aspect = _aspect(pixel_spacing_mm)
+    heart = heart_region(columns.reference)
+    line = heart.line
+    if frame is None:
+        frame = _end_systole(columns.reference)
+
     column = 3.0  # inches
     image_height = float(np.clip(column * height * aspect / width, 1.0, 6.0))
-    heights = [image_height, 2.0] if is_series else [image_height]
-    figure = Figure(figsize=(4 * column + 0.8, sum(heights) + 1.5), dpi=_DPI, layout="constrained")
+    heights = [image_height, *([image_height] if columns.errors else []), *([2.0] if is_series else [])]
+    figure = Figure(figsize=(len(columns.images) * column + 0.8, sum(heights) + 1.5), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(heights), 4, squeeze=False, height_ratios=heights)
-    for axis, (name, series) in zip(axes[0], panels.items()):
-        axis.imshow(series[..., frame], cmap="gray", vmin=0, vmax=white, aspect=aspect)
+    axes = figure.subplots(len(heights), len(columns.images), squeeze=False, height_ratios=heights)
+    for axis, (name, series) in zip(axes[0], columns.images.items()):
+        _show(axis, series[..., frame], white, aspect)
         axis.set_title(_heading(name, title_metrics), fontsize=11)
-        axis.set_xticks([])
-        axis.set_yticks([])
         if is_series:
-            _mark_line(axis, line, height, width, dotted=name == TARGET)
+            _mark_line(axis, line, height, width, dotted=axis is axes[0, 0])
+    if is_series and not heart.is_empty:
+        corner = (heart.columns.start - 0.5, heart.rows.start - 0.5)
+        size = (heart.columns.stop - heart.columns.start, heart.rows.stop - heart.rows.start)
+        axes[0, 0].add_patch(Rectangle(corner, *size, fill=False, color=_MARK, linewidth=0.8))
+    if columns.errors:
+        for axis, name in zip(axes[1], columns.images):
+            if name in columns.errors:
+                _show(axis, columns.errors[name][..., frame], white, aspect)
+            else:
+                axis.set_axis_off()
+        axes[1, 1].set_ylabel(_ERROR, labelpad=10)
     if is_series:
         axes[0, 0].set_ylabel(f"frame {frame + 1} of {num_frames}", labelpad=10)
-        _draw_profiles(axes[1], panels, line, white, pixel_spacing_mm, frame_time_ms)
+        _draw_profiles(axes[-1], columns.images, line, white, pixel_spacing_mm, frame_time_ms)
     figure.suptitle(title, fontsize=12)
     figure.supxlabel(
-        "magnitude, one grey window for all panels" + ("; yellow: the line of the x-t profile" if is_series else ""),
+        "magnitude, one grey window for all panels"
+        + ("; yellow: heart region and line of the x-t profile" if is_series else ""),
         fontsize=9,
         color="0.35",
     )
     with written_atomically(path) as temporary:
         figure.savefig(temporary, format="png")
-    return line
 
 
 def draw_cine_gif(
-    zero_filled: Images,
-    recon: Images,
-    target: Images,
+    recons: Mapping[str, Images],
     path: Union[str, Path],
     title_metrics: Optional[Metrics] = None,
     *,
+    target: Optional[Images] = None,
     title: str = "",
     pixel_spacing_mm: Optional[Sequence[float]] = None,
     frame_time_ms: Optional[float] = None,
 ) -> None:
-    """Draws the series as an endless GIF, zero-filled | reconstruction | target | error side by side.
+    """Draws series as an endless GIF: target and reconstructions side by side, the errors below.
 
     Args:
-        zero_filled: (H, W, T, M), complex.
-        recon: As ``zero_filled``.
-        target: As ``zero_filled``.
+        recons: Name -> (H, W, T, M), complex; any number, all of one shape.
         path: GIF file to write, with T frames.
         title_metrics: As in :func:`draw_recon_figure`.
+        target: As one of ``recons``; without it no errors are drawn.
         title: Line above everything.
         pixel_spacing_mm: Pixel size (readout, phase encode) in mm.
         frame_time_ms: Time between cardiac phases in ms; 50 if not known.
+
+    Raises:
+        ValueError: Shapes differ, or there is nothing to draw.
     """
-    panels = _panels(zero_filled, recon, target)
-    white = _white_level(panels[TARGET])
-    height, width, num_frames = panels[TARGET].shape
-    aspect = _aspect(pixel_spacing_mm)
+    columns = _Columns.of(recons, target)
+    white = _white_level(columns.reference)
+    height, width, num_frames = columns.reference.shape
     scale = max(1, round(250 / width))
     panel_width = width * scale
-    panel_height = round(height * scale * aspect)
+    panel_height = round(height * scale * _aspect(pixel_spacing_mm))
     gap, header, footer = 6, 62, 22  # pixels
-    total = (4 * panel_width + 5 * gap, header + panel_height + footer)
+    num_rows = 2 if columns.errors else 1
+    total_width = len(columns.images) * (panel_width + gap) + gap
+    total_height = header + num_rows * (panel_height + gap) - gap + footer
 
-    figure = Figure(figsize=(total[0] / _DPI, total[1] / _DPI), dpi=_DPI, facecolor="black")
+    figure = Figure(figsize=(total_width / _DPI, total_height / _DPI), dpi=_DPI, facecolor="black")
     canvas = FigureCanvasAgg(figure)
     drawn = []
-    for column, (name, series) in enumerate(panels.items()):
-        left = gap + column * (panel_width + gap)
-        axis = figure.add_axes(
-            (
-                left / total[0],
-                footer / total[1],
-                panel_width / total[0],
-                panel_height / total[1],
+    for row, panels in enumerate([columns.images, columns.errors][:num_rows]):
+        for column, name in enumerate(columns.images):
+            left = gap + column * (panel_width + gap)
+            bottom = footer + (num_rows - 1 - row) * (panel_height + gap)
+            box = (left / total_width, bottom / total_height, panel_width / total_width, panel_height / total_height)
+            axis = figure.add_axes(box)
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(_heading(name, title_metrics), fontsize=9, color="white", pad=3)
+            if name not in panels:
+                axis.text(0.5, 0.5, _ERROR, color="0.6", fontsize=9, ha="center", va="center")
+                continue
+            # Nearest neighbour, at a whole number of screen pixels: the pixels are shown as they are.
+            image = axis.imshow(
+                panels[name][..., 0], cmap="gray", vmin=0, vmax=white, aspect="auto", interpolation="nearest"
             )
-        )
-        axis.set_axis_off()
-        # Nearest neighbour, at a whole number of screen pixels: the pixels are shown as they are.
-        drawn.append(
-            axis.imshow(series[..., 0], cmap="gray", vmin=0, vmax=white, aspect="auto", interpolation="nearest")
-        )
-        axis.set_title(_heading(name, title_metrics), fontsize=9, color="white", pad=3)
-    figure.text(0.5, 1 - 4 / total[1], title, color="white", fontsize=9, ha="center", va="top")
-    clock = figure.text(0.5, 5 / total[1], "", color="white", fontsize=8, ha="center", va="bottom")
+            drawn.append((image, panels[name]))
+    figure.text(0.5, 1 - 4 / total_height, title, color="white", fontsize=9, ha="center", va="top")
+    clock = figure.text(0.5, 5 / total_height, "", color="white", fontsize=8, ha="center", va="bottom")
 
     pictures: List[Image.Image] = []
     for frame in range(num_frames):
-        for image, series in zip(drawn, panels.values()):
+        for image, series in drawn:
             image.set_data(series[..., frame])
         time = f", {frame * frame_time_ms:.0f} ms" if frame_time_ms else ""
         clock.set_text(f"frame {frame + 1} of {num_frames}{time}")
@@ -210,18 +215,10 @@ def draw_cine_gif(
         )
 
 
-def _panels(zero_filled: Images, recon: Images, target: Images) -> Dict[str, np.ndarray]:
-    """The four panels by name, each magnitudes (H, W, T); T is 1 for a single image."""
-    panels = {
-        ZERO_FILLED: _magnitude(zero_filled),
-        RECONSTRUCTION: _magnitude(recon),
-        TARGET: _magnitude(target),
-    }
-    shapes = {name: series.shape for name, series in panels.items()}
-    if len(set(shapes.values())) != 1:
-        raise ValueError(f"the images must have one shape, found {shapes}")
-    panels[_ERROR] = ERROR_GAIN * np.abs(panels[RECONSTRUCTION] - panels[TARGET])
-    return panels
+def _show(axis: Axes, image: np.ndarray, white: float, aspect: float) -> None:
+    axis.imshow(image, cmap="gray", vmin=0, vmax=white, aspect=aspect)
+    axis.set_xticks([])
+    axis.set_yticks([])
 
 
 def _magnitude(images: Images) -> np.ndarray:
@@ -233,9 +230,9 @@ def _magnitude(images: Images) -> np.ndarray:
     return magnitude if magnitude.ndim == 3 else magnitude[..., np.newaxis]
 
 
-def _white_level(target: np.ndarray) -> float:
+def _white_level(reference: np.ndarray) -> float:
     """Top of the grey window, which starts at zero."""
-    return float(np.percentile(target, _WINDOW_PERCENTILE) or target.max() or 1.0)
+    return float(np.percentile(reference, _WINDOW_PERCENTILE) or reference.max() or 1.0)
 
 
 def _aspect(pixel_spacing_mm: Optional[Sequence[float]]) -> float:
@@ -243,9 +240,9 @@ def _aspect(pixel_spacing_mm: Optional[Sequence[float]]) -> float:
     return 1.0 if pixel_spacing_mm is None else float(pixel_spacing_mm[0] / pixel_spacing_mm[1])
 
 
-def _end_systole(target: np.ndarray) -> int:
+def _end_systole(series: np.ndarray) -> int:
     """The frame that differs most from the first: a cine series starts at the R wave, with the heart full."""
-    return int(np.square(target - target[..., :1]).sum(axis=(0, 1)).argmax())
+    return int(np.square(series - series[..., :1]).sum(axis=(0, 1)).argmax())
 
 
 def _heading(name: str, metrics: Optional[Metrics]) -> str:

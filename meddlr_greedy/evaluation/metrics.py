@@ -9,31 +9,39 @@ sets is one vector of M numbers: its magnitude is the root sum of squares over t
 Axes: N images, M map sets, then any number of axes of pixels (the last two in-plane for :func:`ssim`).
 """
 
-from typing import Callable, Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-import meddlr.metrics.functional as mF
 import pandas as pd
 import tabulate
 import torch
+import torch.nn.functional as F  # noqa: N812 (torch's habit)
+from meddlr.metrics.build import build_metrics
 from meddlr.metrics.collection import MetricCollection
 from meddlr.metrics.image import SSIM
 from meddlr.metrics.metric import Metric
 
+from meddlr_greedy.evaluation.heart import HeartRegion
+
 __all__ = [
     "CINE_METRICS",
     "CineMetric",
+    "CineSlice",
     "ReconMetricCollection",
     "VolumeSSIM",
     "build_cine_metrics",
+    "default_cine_metrics",
     "fold_frames",
+    "higher_is_better",
     "magnitude",
     "nrmse",
+    "nrmse_tstd",
     "psnr",
     "ssim",
 ]
 
 SSIM_WINDOW = 11  # pixels along an axis: the Gaussian window of Wang et al. 2004 (sigma 1.5)
-_SSIM_CHUNK = 32  # images at a time: bounds the five filtered copies of each
+_SSIM_SIGMA, _SSIM_K1, _SSIM_K2 = 1.5, 0.01, 0.03
+_SSIM_CHUNK = 32  # images at a time: bounds the filtered copies of each
 
 
 def magnitude(images: torch.Tensor, dim: int = 1) -> torch.Tensor:
@@ -59,8 +67,12 @@ def fold_frames(series: torch.Tensor) -> torch.Tensor:
         torch.Tensor: (N, M, H, W) with N = ... * T, the frame running fastest.
     """
     # The axes are permuted before they are merged: merging them in place (a view) would mix pixels with frames.
-    frames = series.movedim((-2, -1), (-4, -3))
-    return frames.reshape(-1, *frames.shape[-3:])
+    return series.movedim((-2, -1), (-4, -3)).flatten(0, -4)
+
+
+def _as_one_image(frames: torch.Tensor) -> torch.Tensor:
+    """Frames (N, M, H, W) as one image with N * H * W pixels, (1, M, N, H, W)."""
+    return frames.movedim(0, 1).unsqueeze(0)
 
 
 def _component(images: torch.Tensor, im_type: Optional[str]) -> torch.Tensor:
@@ -122,36 +134,151 @@ def psnr(
     return 20 * torch.log10(data_range / rmse(preds, targets, im_type=im_type))
 
 
-def ssim(preds: torch.Tensor, targets: torch.Tensor, data_range: torch.Tensor) -> torch.Tensor:
-    """Structural similarity of the magnitude images, averaged over the frames of an image.
+def ssim(
+    preds: torch.Tensor, targets: torch.Tensor, data_range: torch.Tensor, im_type: Optional[str] = "magnitude"
+) -> torch.Tensor:
+    """Structural similarity, averaged over the frames of an image.
 
     Z Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP
     2004: Gaussian window of 11 x 11 pixels, sigma 1.5, K1 = 0.01, K2 = 0.03; the 5 pixels along the edge
     have no full window and do not count.
 
+    Of complex images (``im_type`` None) the real and imaginary parts of all map sets are the components of one
+    vector per pixel: products in the formula become scalar products. A wrong phase lowers it, a phase that both
+    images share does not.
+
     Args:
         preds: (N, M, ..., H, W), complex.
         targets: (N, M, ..., H, W), complex.
         data_range: Scalar, in the units of the images.
+        im_type: "magnitude" or ``None`` (complex).
 
     Returns:
         torch.Tensor: (N,). NaN where the image is smaller than the window: SSIM is not defined there.
     """
     num_images = len(targets)
-    # Scaled to a range of one: the constants, fourth powers of the data, would underflow on raw data.
-    preds, targets = ((magnitude(images) / data_range).flatten(0, -3).unsqueeze(1) for images in (preds, targets))
     if min(targets.shape[-2:]) < SSIM_WINDOW:
-        return targets.new_full((num_images,), float("nan"))
-    values = [
-        mF.ssim(pred, target, data_range=1.0, im_type=None)
-        for pred, target in zip(preds.split(_SSIM_CHUNK), targets.split(_SSIM_CHUNK))
-    ]
-    return torch.cat(values).reshape(num_images, -1).mean(1)
+        return targets.new_full((num_images,), float("nan"), dtype=torch.float32)
+    # Scaled to a range of one: the constants, fourth powers of the data, would underflow on raw data.
+    preds, targets = (_as_vectors(images, im_type) / data_range for images in (preds, targets))
+    chunks = zip(preds.split(_SSIM_CHUNK), targets.split(_SSIM_CHUNK))
+    return torch.cat([_mean_ssim(pred, target) for pred, target in chunks]).reshape(num_images, -1).mean(1)
 
 
-# Name in a config -> function and its arguments; the names are meddlr's.
-CINE_METRICS: Dict[str, Tuple[Callable[..., torch.Tensor], Dict[str, Optional[str]]]] = {
-    f"{name}_{short}" if short else name: (function, {"im_type": im_type})
+def _as_vectors(images: torch.Tensor, im_type: Optional[str]) -> torch.Tensor:
+    """Images (N, M, ..., H, W) -> (N * ..., V, H, W): a real vector of V components per pixel."""
+    images = _component(images, im_type)
+    parts = torch.view_as_real(images) if torch.is_complex(images) else images.unsqueeze(-1)
+    vectors = parts.movedim((1, -1), (-4, -3))  # (N, ..., M, parts, H, W)
+    return vectors.flatten(-4, -3).flatten(0, -4)
+
+
+def _mean_ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The mean over the SSIM map of each pair of images (N, V, H, W), of range one: (N,)."""
+    c1, c2 = _SSIM_K1**2, _SSIM_K2**2
+    num = x.shape[1]
+    products = torch.stack([(a * b).sum(1) for a, b in ((x, x), (y, y), (x, y))], dim=1)
+    means = _gaussian_filter(torch.cat([x, y, products], dim=1))
+    mean_x, mean_y, (xx, yy, xy) = means[:, :num], means[:, num : 2 * num], means[:, 2 * num :].unbind(1)
+    mean_xx, mean_yy, mean_xy = ((a * b).sum(1) for a, b in ((mean_x, mean_x), (mean_y, mean_y), (mean_x, mean_y)))
+    luminance = (2 * mean_xy + c1) / (mean_xx + mean_yy + c1)
+    structure = (2 * (xy - mean_xy) + c2) / (xx - mean_xx + yy - mean_yy + c2)
+    return (luminance * structure).flatten(1).mean(1)
+
+
+def _gaussian_filter(images: torch.Tensor) -> torch.Tensor:
+    """The means in Wang's window around every pixel that has a full one: (N, V, H, W) -> (N, V, H - 10, W - 10)."""
+    offsets = torch.arange(SSIM_WINDOW, dtype=images.dtype, device=images.device) - SSIM_WINDOW // 2
+    window = torch.exp(-0.5 * (offsets / _SSIM_SIGMA) ** 2)
+    window = (window / window.sum()).reshape(1, 1, 1, -1)
+    flat = images.reshape(-1, 1, *images.shape[-2:])
+    flat = F.conv2d(F.conv2d(flat, window), window.transpose(2, 3))
+    return flat.reshape(*images.shape[:2], *flat.shape[-2:])
+
+
+def nrmse_tstd(preds, targets, data_range=None) -> torch.Tensor:
+    """Error of the temporal standard deviation of the magnitude, per series.
+
+    The map of standard deviations over the frames says where and how much a pixel changes: averaging over time, the
+    usual mistake of an accelerated series, makes it too small where the heart moves; residual aliasing too large.
+
+    Args:
+        preds: (N, M, T, ...), complex: frames in the third place, then pixels.
+        targets: As ``preds``.
+        data_range: Not used.
+
+    Returns:
+        torch.Tensor: (N,): the root mean squared difference of the two maps over the root mean square of the target's.
+    """
+    deviations = (m - m.mean(1, keepdim=True) for m in (magnitude(preds), magnitude(targets)))
+    maps, of_target = (deviation.square().mean(1).sqrt().flatten(1) for deviation in deviations)
+    return torch.linalg.vector_norm(maps - of_target, dim=1) / torch.linalg.vector_norm(of_target, dim=1)
+
+
+# ---- What of a slice a metric is computed on, and the names of metrics
+
+
+class CineSlice(NamedTuple):
+    """A slice to be scored: series (H, W, T, M), complex, and the heart in the target."""
+
+    name: str
+    pred: torch.Tensor
+    target: torch.Tensor
+    heart: HeartRegion
+
+
+def _frames(series: torch.Tensor, heart: HeartRegion) -> torch.Tensor:
+    return fold_frames(series)
+
+
+def _heart_frames(series: torch.Tensor, heart: HeartRegion) -> torch.Tensor:
+    return fold_frames(heart.crop(series))
+
+
+def _heart_frames_with_margin(series: torch.Tensor, heart: HeartRegion) -> torch.Tensor:
+    # Half a window more: so the windows that have their centre in the region are all there, and no others.
+    return fold_frames(heart.crop(series, margin=SSIM_WINDOW // 2))
+
+
+def _heart_series(series: torch.Tensor, heart: HeartRegion) -> torch.Tensor:
+    return _as_one_image(fold_frames(heart.crop(series)))
+
+
+def _xt_profile(series: torch.Tensor, heart: HeartRegion) -> torch.Tensor:
+    return heart.profile(series).movedim(-1, 0).unsqueeze(0)
+
+
+class _Definition(NamedTuple):
+    """A metric of cine.
+
+    Attributes:
+        function: One of this module's functions ``(preds, targets, data_range, **kwargs) -> (N,)``.
+        kwargs: Its further arguments.
+        view: What of a series (H, W, T, M) it is computed on: (N, M, ...), N its frames, or 1 for what happens in time.
+    """
+
+    function: Callable[..., torch.Tensor]
+    kwargs: Dict[str, Any]
+    view: Callable[[torch.Tensor, HeartRegion], torch.Tensor] = _frames
+
+    @property
+    def in_heart(self) -> bool:
+        return self.view is not _frames
+
+    @property
+    def is_over_time(self) -> bool:
+        return self.view in (_heart_series, _xt_profile)
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.function in (psnr, ssim)
+
+
+_HEART = "_heart"  # suffix of a metric that is computed in the heart region
+
+# Name in a config -> definition; the names are meddlr's, where it has the metric.
+CINE_METRICS: Dict[str, _Definition] = {
+    f"{name}_{short}" if short else name: _Definition(function, {"im_type": im_type})
     for name, function in (
         ("psnr", psnr),
         ("nrmse", nrmse),
@@ -167,29 +294,81 @@ CINE_METRICS: Dict[str, Tuple[Callable[..., torch.Tensor], Dict[str, Optional[st
         ("phase", "phase"),
     )
 }
-CINE_METRICS["ssim (Wang)"] = (ssim, {})
+CINE_METRICS["ssim (Wang)"] = _Definition(ssim, {})
+CINE_METRICS["ssim_complex (Wang)"] = _Definition(ssim, {"im_type": None})
+CINE_METRICS.update(
+    {
+        name + _HEART: metric._replace(view=_heart_frames_with_margin if metric.function is ssim else _heart_frames)
+        for name, metric in CINE_METRICS.items()
+    }
+)
+CINE_METRICS["nrmse_xt"] = _Definition(nrmse, {"im_type": "magnitude"}, _xt_profile)
+CINE_METRICS["nrmse_tstd"] = _Definition(nrmse_tstd, {}, _heart_series)
+
+
+def default_cine_metrics() -> List[str]:
+    """PSNR, SSIM and NRMSE, complex and magnitude, of the image and of the heart; the errors over time; each also of
+    the scan."""
+    of_image = ["psnr", "psnr_mag", "ssim_complex (Wang)", "ssim (Wang)", "nrmse", "nrmse_mag"]
+    names = [*of_image, *(name + _HEART for name in of_image), "nrmse_xt", "nrmse_tstd"]
+    return [*names, *(f"{name}_scan" for name in names)]
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether a larger value of a metric is the better one.
+
+    Args:
+        name: A name in ``TEST.VAL_METRICS.RECON``, without "_scan".
+    """
+    if name in CINE_METRICS:
+        return CINE_METRICS[name].higher_is_better
+    return bool(next(iter(build_metrics([name]).values(copy_state=False))).higher_is_better)
 
 
 class CineMetric(Metric):
     """One metric of cine images, in the form that meddlr collects.
 
     Attributes:
-        function: One of this module's functions ``(preds, targets, data_range, **kwargs) -> (N,)``.
-        kwargs: Its further arguments.
+        definition: What is computed, and on which part of a series.
     """
 
-    def __init__(self, function: Callable[..., torch.Tensor], **kwargs):
+    def __init__(self, definition: _Definition):
         super().__init__()
-        self.function = function
-        self.kwargs = kwargs
+        self.definition = definition
 
     def func(self, preds, targets, data_range) -> torch.Tensor:
         """Images (N, M, ...) -> values (N, 1): the map sets count as one channel."""
-        return self.function(preds, targets, data_range, **self.kwargs).unsqueeze(1)
+        return self.definition.function(preds, targets, data_range, **self.definition.kwargs).unsqueeze(1)
 
     # meddlr passes on only the arguments that this signature names.
     def update(self, preds, targets, data_range, ids=None):
         super().update(preds, targets, data_range, ids=ids)
+
+    def add_slice(self, image: CineSlice, data_range: torch.Tensor) -> None:
+        """Adds a value per frame, under "<name of the slice>-<frame>"; of what happens in time one, under its name."""
+        pred, target = self._views(image)
+        frames = [f"{image.name}-{frame}" for frame in range(image.target.shape[-2])]
+        self.update(pred, target, data_range, ids=[image.name] if self.definition.is_over_time else frames)
+
+    def add_scan(self, slices: Sequence[CineSlice], data_range: torch.Tensor, name: str) -> None:
+        """Adds one value under the name of the scan.
+
+        Of whole images it is that of all pixels of all frames; in the heart it is the mean over the slices that have
+        one, each taken as a whole.
+        """
+        views = [self._views(image) for image in slices]
+        if not self.definition.in_heart:
+            pred, target = (_as_one_image(torch.cat(frames)) for frames in zip(*views))
+            self.update(pred, target, data_range, ids=[name])
+            return
+        if not self.definition.is_over_time:
+            views = [(_as_one_image(pred), _as_one_image(target)) for pred, target in views]
+        values = torch.cat([self.func(pred, target, data_range) for pred, target in views])
+        self.values.append(values.nanmean(dim=0, keepdim=True))
+        self._add_ids([name], 1)
+
+    def _views(self, image: CineSlice) -> Tuple[torch.Tensor, torch.Tensor]:
+        return self.definition.view(image.pred, image.heart), self.definition.view(image.target, image.heart)
 
 
 class VolumeSSIM(SSIM):
@@ -253,9 +432,4 @@ def build_cine_metrics(names: Sequence[str], fmt: str = "{}") -> ReconMetricColl
     Returns:
         ReconMetricCollection: To be called with ``preds``, ``targets``, ``data_range`` and ``ids``.
     """
-    return ReconMetricCollection(
-        {
-            fmt.format(name): CineMetric(function, **kwargs)
-            for name, (function, kwargs) in ((name, CINE_METRICS[name]) for name in names)
-        }
-    )
+    return ReconMetricCollection({fmt.format(name): CineMetric(CINE_METRICS[name]) for name in names})

@@ -9,6 +9,7 @@ Example::
     python -m projects.cine.benchmark timing --output results/benchmark --threads 2
     python -m projects.cine.benchmark parts  --output results/benchmark --threads 2
     python -m projects.cine.benchmark loader --output results/benchmark
+    python -m projects.cine.benchmark reconstruct --output results/benchmark    # 3 GB of temporary files
 """
 
 import argparse
@@ -16,6 +17,7 @@ import copy
 import json
 import platform
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -40,6 +42,7 @@ from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import register_datasets
 from meddlr_greedy.data.loader import ExampleLoader, build_train_loader
 from meddlr_greedy.data.seeding import seed_transform
+from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.engine.launch import check_device
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.errors import exit_with_one_line
@@ -189,6 +192,37 @@ def held_megabytes(cfg: Any, batch: Batch) -> float:
         loss = loss_computer(batch, model(batch))["loss"]
     loss.backward()
     return held.peak_bytes / 2**20
+
+
+_PEAK_AFTER_EACH = """
+import json, resource, sys
+from meddlr_greedy import reconstruct
+
+peaks = []
+for path in sys.argv[4:]:
+    reconstruct.main(["--config-file", sys.argv[1], "--weights", sys.argv[2], "--output", sys.argv[3], path])
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(json.dumps(peaks))
+"""
+
+
+def peaks_of_reconstruct(config: Path, weights: Path, output: Path, paths: Sequence[Path]) -> List[int]:
+    """Peak resident bytes of a process of its own, after each of the scans that it reconstructs in turn."""
+    command = [sys.executable, "-c", _PEAK_AFTER_EACH, *map(str, (config, weights, output, *paths))]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def write_acquired(path: Path, num_slices: int, shape: Sequence[int], num_coils: int) -> None:
+    """A scan of noise without target, every fourth line sampled; ``shape`` is (H, W, T)."""
+    batch = make_batch("cpu", shape, num_coils)
+    with h5py.File(path, "w") as file:
+        for name in ("kspace", "maps"):
+            values = batch[name].numpy()
+            data = file.create_dataset(name, (num_slices, *values.shape[1:]), np.complex64)
+            for s in range(num_slices):
+                data[s] = values[0]
 
 
 # ---- the commands
@@ -385,7 +419,25 @@ def examples_per_second(batches: ExampleLoader, count: int) -> float:
     return count / (time.perf_counter() - start)
 
 
-COMMANDS = {"memory": memory, "timing": timing, "parts": parts, "loader": loader}
+def reconstruct(args: argparse.Namespace) -> Dict[str, Any]:
+    """Peak memory of reconstructing exams of 4 and of 64 slices, each in a process of its own."""
+    shape, num_coils = (224, 160, 20), 8
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config, scan = folder / "config.yaml", folder / "scan.h5"
+        base = Path(__file__).parents[2] / "configs" / "cine" / "greedy.yaml"
+        config.write_text(f"_BASE_: {base}\nMODEL: {{DEVICE: {args.device}, UNROLLED: {{NUM_FEATURES: 8}}}}\n")
+        GreedyCheckpointer(build_model(load_config(str(config))), str(folder)).save("model")
+        for num_slices in (4, 64):
+            write_acquired(scan, num_slices, shape, num_coils)
+            (peak,) = peaks_of_reconstruct(config, folder / "model.pth", folder, [scan])
+            size = scan.stat().st_size / 2**20
+            rows.append({"slices": num_slices, "file_mb": size, "peak_mb": peak / 2**20})
+    return {"shape": [*shape, num_coils], "rows": rows}
+
+
+COMMANDS = {"memory": memory, "timing": timing, "parts": parts, "loader": loader, "reconstruct": reconstruct}
 
 
 def versions(device: str) -> Dict[str, Any]:
