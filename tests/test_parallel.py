@@ -25,6 +25,7 @@ from meddlr_greedy.engine.partition import Place, balanced_partition, measure_mo
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.losses import complex_l1
 from meddlr_greedy.train_net import main as train_main
+from projects.cine.local_job import LocalJob
 
 # An evaluation and a checkpoint in between, and a learning rate that changes.
 OPTS = [
@@ -47,14 +48,13 @@ def start(tmp_path):
 
     def start(num, config, *opts):
         argv = ("--config-file", str(config), *opts)
-        job = jobs.TestJob(num, jobs.train, argv, tmp_path / f"job{len(started)}.txt")
+        job = LocalJob(num, jobs.train, argv, tmp_path / f"job{len(started)}.txt")
         started.append(job)
         return job
 
     yield start
     for job in started:
-        for process in job.processes:
-            process.kill()
+        job.kill()
 
 
 def assert_same_training(a, b, equal=torch.equal):
@@ -284,7 +284,7 @@ def send_and_receive(job, depth):
 
 @pytest.mark.parametrize("depth", [1, 4])
 def test_messages_arrive_as_they_left(tmp_path, depth):
-    job = jobs.TestJob(2, jobs.call, (send_and_receive, depth), tmp_path / "job.txt")
+    job = LocalJob(2, jobs.call, (send_and_receive, depth), tmp_path / "job.txt")
     ended_well(job)
 
 

@@ -6,7 +6,8 @@ as median with its 95 % bootstrap interval. Writes <output>/<command>.json and p
 Example::
 
     python -m projects.cine.benchmark memory --output results/benchmark
-    python -m projects.cine.benchmark timing --output results/benchmark --threads 2
+    python -m projects.cine.benchmark step   --output results/benchmark --threads 2
+    python -m projects.cine.benchmark timing --output results/benchmark
     python -m projects.cine.benchmark parts  --output results/benchmark --threads 2
     python -m projects.cine.benchmark loader --output results/benchmark
     python -m projects.cine.benchmark reconstruct --output results/benchmark    # 3 GB of temporary files
@@ -15,6 +16,7 @@ Example::
 import argparse
 import copy
 import json
+import os
 import platform
 import random
 import subprocess
@@ -28,6 +30,7 @@ import h5py
 import meddlr
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from meddlr.config import get_cfg
 from meddlr.forward import SenseModel
 from meddlr.modeling import build_loss_computer, build_model
@@ -39,7 +42,7 @@ from tqdm import tqdm
 
 import meddlr_greedy
 from meddlr_greedy.config import load_config
-from meddlr_greedy.data.datasets import register_datasets
+from meddlr_greedy.data.datasets import ROOT_VARIABLE, register_datasets
 from meddlr_greedy.data.loader import ExampleLoader, build_train_loader
 from meddlr_greedy.data.seeding import seed_transform
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
@@ -51,6 +54,7 @@ from meddlr_greedy.modeling.spatiotemporal import SpatioTemporalConv, SpatioTemp
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.espirit import espirit_maps
 from projects.cine.phantom import beating_heart
+from projects.cine.pipeline_runner import SIDES, TimingCase, run_side
 from projects.cine.simulate import acquire, coil_sensitivities
 from projects.cine.tables import insert_table
 
@@ -242,7 +246,7 @@ def memory(args: argparse.Namespace) -> Dict[str, Any]:
     return {"rows": rows}
 
 
-def timing(args: argparse.Namespace) -> Dict[str, Any]:
+def step(args: argparse.Namespace) -> Dict[str, Any]:
     """Time of a training step, greedy against end to end: the same network, 8 steps, 64 features."""
     arch, shape = "GeneralizedUnrolledCNN", (64, 64)
     batch = make_batch(args.device, shape, num_coils=8)
@@ -262,6 +266,59 @@ def timing(args: argparse.Namespace) -> Dict[str, Any]:
         for name, values in seconds.items()
     ]
     return {"network": f"{arch}, 8 steps, 64 features, {shape}, 8 coils", "rows": rows}
+
+
+def timing(args: argparse.Namespace) -> Dict[str, Any]:
+    """Time of a mini-batch: backpropagation, greedy, and parallel greedy; 4 unrolled steps, as in the paper's figure.
+
+    Whole training runs of the real trainers, one thread in each process, the example read beforehand (and once more
+    with the real loader). Two independent greedy processes side by side are what two processes can do at best.
+    """
+    seconds: Dict[str, List[Dict[str, float]]] = {name: [] for name in SIDES}
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "timing"
+        write_example_scan(data, TIMING_SHAPE, num_maps=1)
+        os.environ[ROOT_VARIABLE] = folder
+        case = TimingCase(data, device=args.device)
+        order = random.Random(0)
+        rounds = args.rounds or 6
+        for _ in tqdm(range(rounds), desc="rounds", disable=None):
+            for name in order.sample(list(SIDES), len(SIDES)):
+                seconds[name].append(run_side(case, SIDES[name], Path(folder) / "run"))
+
+    def per_batch(name: str) -> List[float]:
+        return [1 / of_round["batches_per_s"] for of_round in seconds[name]]
+
+    rows = []
+    for name, of_rounds in seconds.items():
+        row: Dict[str, Any] = {"side": name}
+        for key in ("forward_s", "backward_s", "batches_per_s"):
+            row[key] = float(np.median([of_round[key] for of_round in of_rounds]))
+        for other in ("backpropagation", "greedy", "two independent processes"):
+            faster = ratio(per_batch(other), per_batch(name))
+            row[f"times as fast as {other}"] = f"{faster['ratio']:.2f} ({faster['low']:.2f} to {faster['high']:.2f})"
+        rows.append(row)
+    draw_timing(args.output / "timing.png", rows)
+    network = f"CineUnrolledCNN, {case.steps} steps, {case.features} features, (H, W, T, C) = {TIMING_SHAPE}"
+    return {"network": network, "rounds": rounds, "rows": rows, "all": seconds}
+
+
+def draw_timing(path: Path, rows: Sequence[Dict[str, Any]]) -> None:
+    """Forward and backward time of a mini-batch, as bars."""
+    rows = [row for row in rows if row["side"] != "two independent processes"]
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    axes = figure.subplots()
+    names = [row["side"] for row in rows]
+    forward = [row["forward_s"] for row in rows]
+    axes.barh(names, forward, label="forward", color="#4c78a8")
+    axes.barh(names, [row["backward_s"] for row in rows], left=forward, label="loss, backward, update", color="#f58518")
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds per mini-batch")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_atomically(path) as partial:
+        figure.savefig(partial, dpi=150)
 
 
 def parts(args: argparse.Namespace) -> Dict[str, Any]:
@@ -343,7 +400,8 @@ def parts(args: argparse.Namespace) -> Dict[str, Any]:
     return {"rows": rows}
 
 
-#: H, W, T and C of the example that `loader` measures with.
+#: H, W, T and C of the examples that `timing` and `loader` measure with.
+TIMING_SHAPE = (64, 48, 12, 8)
 LOADER_SHAPE = (224, 160, 20, 8)
 
 # What `loader` measures: overrides of configs/cine/dl_espirit.yaml.
@@ -403,7 +461,8 @@ def write_example_scan(folder: Path, shape: Sequence[int], num_maps: int) -> Pat
     height, width, num_frames, num_coils = shape
     with h5py.File(folder / "scan.h5", "w") as file:
         file["kspace"] = normal(2, height, width, num_frames, num_coils)
-        file["maps"] = normal(2, height, width, 1, num_coils, num_maps)
+        maps = normal(2, height, width, 1, num_coils, num_maps)
+        file["maps"] = maps / np.linalg.norm(maps, axis=-2, keepdims=True)
         file["target"] = normal(2, height, width, num_frames, num_maps)
     return folder / "scan.h5"
 
@@ -437,7 +496,14 @@ def reconstruct(args: argparse.Namespace) -> Dict[str, Any]:
     return {"shape": [*shape, num_coils], "rows": rows}
 
 
-COMMANDS = {"memory": memory, "timing": timing, "parts": parts, "loader": loader, "reconstruct": reconstruct}
+COMMANDS = {
+    "memory": memory,
+    "step": step,
+    "timing": timing,
+    "parts": parts,
+    "loader": loader,
+    "reconstruct": reconstruct,
+}
 
 
 def versions(device: str) -> Dict[str, Any]:

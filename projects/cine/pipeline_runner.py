@@ -1,0 +1,232 @@
+"""Runs the real trainers for a few iterations and reports how fast they were, as benchmark and scaling model need it.
+
+Every side of a comparison trains the same small cine network on the same example by the plugin's own entry point, in
+processes of one thread each (on CPUs); a hook notes when each mini-batch was done.
+"""
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+import numpy as np
+import torch
+from meddlr.config import CfgNode
+from meddlr.engine.train_loop import HookBase
+
+from meddlr_greedy import train_net
+from meddlr_greedy.engine.build import HOOK_REGISTRY
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.greedy import GreedyUnrolled
+from projects.cine.local_job import LocalJob, preload
+
+__all__ = ["Clock", "Side", "SIDES", "TimingCase", "chain_throughput", "run_side"]
+
+preload("projects.cine.pipeline_runner")
+
+CLOCK_FILE = "clock-rank{}.json"
+
+
+@dataclass(frozen=True)
+class TimingCase:
+    """What is trained: one example of random data.
+
+    Attributes:
+        data: Folder of a data set that :func:`projects.cine.benchmark.write_example_scan` has written; its name is the
+            name of the data set.
+        steps: Unrolled steps, each a module of its own.
+        features: Features of the (2+1)D regulariser.
+        device: "cpu" or "cuda".
+        warmup: Iterations that are not timed; a chain fills.
+        iterations: Iterations that are timed.
+    """
+
+    data: Path
+    steps: int = 4
+    features: int = 16
+    device: str = "cpu"
+    warmup: int = 5
+    iterations: int = 20
+
+    @property
+    def total(self) -> int:
+        return self.warmup + self.iterations
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to train: processes, modules (0: the plain network), whether the example is read once only."""
+
+    processes: int
+    modules: int
+    preloaded: bool = True
+    copies: int = 1  #: independent runs at the same time
+
+
+SIDES = {
+    "backpropagation": Side(processes=1, modules=0),
+    "greedy": Side(processes=1, modules=4),
+    "parallel greedy": Side(processes=2, modules=4),
+    "parallel greedy, real loader": Side(processes=2, modules=4, preloaded=False),
+    "two independent processes": Side(processes=1, modules=4, copies=2),
+}
+
+
+@HOOK_REGISTRY.register()
+class Clock(HookBase):
+    """Notes when each mini-batch was done, and the seconds of its forward passes; writes them after the training.
+
+    With the environment's word it also keeps the first batch and gives it out again and again (preloaded data).
+    """
+
+    def __init__(self, cfg: CfgNode):
+        self._path = Path(cfg.OUTPUT_DIR)
+        self._done: List[float] = []
+        self._forward: List[float] = []
+        self._in_forward = 0.0
+
+    def before_train(self) -> None:
+        model = self.trainer.model
+        name = "run_module" if isinstance(model, GreedyUnrolled) else "forward"
+        setattr(model, name, self._timed(getattr(model, name)))
+
+    def _timed(self, function: Any) -> Any:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = self._now()
+            result = function(*args, **kwargs)
+            self._in_forward += self._now() - start
+            return result
+
+        return timed
+
+    def _now(self) -> float:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def after_step(self) -> None:
+        self._done.append(self._now())
+        self._forward.append(self._in_forward)
+        self._in_forward = 0.0
+        if self.trainer.iter + 1 == self.trainer.max_iter:
+            rank = self.trainer.job.rank if hasattr(self.trainer, "job") else 0
+            times = {"done": self._done, "forward": self._forward}
+            (self._path / CLOCK_FILE.format(rank)).write_text(json.dumps(times))
+
+
+def _train(config: str, preloaded: bool, argv: Sequence[str]) -> None:
+    if preloaded:
+        _preload_batches()
+    train_net.main(["--config-file", config, *argv])
+
+
+def _preload_batches() -> None:
+    """Makes the training loader of this process read its first batch, and give it out again and again."""
+    from meddlr_greedy.data import loader
+
+    def endless(self: Any) -> Any:
+        first = next(original(self))
+        while True:
+            yield dict(first)
+
+    original = loader.ExampleLoader.__iter__
+    is_training = loader.ResumableBatchSampler
+
+    def chosen(self: Any) -> Any:
+        return endless(self) if isinstance(self.batch_sampler, is_training) else original(self)
+
+    loader.ExampleLoader.__iter__ = chosen  # type: ignore[method-assign]
+
+
+def run_side(case: TimingCase, side: Side, folder: Path) -> Dict[str, Any]:
+    """Trains, and returns what the clocks say.
+
+    Returns:
+        ``batches_per_s`` of all copies together; of one mini-batch ``step_s``, and ``forward_s`` and ``backward_s``
+        (with loss and update) of the slowest process.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    name = case.data.name
+    architecture = "GreedyUnrolled" if side.modules else "CineUnrolledCNN"
+    config = folder / "config.yaml"
+    config.write_text(
+        json.dumps(
+            {
+                "MODEL": {
+                    "DEVICE": case.device,
+                    "META_ARCHITECTURE": architecture,
+                    "UNROLLED": {"NUM_UNROLLED_STEPS": case.steps, "NUM_FEATURES": case.features},
+                },
+                "DATASETS": {"TRAIN": [f"{name}_train"], "VAL": [f"{name}_train"], "TEST": [f"{name}_train"]},
+                "DATALOADER": {"NUM_WORKERS": 0},
+                "AUG_TRAIN": {
+                    "UNDERSAMPLE": {"NAME": "VariableDensityKtMaskFunc", "ACCELERATIONS": [4], "CALIBRATION_SIZE": 4}
+                },
+                "SOLVER": {
+                    "TRAIN_BATCH_SIZE": 1,
+                    "BASE_LR": 1e-5,
+                    "MAX_ITER": case.total,
+                    "CHECKPOINT_PERIOD": 0,
+                    "LR_SCHEDULER_NAME": "",
+                },
+                "TEST": {"EVAL_PERIOD": 0, "VAL_METRICS": {"RECON": ["psnr", "psnr_scan"]}},
+                "TIME_SCALE": "iter",
+                "SEED": 1,
+                "MISC": {
+                    "GREEDY": {
+                        "META_ARCHITECTURE": "CineUnrolledCNN",
+                        "NUM_MODULES": side.modules or 1,
+                        "PARTITION": "auto",
+                        "HOOKS": ["Clock"],
+                        "LOG_PERIOD": case.total,
+                    }
+                },
+            }
+        )
+    )
+    runs = [folder / f"run{copy}" for copy in range(side.copies)]
+    started = [
+        LocalJob(
+            side.processes,
+            _train,
+            (str(config), side.preloaded, ["OUTPUT_DIR", str(run)]),
+            folder / f"{run.name}.txt",
+            gpus=case.device != "cpu",
+        )
+        for run in runs
+    ]
+    for job in started:
+        statuses = job.wait(600)
+        if any(statuses):
+            raise UserError(f"a timed run failed ({statuses}): {job.text()[-2000:]}")
+    clocks = [[json.loads(path.read_text()) for path in sorted(run.glob("clock-*.json"))] for run in runs]
+    return _summary(case, clocks)
+
+
+def _summary(case: TimingCase, clocks: List[List[Dict[str, List[float]]]]) -> Dict[str, Any]:
+    last_done = [np.asarray(of_run[-1]["done"]) for of_run in clocks]
+    # Only the time in which all copies ran counts.
+    begin = max(done[case.warmup - 1] for done in last_done)
+    end = min(done[-1] for done in last_done)
+    rate = sum(
+        (np.interp(end, done, range(len(done))) - np.interp(begin, done, range(len(done)))) for done in last_done
+    )
+    rate /= end - begin
+    step = len(clocks) / rate
+    processes = [of_process for of_run in clocks for of_process in of_run]
+    forward = max(float(np.mean(of_process["forward"][case.warmup :])) for of_process in processes)
+    return {
+        "batches_per_s": float(rate),
+        "step_s": float(step),
+        "forward_s": forward,
+        "backward_s": float(step) - forward,
+    }
+
+
+def chain_throughput(case: TimingCase, num_processes: int, folder: Path, preloaded: bool = True) -> float:
+    """Mini-batches per second of a chain of processes in its steady state, really run."""
+    side = Side(processes=num_processes, modules=case.steps, preloaded=preloaded)
+    return run_side(case, side, folder)["batches_per_s"]
