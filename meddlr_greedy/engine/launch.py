@@ -14,6 +14,7 @@ from meddlr.utils import env
 from meddlr.utils.logger import setup_logger
 
 from meddlr_greedy.config import read_yaml
+from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.engine.processes import Job
 from meddlr_greedy.errors import Preempted, UserError
 from meddlr_greedy.files import written_atomically
@@ -104,6 +105,7 @@ def setup_run(cfg: CfgNode, args: Any, trains: bool, job: Optional[Job] = None) 
         raise UserError(f"--devices: found {args.devices}, not used here; set MODEL.DEVICE cuda:N")
     # meddlr looks for free GPUs, and stops where it finds none, unless this is set.
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
+    keep_freed_memory()
     threads = cfg.MISC.GREEDY.THREADS
     if threads:
         torch.set_num_threads(threads)

@@ -1,11 +1,33 @@
-"""Bytes that autograd keeps for backward, on any device."""
+"""Memory of a training step: bytes that autograd keeps for backward, and what happens to freed memory."""
 
+import ctypes
 import weakref
 from typing import Iterable
 
 import torch
 
-__all__ = ["HeldForBackward"]
+__all__ = ["HeldForBackward", "keep_freed_memory"]
+
+# Parameters of glibc's mallopt(3), and the largest values that it takes.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST_INT, _LARGEST_MMAP_THRESHOLD = 2**31 - 1, 32 * 2**20
+
+
+def keep_freed_memory() -> bool:
+    """Has this process keep freed host memory for its next allocation, where the C library is glibc.
+
+    By default glibc gives activations back to the system at the end of every step (of greedy training: of every
+    module), and each step faults all of their pages in again: a quarter of the time of a small cine network on a CPU.
+
+    Returns:
+        Whether the C library took it.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return False
+    kept = mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT)
+    return bool(kept and mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD))
 
 
 class HeldForBackward(torch.autograd.graph.saved_tensors_hooks):

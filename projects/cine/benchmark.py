@@ -47,7 +47,7 @@ from meddlr_greedy.data.loader import ExampleLoader, build_train_loader
 from meddlr_greedy.data.seeding import seed_transform
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.engine.launch import check_device
-from meddlr_greedy.engine.memory import HeldForBackward
+from meddlr_greedy.engine.memory import HeldForBackward, keep_freed_memory
 from meddlr_greedy.errors import exit_with_one_line
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.modeling.spatiotemporal import SpatioTemporalConv, SpatioTemporalResBlock, SpatioTemporalResNet
@@ -496,14 +496,7 @@ def reconstruct(args: argparse.Namespace) -> Dict[str, Any]:
     return {"shape": [*shape, num_coils], "rows": rows}
 
 
-COMMANDS = {
-    "memory": memory,
-    "step": step,
-    "timing": timing,
-    "parts": parts,
-    "loader": loader,
-    "reconstruct": reconstruct,
-}
+COMMANDS = {f.__name__: f for f in (memory, step, timing, parts, loader, reconstruct)}
 
 
 def versions(device: str) -> Dict[str, Any]:
@@ -533,6 +526,7 @@ def main(argv: Sequence[str]) -> None:
     check_device(cfg)
     if args.threads:
         torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as in a training run
     torch.manual_seed(0)
 
     result = {**COMMANDS[args.command](args), "versions": versions(args.device)}
