@@ -17,3 +17,11 @@ def test_the_old_content_stays_until_the_new_is_whole(tmp_path, durable):
         assert partial.suffix == path.suffix
         partial.write_text("new")
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_freed_memory_is_kept_where_the_c_library_can():
+    import ctypes
+
+    from meddlr_greedy.engine.memory import keep_freed_memory
+
+    assert keep_freed_memory() == hasattr(ctypes.CDLL(None), "mallopt")
