@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from meddlr_greedy.errors import OneLineError, Preempted, UserError
 
-__all__ = ["Job", "PeerLost", "in_job", "launch", "num_processes"]
+__all__ = ["Board", "Job", "PeerLost", "in_job", "launch", "num_processes"]
 
 HEARTBEAT_S = 1.0
 #: Silence after which a process counts as lost. Dead ones are noticed sooner, by their closed connections.
@@ -33,8 +33,6 @@ GRACE_S = 3.0
 #: How long processes may take to end by themselves once one has failed.
 END_S = 5.0
 
-_FAILURE, _END = "failure", "end"
-
 
 class PeerLost(ConnectionError):
     """The connection to a neighbouring process broke."""
@@ -42,6 +40,45 @@ class PeerLost(ConnectionError):
     def __init__(self, rank: int, cause: Any):
         super().__init__(str(cause))
         self.rank = rank
+
+
+class Board:
+    """Where the processes of a job leave word for each other.
+
+    Args:
+        store: A store of torch.distributed; not for several threads at a time.
+        attempt: torchrun's count of restarts, which keeps the words of an earlier attempt apart.
+    """
+
+    def __init__(self, store: dist.TCPStore, attempt: str = "0"):
+        self.store = store
+        self.prefix = f"meddlr_greedy/{attempt}/"
+
+    def write(self, key: str, value: str) -> None:
+        self.store.set(self.prefix + key, value)
+
+    def read(self, key: str) -> Optional[str]:
+        """What stands there, or None."""
+        return self.store.get(self.prefix + key).decode() if self.store.check([self.prefix + key]) else None
+
+    def wait_for(self, key: str) -> str:
+        self.store.wait([self.prefix + key], timedelta(days=1))
+        return self.store.get(self.prefix + key).decode()
+
+    def name(self, rank: int) -> str:
+        """A process with its modules, for messages."""
+        modules = self.read(f"modules/{rank}")
+        return f"rank {rank} ({modules})" if modules else f"rank {rank}"
+
+    def report_failure(self, line: str, status: int) -> bool:
+        """Leaves word of a failure; False where another process was first."""
+        report = json.dumps({"line": line, "status": status, "by": f"{os.getpid()}/{threading.get_ident()}"})
+        return self.store.compare_set(self.prefix + "failure", "", report) == report.encode()
+
+    def failure_status(self) -> Optional[int]:
+        """The exit status of the process that failed first, or None."""
+        report = self.read("failure")
+        return None if report is None else json.loads(report)["status"]
 
 
 def num_processes() -> int:
@@ -67,10 +104,10 @@ class Job:
         asked_to_end: The signal that asked any process of the job to end, or 0.
     """
 
-    def __init__(self, rank: int, world_size: int, local_rank: int, connect: Callable[[], Any]):
+    def __init__(self, rank: int, world_size: int, local_rank: int, connect: Callable[[], Board]):
         self.rank, self.world_size, self.local_rank = rank, world_size, local_rank
         self.asked_to_end = 0
-        self.store = connect()
+        self.board = connect()
         self._connect = connect
         self._ended = threading.Event()
 
@@ -105,15 +142,12 @@ class Job:
         # torchrun's agent and launch() hold the store, and outlive the processes; a scheduler alone has none.
         holds_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        stores: List[Any] = []
+        stores: List[dist.TCPStore] = []
 
-        def connect() -> Any:
-            is_master = holds_store and not stores
-            store = dist.TCPStore(
-                address, port, is_master=is_master, wait_for_workers=False, timeout=timedelta(seconds=60)
-            )
-            stores.append(store)
-            return dist.PrefixStore(f"meddlr_greedy/{attempt}", store)
+        def connect() -> Board:
+            is_master, patience = holds_store and not stores, timedelta(seconds=60)
+            stores.append(dist.TCPStore(address, port, is_master=is_master, wait_for_workers=False, timeout=patience))
+            return Board(stores[-1], attempt)
 
         try:
             job = cls(rank, world_size, int(os.environ.get("LOCAL_RANK", rank)), connect)
@@ -126,7 +160,7 @@ class Job:
     def init_process_group(self, backend: str) -> None:
         """Connects the processes for point-to-point and collective communication (``torch.distributed``)."""
         # Waiting is no failure (for a slow rank before, say): who watches the job is _watch.
-        store = dist.PrefixStore("groups", self.store)
+        store = dist.PrefixStore(self.board.prefix + "groups", self.board.store)
         dist.init_process_group(
             backend, store=store, rank=self.rank, world_size=self.world_size, timeout=timedelta(days=7)
         )
@@ -135,18 +169,17 @@ class Job:
         """What the first process gives for ``key``, in all processes."""
         if self.rank == 0:
             assert value is not None
-            self.store.set(f"agreed/{key}", value)
+            self.board.write(f"agreed/{key}", value)
             return value
-        self.store.wait([f"agreed/{key}"], timedelta(days=1))
-        return self.store.get(f"agreed/{key}").decode()
+        return self.board.wait_for(f"agreed/{key}")
 
     def introduce(self, modules: str) -> None:
         """Tells the others what runs here, for their messages."""
-        self.store.set(f"modules/{self.rank}", modules)
+        self.board.write(f"modules/{self.rank}", modules)
 
     def ask_to_end(self, number: int) -> None:
         """Tells all processes that a signal asked for the end."""
-        self.store.set(_END, str(number))
+        self.board.write("end", str(number))
 
     def finish(self) -> None:
         """Waits until all processes have come here, then leaves the job."""
@@ -178,15 +211,15 @@ class Job:
 
     def fail(self, message: str, status: int, details: str = "") -> None:
         """Ends the process and with it the job; says why unless another process was first."""
-        line = f"{_describe(self.store, self.rank)}: {message}"
-        if _claim(self.store, line, status):
+        line = f"{self.board.name(self.rank)}: {message}"
+        if self.board.report_failure(line, status):
             _say(line, details)
         self._leave(status)
 
     def _fail_for_lost_peer(self, rank: int, cause: str) -> None:
         self._wait_for_another_report()
-        line = f"{_describe(self.store, rank)}: lost (killed, or out of reach: {cause})"
-        if _claim(self.store, line, 1):
+        line = f"{self.board.name(rank)}: lost (killed, or out of reach: {cause})"
+        if self.board.report_failure(line, 1):
             _say(line)
         self._leave(1)
 
@@ -194,7 +227,7 @@ class Job:
         """Ends the process if another one says why in the next seconds: it knows better than a broken connection."""
         deadline = time.monotonic() + GRACE_S
         while time.monotonic() < deadline:
-            status = _reported_status(self.store)
+            status = self.board.failure_status()
             if status is not None:
                 self._leave(status)
             time.sleep(0.1)
@@ -209,21 +242,20 @@ class Job:
         """Gives signs of life, watches those of the next rank, and ends the process when the job has failed."""
         watched = (self.rank + 1) % self.world_size
         try:
-            store = self._connect()
-            last_beat, seen = b"", time.monotonic()
+            board = self._connect()  # one of its own: the main thread may be waiting on the other
+            last_beat, seen = None, time.monotonic()
             while not self._ended.wait(HEARTBEAT_S):
-                store.set(f"beat/{self.rank}", repr(time.time()))
-                status = _reported_status(store)
+                board.write(f"beat/{self.rank}", repr(time.time()))
+                status = board.failure_status()
                 if status is not None:
                     self._leave(status)
-                if not self.asked_to_end and store.check([_END]):
-                    self.asked_to_end = int(store.get(_END))
-                beat = store.get(f"beat/{watched}") if store.check([f"beat/{watched}"]) else b""
+                self.asked_to_end = self.asked_to_end or int(board.read("end") or 0)
+                beat = board.read(f"beat/{watched}")
                 if beat != last_beat:
                     last_beat, seen = beat, time.monotonic()
-                elif beat and time.monotonic() - seen > SILENCE_S:
-                    line = f"{_describe(store, watched)}: lost (no sign of life for {SILENCE_S:.0f} s)"
-                    if _claim(store, line, 1):
+                elif beat is not None and time.monotonic() - seen > SILENCE_S:
+                    line = f"{board.name(watched)}: lost (no sign of life for {SILENCE_S:.0f} s)"
+                    if board.report_failure(line, 1):
                         _say(line)
                     self._leave(1)
         except Exception as error:  # noqa: BLE001 (any: the store is gone, and with it the process that held it)
@@ -244,7 +276,7 @@ def launch(num: int, arguments: Sequence[str], module: str) -> int:
         The exit status: 0 if all ended well, else that of the process which failed first.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    reports = dist.PrefixStore("meddlr_greedy/0", store)
+    board = Board(store)
     threads = max(1, (os.cpu_count() or 1) // num)
     environment = {
         "OMP_NUM_THREADS": str(threads),
@@ -267,7 +299,7 @@ def launch(num: int, arguments: Sequence[str], module: str) -> int:
         for rank in range(num):
             ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             processes.append(subprocess.Popen(command, env={**environment, **ranks}))
-        return _wait_for_all(processes, reports)
+        return _wait_for_all(processes, board)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     finally:
@@ -278,7 +310,7 @@ def launch(num: int, arguments: Sequence[str], module: str) -> int:
             signal.signal(number, before)
 
 
-def _wait_for_all(processes: List[subprocess.Popen], reports: Any) -> int:
+def _wait_for_all(processes: List[subprocess.Popen], board: Board) -> int:
     """Waits; once a process has failed, the others are given ``END_S`` seconds."""
     deadline: Optional[float] = None
     status = 0
@@ -292,28 +324,12 @@ def _wait_for_all(processes: List[subprocess.Popen], reports: Any) -> int:
             if process.returncode == 0:
                 continue
             if process.returncode < 0:
-                line = f"{_describe(reports, rank)}: killed by {signal.Signals(-process.returncode).name}"
-                if _claim(reports, line, 1):
+                line = f"{board.name(rank)}: killed by {signal.Signals(-process.returncode).name}"
+                if board.report_failure(line, 1):
                     _say(line)
-            status = status or _reported_status(reports) or (process.returncode if process.returncode > 0 else 1)
+            status = status or board.failure_status() or (process.returncode if process.returncode > 0 else 1)
             deadline = deadline or time.monotonic() + END_S
     return status
-
-
-def _describe(store: Any, rank: int) -> str:
-    key = f"modules/{rank}"
-    modules = f" ({store.get(key).decode()})" if store.check([key]) else ""
-    return f"rank {rank}{modules}"
-
-
-def _claim(store: Any, line: str, status: int) -> bool:
-    """Reports a failure; False where another process has already reported one."""
-    report = json.dumps({"line": line, "status": status, "by": f"{os.getpid()}/{threading.get_ident()}"})
-    return store.compare_set(_FAILURE, "", report) == report.encode()
-
-
-def _reported_status(store: Any) -> Optional[int]:
-    return json.loads(store.get(_FAILURE))["status"] if store.check([_FAILURE]) else None
 
 
 def _say(line: str, details: str = "") -> None:
