@@ -4,10 +4,10 @@ import json
 from argparse import Namespace
 from dataclasses import asdict, replace
 
-import jobs
 import pytest
 
 from projects.cine import scaling
+from projects.cine.local_job import LocalJob
 from projects.cine.pipeline_figure import BACKWARD, FORWARD, UPDATE, greedy_schedule, one_forward_one_backward
 from projects.cine.pipeline_figure import main as pipeline_main
 from projects.cine.scaling import (
@@ -206,7 +206,7 @@ def earlier(tmp_path):
 
 def test_predicts_and_checks(earlier, tmp_path, capsys, monkeypatch):
     rounds = iter([3.0, 9.0, 2.0])
-    monkeypatch.setattr(scaling, "measured_throughput", lambda num, device, threads: next(rounds))
+    monkeypatch.setattr(scaling, "chain_throughput", lambda num, device, threads: next(rounds))
     monkeypatch.setattr(scaling, "_measure_in_processes", lambda args, argv, path: scaling._read(earlier))
     page = tmp_path / "page.md"
     page.write_text("<!-- scaling -->\n<!-- /scaling -->\n")
@@ -250,7 +250,7 @@ def test_parts_of_a_module_are_measured():
 
 def test_two_processes_measure(tmp_path):
     args, path = Namespace(threads=1, device="cpu", seconds=0.0), tmp_path / "scaling.json"
-    job = jobs.TestJob(2, scaling._measure_in_job, (args, path), tmp_path / "job.txt")
+    job = LocalJob(2, scaling._measure_in_job, (args, path), tmp_path / "job.txt")
     assert job.wait() == [0, 0], job.text()[-3000:]
     measured = json.loads(path.read_text())["measured"]
     assert all(value > 0 for value in measured.values())

@@ -16,8 +16,6 @@ Example::
 import argparse
 import copy
 import json
-import os
-import platform
 import random
 import subprocess
 import sys
@@ -27,7 +25,6 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
 import h5py
-import meddlr
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -40,66 +37,38 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
-import meddlr_greedy
 from meddlr_greedy.config import load_config
-from meddlr_greedy.data.datasets import ROOT_VARIABLE, register_datasets
+from meddlr_greedy.data.datasets import register_datasets
 from meddlr_greedy.data.loader import ExampleLoader, build_train_loader
 from meddlr_greedy.data.seeding import seed_transform
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.engine.launch import check_device
-from meddlr_greedy.engine.memory import HeldForBackward, keep_freed_memory
+from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.errors import exit_with_one_line
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.modeling.spatiotemporal import SpatioTemporalConv, SpatioTemporalResBlock, SpatioTemporalResNet
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.espirit import espirit_maps
+from projects.cine.measuring import (
+    Batch,
+    Step,
+    held_megabytes,
+    interleave,
+    make_batch,
+    make_cfg,
+    ratio,
+    versions,
+    write_example_scan,
+)
 from projects.cine.phantom import beating_heart
-from projects.cine.pipeline_runner import SIDES, TimingCase, run_side
+from projects.cine.pipeline_runner import NETWORK, SIDES, TimingCase, run_side
 from projects.cine.simulate import acquire, coil_sensitivities
 from projects.cine.tables import insert_table
 
 RECIPE = Path(__file__).parents[2] / "configs" / "cine" / "dl_espirit.yaml"
 
-Step = Callable[[], Any]
-Batch = Dict[str, torch.Tensor]
-
 
 # ---- the sides of a comparison
-
-
-def make_cfg(device: str, arch: str, steps: int, features: int, modules: int = 0) -> Any:
-    """The config of a network; ``modules`` 0 is the plain network."""
-    cfg = get_cfg()
-    cfg.MODEL.DEVICE = device
-    cfg.MODEL.UNROLLED.NUM_UNROLLED_STEPS = steps
-    cfg.MODEL.UNROLLED.NUM_FEATURES = features
-    cfg.MODEL.META_ARCHITECTURE = "GreedyUnrolled" if modules else arch
-    if modules:
-        cfg.MISC.GREEDY = type(cfg)({"META_ARCHITECTURE": arch, "NUM_MODULES": modules})
-    return cfg.freeze()
-
-
-def make_batch(device: str, shape: Sequence[int], num_coils: int) -> Batch:
-    """A random batch of one example: ``shape`` is (H, W) or, for cine, (H, W, T)."""
-    generator = torch.Generator().manual_seed(0)
-
-    def randn(*size: int) -> torch.Tensor:
-        return torch.randn(*size, dtype=torch.complex64, generator=generator)
-
-    height, width, *frames = shape
-    maps = randn(1, height, width, *(1 for _ in frames), num_coils, 1)
-    maps /= maps.abs().square().sum(dim=-2, keepdim=True).sqrt()
-    lines = (torch.rand(1, 1, width, *frames, 1, generator=generator) < 0.25).float()
-    mask = lines.expand(1, height, width, *frames, 1).contiguous()
-    batch = {
-        "kspace": mask * randn(1, *shape, num_coils),
-        "maps": maps,
-        "mask": mask,
-        "target": randn(1, *shape, 1),
-        "mean": torch.zeros(1, 1),
-        "std": torch.ones(1, 1),
-    }
-    return {key: value.to(device) for key, value in batch.items()}
 
 
 def training_step(cfg: Any, model: nn.Module, batch: Batch, loss: str = "LeanLossComputer") -> Step:
@@ -161,41 +130,6 @@ class StockCine(GeneralizedUnrolledCNN):
 
 
 # ---- measuring
-
-
-def interleave(sides: Dict[str, Step], rounds: int, warmup: int = 3) -> Dict[str, List[float]]:
-    """Seconds of each side in each round; the order inside a round is random."""
-    order = random.Random(0)
-    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    seconds: Dict[str, List[float]] = {name: [] for name in sides}
-    for i in tqdm(range(rounds + warmup), desc="rounds", leave=False, disable=None):
-        for name in order.sample(list(sides), len(sides)):
-            synchronize()
-            start = time.perf_counter()
-            sides[name]()
-            synchronize()
-            if i >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def ratio(numerator: List[float], denominator: List[float]) -> Dict[str, float]:
-    """Median of the round-by-round ratios with its 95 % bootstrap interval."""
-    ratios = np.asarray(numerator) / np.asarray(denominator)
-    rng = np.random.default_rng(0)
-    medians = np.median(rng.choice(ratios, (10000, len(ratios))), axis=1)
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return {"ratio": float(np.median(ratios)), "low": float(low), "high": float(high), "rounds": len(ratios)}
-
-
-def held_megabytes(cfg: Any, batch: Batch) -> float:
-    """MB held for backward in one training step; parameters and batch excluded."""
-    model = build_model(cfg).to(cfg.MODEL.DEVICE).train()
-    loss_computer = build_loss_computer(cfg, "LeanLossComputer")
-    with HeldForBackward(exclude=[*model.parameters(), *batch.values()]) as held:
-        loss = loss_computer(batch, model(batch))["loss"]
-    loss.backward()
-    return held.peak_bytes / 2**20
 
 
 _PEAK_AFTER_EACH = """
@@ -276,15 +210,12 @@ def timing(args: argparse.Namespace) -> Dict[str, Any]:
     """
     seconds: Dict[str, List[Dict[str, float]]] = {name: [] for name in SIDES}
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "timing"
-        write_example_scan(data, TIMING_SHAPE, num_maps=1)
-        os.environ[ROOT_VARIABLE] = folder
-        case = TimingCase(data, device=args.device)
+        case = TimingCase(device=args.device)
         order = random.Random(0)
         rounds = args.rounds or 6
         for _ in tqdm(range(rounds), desc="rounds", disable=None):
             for name in order.sample(list(SIDES), len(SIDES)):
-                seconds[name].append(run_side(case, SIDES[name], Path(folder) / "run"))
+                seconds[name].append(run_side(case, SIDES[name], Path(folder)))
 
     def per_batch(name: str) -> List[float]:
         return [1 / of_round["batches_per_s"] for of_round in seconds[name]]
@@ -299,8 +230,7 @@ def timing(args: argparse.Namespace) -> Dict[str, Any]:
             row[f"times as fast as {other}"] = f"{faster['ratio']:.2f} ({faster['low']:.2f} to {faster['high']:.2f})"
         rows.append(row)
     draw_timing(args.output / "timing.png", rows)
-    network = f"CineUnrolledCNN, {case.steps} steps, {case.features} features, (H, W, T, C) = {TIMING_SHAPE}"
-    return {"network": network, "rounds": rounds, "rows": rows, "all": seconds}
+    return {"network": NETWORK, "rounds": rounds, "rows": rows, "all": seconds}
 
 
 def draw_timing(path: Path, rows: Sequence[Dict[str, Any]]) -> None:
@@ -400,8 +330,7 @@ def parts(args: argparse.Namespace) -> Dict[str, Any]:
     return {"rows": rows}
 
 
-#: H, W, T and C of the examples that `timing` and `loader` measure with.
-TIMING_SHAPE = (64, 48, 12, 8)
+#: H, W, T and C of the example that `loader` measures with.
 LOADER_SHAPE = (224, 160, 20, 8)
 
 # What `loader` measures: overrides of configs/cine/dl_espirit.yaml.
@@ -449,24 +378,6 @@ def loader(args: argparse.Namespace) -> Dict[str, Any]:
     return {"shape": LOADER_SHAPE, "read_s": float(np.median(seconds["read"])), "rows": rows}
 
 
-def write_example_scan(folder: Path, shape: Sequence[int], num_maps: int) -> Path:
-    """A data set of one random scan of two slices in ``folder``, as the training split."""
-    rng = np.random.default_rng(0)
-
-    def normal(*size: int) -> np.ndarray:
-        return rng.standard_normal((*size, 2), dtype=np.float32).view(np.complex64)[..., 0]
-
-    (folder / "annotations").mkdir(parents=True)
-    (folder / "annotations" / "train.json").write_text(json.dumps({"images": [{"file_name": "scan.h5"}]}))
-    height, width, num_frames, num_coils = shape
-    with h5py.File(folder / "scan.h5", "w") as file:
-        file["kspace"] = normal(2, height, width, num_frames, num_coils)
-        maps = normal(2, height, width, 1, num_coils, num_maps)
-        file["maps"] = maps / np.linalg.norm(maps, axis=-2, keepdims=True)
-        file["target"] = normal(2, height, width, num_frames, num_maps)
-    return folder / "scan.h5"
-
-
 def examples_per_second(batches: ExampleLoader, count: int) -> float:
     """Examples that a loader of one example a batch gives in a second, once its workers run."""
     iterator = iter(batches)
@@ -497,18 +408,6 @@ def reconstruct(args: argparse.Namespace) -> Dict[str, Any]:
 
 
 COMMANDS = {f.__name__: f for f in (memory, step, timing, parts, loader, reconstruct)}
-
-
-def versions(device: str) -> Dict[str, Any]:
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "meddlr": meddlr.__version__,
-        "meddlr_greedy": meddlr_greedy.__version__,
-        "python": platform.python_version(),
-    }
 
 
 @exit_with_one_line

@@ -5,7 +5,9 @@ processes of one thread each (on CPUs); a hook notes when each mini-batch was do
 """
 
 import json
+import os
 import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +19,13 @@ from meddlr.config import CfgNode
 from meddlr.engine.train_loop import HookBase
 
 from meddlr_greedy import train_net
+from meddlr_greedy.data import loader
+from meddlr_greedy.data.datasets import ROOT_VARIABLE
 from meddlr_greedy.engine.build import HOOK_REGISTRY
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
 from projects.cine.local_job import LocalJob, preload
+from projects.cine.measuring import write_example_scan
 
 __all__ = ["Clock", "Side", "SIDES", "TimingCase", "chain_throughput", "run_side"]
 
@@ -29,26 +34,27 @@ preload("projects.cine.pipeline_runner")
 CLOCK_FILE = "clock-rank{}.json"
 
 
+#: The network that is timed: one unrolled step in each module, on one example (H, W, T).
+NETWORK: Dict[str, Any] = {"modules": 4, "features": 32, "shape": (64, 48, 12), "num_coils": 8}
+
+DATASET = "timing"
+
+
 @dataclass(frozen=True)
 class TimingCase:
-    """What is trained: one example of random data.
+    """How :data:`NETWORK` is trained.
 
     Attributes:
-        data: Folder of a data set that :func:`projects.cine.benchmark.write_example_scan` has written; its name is the
-            name of the data set.
-        steps: Unrolled steps, each a module of its own.
-        features: Features of the (2+1)D regulariser.
         device: "cpu" or "cuda".
+        threads: Intra-op threads of each process.
         warmup: Iterations that are not timed; a chain fills.
         iterations: Iterations that are timed.
     """
 
-    data: Path
-    steps: int = 4
-    features: int = 16
     device: str = "cpu"
-    warmup: int = 5
-    iterations: int = 20
+    threads: int = 1
+    warmup: int = 4
+    iterations: int = 16
 
     @property
     def total(self) -> int:
@@ -76,10 +82,7 @@ SIDES = {
 
 @HOOK_REGISTRY.register()
 class Clock(HookBase):
-    """Notes when each mini-batch was done, and the seconds of its forward passes; writes them after the training.
-
-    With the environment's word it also keeps the first batch and gives it out again and again (preloaded data).
-    """
+    """Notes when each mini-batch was done, and the seconds of its forward passes; writes them after the training."""
 
     def __init__(self, cfg: CfgNode):
         self._path = Path(cfg.OUTPUT_DIR)
@@ -116,7 +119,8 @@ class Clock(HookBase):
             (self._path / CLOCK_FILE.format(rank)).write_text(json.dumps(times))
 
 
-def _train(config: str, preloaded: bool, argv: Sequence[str]) -> None:
+def _train(config: str, datasets: str, preloaded: bool, argv: Sequence[str]) -> None:
+    os.environ[ROOT_VARIABLE] = datasets
     if preloaded:
         _preload_batches()
     train_net.main(["--config-file", config, *argv])
@@ -124,7 +128,6 @@ def _train(config: str, preloaded: bool, argv: Sequence[str]) -> None:
 
 def _preload_batches() -> None:
     """Makes the training loader of this process read its first batch, and give it out again and again."""
-    from meddlr_greedy.data import loader
 
     def endless(self: Any) -> Any:
         first = next(original(self))
@@ -143,13 +146,21 @@ def _preload_batches() -> None:
 def run_side(case: TimingCase, side: Side, folder: Path) -> Dict[str, Any]:
     """Trains, and returns what the clocks say.
 
+    Args:
+        case: How.
+        side: By which processes.
+        folder: For the example (random, kept for the next call) and the runs.
+
     Returns:
         ``batches_per_s`` of all copies together; of one mini-batch ``step_s``, and ``forward_s`` and ``backward_s``
         (with loss and update) of the slowest process.
     """
+    data = folder / "datasets" / DATASET
+    if not data.exists():
+        write_example_scan(data, (*NETWORK["shape"], NETWORK["num_coils"]), num_maps=1)
+    folder = folder / "runs"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    name = case.data.name
+    folder.mkdir()
     architecture = "GreedyUnrolled" if side.modules else "CineUnrolledCNN"
     config = folder / "config.yaml"
     config.write_text(
@@ -158,9 +169,9 @@ def run_side(case: TimingCase, side: Side, folder: Path) -> Dict[str, Any]:
                 "MODEL": {
                     "DEVICE": case.device,
                     "META_ARCHITECTURE": architecture,
-                    "UNROLLED": {"NUM_UNROLLED_STEPS": case.steps, "NUM_FEATURES": case.features},
+                    "UNROLLED": {"NUM_UNROLLED_STEPS": NETWORK["modules"], "NUM_FEATURES": NETWORK["features"]},
                 },
-                "DATASETS": {"TRAIN": [f"{name}_train"], "VAL": [f"{name}_train"], "TEST": [f"{name}_train"]},
+                "DATASETS": dict.fromkeys(("TRAIN", "VAL", "TEST"), [f"{DATASET}_train"]),
                 "DATALOADER": {"NUM_WORKERS": 0},
                 "AUG_TRAIN": {
                     "UNDERSAMPLE": {"NAME": "VariableDensityKtMaskFunc", "ACCELERATIONS": [4], "CALIBRATION_SIZE": 4}
@@ -192,8 +203,9 @@ def run_side(case: TimingCase, side: Side, folder: Path) -> Dict[str, Any]:
         LocalJob(
             side.processes,
             _train,
-            (str(config), side.preloaded, ["OUTPUT_DIR", str(run)]),
+            (str(config), str(data.parent), side.preloaded, ["OUTPUT_DIR", str(run)]),
             folder / f"{run.name}.txt",
+            threads=case.threads,
             gpus=case.device != "cpu",
         )
         for run in runs
@@ -226,7 +238,8 @@ def _summary(case: TimingCase, clocks: List[List[Dict[str, List[float]]]]) -> Di
     }
 
 
-def chain_throughput(case: TimingCase, num_processes: int, folder: Path, preloaded: bool = True) -> float:
-    """Mini-batches per second of a chain of processes in its steady state, really run."""
-    side = Side(processes=num_processes, modules=case.steps, preloaded=preloaded)
-    return run_side(case, side, folder)["batches_per_s"]
+def chain_throughput(num_processes: int, device: str, threads: int) -> float:
+    """Mini-batches per second of a chain of processes in its steady state, with a preloaded batch, really run."""
+    side = Side(processes=num_processes, modules=NETWORK["modules"])
+    with tempfile.TemporaryDirectory() as folder:
+        return run_side(TimingCase(device, threads), side, Path(folder))["batches_per_s"]

@@ -65,11 +65,10 @@ from meddlr_greedy.engine.processes import Job, in_job, launch
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
-from projects.cine.benchmark import Batch, held_megabytes, make_batch, make_cfg, versions
+from projects.cine.measuring import Batch, held_megabytes, make_batch, make_cfg, versions
+from projects.cine.pipeline_runner import NETWORK, chain_throughput
 from projects.cine.tables import insert_table
 
-#: The measured network: one unrolled step in each module, batch of one example (H, W, T).
-NETWORK: Dict[str, Any] = {"modules": 4, "features": 16, "shape": (64, 96, 12), "num_coils": 8}
 MODULES = (4, 8, 16, 32, 64)
 DEVICES = (1, 2, 4, 8, 16, 32, 64)
 DRAWN_MODULES = (4, 16, 64)
@@ -406,13 +405,6 @@ def measure(device: str, seconds: float) -> Measured:
     return measured
 
 
-def measured_throughput(num_processes: int, device: str, threads: int) -> float:
-    """Mini-batches per second of a real greedy pipeline of :data:`NETWORK`, in steady state with a preloaded batch."""
-    from projects.cine.pipeline_runner import chain_throughput
-
-    return chain_throughput(num_processes, device=device, threads=threads, **NETWORK)
-
-
 # ---- showing
 
 
@@ -599,7 +591,7 @@ def _check(measured: Measured, device: str, threads: int) -> Dict[str, float]:
     """Predicted and measured throughput of a greedy pipeline of two processes."""
     num = 2
     (predicted,) = (p.examples_per_s for p in predict(measured, NETWORK["modules"], num) if p.way == GREEDY)
-    found = measured_throughput(num, device, threads)
+    found = chain_throughput(num, device, threads)
     print(
         f"{num} processes, {NETWORK['modules']} modules: predicted {predicted:.3f}, measured {found:.3f}"
         f" mini-batches/s, predicted / measured {predicted / found:.3f}"

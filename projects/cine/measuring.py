@@ -1,0 +1,134 @@
+"""What the measurements share: small networks, random data, interleaved timing, ratios with their intervals."""
+
+import json
+import platform
+import random
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Sequence
+
+import h5py
+import meddlr
+import numpy as np
+import torch
+from meddlr.config import get_cfg
+from meddlr.modeling import build_loss_computer, build_model
+from tqdm import tqdm
+
+import meddlr_greedy
+from meddlr_greedy.engine.memory import HeldForBackward
+
+__all__ = [
+    "Batch",
+    "Step",
+    "held_megabytes",
+    "interleave",
+    "make_batch",
+    "make_cfg",
+    "ratio",
+    "versions",
+    "write_example_scan",
+]
+
+Step = Callable[[], Any]
+Batch = Dict[str, torch.Tensor]
+
+
+def make_cfg(device: str, arch: str, steps: int, features: int, modules: int = 0) -> Any:
+    """The config of a network; ``modules`` 0 is the plain network."""
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = device
+    cfg.MODEL.UNROLLED.NUM_UNROLLED_STEPS = steps
+    cfg.MODEL.UNROLLED.NUM_FEATURES = features
+    cfg.MODEL.META_ARCHITECTURE = "GreedyUnrolled" if modules else arch
+    if modules:
+        cfg.MISC.GREEDY = type(cfg)({"META_ARCHITECTURE": arch, "NUM_MODULES": modules})
+    return cfg.freeze()
+
+
+def make_batch(device: str, shape: Sequence[int], num_coils: int) -> Batch:
+    """A random batch of one example: ``shape`` is (H, W) or, for cine, (H, W, T)."""
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*size: int) -> torch.Tensor:
+        return torch.randn(*size, dtype=torch.complex64, generator=generator)
+
+    height, width, *frames = shape
+    maps = randn(1, height, width, *(1 for _ in frames), num_coils, 1)
+    maps /= maps.abs().square().sum(dim=-2, keepdim=True).sqrt()
+    lines = (torch.rand(1, 1, width, *frames, 1, generator=generator) < 0.25).float()
+    mask = lines.expand(1, height, width, *frames, 1).contiguous()
+    batch = {
+        "kspace": mask * randn(1, *shape, num_coils),
+        "maps": maps,
+        "mask": mask,
+        "target": randn(1, *shape, 1),
+        "mean": torch.zeros(1, 1),
+        "std": torch.ones(1, 1),
+    }
+    return {key: value.to(device) for key, value in batch.items()}
+
+
+def write_example_scan(folder: Path, shape: Sequence[int], num_maps: int) -> Path:
+    """A data set of one random scan of two slices in ``folder``, as the training split."""
+    rng = np.random.default_rng(0)
+
+    def normal(*size: int) -> np.ndarray:
+        return rng.standard_normal((*size, 2), dtype=np.float32).view(np.complex64)[..., 0]
+
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "annotations" / "train.json").write_text(json.dumps({"images": [{"file_name": "scan.h5"}]}))
+    height, width, num_frames, num_coils = shape
+    with h5py.File(folder / "scan.h5", "w") as file:
+        file["kspace"] = normal(2, height, width, num_frames, num_coils)
+        maps = normal(2, height, width, 1, num_coils, num_maps)
+        file["maps"] = maps / np.linalg.norm(maps, axis=-2, keepdims=True)
+        file["target"] = normal(2, height, width, num_frames, num_maps)
+    return folder / "scan.h5"
+
+
+def interleave(sides: Dict[str, Step], rounds: int, warmup: int = 3) -> Dict[str, List[float]]:
+    """Seconds of each side in each round; the order inside a round is random."""
+    order = random.Random(0)
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    seconds: Dict[str, List[float]] = {name: [] for name in sides}
+    for i in tqdm(range(rounds + warmup), desc="rounds", leave=False, disable=None):
+        for name in order.sample(list(sides), len(sides)):
+            synchronize()
+            start = time.perf_counter()
+            sides[name]()
+            synchronize()
+            if i >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(numerator: List[float], denominator: List[float]) -> Dict[str, float]:
+    """Median of the round-by-round ratios with its 95 % bootstrap interval."""
+    ratios = np.asarray(numerator) / np.asarray(denominator)
+    rng = np.random.default_rng(0)
+    medians = np.median(rng.choice(ratios, (10000, len(ratios))), axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return {"ratio": float(np.median(ratios)), "low": float(low), "high": float(high), "rounds": len(ratios)}
+
+
+def held_megabytes(cfg: Any, batch: Batch) -> float:
+    """MB held for backward in one training step; parameters and batch excluded."""
+    model = build_model(cfg).to(cfg.MODEL.DEVICE).train()
+    loss_computer = build_loss_computer(cfg, "LeanLossComputer")
+    with HeldForBackward(exclude=[*model.parameters(), *batch.values()]) as held:
+        loss = loss_computer(batch, model(batch))["loss"]
+    loss.backward()
+    return held.peak_bytes / 2**20
+
+
+def versions(device: str) -> Dict[str, Any]:
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "meddlr": meddlr.__version__,
+        "meddlr_greedy": meddlr_greedy.__version__,
+        "python": platform.python_version(),
+    }
