@@ -254,7 +254,8 @@ def test_two_processes_measure(tmp_path):
     assert job.wait() == [0, 0], job.text()[-3000:]
     measured = json.loads(path.read_text())["measured"]
     assert all(value > 0 for value in measured.values())
-    example = 64 * 96 * 12
+    height, width, num_frames = scaling.NETWORK["shape"]
+    example = height * width * num_frames
     assert measured["image_bytes"] == 8 * example
     # Image, zero-filled image and target; the mask, one for all coils; maps without frames; mean and deviation.
-    assert measured["message_bytes"] == 3 * 8 * example + 4 * example + 8 * 64 * 96 * 8 + 2 * 4
+    assert measured["message_bytes"] == 3 * 8 * example + 4 * example + 8 * height * width * scaling.NETWORK["num_coils"] + 2 * 4
