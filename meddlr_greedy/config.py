@@ -76,7 +76,7 @@ class GreedyConfig:
     )
     # Chains of processes that each train on their share of every batch; in one process without effect.
     REPLICAS: int = _key(1, "a positive integer", _is_positive)
-    # Batches that may wait between two neighbouring processes.
+    # Batches that may queue on each side of the way between two neighbouring processes.
     BATCHES_IN_FLIGHT: int = _key(2, "a positive integer", _is_positive)
     # Trainer of meddlr_greedy.train_net, a name in TRAINER_REGISTRY; "auto" is GreedyTrainer, or ParallelGreedyTrainer
     # where several processes were started.

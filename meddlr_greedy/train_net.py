@@ -18,8 +18,8 @@ from typing import Any, Optional, Sequence
 from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.engine.build import trainer_class
-from meddlr_greedy.engine.launch import argument_parser, end_at_once, handling_signals, save_config, setup_run
-from meddlr_greedy.engine.processes import Job, in_job, launch
+from meddlr_greedy.engine.launch import argument_parser, handling_signals, save_config, setup_run
+from meddlr_greedy.engine.processes import Job, end_at_once, in_job, launch
 from meddlr_greedy.errors import UserError, exit_with_one_line
 
 __all__ = ["main"]

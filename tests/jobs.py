@@ -1,5 +1,8 @@
 """What the processes of the tests' jobs call."""
 
+import os
+import time
+
 import conftest  # noqa: F401 (its mask function, in every process)
 
 from meddlr_greedy.engine.processes import Job
@@ -11,6 +14,21 @@ preload("jobs")
 
 def train(*argv):
     main(list(argv))
+
+
+def train_in_folder_of_rank(config, folder):
+    """Only the first process sees the run."""
+    rank = os.environ["RANK"]
+    train("--config-file", config, "--resume", "OUTPUT_DIR", folder if rank == "0" else f"{folder}-of-rank-{rank}")
+
+
+def train_first_alone(*argv):
+    """The other processes join the job, and then do nothing."""
+    if os.environ["RANK"] == "0":
+        main(list(argv))
+    else:
+        Job.join()
+        time.sleep(60)
 
 
 def call(function, *args):

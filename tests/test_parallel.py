@@ -75,7 +75,8 @@ def assert_same_training(a, b, equal=torch.equal):
             assert x == y, where
 
     a, b = load(a), load(b)
-    for key in ("model", "optimizer", "scheduler", "iteration"):
+    assert a.keys() == b.keys()
+    for key in a:
         compare(a[key], b[key], key)
 
 
@@ -163,6 +164,7 @@ def test_replicas_average_to_one_process(write_config, make_cfg, tmp_path, start
     for line, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "many")):
         assert other["loss_module_1"] == pytest.approx(line["loss_module_1"], rel=1e-5)
         assert other["loss"] == pytest.approx(line["loss"], rel=1e-5)
+        assert all(f"rank_{rank}/wait_s" in other for rank in range(num))
 
 
 # ---- what lives in a process
@@ -309,7 +311,11 @@ def test_non_finite_loss_names_rank_and_module(write_config, tmp_path, start):
     config, opts = endless(write_config, tmp_path)
     job = start(3, config, *opts, "SOLVER.BASE_LR", "1e18", "MISC.GREEDY.PARTITION", "[1, 2, 1]")
     assert job.wait() == [1, 1, 1]
-    assert_one_line(job.text(), r"rank \d \(modules? \d.*the loss of module \d is (nan|inf)")
+    assert_one_line(
+        job.text(),
+        r"rank (0 \(module 1\).*loss of module 1|1 \(modules 2 to 3\).*loss of module [23]"
+        r"|2 \(module 4\).*loss of module 4) is (nan|inf)",
+    )
 
 
 def test_exception_ends_all(write_config, tmp_path, start, datasets):
@@ -317,6 +323,81 @@ def test_exception_ends_all(write_config, tmp_path, start, datasets):
     job = start(2, config, *opts, "DATASETS.VAL", "('beat_missing',)")
     assert job.wait() == [2, 2]
     assert_one_line(job.text(), "beat_missing")
+
+
+def test_another_failure_in_a_channel_is_no_lost_peer(tmp_path):
+    job = LocalJob(2, jobs.call, (send_what_cannot_be_sent,), tmp_path / "job.txt")
+    assert job.wait() == [1, 1], job.text()
+    assert_one_line(job.text(), "rank 0: TypeError")
+
+
+def send_what_cannot_be_sent(job):
+    if job.rank == 0:
+        sender = Sender(1, 2, torch.device("cpu"))
+        sender.put({"a": object()})
+        sender.close()
+    else:
+        Receiver(0, 2, torch.device("cpu")).get()
+
+
+def test_resuming_a_finished_run_evaluates(write_config, tmp_path, start):
+    config = write_config(modules=4)
+    ended_well(start(2, config))
+    (tmp_path / "run" / "model_best.pth").unlink()
+    ended_well(start(2, config, "--resume"))
+    assert (tmp_path / "run" / "model_best.pth").exists()
+
+
+def test_processes_must_see_one_folder(write_config, tmp_path, start, monkeypatch):
+    config = write_config(modules=4)
+    ended_well(start(2, config))
+    job = LocalJob(2, jobs.train_in_folder_of_rank, (str(config), str(tmp_path / "run")), tmp_path / "apart.txt")
+    assert job.wait() == [2, 2]
+    assert_one_line(job.text(), "OUTPUT_DIR.*all processes must see the same folder")
+
+
+def test_words_of_an_earlier_attempt_are_no_failure(write_config, tmp_path):
+    """Machines that restart because another one failed do not count it: the next attempt finds the same store."""
+    config, opts = endless(write_config, tmp_path)
+    argv = ("--config-file", str(config), "--resume", *opts)
+    first = LocalJob(2, jobs.train, argv, tmp_path / "first.txt")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "last_checkpoint").exists():
+        assert time.monotonic() < deadline, first.text()[-3000:]
+        time.sleep(0.01)
+    first.kill()
+    iteration = load(tmp_path / "run" / (tmp_path / "run" / "last_checkpoint").read_text())["iteration"]
+    argv = (*argv[:3], *opts_with(**{"SOLVER.MAX_ITER": iteration + 3}))
+    ended_well(LocalJob(2, jobs.train, argv, tmp_path / "second.txt", store=first.store))
+
+
+def test_a_signal_while_waiting_for_the_others(write_config, tmp_path):
+    job = LocalJob(2, jobs.train_first_alone, ("--config-file", str(write_config(modules=4))), tmp_path / "job.txt")
+    deadline = time.monotonic() + 60
+    while "Environment info" not in job.text() and not (tmp_path / "run" / "log.rank0.txt").exists():
+        assert time.monotonic() < deadline, job.text()[-3000:]
+        time.sleep(0.05)
+    time.sleep(1)
+    os.kill(job.processes[0].pid, signal.SIGTERM)
+    job.processes[0].join(10)
+    assert job.processes[0].exitcode == os.EX_TEMPFAIL, job.text()[-3000:]
+    job.kill()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_first_process_holds_the_store(write_config, tmp_path, victim):
+    """As under a scheduler alone, or an older torchrun: one line all the same, and soon."""
+    config, opts = endless(write_config, tmp_path)
+    job = LocalJob(3, jobs.train, ("--config-file", str(config), *opts), tmp_path / "job.txt", agent_store=False)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "last_checkpoint").exists():
+        assert time.monotonic() < deadline, job.text()[-3000:]
+        time.sleep(0.01)
+    job.processes[victim].kill()
+    statuses = job.wait(30)
+    assert statuses[victim] == -signal.SIGKILL and 0 not in statuses
+    assert_one_line(job.text(), rf"rank {victim}\b.*lost")
+    assert "Traceback" not in job.text()
 
 
 def kill_and_resume(write_config, tmp_path, start, rng, number):
@@ -350,7 +431,7 @@ def kill_and_resume(write_config, tmp_path, start, rng, number):
             assert_one_line(job.text(), modules_of(victim) + r".*lost")
     ended_well(start(num, config, "--resume", *opts))
     assert_same_training(tmp_path / "whole" / "model_final.pth", run / "model_final.pth")
-    assert not list(run.glob("*.partial")), "half-written"
+    assert not list(run.glob(".partial-*")), "half-written"
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.stress)])
@@ -382,7 +463,7 @@ def test_signal_ends_all_after_the_same_iteration(write_config, tmp_path, start,
     ended_well(start(2, config, "--resume", *again))
 
 
-def test_out_of_memory_and_lost_store_are_told():
+def test_out_of_memory_is_told():
     class Ended(Exception):
         pass
 
@@ -487,6 +568,12 @@ def test_one_process_has_no_parallel_trainer(write_config, capsys):
     with pytest.raises(SystemExit) as end:
         train_main(["--config-file", str(write_config()), "MISC.GREEDY.TRAINER", "ParallelGreedyTrainer"])
     assert end.value.code == 2 and "MISC.GREEDY.TRAINER" in capsys.readouterr().err
+
+
+def test_a_trainer_of_one_process_is_refused(write_config, tmp_path, start):
+    job = start(2, write_config(modules=4), "MISC.GREEDY.TRAINER", "GreedyTrainer")
+    assert job.wait() == [2, 2]
+    assert_one_line(job.text(), "MISC.GREEDY.TRAINER: found 'GreedyTrainer'")
 
 
 def test_mistakes_of_a_job_are_told_once(write_config, tmp_path, start):

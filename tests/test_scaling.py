@@ -258,4 +258,5 @@ def test_two_processes_measure(tmp_path):
     example = height * width * num_frames
     assert measured["image_bytes"] == 8 * example
     # Image, zero-filled image and target; the mask, one for all coils; maps without frames; mean and deviation.
-    assert measured["message_bytes"] == 3 * 8 * example + 4 * example + 8 * height * width * scaling.NETWORK["num_coils"] + 2 * 4
+    maps = 8 * height * width * scaling.NETWORK["num_coils"]
+    assert measured["message_bytes"] == 3 * 8 * example + 4 * example + maps + 2 * 4

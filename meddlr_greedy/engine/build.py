@@ -23,7 +23,13 @@ def trainer_class(cfg: CfgNode) -> Any:
     name = cfg.MISC.GREEDY.TRAINER
     if name == "auto":
         name = "ParallelGreedyTrainer" if in_job() else "GreedyTrainer"
-    return _look_up(TRAINER_REGISTRY, name, "MISC.GREEDY.TRAINER")
+    trainer = _look_up(TRAINER_REGISTRY, name, "MISC.GREEDY.TRAINER")
+    if in_job() and not getattr(trainer, "for_several_processes", False):
+        raise UserError(
+            f"MISC.GREEDY.TRAINER: found '{name}', which trains in one process, but several were started; allowed is"
+            " 'auto'"
+        )
+    return trainer
 
 
 def build_hooks(cfg: CfgNode) -> List[HookBase]:

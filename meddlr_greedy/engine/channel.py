@@ -18,7 +18,7 @@ from typing import Any, ContextManager, Dict, List, Optional
 import torch
 import torch.distributed as dist
 
-from meddlr_greedy.engine.processes import PeerLost
+from meddlr_greedy.engine.processes import PeerLost, is_lost_connection
 
 __all__ = ["END", "Message", "Receiver", "Sender", "receive", "send"]
 
@@ -124,7 +124,7 @@ class _Side:
         try:
             with self._on_stream():
                 self._run()
-        except RuntimeError as error:
+        except BaseException as error:  # noqa: BLE001 (whatever it is, the main thread has to hear of it)
             self._error = error
             self._on_error()
 
@@ -134,8 +134,10 @@ class _Side:
     def _on_error(self) -> None:
         raise NotImplementedError
 
-    def _lost(self) -> PeerLost:
-        return PeerLost(self.peer, self._error)
+    def _failure(self) -> BaseException:
+        """What to raise: a broken connection is the peer's fault, everything else this side's own."""
+        assert self._error is not None
+        return PeerLost(self.peer, self._error) if is_lost_connection(self._error) else self._error
 
     def _measure(self, message: Message) -> None:
         num_bytes = sum(t.nbytes for t in message.values() if isinstance(t, torch.Tensor))
@@ -158,7 +160,7 @@ class Sender(_Side):
         start = time.perf_counter()
         while True:
             if self._error is not None:
-                raise self._lost()
+                raise self._failure()
             with contextlib.suppress(queue.Full):
                 self._queue.put((message, ready), timeout=0.2)
                 break
@@ -169,7 +171,7 @@ class Sender(_Side):
         self.put(END)
         self._thread.join()
         if self._error is not None:
-            raise self._lost()
+            raise self._failure()
 
     def _run(self) -> None:
         while True:
@@ -199,7 +201,7 @@ class Receiver(_Side):
         message = self._queue.get()
         self.waited_s += time.perf_counter() - start
         if message is None:
-            raise self._lost()
+            raise self._failure()
         self._measure(message)
         if self._stream is not None:
             current = torch.cuda.current_stream(self.device)

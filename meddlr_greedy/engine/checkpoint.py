@@ -167,7 +167,8 @@ class RunState:
             return
         torch.set_rng_state(state["torch_rng"])
         if torch.cuda.is_available() and state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+            for device, generator in zip(range(torch.cuda.device_count()), state["cuda_rng"]):
+                torch.cuda.set_rng_state(generator, device)
         name, keys, *rest = state["numpy_rng"]
         np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
         version, words, gauss = state["python_rng"]

@@ -16,10 +16,10 @@ from meddlr.utils.logger import setup_logger
 from meddlr_greedy.config import read_yaml
 from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.engine.processes import Job
-from meddlr_greedy.errors import Preempted, UserError
+from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically
 
-__all__ = ["argument_parser", "check_device", "end_at_once", "handling_signals", "save_config", "setup_run"]
+__all__ = ["argument_parser", "check_device", "handling_signals", "save_config", "setup_run"]
 
 
 def argument_parser(description: Optional[str] = None) -> argparse.ArgumentParser:
@@ -63,18 +63,6 @@ def handling_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
     finally:
         for number, before in previous.items():
             signal.signal(number, before)
-
-
-def end_at_once(number: int, frame: Any) -> None:
-    """A signal handler for the time outside the training, when there is nothing to save.
-
-    Ends the process here. An exception would be lost where the signal happens to arrive inside somebody's
-    ``except Exception`` (meddlr's look at the environment has several) or inside a callback of the interpreter.
-    """
-    name = signal.Signals(number).name
-    message = f"error: {name} received outside the training; nothing is lost, continue with --resume\n"
-    os.write(2, message.encode())
-    os._exit(Preempted.exit_status)
 
 
 def setup_run(cfg: CfgNode, args: Any, trains: bool, job: Optional[Job] = None) -> CfgNode:

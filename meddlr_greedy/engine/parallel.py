@@ -31,8 +31,9 @@ from torch import nn
 from meddlr_greedy.data.loader import build_train_loader
 from meddlr_greedy.data.seeding import example_seed
 from meddlr_greedy.engine.build import TRAINER_REGISTRY
-from meddlr_greedy.engine.channel import Message, Receiver, Sender, receive
+from meddlr_greedy.engine.channel import END, Message, Receiver, Sender, receive
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, plain_name
+from meddlr_greedy.engine.launch import handling_signals
 from meddlr_greedy.engine.partition import (
     Place,
     balanced_partition,
@@ -41,7 +42,7 @@ from meddlr_greedy.engine.partition import (
     store_partition,
     stored_partition,
 )
-from meddlr_greedy.engine.processes import Job, PeerLost
+from meddlr_greedy.engine.processes import Job, PeerLost, is_lost_connection
 from meddlr_greedy.engine.shards import merge_optimizers, merge_schedulers, select_optimizer, select_scheduler
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import Preempted, UserError
@@ -81,14 +82,17 @@ class ParallelGreedyTrainer(GreedyTrainer):
     """
 
     model: GreedyUnrolled
+    for_several_processes = True
 
     def __init__(self, cfg: CfgNode):
         self.job = Job.current()
         self.place = place_of_this_process(cfg)
         _check_possible(cfg, self.place)
-        backend = choose_backend(cfg.MODEL.DEVICE)
+        backend = self.job.agree("backend", choose_backend(cfg.MODEL.DEVICE))
         self.job.init_process_group(backend)
         self._stage_on_cpu = backend == "gloo"
+        if self._stage_on_cpu and cfg.MODEL.DEVICE != "cpu":
+            logger.warning("Processes share GPUs: what they exchange passes through host memory (gloo, not NCCL)")
         self._replicas = _group_of_replicas(self.place)
         cfg = self._with_partition(cfg)
         own = _own_modules(cfg, self.place)
@@ -107,6 +111,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
         )
         self._receiver: Optional[Receiver] = None
         self._sender: Optional[Sender] = None
+        self._waited_for_replicas_s = 0.0
         self._ends_for = 0  # the signal for which the run ends after this batch
         logger.info("Process %d of %d runs %s", self.job.rank, self.job.world_size, _name_modules(own))
 
@@ -168,6 +173,16 @@ class ParallelGreedyTrainer(GreedyTrainer):
 
     # ---- training
 
+    def resume_or_load(self, resume: bool = True, restart_iter: bool = False) -> None:
+        super().resume_or_load(resume, restart_iter)
+        found = f"iteration {self.start_iter}"
+        agreed = self.job.agree("start", found)
+        if found != agreed:
+            raise UserError(
+                f"OUTPUT_DIR: {self.cfg.OUTPUT_DIR} starts from {found} here, but from {agreed} on rank 0; all"
+                " processes must see the same folder"
+            )
+
     def train(self) -> Optional[Dict[str, Any]]:
         with self._connected():
             return super().train()
@@ -184,6 +199,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
             self._receiver = Receiver(self.job.rank - 1, **options)
             self.data_loader = _ReceivedBatches(self._receiver, "training")
         self.checkpointer.connect()
+        self.job.in_training = True  # to the end: what is left to do then is short, and half of it would be nothing
         try:
             yield
         except Preempted:
@@ -192,10 +208,11 @@ class ParallelGreedyTrainer(GreedyTrainer):
         self._leave_together()
 
     def _leave_together(self) -> None:
-        if self._sender is not None:
-            self._sender.close()
-        self.checkpointer.close()
-        self.job.finish()
+        with handling_signals(lambda number, frame: None):
+            if self._sender is not None:
+                self._sender.close()
+            self.checkpointer.close()
+            self.job.finish()
 
     def _seek_first_batch(self) -> None:
         if self.place.is_first:
@@ -205,6 +222,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
         return super()._next_batch() if self.place.is_first else next(self._data_loader_iter)
 
     def run_step(self) -> None:
+        self.checkpointer.release()
         if self.place.is_first:
             self._ends_for = self._agreed_signal()
         super().run_step()
@@ -217,8 +235,15 @@ class ParallelGreedyTrainer(GreedyTrainer):
         if self._replicas is None:
             return asked
         agreed = torch.tensor([asked])
-        dist.all_reduce(agreed, dist.ReduceOp.MAX, group=self._replicas)
+        with self._waiting_for_replicas():
+            dist.all_reduce(agreed, dist.ReduceOp.MAX, group=self._replicas)
         return int(agreed)
+
+    @contextmanager
+    def _waiting_for_replicas(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._waited_for_replicas_s += time.perf_counter() - start
 
     def _asked_to_end(self) -> int:
         if self.place.is_first:
@@ -246,9 +271,8 @@ class ParallelGreedyTrainer(GreedyTrainer):
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         logged = torch.tensor(list(values.values()), dtype=gradients[0].dtype, device=gradients[0].device)
         flat = torch.cat([g.reshape(-1) for g in (*gradients, logged)])
-        start = time.perf_counter()
-        dist.all_reduce(flat, group=self._replicas)
-        self.measurements.waited_s += time.perf_counter() - start
+        with self._waiting_for_replicas():
+            dist.all_reduce(flat, group=self._replicas)
         flat /= self.place.num_replicas
         *averaged, logged = flat.split([g.numel() for g in (*gradients, logged)])
         for g, mean in zip(gradients, averaged):
@@ -261,13 +285,15 @@ class ParallelGreedyTrainer(GreedyTrainer):
         return example_seed(max(self.cfg.SEED, 0), self.iter, f"random layers, replica {self.place.replica}")
 
     def waited_s(self) -> float:
-        """Seconds that this process has waited for its neighbours so far."""
-        return sum(side.waited_s for side in (self._receiver, self._sender) if side is not None)
+        """Seconds that this process has waited for others so far."""
+        sides = [side for side in (self._receiver, self._sender) if side is not None]
+        return sum(side.waited_s for side in sides) + self._waited_for_replicas_s
 
     def in_flight_mb(self) -> float:
         """Memory of the batches that may wait beside this process."""
         sides = [side for side in (self._receiver, self._sender) if side is not None]
-        return sum(side.largest_bytes for side in sides) * self.cfg.MISC.GREEDY.BATCHES_IN_FLIGHT / 2**20
+        # Those in the queue, and the one in the hand of its thread.
+        return sum(side.largest_bytes for side in sides) * (self.cfg.MISC.GREEDY.BATCHES_IN_FLIGHT + 1) / 2**20
 
     # ---- evaluation
 
@@ -280,7 +306,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
                 batches = self._evaluation_batches(name)
                 results[name] = inference_on_dataset(self.model, batches, evaluator or _HandOn(self._sender))
         # Whether this becomes the best checkpoint is known at the end of the chain alone.
-        self.checkpointer.gather(self.iter)
+        self.checkpointer.gather(min(self.iter, self.max_iter - 1))  # a finished run stands one behind its end
         if not self.is_writer:
             return {}
         for of_dataset in results.values():
@@ -367,46 +393,49 @@ class ChainCheckpointer(GreedyCheckpointer):
 
     def connect(self) -> None:
         """Opens the way to the writer, for states and for what else it has to know (:meth:`report`)."""
-        if self._place.replica == 0 and not self._writes:
+        if not self._writes:
             cpu = torch.device("cpu")
             self._reports = Sender(self._place.writer, depth=_WAITING_REPORTS, device=cpu, tag=_REPORTS)
 
     def close(self) -> None:
         if self._reports is not None:
             self._reports.close()
-        elif self._writes:
-            self.reports()  # the ends
+        else:
+            self.reports(END["kind"], self._place.num_processes)
 
-    def report(self, message: Message) -> None:
-        if self._reports is not None:
-            self._reports.put(message)
+    def report(self, kind: str, message: Message) -> None:
+        """Tells the writer something; for all other processes."""
+        assert self._reports is not None
+        self._reports.put({**message, "kind": kind})
 
-    def reports(self) -> List[Message]:
-        """The next report of each other process of the chain, in their order; for the writer."""
+    def reports(self, kind: str, num_processes: int) -> List[Message]:
+        """The next report of each of the first ``num_processes``, in their order; for the writer."""
         received = []
-        for rank in range(self._place.writer):
+        for rank in (rank for rank in range(num_processes) if rank != self._place.writer):
             try:
                 received.append(receive(rank, tag=_REPORTS))
             except RuntimeError as error:
+                if not is_lost_connection(error):
+                    raise
                 raise PeerLost(rank, error) from error
+            assert received[-1]["kind"] == kind, f"found {received[-1]['kind']}, expected {kind}"
         return received
 
     def gather(self, iteration: int) -> None:
         """Collects the state after an iteration, once however often it is asked for; called in all processes."""
-        if self._gathered[0] == iteration:
+        if self._gathered[0] == iteration or self._place.replica > 0:
             return
         part = {**super().state(), "model": self.model.own_state_dict(), "positions": self._positions}
-        part["run"] = part["run"] if self._writes else {}
+        part.pop("run")  # that of the writer is the run's
         if not self._writes:
-            self.report(_pack(part))
+            self.report("state", _pack(part))
             self._gathered = (iteration, {})
             return
-        parts = [*map(_unpack, self.reports()), part]
+        parts = [*map(_unpack, self.reports("state", self._place.num_stages)), part]
         positions = [p["positions"] for p in parts]
         weights = {name: value for p in parts for name, value in p["model"].items()}
         whole = {
             "model": {name: weights[name] for name in self._whole.shapes},
-            "run": part["run"],
             "optimizer": merge_optimizers([p["optimizer"] for p in parts], positions),
             "scheduler": merge_schedulers([p["scheduler"] for p in parts], positions),
         }
@@ -418,7 +447,12 @@ class ChainCheckpointer(GreedyCheckpointer):
             super().save(name, tag, **kwargs)
 
     def state(self) -> Dict[str, Any]:
-        return self._gathered[1]
+        # The generators as they are now, not as they were inside an evaluation, when the rest may have been gathered.
+        return {**self._gathered[1], "run": self.checkpointables["run"].state_dict()}
+
+    def release(self) -> None:
+        """Lets go of what was gathered: the whole network does not fit everywhere."""
+        self._gathered = (self._gathered[0], {})
 
     def prune(self, keep: int) -> None:
         if self._writes:
@@ -473,38 +507,36 @@ class ShareMeasurements(HookBase):
     def __init__(self, period: int, eval_period: int):
         self._periods = [p for p in (period, eval_period) if p]
         self._values: List[Dict[str, float]] = []
-        #: Seconds waited for other replicas.
-        self.waited_s = 0.0
 
     def before_train(self) -> None:
         self._start()
 
     def _start(self) -> None:
-        self._since, self._waited_before = time.perf_counter(), self._waited()
+        self._since, self._waited_before = time.perf_counter(), self.trainer.waited_s()
         self._values = []
-
-    def _waited(self) -> float:
-        return self.waited_s + self.trainer.waited_s()
 
     def after_step(self) -> None:
         trainer = self.trainer
         done = trainer.iter + 1
-        names = ("loss_module_", "module_", *(["data_time"] if trainer.place.is_first else []))
-        values = {} if trainer.is_writer else {k: v for k, v in trainer.storage.latest().items() if k.startswith(names)}
+        values = {}
+        if trainer.place.replica == 0 and not trainer.is_writer:
+            names = ("loss_module_", "module_", *(["data_time"] if trainer.place.is_first else []))
+            values = {k: v for k, v in trainer.storage.latest().items() if k.startswith(names)}
         self._values.append(values)
         if done != trainer.max_iter and not any(done % period == 0 for period in self._periods):
             return  # nothing is written in this iteration
         values.update(self._of_this_process())
         if trainer.is_writer:
-            for of_process in (self._values, *(report["values"] for report in trainer.checkpointer.reports())):
+            reports = trainer.checkpointer.reports("measurements", trainer.place.num_processes)
+            for of_process in (self._values, *(report["values"] for report in reports)):
                 self._put(of_process)
         else:
-            trainer.checkpointer.report({"values": self._values})
+            trainer.checkpointer.report("measurements", {"values": self._values})
         self._start()
 
     def _of_this_process(self) -> Dict[str, float]:
         elapsed, count = time.perf_counter() - self._since, len(self._values)
-        waited = self._waited() - self._waited_before
+        waited = self.trainer.waited_s() - self._waited_before
         values = {
             "batches_per_s": count / elapsed,
             "wait_s": waited / count,

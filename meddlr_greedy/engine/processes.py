@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import contextmanager
+import uuid
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
@@ -23,11 +24,13 @@ import torch.distributed as dist
 
 from meddlr_greedy.errors import OneLineError, Preempted, UserError
 
-__all__ = ["Board", "Job", "PeerLost", "in_job", "launch", "num_processes"]
+__all__ = ["Board", "Job", "PeerLost", "end_at_once", "in_job", "is_lost_connection", "launch", "num_processes"]
 
 HEARTBEAT_S = 1.0
 #: Silence after which a process counts as lost. Dead ones are noticed sooner, by their closed connections.
 SILENCE_S = 15.0
+#: Patience with a process that has not come yet: importing torch on a cold disk can take long.
+JOIN_S = 300.0
 #: How long to wait for a better explanation before a lost connection is reported as such.
 GRACE_S = 3.0
 #: How long processes may take to end by themselves once one has failed.
@@ -47,11 +50,12 @@ class Board:
 
     Args:
         store: A store of torch.distributed; not for several threads at a time.
-        attempt: torchrun's count of restarts, which keeps the words of an earlier attempt apart.
+        attempt: Keeps the words of an earlier attempt, which failed and was restarted, apart.
     """
 
-    def __init__(self, store: dist.TCPStore, attempt: str = "0"):
+    def __init__(self, store: dist.TCPStore, attempt: str = ""):
         self.store = store
+        self.attempt_name = attempt
         self.prefix = f"meddlr_greedy/{attempt}/"
 
     def write(self, key: str, value: str) -> None:
@@ -65,6 +69,10 @@ class Board:
     def wait_for(self, key: str) -> str:
         self.store.wait([self.prefix + key], timedelta(days=1))
         return self.store.get(self.prefix + key).decode()
+
+    def attempt(self) -> "Board":
+        """The part of the board for the present attempt, where the first process has begun one."""
+        return Board(self.store, self.read("attempt") or "none")
 
     def name(self, rank: int) -> str:
         """A process with its modules, for messages."""
@@ -103,14 +111,22 @@ class Job:
         world_size: Number of processes.
         local_rank: Number of this process on its machine, from 0.
         asked_to_end: The signal that asked any process of the job to end, or 0.
+        in_training: Whether signals are acted on between two iterations; else they end the process at once.
     """
 
-    def __init__(self, rank: int, world_size: int, local_rank: int, connect: Callable[[], Board]):
+    def __init__(self, rank: int, world_size: int, local_rank: int, connect: Callable[[], dist.TCPStore]):
         self.rank, self.world_size, self.local_rank = rank, world_size, local_rank
         self.asked_to_end = 0
-        self.board = connect()
+        self.in_training = False
         self._connect = connect
-        self._ended = threading.Event()
+        self._lingers_s = 0.0
+        self._connected, self._ended = threading.Event(), threading.Event()
+        self._signals, wake = os.pipe()
+        os.set_blocking(self._signals, False)
+        os.set_blocking(wake, False)
+        # Python's handlers wait for the main thread, which may be waiting inside torch.
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        self.board = self._begin_attempt(Board(connect()))
 
     _current: Optional["Job"] = None
 
@@ -142,21 +158,47 @@ class Job:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         # torchrun's agent and launch() hold the store, and outlive the processes; a scheduler alone has none.
         holds_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         stores: List[dist.TCPStore] = []
 
-        def connect() -> Board:
-            is_master, patience = holds_store and not stores, timedelta(seconds=60)
+        def connect() -> dist.TCPStore:
+            is_master, patience = holds_store and not stores, timedelta(seconds=JOIN_S)
             stores.append(dist.TCPStore(address, port, is_master=is_master, wait_for_workers=False, timeout=patience))
-            return Board(stores[-1], attempt)
+            return stores[-1]
 
         try:
             job = cls(rank, world_size, int(os.environ.get("LOCAL_RANK", rank)), connect)
         except RuntimeError as error:
             raise UserError(f"MASTER_ADDR: nobody answers at {address}:{port} ({_first_line(error)})") from None
+        if holds_store:  # so that the others can read why
+            job._lingers_s = 3 * HEARTBEAT_S
         threading.Thread(target=job._watch, daemon=True, name="watch").start()
         cls._current = job
         return job
+
+    def _begin_attempt(self, board: Board) -> Board:
+        """The board of this attempt, of which the first process tells every other one that greets it.
+
+        torchrun's count of restarts does not name an attempt: machines that restart because another one failed do not
+        count it.
+        """
+        name = uuid.uuid4().hex
+        if self.rank == 0:
+            board.write("attempt", name)
+            return board.attempt()
+        board.write(f"greeting/{self.rank}", name)
+        deadline = time.monotonic() + JOIN_S
+        while time.monotonic() < deadline:
+            attempt = board.read(f"answer/{name}")
+            if attempt is not None:
+                return Board(board.store, attempt)
+            time.sleep(0.1)
+        raise UserError(f"rank 0 has not come within {JOIN_S:.0f} s; were all processes started?")
+
+    def _answer_greetings(self, board: Board) -> None:
+        for rank in range(1, self.world_size):
+            name = board.read(f"greeting/{rank}")
+            if name is not None:  # perhaps of an attempt that is over: then another one will come
+                board.write(f"answer/{name}", self.board.attempt_name)
 
     def init_process_group(self, backend: str) -> None:
         """Connects the processes for point-to-point and collective communication (``torch.distributed``)."""
@@ -165,6 +207,7 @@ class Job:
         dist.init_process_group(
             backend, store=store, rank=self.rank, world_size=self.world_size, timeout=timedelta(days=7)
         )
+        self._connected.set()
 
     def agree(self, key: str, value: Optional[str]) -> str:
         """What the first process gives for ``key``, in all processes."""
@@ -187,6 +230,7 @@ class Job:
         dist.barrier()
         self._ended.set()
         dist.destroy_process_group()
+        time.sleep(self._lingers_s)
 
     @contextmanager
     def ending_together(self) -> Iterator[None]:
@@ -206,46 +250,66 @@ class Job:
         except Exception as error:  # noqa: BLE001 (whatever it is, the others must not wait for this process)
             if _is_out_of_memory(error):
                 self.fail(f"out of memory: {_first_line(error)}", 1)
-            if isinstance(error, RuntimeError) and _is_lost_connection(error):
+            if is_lost_connection(error):
                 self._wait_for_another_report()
             self.fail(f"{type(error).__name__}: {_first_line(error)}", 1, traceback.format_exc())
 
     def fail(self, message: str, status: int, details: str = "") -> None:
         """Ends the process and with it the job; says why unless another process was first."""
-        line = f"{self.board.name(self.rank)}: {message}"
-        if self.board.report_failure(line, status):
-            _say(line, details)
+        with self._store_may_be_gone():
+            line = f"{self.board.name(self.rank)}: {message}"
+            if self.board.report_failure(line, status):
+                _say(line, details)
         self._leave(status)
 
     def _fail_for_lost_peer(self, rank: int, cause: str) -> None:
         self._wait_for_another_report()
-        line = f"{self.board.name(rank)}: lost (killed, or out of reach: {cause})"
-        if self.board.report_failure(line, 1):
-            _say(line)
+        with self._store_may_be_gone():
+            line = f"{self.board.name(rank)}: lost (killed, or out of reach: {cause})"
+            if self.board.report_failure(line, 1):
+                _say(line)
         self._leave(1)
 
     def _wait_for_another_report(self) -> None:
         """Ends the process if another one says why in the next seconds: it knows better than a broken connection."""
         deadline = time.monotonic() + GRACE_S
         while time.monotonic() < deadline:
-            status = self.board.failure_status()
-            if status is not None:
-                self._leave(status)
+            with self._store_may_be_gone():
+                status = self.board.failure_status()
+                if status is not None:
+                    self._leave(status)
             time.sleep(0.1)
 
+    @contextmanager
+    def _store_may_be_gone(self) -> Iterator[None]:
+        """Ends the process where the store is gone, and with it the process that held it, the first one."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self._ended.is_set():
+                return
+            if self.rank == 1:  # nobody can agree any more on who says it
+                _say(f"rank 0: lost, with the job's store (killed, or out of reach: {_first_line(error)})")
+            self._leave(1)
+
     def _leave(self, status: int) -> None:
-        # Not sys.exit: threads of torch that wait for a lost peer would keep the process.
         sys.stdout.flush()
         sys.stderr.flush()
+        time.sleep(self._lingers_s)
+        # Not sys.exit: threads of torch that wait for a lost peer would keep the process.
         os._exit(status)
 
     def _watch(self) -> None:
         """Gives signs of life, watches those of the next rank, and ends the process when the job has failed."""
         watched = (self.rank + 1) % self.world_size
-        try:
-            board = self._connect()  # one of its own: the main thread may be waiting on the other
-            last_beat, seen = None, time.monotonic()
-            while not self._ended.wait(HEARTBEAT_S):
+        last_beat, seen = None, time.monotonic()
+        with self._store_may_be_gone():
+            everywhere = Board(self._connect())  # of its own: the main thread may be waiting on the other
+            board = Board(everywhere.store, self.board.attempt_name)
+            while not self._ended.wait(HEARTBEAT_S if self._connected.is_set() else HEARTBEAT_S / 5):
+                self._act_on_signals()
+                if self.rank == 0 and not self._connected.is_set():
+                    self._answer_greetings(everywhere)
                 board.write(f"beat/{self.rank}", repr(time.time()))
                 status = board.failure_status()
                 if status is not None:
@@ -254,15 +318,29 @@ class Job:
                 beat = board.read(f"beat/{watched}")
                 if beat != last_beat:
                     last_beat, seen = beat, time.monotonic()
-                elif beat is not None and time.monotonic() - seen > SILENCE_S:
-                    line = f"{board.name(watched)}: lost (no sign of life for {SILENCE_S:.0f} s)"
+                patience = JOIN_S if beat is None else SILENCE_S
+                if time.monotonic() - seen > patience:
+                    line = f"{board.name(watched)}: lost (no sign of life for {patience:.0f} s)"
                     if board.report_failure(line, 1):
                         _say(line)
                     self._leave(1)
-        except Exception as error:  # noqa: BLE001 (any: the store is gone, and with it the process that held it)
-            if not self._ended.is_set():
-                _say(f"rank {self.rank}: the job's store is gone ({_first_line(error)}); its first process was killed")
-                self._leave(1)
+
+    def _act_on_signals(self) -> None:
+        with suppress(BlockingIOError):
+            arrived = set(os.read(self._signals, 100)) & {signal.SIGTERM, signal.SIGUSR1}
+            if arrived and not self.in_training:
+                end_at_once(arrived.pop(), None)
+
+
+def end_at_once(number: int, frame: Any) -> None:
+    """A signal handler for the time outside the training, when there is nothing to save.
+
+    Ends the process here. An exception would be lost where the signal happens to arrive inside somebody's
+    ``except Exception`` (meddlr's look at the environment has several) or inside a callback of the interpreter.
+    """
+    name = signal.Signals(number).name
+    _say(f"{name} received outside the training; nothing is lost, continue with --resume")
+    os._exit(Preempted.exit_status)
 
 
 def launch(num: int, arguments: Sequence[str], module: str) -> int:
@@ -277,7 +355,6 @@ def launch(num: int, arguments: Sequence[str], module: str) -> int:
         The exit status: 0 if all ended well, else that of the process which failed first.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    board = Board(store)
     threads = max(1, (os.cpu_count() or 1) // num)
     environment = {
         "OMP_NUM_THREADS": str(threads),
@@ -300,7 +377,7 @@ def launch(num: int, arguments: Sequence[str], module: str) -> int:
         for rank in range(num):
             ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             processes.append(subprocess.Popen(command, env={**environment, **ranks}))
-        return _wait_for_all(processes, board)
+        return _wait_for_all(processes, Board(store))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     finally:
@@ -311,7 +388,7 @@ def launch(num: int, arguments: Sequence[str], module: str) -> int:
             signal.signal(number, before)
 
 
-def _wait_for_all(processes: List[subprocess.Popen], board: Board) -> int:
+def _wait_for_all(processes: List[subprocess.Popen], everywhere: Board) -> int:
     """Waits; once a process has failed, the others are given ``END_S`` seconds."""
     deadline: Optional[float] = None
     status = 0
@@ -324,6 +401,7 @@ def _wait_for_all(processes: List[subprocess.Popen], board: Board) -> int:
             del running[rank]
             if process.returncode == 0:
                 continue
+            board = everywhere.attempt()
             if process.returncode < 0:
                 line = f"{board.name(rank)}: killed by {signal.Signals(-process.returncode).name}"
                 if board.report_failure(line, 1):
@@ -347,5 +425,8 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def _is_lost_connection(error: RuntimeError) -> bool:
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether torch.distributed says that the other side is gone."""
+    if not isinstance(error, RuntimeError) or isinstance(error, torch.cuda.OutOfMemoryError):
+        return False
     return any(word in str(error) for word in ("onnection closed", "onnection reset", "Broken pipe", "gloo", "NCCL"))

@@ -3,9 +3,10 @@
 import contextlib
 import multiprocessing
 import os
+import socket
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 import torch
 import torch.distributed as dist
@@ -30,6 +31,8 @@ class LocalJob:
         output: File for what the processes print.
         threads: Intra-op threads of each process.
         gpus: Whether the processes may see the GPUs.
+        store: That of an earlier attempt, which it continues.
+        agent_store: Whether the store outlives the processes, as torchrun's does; else the first of them holds it.
     """
 
     def __init__(
@@ -40,15 +43,18 @@ class LocalJob:
         output: Union[str, Path],
         threads: int = 1,
         gpus: bool = False,
+        store: Optional[dist.TCPStore] = None,
+        agent_store: bool = True,
     ):
         self.output = Path(output)
-        # The store outlives the processes, as torchrun's does.
-        self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.store = store
+        if self.store is None and agent_store:
+            self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         environment = {
             **{key: value for key, value in os.environ.items() if key.startswith("MEDDLR")},
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(self._store.port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "MASTER_PORT": str(self.store.port if self.store is not None else _free_port()),
+            "TORCHELASTIC_USE_AGENT_STORE": str(agent_store),
             "WORLD_SIZE": str(num),
             "LOCAL_WORLD_SIZE": str(num),
             **({} if gpus else {"CUDA_VISIBLE_DEVICES": ""}),
@@ -85,6 +91,12 @@ class LocalJob:
         for process in self.processes:
             process.kill()
             process.join()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _run(function: Callable, environment: Dict[str, str], output: str, threads: int, args: Sequence[Any]) -> None:
