@@ -1,29 +1,46 @@
-"""Greedy training on the real cine series of one animal: simulate k-space, train, evaluate, update the project's page.
+"""Studies on the real cine series of one animal: prepare data, reconstruct, compare, update the project's page.
+
+    8x    greedy training against zero-filled images: minutes on two CPU cores
+    12x   two ESPIRiT map sets; zero-filled, compressed sensing, the image that the networks start from, and the same
+          network trained end to end and greedily
 
 The series is public (WrightGroupSRI/ep-dataset, commit bc049db9, folder E774S5-shortAxis, CC0) and not part of this
-repository; --images names it as an npz file with ``magnitude`` (slice, phase, row, column).
+repository; --images names it as an npz file with ``magnitude`` (slice, phase, row, column). Networks are trained at the
+same time, each in a process of its own. Run again, the command continues where it was ended: what is trained or tuned
+in --output stays.
 
 Example::
 
-    python -m projects.cine.pig --images pig_cine_sax.npz
+    python -m projects.cine.pig --images pig_cine_sax.npz --study 12x
 """
 
 import argparse
 import json
 import shutil
+import subprocess
 import sys
-import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
-from meddlr_greedy import eval_net, train_net
-from meddlr_greedy.data.datasets import datasets_root
-from meddlr_greedy.errors import exit_with_one_line
-from projects.cine import simulate
+import torch
+from torch import nn
+
+from meddlr_greedy import compare, eval_net
+from meddlr_greedy.config import load_config
+from meddlr_greedy.data.datasets import datasets_root, register_datasets
+from meddlr_greedy.engine.launch import argument_parser, setup_run
+from meddlr_greedy.errors import UserError, exit_with_one_line
+from meddlr_greedy.eval_net import evaluate_test_sets, make_results_folder
+from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER, run_info
+from meddlr_greedy.files import written_atomically
+from meddlr_greedy.ops.cine_sense import CineSenseModel
+from meddlr_greedy.ops.kt_sparse import kt_sparse_reconstruction
+from projects.cine import compressed_sensing, prepare, simulate
 from projects.cine.tables import insert_table
 
 HERE = Path(__file__).parent
-CONFIG = HERE.parents[1] / "configs" / "cine" / "pig.yaml"
+CONFIGS = HERE.parents[1] / "configs" / "cine"
 
 # The acquired matrix of the series; blocks of neighbouring slices, mid-ventricle held out.
 SIMULATION = [
@@ -31,44 +48,166 @@ SIMULATION = [
     *("--split", "0-6,13-19", "7-8", "9-12"),
 ]
 
+_CS, _START = "compressed sensing", "k-t sparse, where the networks start"
+_METRICS = {"PSNR (dB)": ("psnr_scan", 2), "SSIM": ("ssim (Wang)_scan", 3), "NRMSE": ("nrmse_scan", 3)}
 
-def table(results: Dict[str, Any], minutes: float) -> str:
-    """The result as Markdown."""
-    of_dataset = results["datasets"]["pig_test"]
-    rows = ["| | PSNR (dB) | SSIM | NRMSE |", "|---|---|---|---|"]
-    for label, method in (("zero-filled", "zero_filled"), ("greedy", "reconstruction")):
-        values = [of_dataset[method][metric]["mean"] for metric in ("psnr_scan", "ssim (Wang)_scan", "nrmse_scan")]
-        rows.append(f"| {label} | {values[0]:.2f} | {values[1]:.3f} | {values[2]:.3f} |")
-    gain = of_dataset["reconstruction"]["psnr_scan"]["mean"] - of_dataset["zero_filled"]["psnr_scan"]["mean"]
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+
+@dataclass(frozen=True)
+class Study:
+    """One table of the project's page.
+
+    Args:
+        name: Of the data set, and of the table, the files in results/ and the marks in the page.
+        prepare: Called with the file and the folder of the data set.
+        networks: Label -> config file.
+        compares: Whether compressed sensing, and the k-t sparse image that the networks start from, are in the table.
+    """
+
+    name: str
+    prepare: Callable[[str, str], None]
+    networks: Dict[str, Path]
+    compares: bool = False
+
+
+def _simulate(images: str, output: str) -> None:
+    simulate.main(["--images", images, *SIMULATION, "--output", output])
+
+
+def _prepare_two_maps(images: str, output: str) -> None:
+    prepare.main(["images", images, *SIMULATION, "--maps", "2", "--output", output])
+
+
+STUDIES = {
+    "8x": Study("pig", _simulate, {"greedy": CONFIGS / "pig.yaml"}),
+    "12x": Study(
+        "pig12",
+        _prepare_two_maps,
+        {"backprop": CONFIGS / "pig12_backprop.yaml", "greedy": CONFIGS / "pig12_greedy.yaml"},
+        compares=True,
+    ),
+}
+
+
+class KtSparse(nn.Module):
+    """What a ``KtSparseCineUnrolledCNN`` starts from, as a network gives it."""
+
+    @torch.no_grad()
+    def forward(self, inputs: Dict[str, Any]) -> Dict[str, Any]:
+        A = CineSenseModel(inputs["maps"], inputs["mask"])  # noqa: N806 (meddlr's name)
+        zf_image = A(inputs["kspace"], adjoint=True)
+        return {"pred": kt_sparse_reconstruction(A, zf_image), "target": inputs["target"], "zf_image": zf_image}
+
+
+def train(study: Study, output: Path) -> None:
+    """Trains the networks of a study side by side; a finished one ends at once."""
+    command = [sys.executable, "-m", "meddlr_greedy.train_net", "--resume", "--config-file"]
+    runs = {
+        label: subprocess.Popen([*command, str(config), "OUTPUT_DIR", str(_folder(output, label))])
+        for label, config in study.networks.items()
+    }
+    try:
+        failed = [label for label, run in runs.items() if run.wait()]
+    finally:
+        for run in runs.values():
+            run.terminate()  # which saves a checkpoint; without effect on one that has ended
+    if failed:
+        raise UserError(f"training of {', '.join(failed)} failed, see above; run the command again to continue")
+
+
+def training_minutes(metrics_file: Path) -> float:
+    """Time of all iterations, from the time per iteration that a run has logged."""
+    rows = [json.loads(line) for line in metrics_file.read_text().splitlines()]
+    of_iteration = {row["iteration"]: row["time"] for row in rows if "time" in row}
+    ends = sorted(of_iteration)
+    lengths = [end - begin for begin, end in zip([-1, *ends], ends)]
+    return sum(length * of_iteration[end] for length, end in zip(lengths, ends)) / 60
+
+
+def table(results: Dict[str, Any], dataset: str, minutes: Dict[str, float]) -> str:
+    """The result as Markdown.
+
+    Args:
+        results: Label -> what eval_net wrote for it.
+        dataset: The data set to show.
+        minutes: Label -> minutes of training.
+    """
+    of_dataset = {label: of_run["datasets"][dataset]["reconstruction"] for label, of_run in results.items()}
+    of_dataset = {"zero-filled": next(iter(results.values()))["datasets"][dataset]["zero_filled"], **of_dataset}
+    rows = [f"| | {' | '.join(_METRICS)} | training (min) |", "|---|" + "---|" * (len(_METRICS) + 1)]
+    for label, values in of_dataset.items():
+        cells = [f"{values[metric]['mean']:.{digits}f}" for metric, digits in _METRICS.values()]
+        rows.append(f"| {label} | {' | '.join(cells)} | {f'{minutes[label]:.1f}' if label in minutes else ''} |")
+    psnr = {label: values["psnr_scan"]["mean"] for label, values in of_dataset.items()}
+    gains = [f"{psnr['greedy'] - value:+.2f} dB over {label}" for label, value in psnr.items() if label != "greedy"]
+    of_greedy = results["greedy"]
+    versions = ", ".join(f"{name} {version}" for name, version in of_greedy["versions"].items())
     note = (
-        f"Gain: {gain:.2f} dB on the four held-out slices after {minutes:.1f} minutes of training on two CPU cores;"
-        f" {results['parameters']} parameters; {versions}."
+        f"Greedy on the four held-out slices: {', '.join(gains)}. Trained on two CPU cores;"
+        f" {of_greedy['parameters']} parameters; {versions}."
     )
     return "\n".join([*rows, "", note])
+
+
+def _evaluate(study: Study, output: Path) -> Dict[str, Any]:
+    """Evaluates every method that is not yet: label -> results."""
+    first, *_ = study.networks.values()
+    if study.compares and not _results_file(output, _CS).is_file():
+        cs = ["--config-file", str(first), "--output", str(_folder(output, _CS)), "--num-figures", "1"]
+        compressed_sensing.main(cs)
+    if study.compares and not _results_file(output, _START).is_file():
+        cfg = load_config(str(first), ["OUTPUT_DIR", str(_folder(output, _START))])
+        register_datasets()
+        cfg = setup_run(cfg, argument_parser().parse_args([]), trains=False)
+        model = KtSparse()
+        info = {**run_info(cfg, model, weights=cfg.OUTPUT_DIR, iteration=None), "weights": None, "architecture": _START}
+        evaluate_test_sets(cfg, model, info, make_results_folder(cfg), num_figures=0, label=_START)
+    for label, config in study.networks.items():
+        eval_net.main(["--config-file", str(config), "--num-figures", "1", "OUTPUT_DIR", str(_folder(output, label))])
+    labels = [*([_CS, _START] if study.compares else []), *study.networks]
+    return {label: json.loads(_results_file(output, label).read_text()) for label in labels}
+
+
+def _draw(study: Study, output: Path, results: Dict[str, Any]) -> List[Path]:
+    """Pictures of all methods side by side."""
+    labels = [label for label in results if label != _START]
+    if len(labels) == 1:
+        figures = results[labels[0]]["datasets"][f"{study.name}_test"]["figures"]
+        return [_folder(output, labels[0]) / RESULTS_FOLDER / figure for figure in figures]
+    compared = output / "compared"
+    runs = [str(_folder(output, label)) for label in labels]
+    compare.main([*runs, "--labels", *labels, "--output", str(compared)])
+    return sorted([*compared.glob("*.png"), *compared.glob("*.gif")])
+
+
+def _folder(output: Path, label: str) -> Path:
+    return output / label.split(",")[0].replace(" ", "-")
+
+
+def _results_file(output: Path, label: str) -> Path:
+    return _folder(output, label) / RESULTS_FOLDER / RESULTS_FILE
 
 
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, metavar="FILE", help="the series, .npz or .npy")
-    parser.add_argument("--output", default="results/pig", metavar="FOLDER", help="weights, metrics and pictures")
+    parser.add_argument("--study", choices=[*STUDIES], default="8x", help="default: %(default)s")
+    parser.add_argument("--output", metavar="FOLDER", help="weights, metrics and pictures (default: results/<name>)")
     args = parser.parse_args(argv)
-    config = ["--config-file", str(CONFIG), "OUTPUT_DIR", args.output]
+    study = STUDIES[args.study]
+    output = Path(args.output or f"results/{study.name}")
 
-    simulate.main(["--images", args.images, *SIMULATION, "--output", str(datasets_root() / "pig")])
-    start = time.monotonic()
-    train_net.main(config)
-    minutes = (time.monotonic() - start) / 60
-    eval_net.main(config)
-
-    tested = Path(args.output) / "test_results"
-    results = json.loads((tested / "results.json").read_text())
+    study.prepare(args.images, str(datasets_root() / study.name))
+    train(study, output)
+    results = _evaluate(study, output)
+    pictures = _draw(study, output, results)
+    minutes = {label: training_minutes(_folder(output, label) / "metrics.json") for label in study.networks}
     (HERE / "results").mkdir(exist_ok=True)
-    shutil.copy(tested / "results.json", HERE / "results" / "pig.json")
-    for figure in results["datasets"]["pig_test"]["figures"]:
-        shutil.copy(tested / figure, HERE / "results" / f"pig{Path(figure).suffix}")
-    insert_table(HERE / "README.md", "pig", table(results, minutes))
+    with written_atomically(HERE / "results" / f"{study.name}.json") as partial:
+        partial.write_text(json.dumps({"training_minutes": minutes, **results}, indent=1) + "\n")
+    for picture in pictures:
+        shutil.copy(picture, HERE / "results" / f"{study.name}{picture.suffix}")
+    insert_table(HERE / "README.md", study.name, table(results, f"{study.name}_test", minutes))
 
 
 if __name__ == "__main__":
