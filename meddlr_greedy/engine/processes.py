@@ -34,7 +34,7 @@ JOIN_S = 300.0
 #: How long to wait for a better explanation before a lost connection is reported as such.
 GRACE_S = 3.0
 #: How long processes may take to end by themselves once one has failed.
-END_S = 5.0
+END_S = 8.0
 
 
 class PeerLost(ConnectionError):
@@ -295,9 +295,21 @@ class Job:
     def _leave(self, status: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        if self.rank == 0 and not self._connected.is_set():
+            self._let_the_others_come()
         time.sleep(self._lingers_s)
         # Not sys.exit: threads of torch that wait for a lost peer would keep the process.
         os._exit(status)
+
+    def _let_the_others_come(self) -> None:
+        """Waits a little until the others have joined, and can read why this attempt is over."""
+        deadline = time.monotonic() + END_S
+        with suppress(RuntimeError):
+            while time.monotonic() < deadline:
+                self._answer_greetings(Board(self.board.store))
+                if all(self.board.read(f"beat/{rank}") for rank in range(1, self.world_size)):
+                    return
+                time.sleep(0.1)
 
     def _watch(self) -> None:
         """Gives signs of life, watches those of the next rank, and ends the process when the job has failed."""
