@@ -1,7 +1,8 @@
 """What every unrolled network does with meddlr's batch before its first step."""
 
-from typing import Any, Dict
+from typing import Any, Dict, NamedTuple
 
+import torch
 from meddlr.forward.mri import SenseModel
 from meddlr.ops import complex as cplx
 from meddlr.utils.general import move_to_device
@@ -9,14 +10,25 @@ from torch import nn
 
 from meddlr_greedy.errors import UserError
 
-__all__ = ["prepare_inputs"]
+__all__ = ["MeasuredLines", "prepare_inputs"]
+
+
+class MeasuredLines(NamedTuple):
+    """Lines held out for the loss (SSDU): what was measured, and the signal model that gives an image's k-space there.
+
+    A network's outputs hold them as ``measured``, in the place of a ``target``.
+    """
+
+    kspace: torch.Tensor  #: (B, H, W, T, C), zero on all other lines
+    A: nn.Module
 
 
 def prepare_inputs(network: nn.Module, inputs: Dict[str, Any]) -> Dict[str, Any]:
     """The batch on the network's device with masked k-space, mask and signal model; the batch given stays as it is.
 
     The signal model is that of ``network.build_signal_model(maps, mask)`` where the network has it, else meddlr's. A
-    batch without k-space (handed on by another process, which has used it up) has a mask.
+    batch without k-space (handed on by another process, which has used it up) has a mask. Where lines are held out for
+    the loss (``loss_kspace`` and ``loss_mask``), ``measured`` are :class:`MeasuredLines`.
 
     Raises:
         UserError: where the maps do not fit the network.
@@ -28,8 +40,13 @@ def prepare_inputs(network: nn.Module, inputs: Dict[str, Any]) -> Dict[str, Any]
         raise UserError(f"MODEL.UNROLLED.NUM_EMAPS: found {network.num_emaps}, but the data has {num_maps} map sets")
     if mask is None:
         mask = cplx.get_mask(kspace)
+    build_signal_model = getattr(network, "build_signal_model", SenseModel)
     signal_model = inputs.get("signal_model")
     if signal_model is None:
-        signal_model = getattr(network, "build_signal_model", SenseModel)(maps, mask)
-    masked = {} if kspace is None else {"kspace": kspace * mask}
-    return {**inputs, **masked, "mask": mask, "signal_model": signal_model}
+        signal_model = build_signal_model(maps, mask)
+    prepared = {**inputs, "mask": mask, "signal_model": signal_model}
+    if kspace is not None:
+        prepared["kspace"] = kspace * mask
+    if "loss_kspace" in inputs:
+        prepared["measured"] = MeasuredLines(inputs["loss_kspace"], build_signal_model(maps, inputs["loss_mask"]))
+    return prepared

@@ -2,6 +2,10 @@
 
 meddlr's ``BasicLossComputer`` computes every image metric, two SSIMs among them, at every step and with autograd,
 whatever the loss is. Here only the loss is differentiated; names and values are meddlr's (``MODEL.RECON_LOSS.NAME``).
+
+Without targets (``MISC.GREEDY.LOSS_LINES``), the image's k-space is compared with what was measured on lines that the
+network was not given: Yaman et al., "Self-supervised learning of physics-guided reconstruction neural networks without
+fully sampled reference data" (SSDU), MRM 2020.
 """
 
 from typing import Any, Callable, Dict, Union
@@ -20,6 +24,7 @@ from meddlr.modeling.loss_computer import (
 )
 from meddlr.ops import complex as cplx
 
+from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
 
 __all__ = ["LeanLossComputer", "LocalLoss", "as_local_loss", "complex_l1", "recon_loss"]
@@ -31,6 +36,9 @@ Outputs = Dict[str, Any]
 LocalLoss = Callable[[Inputs, Outputs], torch.Tensor]
 
 _SIGNAL_MODEL_PREFIX = "signal_model_corr_"
+
+# Those that do not depend on the scale of the images, which is another one with and without RENORMALIZE_DATA.
+_MEASURED_LOSSES = [name for name in KSPACE_LOSSES if name.startswith("k_") and name.endswith("normalized")]
 
 
 def complex_l1(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -103,6 +111,11 @@ def _kspace_loss(name: str, pred: torch.Tensor, target: torch.Tensor, signal_mod
         pred, target = signal_model(pred), signal_model(target)
     else:
         target, pred = oF.fft2c(target, channels_last=True), oF.fft2c(pred, channels_last=True)
+    return _compared_in_kspace(name, pred, target)
+
+
+def _compared_in_kspace(name: str, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The loss ``name`` of k-space, any shape."""
     error = cplx.abs(target - pred)
     if name == "k_l1":
         return torch.mean(error)
@@ -124,12 +137,25 @@ class LeanLossComputer(LossComputer):
 
     Called like meddlr's: ``computer(inputs, outputs)`` returns ``{"loss": ...}`` plus the image metrics ``l1``, ``l2``,
     ``psnr`` and ``nrmse`` outside autograd. :meth:`local_loss` returns the loss alone.
+
+    With ``MISC.GREEDY.LOSS_LINES`` the loss is that of the k-space on the lines held out, ``outputs["measured"]``
+    (:class:`~meddlr_greedy.modeling.inputs.MeasuredLines`), and there are no metrics. "k_l1_l2_sum_normalized" is that
+    of SSDU, (|y - A x|_1 / |y|_1 + |y - A x|_2 / |y|_2) / 2.
+
+    Raises:
+        UserError: The loss is unknown, or none for lines held out.
     """
 
     def __init__(self, cfg):
         name = cfg.MODEL.RECON_LOSS.NAME
         super().__init__(cfg)
         self.renormalize_data = cfg.MODEL.RECON_LOSS.RENORMALIZE_DATA
+        self.name, self.loss_lines = name, GreedyConfig.from_cfg(cfg).LOSS_LINES
+        if self.loss_lines and name not in _MEASURED_LOSSES:
+            raise UserError(
+                f"MODEL.RECON_LOSS.NAME: found '{name}', but without targets (MISC.GREEDY.LOSS_LINES"
+                f" {self.loss_lines:g}) allowed are {', '.join(_MEASURED_LOSSES)}"
+            )
         self.loss: Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
         if name in IMAGE_LOSSES + KSPACE_LOSSES:
             self.loss = lambda pred, target, signal_model: recon_loss(name, pred, target, signal_model)
@@ -137,6 +163,8 @@ class LeanLossComputer(LossComputer):
             self.loss = _metric_loss(name, cfg.MODEL.DEVICE)
 
     def __call__(self, input: Inputs, output: Outputs) -> Dict[str, torch.Tensor]:
+        if self.loss_lines:
+            return {"loss": self.local_loss(input, output)}
         pred, target = self._renormalized(input, output)
         loss = self.loss(pred, target, output.get("signal_model"))
         with torch.no_grad():
@@ -145,8 +173,19 @@ class LeanLossComputer(LossComputer):
 
     def local_loss(self, inputs: Inputs, outputs: Outputs) -> torch.Tensor:
         """The loss of ``outputs["pred"]``, a scalar, and nothing else."""
+        if self.loss_lines:
+            return self._loss_of_measured_lines(outputs)
         pred, target = self._renormalized(inputs, outputs)
         return self.loss(pred, target, outputs.get("signal_model"))
+
+    def _loss_of_measured_lines(self, outputs: Outputs) -> torch.Tensor:
+        measured = outputs.get("measured")
+        if measured is None:
+            raise UserError(
+                f"MISC.GREEDY.LOSS_LINES: found {self.loss_lines:g}, but there are no lines held out for the loss;"
+                " cine data and networks have them, under this plugin's trainer"
+            )
+        return _compared_in_kspace(self.name, measured.A(outputs["pred"]), measured.kspace)
 
     def _renormalized(self, inputs: Inputs, outputs: Outputs):
         pred = outputs["pred"]
@@ -191,4 +230,10 @@ def as_local_loss(
         return loss.local_loss
     if isinstance(loss, LossComputer):
         return lambda inputs, outputs: loss(inputs, outputs)["loss"]
-    return lambda inputs, outputs: loss(outputs["pred"], outputs["target"])
+
+    def local_loss(inputs: Inputs, outputs: Outputs) -> torch.Tensor:
+        if outputs["target"] is None:
+            raise UserError("the batch has no 'target', which this loss, a function of (pred, target), needs")
+        return loss(outputs["pred"], outputs["target"])
+
+    return local_loss
