@@ -14,13 +14,16 @@ __all__ = ["MeasuredLines", "prepare_inputs"]
 
 
 class MeasuredLines(NamedTuple):
-    """Lines held out for the loss (SSDU): what was measured, and the signal model that gives an image's k-space there.
+    """Lines held out for the loss (SSDU), in the place of a target; a network's outputs hold them as ``measured``."""
 
-    A network's outputs hold them as ``measured``, in the place of a ``target``.
-    """
+    kspace: torch.Tensor  #: what was measured, (B, H, W, T, C), zero on all other lines
+    A: nn.Module  #: gives an image's k-space on these lines
+    unseen: torch.Tensor  #: true where all coil maps of a set are zero, (B, H, W, 1, M)
 
-    kspace: torch.Tensor  #: (B, H, W, T, C), zero on all other lines
-    A: nn.Module
+    @classmethod
+    def of(cls, kspace: torch.Tensor, A: nn.Module, maps: torch.Tensor) -> "MeasuredLines":  # noqa: N803
+        """For maps (B, H, W, 1, C, M)."""
+        return cls(kspace, A, (maps == 0).all(dim=-2))
 
 
 def prepare_inputs(network: nn.Module, inputs: Dict[str, Any]) -> Dict[str, Any]:
@@ -48,5 +51,6 @@ def prepare_inputs(network: nn.Module, inputs: Dict[str, Any]) -> Dict[str, Any]
     if kspace is not None:
         prepared["kspace"] = kspace * mask
     if "loss_kspace" in inputs:
-        prepared["measured"] = MeasuredLines(inputs["loss_kspace"], build_signal_model(maps, inputs["loss_mask"]))
+        loss_model = build_signal_model(maps, inputs["loss_mask"])
+        prepared["measured"] = MeasuredLines.of(inputs["loss_kspace"], loss_model, maps)
     return prepared

@@ -26,8 +26,9 @@ from meddlr.ops import complex as cplx
 
 from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.modeling.inputs import MeasuredLines
 
-__all__ = ["LeanLossComputer", "LocalLoss", "as_local_loss", "complex_l1", "recon_loss"]
+__all__ = ["LeanLossComputer", "LocalLoss", "as_local_loss", "complex_l1", "measured_loss", "recon_loss"]
 
 Inputs = Dict[str, Any]
 Outputs = Dict[str, Any]
@@ -37,8 +38,8 @@ LocalLoss = Callable[[Inputs, Outputs], torch.Tensor]
 
 _SIGNAL_MODEL_PREFIX = "signal_model_corr_"
 
-# Those that do not depend on the scale of the images, which is another one with and without RENORMALIZE_DATA.
-_MEASURED_LOSSES = [name for name in KSPACE_LOSSES if name.startswith("k_") and name.endswith("normalized")]
+# Of measured lines: neither depends on the scale of the images (RENORMALIZE_DATA) or divides by single points.
+_MEASURED_LOSSES = ["k_l1_sum_normalized", "k_l1_l2_sum_normalized"]
 
 
 def complex_l1(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -111,11 +112,6 @@ def _kspace_loss(name: str, pred: torch.Tensor, target: torch.Tensor, signal_mod
         pred, target = signal_model(pred), signal_model(target)
     else:
         target, pred = oF.fft2c(target, channels_last=True), oF.fft2c(pred, channels_last=True)
-    return _compared_in_kspace(name, pred, target)
-
-
-def _compared_in_kspace(name: str, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The loss ``name`` of k-space, any shape."""
     error = cplx.abs(target - pred)
     if name == "k_l1":
         return torch.mean(error)
@@ -131,6 +127,31 @@ def _compared_in_kspace(name: str, pred: torch.Tensor, target: torch.Tensor) -> 
     return 0.5 * l1 + 0.5 * l2
 
 
+def measured_loss(name: str, image: torch.Tensor, lines: MeasuredLines) -> torch.Tensor:
+    r"""How far an image is from what is known of it: the loss of SSDU.
+
+    :math:`\frac{1}{2} (\|e\|_1 / \|y\|_1 + \|e\|_2 / \|y\|_2)` for each example, the mean over examples, with the
+    measured lines y. The error e is y - A x and, where no coil sees the image, the image x itself: there it is zero, as
+    is a target (of coil images combined with the conjugate maps), but no line tells.
+
+    Args:
+        name: "k_l1_l2_sum_normalized", or "k_l1_sum_normalized" for the first term, without the half.
+        image: Reconstruction, complex, shape (B, H, W, T, M).
+        lines: Held out for the loss.
+
+    Returns:
+        A scalar.
+    """
+    errors = (lines.kspace - lines.A(image), image * lines.unseen)
+    error = torch.cat([_per_example(cplx.abs(e)) for e in errors], dim=1)
+    magnitude = _per_example(cplx.abs(lines.kspace))
+    l1 = error.sum(dim=1) / magnitude.sum(dim=1)
+    if name == "k_l1_sum_normalized":
+        return l1.mean()
+    l2 = torch.linalg.vector_norm(error, dim=1) / torch.linalg.vector_norm(magnitude, dim=1)
+    return (0.5 * l1 + 0.5 * l2).mean()
+
+
 @LOSS_COMPUTER_REGISTRY.register()
 class LeanLossComputer(LossComputer):
     """meddlr's loss of ``MODEL.RECON_LOSS`` without what the loss does not use.
@@ -138,9 +159,8 @@ class LeanLossComputer(LossComputer):
     Called like meddlr's: ``computer(inputs, outputs)`` returns ``{"loss": ...}`` plus the image metrics ``l1``, ``l2``,
     ``psnr`` and ``nrmse`` outside autograd. :meth:`local_loss` returns the loss alone.
 
-    With ``MISC.GREEDY.LOSS_LINES`` the loss is that of the k-space on the lines held out, ``outputs["measured"]``
-    (:class:`~meddlr_greedy.modeling.inputs.MeasuredLines`), and there are no metrics. "k_l1_l2_sum_normalized" is that
-    of SSDU, (|y - A x|_1 / |y|_1 + |y - A x|_2 / |y|_2) / 2.
+    With ``MISC.GREEDY.LOSS_LINES`` the loss is :func:`measured_loss` of ``outputs["measured"]``, the lines held out,
+    and there are no metrics.
 
     Raises:
         UserError: The loss is unknown, or none for lines held out.
@@ -185,7 +205,7 @@ class LeanLossComputer(LossComputer):
                 f"MISC.GREEDY.LOSS_LINES: found {self.loss_lines:g}, but there are no lines held out for the loss;"
                 " cine data and networks have them, under this plugin's trainer"
             )
-        return _compared_in_kspace(self.name, measured.A(outputs["pred"]), measured.kspace)
+        return measured_loss(self.name, outputs["pred"], measured)
 
     def _renormalized(self, inputs: Inputs, outputs: Outputs):
         pred = outputs["pred"]
