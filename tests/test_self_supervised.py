@@ -194,7 +194,7 @@ def measured():
     maps[:, :3, :2, ..., 0] = 0
     mask = (torch.rand(2, 1, 7, 4, 1) < 0.4).double().expand(2, 6, 7, 4, 1)
     kspace = mask * torch.randn(2, 6, 7, 4, 3, dtype=torch.complex128)
-    return maps, mask, MeasuredLines.of(kspace, CineSenseModel(maps, mask), maps)
+    return maps, mask, MeasuredLines.of(kspace, mask, CineSenseModel(maps, mask), maps)
 
 
 def random_image():
@@ -207,11 +207,11 @@ def test_loss_is_that_of_ssdu_and_its_gradient_is_right(load_cfg, measured):
     image = random_image()
     errors = SenseModel(maps, weights=mask)(image) - lines.kspace
     expected = 0.0
-    for x, error, y in zip(image, errors, lines.kspace):
-        error = torch.cat([error[y != 0], x[:3, :2, :, 0].flatten()])
-        l1 = error.abs().sum() / y.abs().sum()
-        l2 = torch.linalg.vector_norm(error) / torch.linalg.vector_norm(y)
-        expected = expected + (l1 + l2) / 4
+    for x, error, y, own in zip(image, errors, lines.kspace, mask):
+        part, unseen = own.sum() / own.numel(), x[:3, :2, :, 0].flatten()
+        l1 = error[y != 0].abs().sum() + part * unseen.abs().sum()
+        l2 = torch.linalg.vector_norm(torch.cat([error[y != 0], part.sqrt() * unseen]))
+        expected = expected + (l1 / y.abs().sum() + l2 / torch.linalg.vector_norm(y)) / 4
     values = loss({}, {"pred": image, "measured": lines})
     assert set(values) == {"loss"}
     torch.testing.assert_close(values["loss"], expected)
@@ -224,7 +224,7 @@ def test_loss_sees_nothing_but_the_lines_held_out(load_cfg, measured, name):
     _, mask, lines = measured
     loss = build_loss_computer(load_cfg(*OPTS[:3], name), "LeanLossComputer").local_loss
     one_coil = torch.ones(2, 6, 7, 1, 1, 1, dtype=torch.complex128)
-    lines = MeasuredLines.of(lines.kspace[..., :1], CineSenseModel(one_coil, mask), one_coil)
+    lines = MeasuredLines.of(lines.kspace[..., :1], mask, CineSenseModel(one_coil, mask), one_coil)
     image = random_image()[..., :1].detach().requires_grad_()
     loss({}, {"pred": image, "measured": lines}).backward()
     spectrum = CineSenseModel(one_coil)(image.grad)
@@ -258,10 +258,11 @@ def explicit_loop(cfg, network, modules):
             for i in steps:
                 step = {"model": network.resnets[i], "step_size": network.step_sizes[i], "dims": batch["kspace"].shape}
                 x = network.step(image=x, A=A, zf_image=zf_image, **step)
-            unseen = (batch["maps"] == 0).all(dim=4)
-            error = torch.cat([e.abs().flatten(1) for e in (y - loss_model(x), x * unseen)], dim=1)
-            l1 = error.sum(1) / y.abs().flatten(1).sum(1)
-            l2 = error.norm(dim=1) / y.abs().flatten(1).norm(dim=1)
+            unseen = (batch["maps"] == 0).all(dim=4) * batch["loss_mask"].mean(dim=(1, 2, 3, 4), keepdim=True)
+            error, of_unseen, size = (y - loss_model(x)).abs().flatten(1), x.abs(), y.abs().flatten(1)
+            l1 = (error.sum(1) + (unseen * of_unseen).flatten(1).sum(1)) / size.sum(1)
+            l2 = ((error**2).sum(1) + (unseen * of_unseen**2).flatten(1).sum(1)) / (size**2).sum(1)
+            l2 = l2.sqrt()
             optimizer.zero_grad()
             (0.5 * l1 + 0.5 * l2).mean().backward()
             optimizer.step()

@@ -18,12 +18,16 @@ class MeasuredLines(NamedTuple):
 
     kspace: torch.Tensor  #: what was measured, (B, H, W, T, C), zero on all other lines
     A: nn.Module  #: gives an image's k-space on these lines
-    unseen: torch.Tensor  #: true where all coil maps of a set are zero, (B, H, W, 1, M)
+    unseen: torch.Tensor  #: weight of pixels that no coil sees, (B, H, W, 1, M), real; zero elsewhere
 
     @classmethod
-    def of(cls, kspace: torch.Tensor, A: nn.Module, maps: torch.Tensor) -> "MeasuredLines":  # noqa: N803
-        """For maps (B, H, W, 1, C, M)."""
-        return cls(kspace, A, (maps == 0).all(dim=-2))
+    def of(cls, kspace: torch.Tensor, mask: torch.Tensor, A: nn.Module, maps: torch.Tensor) -> "MeasuredLines":  # noqa: N803
+        """The lines of a mask (B, H, W, T, 1) that is zero elsewhere, for maps (B, H, W, 1, C, M).
+
+        An unseen pixel weighs as much as these lines do among all lines, so that k-space and image count alike.
+        """
+        unseen = (maps == 0).all(dim=-2)
+        return cls(kspace, A, unseen * mask.mean(dim=(1, 2, 3, 4), keepdim=True))
 
 
 def prepare_inputs(network: nn.Module, inputs: Dict[str, Any]) -> Dict[str, Any]:
@@ -52,5 +56,5 @@ def prepare_inputs(network: nn.Module, inputs: Dict[str, Any]) -> Dict[str, Any]
         prepared["kspace"] = kspace * mask
     if "loss_kspace" in inputs:
         loss_model = build_signal_model(maps, inputs["loss_mask"])
-        prepared["measured"] = MeasuredLines.of(inputs["loss_kspace"], loss_model, maps)
+        prepared["measured"] = MeasuredLines.of(inputs["loss_kspace"], inputs["loss_mask"], loss_model, maps)
     return prepared

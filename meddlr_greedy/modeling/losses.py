@@ -131,8 +131,9 @@ def measured_loss(name: str, image: torch.Tensor, lines: MeasuredLines) -> torch
     r"""How far an image is from what is known of it: the loss of SSDU.
 
     :math:`\frac{1}{2} (\|e\|_1 / \|y\|_1 + \|e\|_2 / \|y\|_2)` for each example, the mean over examples, with the
-    measured lines y. The error e is y - A x and, where no coil sees the image, the image x itself: there it is zero, as
-    is a target (of coil images combined with the conjugate maps), but no line tells.
+    measured lines y. The error e is y - A x and, where no coil sees the image, the image x itself, weighted by
+    ``lines.unseen``: there it is zero, as is a target (of coil images combined with the conjugate maps), but no line
+    tells.
 
     Args:
         name: "k_l1_l2_sum_normalized", or "k_l1_sum_normalized" for the first term, without the half.
@@ -142,13 +143,14 @@ def measured_loss(name: str, image: torch.Tensor, lines: MeasuredLines) -> torch
     Returns:
         A scalar.
     """
-    errors = (lines.kspace - lines.A(image), image * lines.unseen)
-    error = torch.cat([_per_example(cplx.abs(e)) for e in errors], dim=1)
     magnitude = _per_example(cplx.abs(lines.kspace))
-    l1 = error.sum(dim=1) / magnitude.sum(dim=1)
+    error, of_unseen = _per_example(cplx.abs(lines.kspace - lines.A(image))), cplx.abs(image)
+    l1 = error.sum(dim=1) + _per_example(lines.unseen * of_unseen).sum(dim=1)
+    l1 = l1 / magnitude.sum(dim=1)
     if name == "k_l1_sum_normalized":
         return l1.mean()
-    l2 = torch.linalg.vector_norm(error, dim=1) / torch.linalg.vector_norm(magnitude, dim=1)
+    l2 = error.square().sum(dim=1) + _per_example(lines.unseen * of_unseen.square()).sum(dim=1)
+    l2 = torch.sqrt(l2 / magnitude.square().sum(dim=1))
     return (0.5 * l1 + 0.5 * l2).mean()
 
 
