@@ -188,13 +188,15 @@ def test_evaluation_uses_all_acquired_lines(load_cfg, scanned):
 
 @pytest.fixture
 def measured():
-    """Maps with a corner that no coil sees, mask and measured lines, in double precision."""
+    """Maps with a corner that no coil sees, acquired and held out lines, in double precision."""
     torch.manual_seed(0)
     maps = torch.randn(2, 6, 7, 1, 3, 2, dtype=torch.complex128)
     maps[:, :3, :2, ..., 0] = 0
-    mask = (torch.rand(2, 1, 7, 4, 1) < 0.4).double().expand(2, 6, 7, 4, 1)
+    acquired = (torch.rand(2, 1, 7, 4, 1) < 0.6).double().expand(2, 6, 7, 4, 1)
+    mask = acquired * (torch.rand(2, 1, 7, 4, 1) < 0.4)
     kspace = mask * torch.randn(2, 6, 7, 4, 3, dtype=torch.complex128)
-    return maps, mask, MeasuredLines.of(kspace, mask, CineSenseModel(maps, mask), maps)
+    lines = MeasuredLines.of(kspace, mask, acquired - mask, maps, CineSenseModel(maps, mask))
+    return maps, acquired, mask, lines
 
 
 def random_image():
@@ -202,29 +204,53 @@ def random_image():
 
 
 def test_loss_is_that_of_ssdu_and_its_gradient_is_right(load_cfg, measured):
-    maps, mask, lines = measured
+    """Line by line: of each line held out as much as one of the frames that have acquired it."""
+    maps, acquired, mask, lines = measured
     loss = build_loss_computer(load_cfg(*OPTS), "LeanLossComputer")
     image = random_image()
-    errors = SenseModel(maps, weights=mask)(image) - lines.kspace
+    error = SenseModel(maps, weights=mask)(image) - lines.kspace
     expected = 0.0
-    for x, error, y, own in zip(image, errors, lines.kspace, mask):
-        part, unseen = own.sum() / own.numel(), x[:3, :2, :, 0].flatten()
-        l1 = error[y != 0].abs().sum() + part * unseen.abs().sum()
-        l2 = torch.linalg.vector_norm(torch.cat([error[y != 0], part.sqrt() * unseen]))
-        expected = expected + (l1 / y.abs().sum() + l2 / torch.linalg.vector_norm(y)) / 4
+    for b in range(2):
+        l1 = l2 = of_y1 = of_y2 = weight = 0.0
+        for w, t in np.argwhere(mask[b, 0, ..., 0].numpy() > 0):
+            part = 1 / acquired[b, 0, w, :, 0].sum()
+            weight = weight + part / (7 * 4)
+            l1 = l1 + part * error[b, :, w, t].abs().sum()
+            l2 = l2 + part * error[b, :, w, t].abs().square().sum()
+            of_y1 = of_y1 + part * lines.kspace[b, :, w, t].abs().sum()
+            of_y2 = of_y2 + part * lines.kspace[b, :, w, t].abs().square().sum()
+        unseen = image[b, :3, :2, :, 0].abs()
+        l1, l2 = l1 + weight * unseen.sum(), l2 + weight * unseen.square().sum()
+        expected = expected + (l1 / of_y1 + (l2 / of_y2).sqrt()) / 4
     values = loss({}, {"pred": image, "measured": lines})
     assert set(values) == {"loss"}
     torch.testing.assert_close(values["loss"], expected)
     assert torch.autograd.gradcheck(lambda x: loss.local_loss({}, {"pred": x, "measured": lines}), image)
 
 
+def test_lines_weigh_as_if_every_line_of_kspace_was_acquired_as_often(measured):
+    """Over many draws of the lines held out, every acquired line has the same weight, a part of the frames' number."""
+    maps, _, _, lines = measured
+    sampled = sampled_by(VariableDensityKtMaskFunc(2, 2), 7, 4)
+    total = torch.zeros(7)
+    for seed in range(400):
+        drawn = draw_loss_lines(sampled, 0.4, np.random.RandomState(seed), "a scan")
+        loss_mask, mask = (torch.from_numpy(m).double()[None, None, ..., None] for m in (drawn, sampled & ~drawn))
+        weights = MeasuredLines.of(lines.kspace, loss_mask, mask, maps, lines.A).weights
+        total += weights.sum(dim=(0, 1, 3, 4)).float() / 400
+    outer = np.setdiff1d(np.flatnonzero(sampled.any(axis=1)), central_lines(7, 2))
+    assert np.ptp(sampled[outer].sum(axis=1)) > 0, "the test shows nothing"
+    assert (total[outer] - total[outer].mean()).abs().max() < 0.1
+
+
 @pytest.mark.parametrize("name", ["k_l1_sum_normalized", LOSS])
 def test_loss_sees_nothing_but_the_lines_held_out(load_cfg, measured, name):
     """With one coil that sees everything, the gradient is the adjoint of something on these lines."""
-    _, mask, lines = measured
+    _, acquired, mask, lines = measured
     loss = build_loss_computer(load_cfg(*OPTS[:3], name), "LeanLossComputer").local_loss
     one_coil = torch.ones(2, 6, 7, 1, 1, 1, dtype=torch.complex128)
-    lines = MeasuredLines.of(lines.kspace[..., :1], mask, CineSenseModel(one_coil, mask), one_coil)
+    signal_model = CineSenseModel(one_coil, mask)
+    lines = MeasuredLines.of(lines.kspace[..., :1], mask, acquired - mask, one_coil, signal_model)
     image = random_image()[..., :1].detach().requires_grad_()
     loss({}, {"pred": image, "measured": lines}).backward()
     spectrum = CineSenseModel(one_coil)(image.grad)
@@ -258,11 +284,13 @@ def explicit_loop(cfg, network, modules):
             for i in steps:
                 step = {"model": network.resnets[i], "step_size": network.step_sizes[i], "dims": batch["kspace"].shape}
                 x = network.step(image=x, A=A, zf_image=zf_image, **step)
-            unseen = (batch["maps"] == 0).all(dim=4) * batch["loss_mask"].mean(dim=(1, 2, 3, 4), keepdim=True)
-            error, of_unseen, size = (y - loss_model(x)).abs().flatten(1), x.abs(), y.abs().flatten(1)
-            l1 = (error.sum(1) + (unseen * of_unseen).flatten(1).sum(1)) / size.sum(1)
-            l2 = ((error**2).sum(1) + (unseen * of_unseen**2).flatten(1).sum(1)) / (size**2).sum(1)
-            l2 = l2.sqrt()
+            of_lines = batch["loss_mask"] / (batch["mask"] + batch["loss_mask"]).sum(3, keepdim=True).clamp(min=1)
+            of_unseen = (batch["maps"] == 0).all(4) * of_lines.mean((1, 2, 3, 4), keepdim=True)
+            error, size = (y - loss_model(x)).abs(), y.abs()
+            l1 = (of_lines * error).flatten(1).sum(1) + (of_unseen * x.abs()).flatten(1).sum(1)
+            l2 = (of_lines * error**2).flatten(1).sum(1) + (of_unseen * x.abs() ** 2).flatten(1).sum(1)
+            l1 = l1 / (of_lines * size).flatten(1).sum(1)
+            l2 = (l2 / (of_lines * size**2).flatten(1).sum(1)).sqrt()
             optimizer.zero_grad()
             (0.5 * l1 + 0.5 * l2).mean().backward()
             optimizer.step()

@@ -18,16 +18,27 @@ class MeasuredLines(NamedTuple):
 
     kspace: torch.Tensor  #: what was measured, (B, H, W, T, C), zero on all other lines
     A: nn.Module  #: gives an image's k-space on these lines
-    unseen: torch.Tensor  #: weight of pixels that no coil sees, (B, H, W, 1, M), real; zero elsewhere
+    weights: torch.Tensor  #: of points of k-space, (B, H, W, T, 1), zero on all other lines
+    unseen: torch.Tensor  #: weights of pixels, (B, H, W, 1, M), zero but where no coil sees the image
 
     @classmethod
-    def of(cls, kspace: torch.Tensor, mask: torch.Tensor, A: nn.Module, maps: torch.Tensor) -> "MeasuredLines":  # noqa: N803
-        """The lines of a mask (B, H, W, T, 1) that is zero elsewhere, for maps (B, H, W, 1, C, M).
+    def of(
+        cls,
+        kspace: torch.Tensor,
+        loss_mask: torch.Tensor,
+        mask: torch.Tensor,
+        maps: torch.Tensor,
+        A: nn.Module,  # noqa: N803
+    ) -> "MeasuredLines":
+        """Weights for masks (B, H, W, T, 1) of the lines held out and of the others, and maps (B, H, W, 1, C, M).
 
-        An unseen pixel weighs as much as these lines do among all lines, so that k-space and image count alike.
+        Acquired lines are denser towards the centre of k-space, by a factor of ten and more. So that an error anywhere
+        counts the same, as it does in an image, a line is weighted by one over the number of frames that have acquired
+        it, and a pixel that no coil sees by the mean of that.
         """
-        unseen = (maps == 0).all(dim=-2)
-        return cls(kspace, A, unseen * mask.mean(dim=(1, 2, 3, 4), keepdim=True))
+        weights = loss_mask / (loss_mask + mask).sum(dim=3, keepdim=True).clamp(min=1)
+        unseen = (maps == 0).all(dim=-2) * weights.mean(dim=(1, 2, 3, 4), keepdim=True)
+        return cls(kspace, A, weights, unseen)
 
 
 def prepare_inputs(network: nn.Module, inputs: Dict[str, Any]) -> Dict[str, Any]:
@@ -56,5 +67,6 @@ def prepare_inputs(network: nn.Module, inputs: Dict[str, Any]) -> Dict[str, Any]
         prepared["kspace"] = kspace * mask
     if "loss_kspace" in inputs:
         loss_model = build_signal_model(maps, inputs["loss_mask"])
-        prepared["measured"] = MeasuredLines.of(inputs["loss_kspace"], inputs["loss_mask"], loss_model, maps)
+        lines = (inputs["loss_kspace"], inputs["loss_mask"], mask, maps)
+        prepared["measured"] = MeasuredLines.of(*lines, loss_model)
     return prepared

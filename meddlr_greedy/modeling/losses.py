@@ -131,9 +131,9 @@ def measured_loss(name: str, image: torch.Tensor, lines: MeasuredLines) -> torch
     r"""How far an image is from what is known of it: the loss of SSDU.
 
     :math:`\frac{1}{2} (\|e\|_1 / \|y\|_1 + \|e\|_2 / \|y\|_2)` for each example, the mean over examples, with the
-    measured lines y. The error e is y - A x and, where no coil sees the image, the image x itself, weighted by
-    ``lines.unseen``: there it is zero, as is a target (of coil images combined with the conjugate maps), but no line
-    tells.
+    measured lines y. The error e is y - A x and, where no coil sees the image, the image x itself: there it is zero, as
+    is a target (of coil images combined with the conjugate maps), but no line tells. All sums are weighted, see
+    :class:`~meddlr_greedy.modeling.inputs.MeasuredLines`.
 
     Args:
         name: "k_l1_l2_sum_normalized", or "k_l1_sum_normalized" for the first term, without the half.
@@ -143,14 +143,17 @@ def measured_loss(name: str, image: torch.Tensor, lines: MeasuredLines) -> torch
     Returns:
         A scalar.
     """
-    magnitude = _per_example(cplx.abs(lines.kspace))
-    error, of_unseen = _per_example(cplx.abs(lines.kspace - lines.A(image))), cplx.abs(image)
-    l1 = error.sum(dim=1) + _per_example(lines.unseen * of_unseen).sum(dim=1)
-    l1 = l1 / magnitude.sum(dim=1)
+    measured = cplx.abs(lines.kspace)
+    error, of_unseen = cplx.abs(lines.kspace - lines.A(image)), cplx.abs(image)
+
+    def summed(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return _per_example(weights * x).sum(dim=1)
+
+    l1 = (summed(lines.weights, error) + summed(lines.unseen, of_unseen)) / summed(lines.weights, measured)
     if name == "k_l1_sum_normalized":
         return l1.mean()
-    l2 = error.square().sum(dim=1) + _per_example(lines.unseen * of_unseen.square()).sum(dim=1)
-    l2 = torch.sqrt(l2 / magnitude.square().sum(dim=1))
+    squared = summed(lines.weights, error.square()) + summed(lines.unseen, of_unseen.square())
+    l2 = torch.sqrt(squared / summed(lines.weights, measured.square()))
     return (0.5 * l1 + 0.5 * l2).mean()
 
 
