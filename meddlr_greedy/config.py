@@ -104,6 +104,9 @@ class GreedyConfig:
     )
     # Cine, training only: probability of a flip, for each of readout, phase encode and time.
     FLIP_PROBABILITY: float = _key(0.0, "a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
+    # Cine, training without targets (SSDU): the part of the acquired lines, the central ones apart, that is held out in
+    # each example for the loss, which is then in k-space (MODEL.RECON_LOSS.NAME); 0 trains with targets.
+    LOSS_LINES: float = _key(0.0, "a number from 0 to below 1", lambda value: _is_number(value) and 0 <= value < 1)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "GreedyConfig":

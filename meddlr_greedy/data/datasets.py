@@ -9,14 +9,15 @@ import functools
 import logging
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from meddlr.data import DatasetCatalog, MetadataCatalog
 from meddlr.data.datasets.register_mrco import load_mrco_json
 
+from meddlr_greedy.data.dataset import check_scan_file, datasets_in
 from meddlr_greedy.errors import UserError, did_you_mean
 
-__all__ = ["check_dataset_names", "datasets_root", "register_datasets"]
+__all__ = ["check_dataset_names", "datasets_root", "has_targets", "register_datasets"]
 
 ROOT_VARIABLE = "MEDDLR_GREEDY_DATASETS"
 
@@ -77,6 +78,23 @@ def check_dataset_names(names: Sequence[str]) -> None:
             DatasetCatalog.get(name)
         except (OSError, RuntimeError) as error:  # meddlr downloads some, and raises RuntimeError offline
             raise UserError(f"DATASETS: the annotation of '{name}' cannot be read ({error})") from error
+
+
+def has_targets(name: str, keys: Optional[Mapping[str, str]] = None) -> bool:
+    """Returns whether every scan of a data set has a target.
+
+    Args:
+        name: The data set.
+        keys: Names in the files, see :func:`meddlr_greedy.data.dataset.check_scan_file`.
+
+    Raises:
+        UserError: See :func:`check_dataset_names` and :func:`meddlr_greedy.data.dataset.check_scan_file`.
+    """
+    check_dataset_names([name])
+    paths = [scan["file_name"] for scan in DatasetCatalog.get(name)]
+    for path in paths:
+        check_scan_file(path, keys)
+    return all("target" in datasets_in(path, keys) for path in paths)
 
 
 def _load_scans(name: str, annotation: Path) -> List[Dict[str, Any]]:

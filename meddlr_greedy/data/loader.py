@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 import numpy as np
 import torch
 from meddlr.data.build import build_recon_train_loader, build_recon_val_loader
+from meddlr.data.collate import default_collate
 from meddlr.data.transforms.subsample import MASK_FUNC_REGISTRY, build_mask_func
 from meddlr.data.transforms.transform import DataTransform
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -128,13 +129,15 @@ class SeededDataset(Dataset):
 
     def __getitem__(self, key: Key) -> Dict[str, Any]:
         epoch, index = key
-        example = self.dataset.examples[index]
+        example, transform = self.dataset.examples[index], self.dataset.transform
+        name = example_name(self.dataset.scan_names[example["file_name"]], example["slice_id"])
+        if isinstance(transform, CineDataTransform):
+            transform.loss_lines_seed = example_seed(self.seed, epoch, f"{name}, lines for the loss")
         if example["is_unsupervised"]:  # stands for a prospectively undersampled scan: its mask is fixed
             epoch = EVAL_EPOCH
-        name = example_name(self.dataset.scan_names[example["file_name"]], example["slice_id"])
         seed = example_seed(self.seed, epoch, name)
         with _single_thread(), isolated_generators(seed):
-            seed_transform(self.dataset.transform, seed)
+            seed_transform(transform, seed)
             return self.dataset[index]
 
     def __getitems__(self, keys: Sequence[Key]) -> List[Union[Dict[str, Any], UserError]]:
@@ -208,6 +211,7 @@ def build_train_loader(cfg, seed: int, share: Tuple[int, int] = (0, 1)) -> Examp
         add_noise=cfg.AUG_TRAIN.USE_NOISE,
         add_motion=cfg.AUG_TRAIN.USE_MOTION,
         augment=True,
+        hold_out=True,
     )
     stock = build_recon_train_loader(_stock_cfg(cfg), dataset_type=build_dataset)
     _check_schedules(cfg, stock.dataset.transform)
@@ -216,10 +220,13 @@ def build_train_loader(cfg, seed: int, share: Tuple[int, int] = (0, 1)) -> Examp
     )
     _check_shapes("SOLVER.TRAIN_BATCH_SIZE", sampler.batch_size, stock.dataset)
     _log_coverage(stock.dataset)
-    return ExampleLoader(SeededDataset(stock.dataset, seed), cfg, stock.collate_fn, batch_sampler=sampler)
+    # Of scans marked as undersampled meddlr makes batches for models that treat them in another way than the others;
+    # where none has a target, all are alike.
+    collate_fn = default_collate if GreedyConfig.from_cfg(cfg).LOSS_LINES else stock.collate_fn
+    return ExampleLoader(SeededDataset(stock.dataset, seed), cfg, collate_fn, batch_sampler=sampler)
 
 
-def build_val_loader(cfg, dataset_name: str, as_test: bool = True) -> ExampleLoader:
+def build_val_loader(cfg, dataset_name: str, as_test: bool = True, hold_out: bool = False) -> ExampleLoader:
     """Builds the loader of validation or test batches: in order, and the same each time.
 
     Args:
@@ -227,6 +234,8 @@ def build_val_loader(cfg, dataset_name: str, as_test: bool = True) -> ExampleLoa
         dataset_name: The data set.
         as_test: Uses meddlr's test masks in 2D, so that numbers compare with meddlr's (for cine: masks by
             (cfg.SEED, scan, slice)), and the postprocessor.
+        hold_out: Holds out ``MISC.GREEDY.LOSS_LINES`` of the acquired lines, the same each time, and gives no targets;
+            for a loss on scans without.
 
     Returns:
         ExampleLoader: Batches also hold "metadata", a list of {"scan_id", "slice_id"}.
@@ -240,7 +249,7 @@ def build_val_loader(cfg, dataset_name: str, as_test: bool = True) -> ExampleLoa
         _stock_cfg(cfg),
         dataset_name,
         as_test=as_test,
-        dataset_type=functools.partial(_build_dataset, cfg, is_test=as_test),
+        dataset_type=functools.partial(_build_dataset, cfg, is_test=as_test, hold_out=hold_out),
     )
     _check_shapes("SOLVER.TEST_BATCH_SIZE", cfg.SOLVER.TEST_BATCH_SIZE, stock.dataset)
     dataset = SeededDataset(stock.dataset, max(cfg.SEED, 0))
@@ -306,6 +315,7 @@ def _build_dataset(
     keys: Optional[Dict[str, str]] = None,
     include_metadata: bool = False,
     augment: bool = False,
+    hold_out: bool = False,
     **transform_options: bool,
 ) -> CheckedSliceData:
     """Called by meddlr's builders in place of a data set class."""
@@ -313,11 +323,15 @@ def _build_dataset(
         raise UserError("DATASETS: no scans are left after DATALOADER.FILTER and SUBSAMPLE_TRAIN")
     is_cine = len(check_scan_file(dataset_dicts[0]["file_name"], keys or None)) == CINE_AXES
     mask_func = SeededMaskFunc(stock_transform.mask_func)
-    if is_cine:
-        transform = CineDataTransform(cfg, mask_func, augment=augment, **transform_options)
-        return CineSliceData(dataset_dicts, transform, keys or None, include_metadata)
     greedy = GreedyConfig.from_cfg(cfg)
-    for key in ("PARTIAL_ECHO", "READOUT_CROP", "FLIP_PROBABILITY"):
+    if is_cine:
+        transform = CineDataTransform(cfg, mask_func, augment=augment, hold_out=hold_out, **transform_options)
+        dataset = CineSliceData(dataset_dicts, transform, keys or None, include_metadata)
+        if hold_out and greedy.LOSS_LINES:
+            for contents in dataset.contents.values():
+                contents.discard("target")  # is not read: nothing shall depend on it
+        return dataset
+    for key in ("PARTIAL_ECHO", "READOUT_CROP", "FLIP_PROBABILITY", "LOSS_LINES"):
         if getattr(greedy, key):
             raise UserError(
                 f"MISC.GREEDY.{key}: found {getattr(greedy, key)}, but the data are 2D, not cine; allowed is 0"

@@ -30,6 +30,7 @@ __all__ = [
     "KtMaskFunc",
     "UniformKtMaskFunc",
     "VariableDensityKtMaskFunc",
+    "central_lines",
     "lines_per_frame",
     "partial_echo",
     "time_average_coverage",
@@ -125,7 +126,7 @@ class KtMaskFunc(MaskFunc):
             raise UserError(
                 f"{_KEY}.CALIBRATION_SIZE: {count} central lines are more than the {num_lines} lines of the data"
             )
-        return _central_lines(num_lines, count)
+        return central_lines(num_lines, count)
 
     def get_edge_mask(self, kspace: torch.Tensor, out_shape: Optional[Sequence[int]] = None) -> torch.Tensor:
         """Returns 1 at the edges of k-space that were never acquired (are zero), else 0.
@@ -305,7 +306,7 @@ def time_average_coverage(mask: torch.Tensor) -> Coverage:
     """
     sampled = mask[0, ..., 0].bool().any(dim=0).any(dim=-1).numpy()
     num_lines = len(sampled)
-    central = next(count for count in range(num_lines, -1, -1) if sampled[_central_lines(num_lines, count)].all())
+    central = next(count for count in range(num_lines, -1, -1) if sampled[central_lines(num_lines, count)].all())
     return Coverage(num_lines, int(sampled.sum()), central)
 
 
@@ -322,7 +323,8 @@ def lines_per_frame(num_lines: int, num_frames: int, acceleration: float, rng: n
     return np.diff((first + np.arange(num_frames + 1)) * total // num_frames)
 
 
-def _central_lines(num_lines: int, count: int) -> np.ndarray:
+def central_lines(num_lines: int, count: int) -> np.ndarray:
+    """Returns the ``count`` central ones of ``num_lines`` lines; the line of zero frequency is in it, if any is."""
     start = (num_lines - count + 1) // 2
     return np.arange(start, start + count)
 

@@ -14,6 +14,7 @@ from meddlr.data.transforms.transform import DataTransform
 
 from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.data.augment import Augmentation, CineAugmentor
+from meddlr_greedy.data.loss_lines import draw_loss_lines
 from meddlr_greedy.data.masks import KT_MASK_FUNCS, partial_echo
 from meddlr_greedy.data.seeding import EVAL_EPOCH, example_name, example_seed
 from meddlr_greedy.errors import UserError
@@ -30,7 +31,7 @@ class CineDataTransform(DataTransform):
     Masks, scales, and adds noise or motion if asked, as meddlr does in 2D. Differences: the mask is drawn for
     (H, W, T), with a partial echo if ``MISC.GREEDY`` asks for it, or is the scan's own; a fixed mask (test data) is a
     function of (cfg.SEED, scan, slice), not of the scan alone; a target may be missing; augmentations are those of
-    :mod:`meddlr_greedy.data.augment`.
+    :mod:`meddlr_greedy.data.augment`; lines can be held out for the loss (:mod:`meddlr_greedy.data.loss_lines`).
 
     Args:
         cfg: meddlr's config.
@@ -39,6 +40,7 @@ class CineDataTransform(DataTransform):
         add_noise: See meddlr.
         add_motion: See meddlr; the phase errors are the same in all frames.
         augment: Applies the augmentations of ``MISC.GREEDY``, to scans whose mask is not fixed.
+        hold_out: Holds out ``MISC.GREEDY.LOSS_LINES`` of the acquired lines for the loss.
 
     Raises:
         UserError: The mask function or the augmentations asked for are for 2D only.
@@ -52,6 +54,7 @@ class CineDataTransform(DataTransform):
         add_noise: bool = False,
         add_motion: bool = False,
         augment: bool = False,
+        hold_out: bool = False,
     ):
         name = cfg.AUG_TRAIN.UNDERSAMPLE.NAME
         if name in _PLANE_MASKS:
@@ -66,7 +69,11 @@ class CineDataTransform(DataTransform):
             )
         super().__init__(cfg, mask_func, is_test, add_noise, add_motion)
         self._cine_augmentor = CineAugmentor.from_config(cfg) if augment else None
-        self._partial_echo = GreedyConfig.from_cfg(cfg).PARTIAL_ECHO
+        greedy = GreedyConfig.from_cfg(cfg)
+        self._partial_echo = greedy.PARTIAL_ECHO
+        self._loss_lines = greedy.LOSS_LINES if hold_out else 0.0
+        #: Decides the lines for the loss of the next example: other ones in every epoch, of a fixed mask too.
+        self.loss_lines_seed = 0
 
     def __call__(
         self,
@@ -95,10 +102,13 @@ class CineDataTransform(DataTransform):
             Dict[str, Any]: "kspace", "maps" and "target" (if given) of the shapes above, "mask" and "edge_mask"
             (H, W, T, 1) float32, "mean" (1,), "std" (1,), "norm" (); in test with a postprocessor also
             "postprocessing_mask" (H, W, T, 1). H is the crop where the readout is cropped. Lines without signal count
-            as not sampled.
+            as not sampled. Where lines are held out, they are in "loss_kspace" and "loss_mask", of the shapes of
+            "kspace" and "mask", which are without them; the scale is that of all acquired lines, and noise and motion
+            are not added to them.
 
         Raises:
-            UserError: The readout cannot be cropped as asked, or there is no signal on the sampled lines.
+            UserError: The readout cannot be cropped as asked, or there is no signal on the sampled lines, or there are
+                too few lines to hold out some.
         """
         if is_fixed and not acceleration and mask is None:
             raise ValueError("acceleration is needed for a fixed mask")
@@ -124,16 +134,21 @@ class CineDataTransform(DataTransform):
         image = (lines.time_average() if time_average else lines).adjoint(coil_maps)
         full = image if target is None else augmentation.image(torch.from_numpy(target))
         normalized = self._normalizer.normalize(masked_kspace=lines.values, image=image, target=full)
-        masked_kspace = lines._replace(values=normalized["masked_kspace"]).kspace(shape)
+        lines = lines._replace(values=normalized["masked_kspace"])
+        held_out = {}
+        if self._loss_lines:
+            lines, loss_lines = self._without_loss_lines(lines, f"{fname}, slice {slice_id}")
+            held_out = {"loss_kspace": loss_lines.kspace(shape), "loss_mask": loss_lines.mask.expand(*shape[:-1], 1)}
 
         out = {
-            "kspace": self._corrupted(masked_kspace, is_fixed, seed),
+            "kspace": self._corrupted(lines.kspace(shape), is_fixed, seed),
             "maps": coil_maps,
             "mean": normalized["mean"],
             "std": normalized["std"],
             "norm": torch.linalg.vector_norm(torch.view_as_real(full)) / math.sqrt(full.numel()),
             "edge_mask": edge_mask,
             "mask": lines.mask.expand(*shape[:-1], 1),
+            **held_out,
         }
         if target is not None:
             out["target"] = normalized["target"]
@@ -146,6 +161,13 @@ class CineDataTransform(DataTransform):
         """A mask (1, W, T, 1), or (H, W, T, 1) where it varies along the readout."""
         mask = self.mask_func((1, *shape[:-1], 1), seed, acceleration).float().expand(1, *shape[:-1], 1)
         return _narrowed(partial_echo(mask, self._partial_echo)[0])
+
+    def _without_loss_lines(self, lines: "SampledLines", where: str) -> Tuple["SampledLines", "SampledLines"]:
+        """The lines for the network, and those held out for the loss."""
+        sampled = lines.mask[..., 0].any(dim=0).numpy()
+        rng = np.random.RandomState(self.loss_lines_seed)
+        chosen = torch.from_numpy(draw_loss_lines(sampled, self._loss_lines, rng, where))
+        return lines.only(~chosen), lines.only(chosen)
 
     def _corrupted(self, masked_kspace: torch.Tensor, is_fixed: bool, seed: Optional[int]) -> torch.Tensor:
         """k-space (H, W, T, C) with meddlr's noise and motion, where asked for."""
@@ -191,6 +213,11 @@ class SampledLines(NamedTuple):
         kspace = torch.zeros(shape, dtype=self.values.dtype)
         kspace.flatten(1, 2).index_copy_(1, self.places, self.values)
         return kspace
+
+    def only(self, chosen: torch.Tensor) -> "SampledLines":
+        """The lines for which ``chosen``, (W, T), is true."""
+        own = chosen.flatten()[self.places]
+        return SampledLines(self.values[:, own], self.places[own], self.mask * chosen.unsqueeze(-1))
 
     def time_average(self) -> "SampledLines":
         """One frame of W lines: each line's sum over the frames that sampled it, divided by their number."""

@@ -16,6 +16,7 @@ from meddlr_greedy.engine.build import HOOK_REGISTRY
 from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC
 from meddlr_greedy.evaluation.metrics import higher_is_better
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
 
@@ -81,8 +82,9 @@ class BestCheckpoint(HookBase):
         metric = metric or allowed[0]
         if metric not in allowed:
             raise UserError(
-                f"MISC.GREEDY.BEST_METRIC: found '{metric}', allowed are the metrics of TEST.VAL_METRICS.RECON:"
-                f" {', '.join(allowed)}{did_you_mean(metric, allowed)}"
+                f"MISC.GREEDY.BEST_METRIC: found '{metric}', allowed are the metrics of the validation"
+                f" (TEST.VAL_METRICS.RECON; without targets the loss of lines held out): {', '.join(allowed)}"
+                f"{did_you_mean(metric, allowed)}"
             )
         self.metric = metric
         self.path = os.path.join(output_dir, BEST_CHECKPOINT)
@@ -116,6 +118,8 @@ class BestCheckpoint(HookBase):
 
 
 def _higher_is_better(metric: str) -> bool:
+    if metric == HELD_OUT_METRIC:
+        return False
     name = metric[len("val_") :] if metric.startswith("val_") else metric
     name = name[: -len("_scan")] if name.endswith("_scan") else name
     return higher_is_better(name)

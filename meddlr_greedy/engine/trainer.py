@@ -18,6 +18,7 @@ from meddlr.utils.events import CommonMetricPrinter, EventStorage, JSONWriter, T
 from torch.nn import DataParallel
 
 from meddlr_greedy.data.dataset import CineSliceData
+from meddlr_greedy.data.datasets import has_targets
 from meddlr_greedy.data.loader import build_train_loader, build_val_loader
 from meddlr_greedy.data.seeding import example_seed
 from meddlr_greedy.engine.accumulation import ResumableGradAccumOptimizer
@@ -27,6 +28,7 @@ from meddlr_greedy.engine.hooks import BestCheckpoint, CheckpointWriter, FlushAt
 from meddlr_greedy.engine.launch import handling_signals
 from meddlr_greedy.errors import NonFiniteLossError, Preempted, UserError, naming
 from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator
+from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC, HeldOutEvaluator
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
 
@@ -70,10 +72,14 @@ class GreedyTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str, is_val: bool = False) -> Any:
-        return build_val_loader(cfg, dataset_name, as_test=not is_val or cfg.TEST.VAL_AS_TEST)
+        as_test = not is_val or cfg.TEST.VAL_AS_TEST
+        return build_val_loader(cfg, dataset_name, as_test, hold_out=_is_scored_by_held_out_lines(cfg, dataset_name))
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, is_val: bool = False) -> GreedyReconEvaluator:
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, is_val: bool = False) -> Any:
+        """meddlr's metrics; without targets the loss of lines held out, if it is the loss of the training."""
+        if _is_scored_by_held_out_lines(cfg, dataset_name):
+            return HeldOutEvaluator(cfg)
         metrics = cfg.TEST.VAL_METRICS.RECON if is_val else ()
         return GreedyReconEvaluator(cfg, dataset_name=dataset_name, metrics=metrics or None)
 
@@ -90,6 +96,11 @@ class GreedyTrainer(DefaultTrainer):
     @classmethod
     def build_loss_computer(cls, cfg: CfgNode) -> Any:
         if cfg.MODEL.META_ARCHITECTURE in _CONSISTENCY_MODELS:
+            if cfg.MISC.GREEDY.LOSS_LINES:
+                raise UserError(
+                    f"MISC.GREEDY.LOSS_LINES: found {cfg.MISC.GREEDY.LOSS_LINES:g}, but {cfg.MODEL.META_ARCHITECTURE}"
+                    " (MODEL.META_ARCHITECTURE) has losses of its own; 0 is allowed"
+                )
             return super().build_loss_computer(cfg)
         return build_loss_computer(cfg, "LeanLossComputer")
 
@@ -106,8 +117,11 @@ class GreedyTrainer(DefaultTrainer):
         self.checkpoint_writer = CheckpointWriter(cfg.SOLVER.CHECKPOINT_PERIOD, cfg.MISC.GREEDY.KEEP_CHECKPOINTS)
 
         # Built once here, so that a wrong metric is found before the training and not after it.
-        evaluator = self.build_evaluator(cfg, "", is_val=True)
-        metrics = [f"val_{name}" for name in evaluator._metric_names]
+        names = GreedyReconEvaluator(cfg, dataset_name="", metrics=cfg.TEST.VAL_METRICS.RECON or None)._metric_names
+        validation = cfg.DATASETS.VAL or cfg.DATASETS.TEST
+        by_held_out_lines = [_is_scored_by_held_out_lines(cfg, dataset) for dataset in validation]
+        metrics = [] if validation and all(by_held_out_lines) else [f"val_{name}" for name in names]
+        metrics += [HELD_OUT_METRIC] if any(by_held_out_lines) else []
 
         return [
             meddlr_hooks.IterationTimer(),
@@ -257,6 +271,11 @@ class GreedyTrainer(DefaultTrainer):
             f"{signal.Signals(number).name} received: {name} written after iteration {self.iter} of"
             f" {self.max_iter}; continue with --resume"
         )
+
+
+def _is_scored_by_held_out_lines(cfg: CfgNode, dataset_name: str) -> bool:
+    """Whether a validation set is one of training without targets, and has none."""
+    return cfg.MISC.GREEDY.LOSS_LINES > 0 and not has_targets(dataset_name, dict(cfg.DATALOADER.DATA_KEYS) or None)
 
 
 def _check_axes(model: torch.nn.Module, dataset: Any, cfg: CfgNode) -> None:

@@ -26,7 +26,8 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
 
     Sandino et al., "Accelerating cardiac cine MRI using a deep learning-based ESPIRiT reconstruction", MRM 2021.
     Takes meddlr's batch with a frame axis: kspace (B, H, W, T, C), maps (B, H, W, 1, C, M), mask (B, H, W, T, 1) and,
-    in training, target (B, H, W, T, M); H readout, W phase encode, T cardiac phases, C coils, M map sets. All keys of
+    in training, target (B, H, W, T, M), or of the lines held out for the loss loss_kspace and loss_mask, of the shapes
+    of kspace and mask; H readout, W phase encode, T cardiac phases, C coils, M map sets. All keys of
     ``MODEL.UNROLLED`` are meddlr's.
     """
 
@@ -40,7 +41,8 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
     def forward(self, inputs: Dict[str, Any], return_pp: bool = False, vis_training: bool = False) -> Dict[str, Any]:
         # With a signal model and k-space of its own: the base class knows 2D only, and multiplies k-space in place.
         inputs = prepare_inputs(self, inputs)
-        return super().forward(inputs, return_pp=return_pp, vis_training=vis_training)
+        outputs = super().forward(inputs, return_pp=return_pp, vis_training=vis_training)
+        return {**outputs, "measured": inputs.get("measured")}
 
     def dc(self, *, image, A, zf_image, step_size):  # noqa: N803 (meddlr's name)
         return image + step_size * (A.normal(image) - zf_image)
@@ -54,7 +56,9 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
         return torch.view_as_complex(x).permute(0, 2, 3, 1, 4)
 
     def visualize_training(self, kspace, zfs, targets, preds):
-        """Shows the middle frame; several map sets as the root of their sum of squares."""
+        """Shows the middle frame; several map sets as the root of their sum of squares. Nothing without targets."""
+        if targets is None:
+            return
 
         def frame(x: torch.Tensor) -> torch.Tensor:
             return x[:1, :, :, x.shape[3] // 2]

@@ -27,7 +27,7 @@ from torch import nn
 
 from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
-from meddlr_greedy.modeling.inputs import prepare_inputs
+from meddlr_greedy.modeling.inputs import MeasuredLines, prepare_inputs
 from meddlr_greedy.modeling.losses import LeanLossComputer, as_local_loss, complex_l1
 
 __all__ = ["GreedyUnrolled", "partition_steps"]
@@ -81,11 +81,17 @@ class UnrolledProblem(NamedTuple):
         torch.Tensor
     )  #: where the first module that runs here starts: zf_image, or what a module elsewhere made of it
     target: Optional[torch.Tensor]  #: fully sampled image, same shape
+    measured: Optional[MeasuredLines]  #: what was measured on the lines held out for the loss
     dims: Tuple[int, ...]  #: shape of k-space, (B, H, W, [T,] C)
+
+    @property
+    def reference(self) -> Dict[str, Any]:
+        """What the loss of a module compares its image with."""
+        return {"target": self.target, "signal_model": self.A, "measured": self.measured}
 
     def handed_on(self, image: torch.Tensor) -> Dict[str, Any]:
         """The batch for the process that runs the next modules: without k-space where nobody needs it there."""
-        unused = ["edge_mask", "signal_model"]
+        unused = ["edge_mask", "signal_model", "measured"]
         if "postprocessing_mask" not in self.inputs:  # which puts the measured k-space into the result
             unused.append("kspace")
         kept = {key: value for key, value in self.inputs.items() if key not in unused}
@@ -208,18 +214,14 @@ class GreedyUnrolled(nn.Module):
         """Reconstructs (B, H, W, [T,] M) from meddlr's batch, which is left as it is.
 
         Raises:
-            UserError: for a training batch without ``target``.
+            UserError: for a training batch with neither ``target`` nor lines held out for the loss.
         """
         if not any(p.requires_grad for p in self.model.parameters()) and self.training:
             raise UserError(
                 "GreedyUnrolled: no trainable parameters (a replica of torch.nn.DataParallel has none: use one device)"
             )
         problem = self.prepare(inputs)
-        outputs: Dict[str, Any] = {
-            "target": problem.target,
-            "signal_model": problem.A,
-            "zf_image": problem.zf_image,
-        }
+        outputs: Dict[str, Any] = {**problem.reference, "zf_image": problem.zf_image}
         if self.training and torch.is_grad_enabled():
             outputs.update(self._forward_greedily(problem))
         else:
@@ -235,12 +237,12 @@ class GreedyUnrolled(nn.Module):
     def prepare(self, inputs: Dict[str, Any]) -> UnrolledProblem:
         """Signal model and zero-filled image of a batch, as the plain network makes them."""
         inputs = prepare_inputs(self.model, inputs)
-        A, target = inputs["signal_model"], inputs.get("target")
+        A, reference = inputs["signal_model"], (inputs.get("target"), inputs.get("measured"))
         if "image" in inputs:  # handed on by the process of the modules before
-            return UnrolledProblem(inputs, A, inputs["zf_image"], inputs["image"], target, tuple(inputs["dims"]))
+            return UnrolledProblem(inputs, A, inputs["zf_image"], inputs["image"], *reference, tuple(inputs["dims"]))
         kspace = inputs["kspace"]
         zf_image = A(kspace, adjoint=True)
-        return UnrolledProblem(inputs, A, zf_image, zf_image, target, tuple(kspace.size()))
+        return UnrolledProblem(inputs, A, zf_image, zf_image, *reference, tuple(kspace.size()))
 
     def run_module(self, k: int, image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
         """The unrolled steps of module ``k`` (from 0): image (B, H, W, [T,] M) to image."""
@@ -271,10 +273,10 @@ class GreedyUnrolled(nn.Module):
         return [[p for p in trainable if id(p) in own or id(p) not in ids_of_steps] for own in ids_of_modules]
 
     def _forward_greedily(self, problem: UnrolledProblem) -> Dict[str, Any]:
-        if problem.target is None:
+        if problem.target is None and problem.measured is None:
             raise UserError(
-                "GreedyUnrolled: the training batch has no 'target'; greedy learning needs fully sampled targets"
-                " (every module has a loss of its own)"
+                "GreedyUnrolled: the training batch has no 'target'; every module has a loss of its own, which needs"
+                " fully sampled targets, or lines held out of the acquired ones (MISC.GREEDY.LOSS_LINES, for cine)"
             )
         gradients: Gradients = {}
         losses: Dict[str, torch.Tensor] = {}
@@ -284,7 +286,7 @@ class GreedyUnrolled(nn.Module):
             self._mark(k, begins=True)
             with torch.set_grad_enabled(bool(parameters)):  # a frozen module only passes its image on
                 image = self.run_module(k, image, problem)
-                outputs = {"pred": image, "target": problem.target, "signal_model": problem.A}
+                outputs = {"pred": image, **problem.reference}
                 loss = self.local_loss(problem.inputs, outputs)
             if parameters:
                 _accumulate(gradients, parameters, _gradient(loss, parameters))

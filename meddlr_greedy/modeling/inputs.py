@@ -1,7 +1,8 @@
 """What every unrolled network does with meddlr's batch before its first step."""
 
-from typing import Any, Dict
+from typing import Any, Dict, NamedTuple
 
+import torch
 from meddlr.forward.mri import SenseModel
 from meddlr.ops import complex as cplx
 from meddlr.utils.general import move_to_device
@@ -9,14 +10,43 @@ from torch import nn
 
 from meddlr_greedy.errors import UserError
 
-__all__ = ["prepare_inputs"]
+__all__ = ["MeasuredLines", "prepare_inputs"]
+
+
+class MeasuredLines(NamedTuple):
+    """Lines held out for the loss (SSDU), in the place of a target; a network's outputs hold them as ``measured``."""
+
+    kspace: torch.Tensor  #: what was measured, (B, H, W, T, C), zero on all other lines
+    A: nn.Module  #: gives an image's k-space on these lines
+    weights: torch.Tensor  #: of points of k-space, (B, H, W, T, 1), zero on all other lines
+    unseen: torch.Tensor  #: weights of pixels, (B, H, W, 1, M), zero but where no coil sees the image
+
+    @classmethod
+    def of(
+        cls,
+        kspace: torch.Tensor,
+        loss_mask: torch.Tensor,
+        mask: torch.Tensor,
+        maps: torch.Tensor,
+        A: nn.Module,  # noqa: N803
+    ) -> "MeasuredLines":
+        """Weights for masks (B, H, W, T, 1) of the lines held out and of the others, and maps (B, H, W, 1, C, M).
+
+        Acquired lines are denser towards the centre of k-space, by a factor of ten and more. So that an error anywhere
+        counts the same, as it does in an image, a line is weighted by one over the number of frames that have acquired
+        it, and a pixel that no coil sees by the mean of that.
+        """
+        weights = loss_mask / (loss_mask + mask).sum(dim=3, keepdim=True).clamp(min=1)
+        unseen = (maps == 0).all(dim=-2) * weights.mean(dim=(1, 2, 3, 4), keepdim=True)
+        return cls(kspace, A, weights, unseen)
 
 
 def prepare_inputs(network: nn.Module, inputs: Dict[str, Any]) -> Dict[str, Any]:
     """The batch on the network's device with masked k-space, mask and signal model; the batch given stays as it is.
 
     The signal model is that of ``network.build_signal_model(maps, mask)`` where the network has it, else meddlr's. A
-    batch without k-space (handed on by another process, which has used it up) has a mask.
+    batch without k-space (handed on by another process, which has used it up) has a mask. Where lines are held out for
+    the loss (``loss_kspace`` and ``loss_mask``), ``measured`` are :class:`MeasuredLines`.
 
     Raises:
         UserError: where the maps do not fit the network.
@@ -28,8 +58,15 @@ def prepare_inputs(network: nn.Module, inputs: Dict[str, Any]) -> Dict[str, Any]
         raise UserError(f"MODEL.UNROLLED.NUM_EMAPS: found {network.num_emaps}, but the data has {num_maps} map sets")
     if mask is None:
         mask = cplx.get_mask(kspace)
+    build_signal_model = getattr(network, "build_signal_model", SenseModel)
     signal_model = inputs.get("signal_model")
     if signal_model is None:
-        signal_model = getattr(network, "build_signal_model", SenseModel)(maps, mask)
-    masked = {} if kspace is None else {"kspace": kspace * mask}
-    return {**inputs, **masked, "mask": mask, "signal_model": signal_model}
+        signal_model = build_signal_model(maps, mask)
+    prepared = {**inputs, "mask": mask, "signal_model": signal_model}
+    if kspace is not None:
+        prepared["kspace"] = kspace * mask
+    if "loss_kspace" in inputs:
+        loss_model = build_signal_model(maps, inputs["loss_mask"])
+        lines = (inputs["loss_kspace"], inputs["loss_mask"], mask, maps)
+        prepared["measured"] = MeasuredLines.of(*lines, loss_model)
+    return prepared

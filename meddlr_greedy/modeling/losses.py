@@ -2,6 +2,10 @@
 
 meddlr's ``BasicLossComputer`` computes every image metric, two SSIMs among them, at every step and with autograd,
 whatever the loss is. Here only the loss is differentiated; names and values are meddlr's (``MODEL.RECON_LOSS.NAME``).
+
+Without targets (``MISC.GREEDY.LOSS_LINES``), the image's k-space is compared with what was measured on lines that the
+network was not given: Yaman et al., "Self-supervised learning of physics-guided reconstruction neural networks without
+fully sampled reference data" (SSDU), MRM 2020.
 """
 
 from typing import Any, Callable, Dict, Union
@@ -20,9 +24,11 @@ from meddlr.modeling.loss_computer import (
 )
 from meddlr.ops import complex as cplx
 
+from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.modeling.inputs import MeasuredLines
 
-__all__ = ["LeanLossComputer", "LocalLoss", "as_local_loss", "complex_l1", "recon_loss"]
+__all__ = ["LeanLossComputer", "LocalLoss", "as_local_loss", "complex_l1", "measured_loss", "recon_loss"]
 
 Inputs = Dict[str, Any]
 Outputs = Dict[str, Any]
@@ -31,6 +37,9 @@ Outputs = Dict[str, Any]
 LocalLoss = Callable[[Inputs, Outputs], torch.Tensor]
 
 _SIGNAL_MODEL_PREFIX = "signal_model_corr_"
+
+# Of measured lines: neither depends on the scale of the images (RENORMALIZE_DATA) or divides by single points.
+_MEASURED_LOSSES = ["k_l1_sum_normalized", "k_l1_l2_sum_normalized"]
 
 
 def complex_l1(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -118,18 +127,60 @@ def _kspace_loss(name: str, pred: torch.Tensor, target: torch.Tensor, signal_mod
     return 0.5 * l1 + 0.5 * l2
 
 
+def measured_loss(name: str, image: torch.Tensor, lines: MeasuredLines) -> torch.Tensor:
+    r"""How far an image is from what is known of it: the loss of SSDU.
+
+    :math:`\frac{1}{2} (\|e\|_1 / \|y\|_1 + \|e\|_2 / \|y\|_2)` for each example, the mean over examples, with the
+    measured lines y. The error e is y - A x and, where no coil sees the image, the image x itself: there it is zero, as
+    is a target (of coil images combined with the conjugate maps), but no line tells. All sums are weighted, see
+    :class:`~meddlr_greedy.modeling.inputs.MeasuredLines`.
+
+    Args:
+        name: "k_l1_l2_sum_normalized", or "k_l1_sum_normalized" for the first term, without the half.
+        image: Reconstruction, complex, shape (B, H, W, T, M).
+        lines: Held out for the loss.
+
+    Returns:
+        A scalar.
+    """
+    measured = cplx.abs(lines.kspace)
+    error, of_unseen = cplx.abs(lines.kspace - lines.A(image)), cplx.abs(image)
+
+    def summed(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return _per_example(weights * x).sum(dim=1)
+
+    l1 = (summed(lines.weights, error) + summed(lines.unseen, of_unseen)) / summed(lines.weights, measured)
+    if name == "k_l1_sum_normalized":
+        return l1.mean()
+    squared = summed(lines.weights, error.square()) + summed(lines.unseen, of_unseen.square())
+    l2 = torch.sqrt(squared / summed(lines.weights, measured.square()))
+    return (0.5 * l1 + 0.5 * l2).mean()
+
+
 @LOSS_COMPUTER_REGISTRY.register()
 class LeanLossComputer(LossComputer):
     """meddlr's loss of ``MODEL.RECON_LOSS`` without what the loss does not use.
 
     Called like meddlr's: ``computer(inputs, outputs)`` returns ``{"loss": ...}`` plus the image metrics ``l1``, ``l2``,
     ``psnr`` and ``nrmse`` outside autograd. :meth:`local_loss` returns the loss alone.
+
+    With ``MISC.GREEDY.LOSS_LINES`` the loss is :func:`measured_loss` of ``outputs["measured"]``, the lines held out,
+    and there are no metrics.
+
+    Raises:
+        UserError: The loss is unknown, or none for lines held out.
     """
 
     def __init__(self, cfg):
         name = cfg.MODEL.RECON_LOSS.NAME
         super().__init__(cfg)
         self.renormalize_data = cfg.MODEL.RECON_LOSS.RENORMALIZE_DATA
+        self.name, self.loss_lines = name, GreedyConfig.from_cfg(cfg).LOSS_LINES
+        if self.loss_lines and name not in _MEASURED_LOSSES:
+            raise UserError(
+                f"MODEL.RECON_LOSS.NAME: found '{name}', but without targets (MISC.GREEDY.LOSS_LINES"
+                f" {self.loss_lines:g}) allowed are {', '.join(_MEASURED_LOSSES)}"
+            )
         self.loss: Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
         if name in IMAGE_LOSSES + KSPACE_LOSSES:
             self.loss = lambda pred, target, signal_model: recon_loss(name, pred, target, signal_model)
@@ -137,6 +188,8 @@ class LeanLossComputer(LossComputer):
             self.loss = _metric_loss(name, cfg.MODEL.DEVICE)
 
     def __call__(self, input: Inputs, output: Outputs) -> Dict[str, torch.Tensor]:
+        if self.loss_lines:
+            return {"loss": self.local_loss(input, output)}
         pred, target = self._renormalized(input, output)
         loss = self.loss(pred, target, output.get("signal_model"))
         with torch.no_grad():
@@ -145,8 +198,19 @@ class LeanLossComputer(LossComputer):
 
     def local_loss(self, inputs: Inputs, outputs: Outputs) -> torch.Tensor:
         """The loss of ``outputs["pred"]``, a scalar, and nothing else."""
+        if self.loss_lines:
+            return self._loss_of_measured_lines(outputs)
         pred, target = self._renormalized(inputs, outputs)
         return self.loss(pred, target, outputs.get("signal_model"))
+
+    def _loss_of_measured_lines(self, outputs: Outputs) -> torch.Tensor:
+        measured = outputs.get("measured")
+        if measured is None:
+            raise UserError(
+                f"MISC.GREEDY.LOSS_LINES: found {self.loss_lines:g}, but there are no lines held out for the loss;"
+                " cine data and networks have them, under this plugin's trainer"
+            )
+        return measured_loss(self.name, outputs["pred"], measured)
 
     def _renormalized(self, inputs: Inputs, outputs: Outputs):
         pred = outputs["pred"]
@@ -191,4 +255,10 @@ def as_local_loss(
         return loss.local_loss
     if isinstance(loss, LossComputer):
         return lambda inputs, outputs: loss(inputs, outputs)["loss"]
-    return lambda inputs, outputs: loss(outputs["pred"], outputs["target"])
+
+    def local_loss(inputs: Inputs, outputs: Outputs) -> torch.Tensor:
+        if outputs["target"] is None:
+            raise UserError("the batch has no 'target', which this loss, a function of (pred, target), needs")
+        return loss(outputs["pred"], outputs["target"])
+
+    return local_loss
