@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from meddlr_greedy.config import load_config
-from projects.cine.pig import STUDIES, table, training_minutes
+from projects.cine.pig import STUDIES, publish, table, training_minutes
 
 
 def results(psnr, zero_filled=20.0):
@@ -39,3 +41,15 @@ def test_networks_of_a_study_differ_in_the_training_alone():
         assert cfgs[0][section] == cfgs[1][section]
     assert cfgs[0].MODEL.UNROLLED == cfgs[1].MODEL.UNROLLED
     assert cfgs[1].MISC.GREEDY.META_ARCHITECTURE == cfgs[0].MODEL.META_ARCHITECTURE
+
+
+def test_a_large_gif_is_published_smaller(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (3, 64, 80), dtype=np.uint8)
+    frames = [Image.fromarray(frame) for frame in noise]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=40, loop=0)
+    publish(tmp_path / "a.gif", tmp_path / "same.gif")
+    assert (tmp_path / "same.gif").read_bytes() == (tmp_path / "a.gif").read_bytes()
+    publish(tmp_path / "a.gif", tmp_path / "small.gif", max_bytes=5000)
+    assert (tmp_path / "small.gif").stat().st_size <= 5000
+    with Image.open(tmp_path / "small.gif") as gif:
+        assert gif.n_frames == 3 and gif.info["duration"] == 40

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
 import torch
+from PIL import Image, ImageSequence
 from torch import nn
 
 from meddlr_greedy import compare, eval_net
@@ -179,6 +180,20 @@ def _draw(study: Study, output: Path, results: Dict[str, Any]) -> List[Path]:
     return sorted([*compared.glob("*.png"), *compared.glob("*.gif")])
 
 
+def publish(picture: Path, path: Path, max_bytes: int = 3_000_000) -> None:
+    """Copies a picture; a GIF that is too large for a page gets 64 greys and is made smaller until it is not."""
+    shutil.copy(picture, path)
+    scale = 1.0
+    while picture.suffix == ".gif" and path.stat().st_size > max_bytes:
+        scale *= 0.85
+        with Image.open(picture) as gif:
+            size = (round(scale * gif.width), round(scale * gif.height))
+            frames = [frame.convert("L").resize(size).quantize(64) for frame in ImageSequence.Iterator(gif)]
+            with written_atomically(path) as partial:
+                options = {"duration": gif.info["duration"], "loop": 0}
+                frames[0].save(partial, format="GIF", save_all=True, append_images=frames[1:], **options)
+
+
 def _folder(output: Path, label: str) -> Path:
     return output / label.split(",")[0].replace(" ", "-")
 
@@ -206,7 +221,7 @@ def main(argv: Sequence[str]) -> None:
     with written_atomically(HERE / "results" / f"{study.name}.json") as partial:
         partial.write_text(json.dumps({"training_minutes": minutes, **results}, indent=1) + "\n")
     for picture in pictures:
-        shutil.copy(picture, HERE / "results" / f"{study.name}{picture.suffix}")
+        publish(picture, HERE / "results" / f"{study.name}{picture.suffix}")
     insert_table(HERE / "README.md", study.name, table(results, f"{study.name}_test", minutes))
 
 
