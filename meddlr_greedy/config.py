@@ -70,6 +70,9 @@ class GreedyConfig:
     )
     # Modules to run in evaluation (every module emits an image); 0 runs all.
     NUM_INFERENCE_MODULES: int = _key(0, "a non-negative integer (0: all modules)", _is_count)
+    # Gradient checkpointing inside modules: backward runs the unrolled steps again, one by one, so that a module keeps
+    # the images between its steps and what one step needs. The gradients are the same, bit for bit.
+    CHECKPOINT: bool = _key(False, "True or False", lambda value: isinstance(value, bool))
     # Modules of each process of a chain, where several processes train one network; "auto" balances measured times.
     PARTITION: Union[str, Tuple[int, ...]] = _key(
         "auto", "'auto', or a list of positive integers (the modules of each process)", _is_partition
