@@ -73,6 +73,10 @@ class GreedyConfig:
     # Gradient checkpointing inside modules: backward runs the unrolled steps again, one by one, so that a module keeps
     # the images between its steps and what one step needs. The gradients are the same, bit for bit.
     CHECKPOINT: bool = _key(False, "True or False", lambda value: isinstance(value, bool))
+    # Unrolled steps of the module before that the local loss of a module reaches, too (one process in a chain).
+    OVERLAP: int = _key(0, "a non-negative integer (0: none)", _is_count)
+    # Precision of the regulariser's layers, in training and evaluation; parameters and data consistency stay float32.
+    AMP: str = _key("", "'' (float32) or 'bf16'", lambda value: value in ("", "bf16"))
     # Modules of each process of a chain, where several processes train one network; "auto" balances measured times.
     PARTITION: Union[str, Tuple[int, ...]] = _key(
         "auto", "'auto', or a list of positive integers (the modules of each process)", _is_partition

@@ -3,9 +3,12 @@
 import pytest
 import torch
 from meddlr.modeling import build_model
+from test_greedy import batches, held_bytes, train_stock
 
 from meddlr_greedy.config import load_config
 from meddlr_greedy.engine.trainer import GreedyTrainer
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.greedy import GreedyUnrolled
 from meddlr_greedy.modeling.losses import complex_l1
 from projects.cine.measuring import make_batch
 
@@ -60,9 +63,12 @@ def gradients(model, batch, seed=None, batches=2):
     torch.manual_seed(1)
     model.seed_of_batch = seed
     for _ in range(batches):
-        outputs = model(batch)
-        complex_l1(outputs["pred"], batch["target"]).backward()
+        model.local_loss(batch, model(batch)).backward()
     return {name: p.grad for name, p in model.named_parameters()}
+
+
+def loss_of_image(model, batch, image):
+    return model.local_loss(batch, {"pred": image, "target": batch["target"]})
 
 
 def assert_equal(a, b, rtol=0.0):
@@ -124,3 +130,171 @@ def test_checkpointing_holds_images_and_one_step(peak_of):
     images = 8 * 64 * 64 * 8
     assert eight_steps > 4 * one_step, "the test shows nothing"
     assert checkpointed < 1.1 * one_step + 2 * images
+
+
+# ---- OVERLAP
+
+
+def explicit_gradients(model, batch, loss_of, seed=None):
+    """The definition, written out: ``loss_of(run, images, k)`` is the loss of module k, whose graph begins anywhere.
+
+    ``run(image, first, end, frozen)`` runs unrolled steps, ``images[i]`` is the detached image before step i.
+    """
+    network, problem = model.model, model.prepare(batch)
+
+    def run(image, first, end, frozen=False):
+        for p in network.parameters():
+            p.requires_grad_(not frozen)
+        for i in range(first, end):
+            if seed is not None:
+                torch.manual_seed(seed + i)
+            block = network.resnets if network.num_repeat_steps else network.resnets[i]
+            fixed = {"A": problem.A, "zf_image": problem.zf_image, "dims": problem.dims}
+            image = network.step(image=image, model=block, step_size=network.step_sizes[i], **fixed)
+        for p in network.parameters():
+            p.requires_grad_()
+        return image
+
+    images = [problem.image]
+    with torch.no_grad():
+        for i in range(len(network.step_sizes)):
+            images.append(run(images[-1], i, i + 1))
+    total = dict.fromkeys(dict(model.named_parameters()))
+    for k in range(model.num_modules):
+        parameters = list(model.parameters())
+        found = torch.autograd.grad(loss_of(run, images, k), parameters, allow_unused=True)
+        for name, g in zip(total, found):
+            total[name] = g if total[name] is None else total[name] if g is None else total[name] + g
+    return total
+
+
+def overlapping_loss(model, batch, m):
+    def loss_of(run, images, k):
+        steps = model.module_steps[k]
+        first = max(0, steps.start - m)
+        return loss_of_image(model, batch, run(images[first], first, steps.stop))
+
+    return loss_of
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize(("modules", "m"), [(2, 1), (2, 2), ([1, 2, 1], 1), (4, 1), ([2, 1], None), (1, 3)])
+@pytest.mark.parametrize("kind", ["ResNet", "U-Net", "dropout", "shared", "CG", "cine", "cine CG"])
+def test_overlap_is_the_sum_of_the_losses_that_reach_a_step(config_of, kind, modules, m, checkpoint):
+    steps = ["MODEL.UNROLLED.NUM_UNROLLED_STEPS", "3"] if m is None else []
+    m = m or 1
+    model = model_of(config_of(kind, modules, *steps, *knobs(OVERLAP=m, CHECKPOINT=checkpoint)))
+    batch = batch_of(config_of(kind, modules))
+    expected = explicit_gradients(model, batch, overlapping_loss(model, batch, m), seed=7)
+    assert_equal(gradients(model, batch, seed=7, batches=1), expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["ResNet", "cine"])
+def test_overlap_with_all_of_the_first_module_is_a_loss_in_the_middle(config_of, kind):
+    model = model_of(config_of(kind, 2, *knobs(OVERLAP=2)))
+    batch = batch_of(config_of(kind, 2))
+    found = gradients(model, batch, seed=3, batches=1)
+    model.seed_of_batch, problem = 3, model.prepare(batch)
+    middle = model.run_module(0, problem.image, problem)
+    end = model.run_module(1, middle, problem)
+    model.zero_grad()
+    (loss_of_image(model, batch, middle) + loss_of_image(model, batch, end)).backward()
+    assert_equal(found, {name: p.grad for name, p in model.named_parameters()}, rtol=2e-6)
+
+
+def test_overlap_holds_its_steps_more(config_of):
+    def held(modules, **values):
+        steps = ["MODEL.UNROLLED.NUM_UNROLLED_STEPS", "8", "MODEL.UNROLLED.NUM_FEATURES", "32"]
+        return held_bytes(model_of(config_of("ResNet", modules, *steps, *knobs(**values))), batch)
+
+    batch = batch_of(config_of("ResNet", 2))
+    for m, modules_of_sum in ((1, [3, 3, 2]), (2, [4, 4])):
+        of_sum = held(modules_of_sum)
+        assert 0.99 * of_sum < held(4, OVERLAP=m) < 1.01 * of_sum
+
+
+def test_overlap_with_frozen_steps(config_of):
+    cfg = config_of("ResNet", 2, *knobs(OVERLAP=1))
+    model, whole, batch = model_of(cfg), model_of(cfg), batch_of(cfg)
+    for frozen in (0, 1, 2):
+        model.model.requires_grad_(True)
+        for i in range(frozen, frozen + 2):
+            model.model.resnets[i].requires_grad_(False)
+            model.model.step_sizes[i].requires_grad_(False)
+        for m in (model, whole):
+            m.zero_grad(set_to_none=True)
+        expected = gradients(whole, batch, batches=1)
+        for name, g in gradients(model, batch, batches=1).items():
+            assert (
+                g is None if not dict(model.named_parameters())[name].requires_grad else torch.equal(g, expected[name])
+            )
+
+
+def test_overlap_and_accumulation_under_the_stock_trainer(make_cfg):
+    overrides = ["SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0.0, "SOLVER.WEIGHT_DECAY", 0.0, "SOLVER.BASE_LR", 0.1]
+    cfg = make_cfg([*overrides, "SOLVER.GRAD_ACCUM_ITERS", 2, "SOLVER.MAX_ITER", 4, "TEST.EVAL_PERIOD", 4])
+    cfg.MISC.GREEDY.OVERLAP = 1
+    start, end = train_stock(cfg)
+    model = build_model(cfg).train()
+    model.load_state_dict(start)
+    total = None
+    for iteration, batch in enumerate(batches(cfg)):
+        found = explicit_gradients(model, batch, overlapping_loss(model, batch, 1))
+        total = found if total is None else {name: total[name] + g for name, g in found.items()}
+        if iteration % 2:
+            with torch.no_grad():
+                for name, p in model.named_parameters():
+                    p -= 0.1 * total[name]
+            total = None
+    moved = {name: end[name] - value for name, value in start.items()}
+    expected = {name: value - start[name] for name, value in model.state_dict().items()}
+    assert_equal(moved, expected, rtol=1e-3)  # of a difference of weights
+
+
+def test_overlap_larger_than_a_module_is_refused(config_of):
+    model_of(config_of("ResNet", [3, 1], *knobs(OVERLAP=3)))
+    with pytest.raises(UserError, match="MISC.GREEDY.OVERLAP: found 2, allowed is 0 to 1"):
+        model_of(config_of("ResNet", [1, 3], *knobs(OVERLAP=2)))
+
+
+# ---- AMP
+
+
+@pytest.mark.parametrize("kind", ["ResNet", "U-Net", "dropout", "BatchNorm", "shared", "CG", "cine", "cine CG"])
+def test_bfloat16_is_of_the_regulariser_alone(config_of, kind, monkeypatch):
+    cfg = config_of(kind, 2, *knobs(AMP="bf16"))
+    model, full, batch = model_of(cfg), model_of(config_of(kind, 2)), batch_of(cfg)
+    assert list(model.state_dict()) == list(full.state_dict())
+    dtypes = set()
+    convolution = torch.nn.functional.conv2d
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "conv2d",
+        lambda *args, **kwargs: dtypes.add((out := convolution(*args, **kwargs)).dtype) or out,
+    )
+    found, expected = gradients(model, batch, seed=1), gradients(full, batch, seed=1)
+    assert dtypes == {torch.bfloat16, torch.float32}  # of the one network, and of the other
+    assert {g.dtype for g in found.values()} == {p.dtype for p in model.parameters()} == {torch.float32}
+    assert any(not torch.equal(found[name], g) for name, g in expected.items())
+    images = []
+    for m in (model.eval(), full.eval()):
+        with torch.no_grad():
+            images.append(m(batch)["pred"])
+    assert images[0].dtype == torch.complex64 and not torch.equal(*images)
+    assert (images[0] - images[1]).norm() < 0.02 * images[1].norm()
+
+
+@pytest.mark.parametrize("kind", ["ResNet", "dropout", "BatchNorm", "cine"])
+def test_bfloat16_with_the_other_keys(config_of, kind):
+    cfg = config_of(kind, 2, *knobs(AMP="bf16", OVERLAP=1))
+    batch = batch_of(cfg)
+    checkpointed = model_of(config_of(kind, 2, *knobs(AMP="bf16", OVERLAP=1, CHECKPOINT=True)))
+    assert_equal(gradients(checkpointed, batch, 3), gradients(model_of(cfg), batch, 3))
+
+
+def test_values_are_checked_from_python_too(config_of):
+    network = model_of(config_of("ResNet", 2)).model
+    with pytest.raises(UserError, match=r"MISC.GREEDY.AMP: found 'fp16', allowed is '' \(float32\) or 'bf16'"):
+        GreedyUnrolled(network, amp="fp16")
+    with pytest.raises(UserError, match="MISC.GREEDY.OVERLAP: found -1"):
+        GreedyUnrolled(network, overlap=-1)

@@ -139,14 +139,14 @@ def test_periods_of_zero_mean_at_the_end_only(write_config, tmp_path):
 
 @pytest.mark.parametrize("module", [1, 2, 3])
 def test_non_finite_loss_stops_before_the_update(write_config, tmp_path, monkeypatch, capsys, module):
-    original, calls = GreedyUnrolled.run_module, []
+    original, calls = GreedyUnrolled.run_steps, []
 
-    def poisoned(self, k, image, problem):
-        out = original(self, k, image, problem)
-        calls.append(k)
-        return out * float("nan") if k == module - 1 and calls.count(k) == 4 else out
+    def poisoned(self, steps, image, problem):
+        out = original(self, steps, image, problem)
+        calls.append(steps)
+        return out * float("nan") if steps == self.module_steps[module - 1] and calls.count(steps) == 4 else out
 
-    monkeypatch.setattr(GreedyUnrolled, "run_module", poisoned)
+    monkeypatch.setattr(GreedyUnrolled, "run_steps", poisoned)
     with pytest.raises(SystemExit) as end:
         train(write_config(modules=3), "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "0")
     assert end.value.code == 1

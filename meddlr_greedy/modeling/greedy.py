@@ -13,7 +13,7 @@ Learning for Large-Scale Accelerated MRI Reconstruction", arXiv 2207.08393)::
 K = 1 is end-to-end backpropagation. Activations are held for one module at a time.
 """
 
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import torch
 from meddlr.config import CfgNode
@@ -97,6 +97,9 @@ class GreedyUnrolled(nn.Module):
         num_inference_modules: Number of modules to run in evaluation; 0 runs all.
         checkpoint: Whether backward runs the unrolled steps again, one by one, so that a module keeps the images
             between its steps alone (gradient checkpointing); gradients are the same, bit for bit.
+        overlap: m, the number of unrolled steps of the module before that a module's loss reaches, too; see
+            :mod:`~meddlr_greedy.modeling.local_gradients`.
+        amp: "bf16" lets the layers of the regulariser compute in bfloat16, in evaluation too; "" does not.
 
     Example::
 
@@ -116,9 +119,12 @@ class GreedyUnrolled(nn.Module):
         loss: Union[LossComputer, Callable[..., torch.Tensor]] = complex_l1,
         num_inference_modules: int = 0,
         checkpoint: bool = False,
+        overlap: int = 0,
+        amp: str = "",
     ):
         super().__init__()
         _check_compatible(network)
+        GreedyConfig.from_mapping({"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp})
         # meddlr's checkpointer strips the prefix of this name when it loads into the plain network.
         self.model = network
         self.module_steps = partition_steps(len(network.step_sizes), num_modules)
@@ -134,6 +140,14 @@ class GreedyUnrolled(nn.Module):
             )
         self.num_inference_modules = num_inference_modules
         self.checkpoint = checkpoint
+        self.overlap = overlap
+        self.amp = amp
+        shortest = min((len(steps) for steps in self.module_steps[:-1]), default=overlap)
+        if overlap > shortest:
+            raise UserError(
+                f"MISC.GREEDY.OVERLAP: found {overlap}, allowed is 0 to {shortest} (the fewest unrolled steps of a"
+                " module that has a successor)"
+            )
         # Where given, what the random layers (dropout) of unrolled step i draw in training is a function of this number
         # and i alone, wherever and after whatever the step runs.
         self.seed_of_batch: Optional[int] = None
@@ -227,7 +241,7 @@ class GreedyUnrolled(nn.Module):
 
     def run_steps(self, steps: Sequence[int], image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
         """Unrolled steps (from 0): image (B, H, W, [T,] M) to image."""
-        mode = StepMode(recompute=self.checkpoint and self.training)
+        mode = StepMode(recompute=self.checkpoint and self.training, bfloat16=self.amp == "bf16")
         for i in steps:
             seed = self.seed_of_batch + i if self.training and self.seed_of_batch is not None else None
             image = run_step(self.model, i, image, problem, mode, seed)
@@ -238,13 +252,20 @@ class GreedyUnrolled(nn.Module):
 
         Those of its steps, and those that belong to no step in particular.
         """
-        ids_of_modules = [
-            {id(p) for i in steps for p in (*block_of_step(self.model, i).parameters(), self.model.step_sizes[i])}
-            for steps in (self.module_steps[k] for k in self.own_modules)
-        ]
-        ids_of_steps = set().union(*ids_of_modules)
+        return [self.parameters_of(self.module_steps[k]) for k in self.own_modules]
+
+    def parameters_of(self, steps: range) -> List[nn.Parameter]:
+        """The trainable parameters of unrolled steps, and those that belong to no step; of no steps, none."""
+        if not steps:
+            return []
+        own = self._ids_of_parameters(steps)
+        of_any_step = self._ids_of_parameters(range(len(self.model.step_sizes)))
         trainable = [p for p in self.model.parameters() if p.requires_grad]
-        return [[p for p in trainable if id(p) in own or id(p) not in ids_of_steps] for own in ids_of_modules]
+        return [p for p in trainable if id(p) in own or id(p) not in of_any_step]
+
+    def _ids_of_parameters(self, steps: range) -> Set[int]:
+        blocks = [block_of_step(self.model, i) for i in steps]
+        return {id(p) for block in blocks for p in block.parameters()} | {id(self.model.step_sizes[i]) for i in steps}
 
     def mark(self, k: int, begins: bool) -> None:
         """Tells the observer, where there is one, that forward and backward of module ``k`` begin or have ended."""
@@ -291,6 +312,8 @@ class GreedyUnrolled(nn.Module):
             "num_modules": greedy.NUM_MODULES,
             "num_inference_modules": greedy.NUM_INFERENCE_MODULES,
             "checkpoint": greedy.CHECKPOINT,
+            "overlap": greedy.OVERLAP,
+            "amp": greedy.AMP,
             "loss": LeanLossComputer(cfg),
         }
 

@@ -6,7 +6,7 @@ the first one again: with the same random numbers, and from the same buffers (th
 """
 
 from contextlib import ExitStack, contextmanager
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional
 
 import torch
 from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
@@ -19,9 +19,10 @@ __all__ = ["StepMode", "block_of_step", "run_step"]
 
 
 class StepMode(NamedTuple):
-    """How an unrolled step runs; the image that comes out does not depend on it."""
+    """How an unrolled step runs."""
 
     recompute: bool = False  #: keep nothing but the image for backward, and run the step again there
+    bfloat16: bool = False  #: layers of the regulariser compute in bfloat16; data consistency in float32 as ever
 
 
 def block_of_step(network: GeneralizedUnrolledCNN, i: int) -> nn.Module:
@@ -57,7 +58,7 @@ def run_step(
         with _seeded(seed, image.device):
             return network.step(
                 image=image,
-                model=block,
+                model=_InBfloat16(block) if mode.bfloat16 else block,
                 A=problem.A,
                 zf_image=problem.zf_image,
                 step_size=network.step_sizes[i].to(image.device),
@@ -72,7 +73,7 @@ def run_step(
         image,
         use_reentrant=False,
         preserve_rng_state=seed is None,
-        context_fn=lambda: (ExitStack(), _from_buffers(buffers)),
+        context_fn=lambda: (ExitStack(), _FromBuffers(buffers)),
     )
 
 
@@ -90,6 +91,22 @@ def _seeded(seed: Optional[int], device: torch.device) -> Iterator[None]:
         yield
 
 
+class _InBfloat16:
+    """A regulariser under autocast: image in and out in float32, and so are its parameters.
+
+    No module, so that the network's parameters keep their names.
+    """
+
+    def __init__(self, block: nn.Module):
+        # Of some networks, meddlr's unrolled step calls this in the place of forward.
+        base_forward = getattr(block, "base_forward", None)
+        self._forward: Callable[[torch.Tensor], torch.Tensor] = base_forward if callable(base_forward) else block
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(image.device.type, torch.bfloat16):
+            return self._forward(image).to(image.dtype)
+
+
 class _Buffer(NamedTuple):
     owner: nn.Module
     name: str
@@ -104,14 +121,19 @@ def _copied_buffers(block: nn.Module) -> List[_Buffer]:
     return [buffer._replace(value=buffer.value.clone()) for buffer in _buffers(block)]
 
 
-@contextmanager
-def _from_buffers(buffers: List[_Buffer]) -> Iterator[None]:
-    """Runs layers from buffers as they were; what the layers do to them has no effect."""
-    now: List[Tuple[nn.Module, str, torch.Tensor]] = [(b.owner, b.name, getattr(b.owner, b.name)) for b in buffers]
-    for owner, name, value in buffers:
-        setattr(owner, name, value.clone())
-    try:
-        yield
-    finally:  # the recomputation ends with an exception once everything needed is there
-        for owner, name, value in now:
+class _FromBuffers:
+    """Runs layers from buffers as they were, as often as it is entered; what the layers do to them has no effect."""
+
+    def __init__(self, buffers: List[_Buffer]):
+        self._buffers = buffers
+        self._now: List[_Buffer] = []
+
+    def __enter__(self) -> None:
+        self._now = [buffer._replace(value=getattr(buffer.owner, buffer.name)) for buffer in self._buffers]
+        for owner, name, value in self._buffers:
+            setattr(owner, name, value.clone())
+
+    def __exit__(self, *exception: Any) -> None:
+        for owner, name, value in self._now:
             setattr(owner, name, value)
+        self._now = []
