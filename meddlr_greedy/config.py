@@ -77,6 +77,9 @@ class GreedyConfig:
     OVERLAP: int = _key(0, "a non-negative integer (0: none)", _is_count)
     # Precision of the regulariser's layers, in training and evaluation; parameters and data consistency stay float32.
     AMP: str = _key("", "'' (float32) or 'bf16'", lambda value: value in ("", "bf16"))
+    # Unrolled steps after a module, frozen, through which its image runs on before its local loss is taken (one process
+    # in a chain).
+    LOOK_AHEAD: int = _key(0, "a non-negative integer (0: none)", _is_count)
     # Modules of each process of a chain, where several processes train one network; "auto" balances measured times.
     PARTITION: Union[str, Tuple[int, ...]] = _key(
         "auto", "'auto', or a list of positive integers (the modules of each process)", _is_partition

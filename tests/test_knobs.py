@@ -298,3 +298,36 @@ def test_values_are_checked_from_python_too(config_of):
         GreedyUnrolled(network, amp="fp16")
     with pytest.raises(UserError, match="MISC.GREEDY.OVERLAP: found -1"):
         GreedyUnrolled(network, overlap=-1)
+
+
+# ---- LOOK_AHEAD
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize(("modules", "n", "m"), [(2, 1, 0), (4, 2, 0), (2, 1, 1), (2, 5, 2), ([1, 3], 1, 0)])
+@pytest.mark.parametrize("kind", ["ResNet", "dropout", "shared", "CG", "cine", "cine CG"])
+def test_look_ahead_is_the_loss_after_frozen_steps(config_of, kind, modules, n, m, checkpoint):
+    model = model_of(config_of(kind, modules, *knobs(LOOK_AHEAD=n, OVERLAP=m, CHECKPOINT=checkpoint)))
+    batch = batch_of(config_of(kind, modules))
+
+    def loss_of(run, images, k):
+        steps = model.module_steps[k]
+        first, end = max(0, steps.start - m), min(steps.stop + n, len(images) - 1)
+        return loss_of_image(model, batch, run(run(images[first], first, steps.stop), steps.stop, end, frozen=True))
+
+    expected = explicit_gradients(model, batch, loss_of, seed=7)
+    assert_equal(gradients(model, batch, seed=7, batches=1), expected, rtol=5e-6)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_look_ahead_passes_the_own_image_on_and_leaves_statistics_alone(config_of, checkpoint):
+    cfg = config_of("BatchNorm", 4)
+    plain, model = model_of(cfg), model_of(config_of("BatchNorm", 4, *knobs(LOOK_AHEAD=2, CHECKPOINT=checkpoint)))
+    batch = batch_of(cfg)
+    a, b = plain(batch), model(batch)
+    assert torch.equal(a["pred"], b["pred"])
+    assert a["loss_module_1"] != b["loss_module_1"]
+    model.local_loss(batch, b).backward()
+    for (name, x), y in zip(model.named_buffers(), plain.buffers()):
+        assert torch.equal(x, y), name
+    assert all(p.requires_grad for p in model.parameters())

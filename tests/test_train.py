@@ -141,8 +141,8 @@ def test_periods_of_zero_mean_at_the_end_only(write_config, tmp_path):
 def test_non_finite_loss_stops_before_the_update(write_config, tmp_path, monkeypatch, capsys, module):
     original, calls = GreedyUnrolled.run_steps, []
 
-    def poisoned(self, steps, image, problem):
-        out = original(self, steps, image, problem)
+    def poisoned(self, steps, image, problem, **options):
+        out = original(self, steps, image, problem, **options)
         calls.append(steps)
         return out * float("nan") if steps == self.module_steps[module - 1] and calls.count(steps) == 4 else out
 

@@ -10,7 +10,9 @@ Learning for Large-Scale Accelerated MRI Reconstruction", arXiv 2207.08393)::
         gradient of loss_k with respect to the parameters of module k; frees the graph of module k
     update all parameters
 
-K = 1 is end-to-end backpropagation. Activations are held for one module at a time.
+K = 1 is end-to-end backpropagation. Activations are held for one module at a time. The loop itself, and how far a loss
+may reach beyond its module, are in :mod:`~meddlr_greedy.modeling.local_gradients`; how a single step runs is in
+:mod:`~meddlr_greedy.modeling.unrolled_step`.
 """
 
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
@@ -100,6 +102,8 @@ class GreedyUnrolled(nn.Module):
         overlap: m, the number of unrolled steps of the module before that a module's loss reaches, too; see
             :mod:`~meddlr_greedy.modeling.local_gradients`.
         amp: "bf16" lets the layers of the regulariser compute in bfloat16, in evaluation too; "" does not.
+        look_ahead: n, the number of unrolled steps, frozen, after which the local loss of a module is taken; fewer
+            where fewer follow. The image that is passed on is the module's own.
 
     Example::
 
@@ -121,10 +125,11 @@ class GreedyUnrolled(nn.Module):
         checkpoint: bool = False,
         overlap: int = 0,
         amp: str = "",
+        look_ahead: int = 0,
     ):
         super().__init__()
         _check_compatible(network)
-        GreedyConfig.from_mapping({"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp})
+        GreedyConfig.from_mapping({"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp, "LOOK_AHEAD": look_ahead})
         # meddlr's checkpointer strips the prefix of this name when it loads into the plain network.
         self.model = network
         self.module_steps = partition_steps(len(network.step_sizes), num_modules)
@@ -142,6 +147,7 @@ class GreedyUnrolled(nn.Module):
         self.checkpoint = checkpoint
         self.overlap = overlap
         self.amp = amp
+        self.look_ahead = look_ahead
         shortest = min((len(steps) for steps in self.module_steps[:-1]), default=overlap)
         if overlap > shortest:
             raise UserError(
@@ -157,6 +163,10 @@ class GreedyUnrolled(nn.Module):
     @property
     def num_modules(self) -> int:
         return len(self.module_steps)
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.model.step_sizes)
 
     @property
     def is_last(self) -> bool:
@@ -239,9 +249,13 @@ class GreedyUnrolled(nn.Module):
         """The unrolled steps of module ``k`` (from 0): image (B, H, W, [T,] M) to image."""
         return self.run_steps(self.module_steps[k], image, problem)
 
-    def run_steps(self, steps: Sequence[int], image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
-        """Unrolled steps (from 0): image (B, H, W, [T,] M) to image."""
-        mode = StepMode(recompute=self.checkpoint and self.training, bfloat16=self.amp == "bf16")
+    def run_steps(
+        self, steps: Sequence[int], image: torch.Tensor, problem: UnrolledProblem, frozen: bool = False
+    ) -> torch.Tensor:
+        """Unrolled steps (from 0), image (B, H, W, [T,] M) to image; frozen ones let gradients through alone."""
+        mode = StepMode(
+            recompute=self.checkpoint and self.training, bfloat16=self.amp == "bf16", frozen=frozen and self.training
+        )
         for i in steps:
             seed = self.seed_of_batch + i if self.training and self.seed_of_batch is not None else None
             image = run_step(self.model, i, image, problem, mode, seed)
@@ -259,7 +273,7 @@ class GreedyUnrolled(nn.Module):
         if not steps:
             return []
         own = self._ids_of_parameters(steps)
-        of_any_step = self._ids_of_parameters(range(len(self.model.step_sizes)))
+        of_any_step = self._ids_of_parameters(range(self.num_steps))
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         return [p for p in trainable if id(p) in own or id(p) not in of_any_step]
 
@@ -314,6 +328,7 @@ class GreedyUnrolled(nn.Module):
             "checkpoint": greedy.CHECKPOINT,
             "overlap": greedy.OVERLAP,
             "amp": greedy.AMP,
+            "look_ahead": greedy.LOOK_AHEAD,
             "loss": LeanLossComputer(cfg),
         }
 
