@@ -15,7 +15,7 @@ may reach beyond its module, are in :mod:`~meddlr_greedy.modeling.local_gradient
 :mod:`~meddlr_greedy.modeling.unrolled_step`.
 """
 
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import torch
 from meddlr.config import CfgNode
@@ -37,6 +37,9 @@ __all__ = ["GreedyUnrolled", "partition_steps"]
 
 #: Wrappers of meddlr that train an inner architecture with losses of their own.
 _WRAPPERS = ("N2R", "M2R", "NM2R", "A2R", "SSDU", "DENOISING")
+
+#: Keys of the config that take effect in the update, which is the trainer's.
+_KEYS_OF_TRAINER = ("CLIP_NORM", "LR_FACTORS")
 
 
 def partition_steps(num_steps: int, num_modules: Union[int, Sequence[int]]) -> List[range]:
@@ -104,6 +107,8 @@ class GreedyUnrolled(nn.Module):
         amp: "bf16" lets the layers of the regulariser compute in bfloat16, in evaluation too; "" does not.
         look_ahead: n, the number of unrolled steps, frozen, after which the local loss of a module is taken; fewer
             where fewer follow. The image that is passed on is the module's own.
+        asked_of_trainer: Keys of the config that the trainer has to act on, with their values. It clears them; training
+            is refused as long as there are any.
 
     Example::
 
@@ -126,6 +131,7 @@ class GreedyUnrolled(nn.Module):
         overlap: int = 0,
         amp: str = "",
         look_ahead: int = 0,
+        asked_of_trainer: Optional[Mapping[str, Any]] = None,
     ):
         super().__init__()
         _check_compatible(network)
@@ -148,6 +154,7 @@ class GreedyUnrolled(nn.Module):
         self.overlap = overlap
         self.amp = amp
         self.look_ahead = look_ahead
+        self.asked_of_trainer = dict(asked_of_trainer or {})
         shortest = min((len(steps) for steps in self.module_steps[:-1]), default=overlap)
         if overlap > shortest:
             raise UserError(
@@ -214,11 +221,18 @@ class GreedyUnrolled(nn.Module):
         """Reconstructs (B, H, W, [T,] M) from meddlr's batch, which is left as it is.
 
         Raises:
-            UserError: for a training batch with neither ``target`` nor lines held out for the loss.
+            UserError: for a training batch with neither ``target`` nor lines held out for the loss, and under a trainer
+                that does not act on a key of the config.
         """
         if not any(p.requires_grad for p in self.model.parameters()) and self.training:
             raise UserError(
                 "GreedyUnrolled: no trainable parameters (a replica of torch.nn.DataParallel has none: use one device)"
+            )
+        if self.asked_of_trainer and self.training:
+            key, value = next(iter(self.asked_of_trainer.items()))
+            raise UserError(
+                f"MISC.GREEDY.{key}: found {value!r}, which this trainer does not know; train with python -m"
+                " meddlr_greedy.train_net, or leave the key out"
             )
         problem = self.prepare(inputs)
         outputs: Dict[str, Any] = {**problem.reference, "zf_image": problem.zf_image}
@@ -329,6 +343,7 @@ class GreedyUnrolled(nn.Module):
             "overlap": greedy.OVERLAP,
             "amp": greedy.AMP,
             "look_ahead": greedy.LOOK_AHEAD,
+            "asked_of_trainer": {key: getattr(greedy, key) for key in _KEYS_OF_TRAINER if getattr(greedy, key)},
             "loss": LeanLossComputer(cfg),
         }
 
