@@ -69,6 +69,8 @@ class IsolatedEvaluation(EvalHook):
         try:
             with torch.random.fork_rng(devices=devices), isolated_generators(EVALUATION_SEED):
                 super()._do_eval()
+        except ConnectionError:
+            raise  # a process that was lost cannot give its part of a checkpoint
         except Exception:
             # The checkpoint otherwise comes last; a failing evaluation must cost nothing but itself.
             self.trainer.checkpoint_writer.write()
