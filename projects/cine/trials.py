@@ -1,0 +1,122 @@
+"""Many trainings of one study: side by side, each in a process of its own, with a bar, and resumable.
+
+A trial is a config with overrides. What is finished stays: a study that was ended continues where it was.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Sequence, Tuple
+
+from tqdm import tqdm
+
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
+
+__all__ = ["Trial", "run_trials", "training_minutes"]
+
+_LOG = "console.txt"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training and, where asked for, its evaluation on the test sets.
+
+    Args:
+        folder: Where weights, logs and results go (``OUTPUT_DIR``).
+        config: Config file.
+        opts: Overrides ``KEY, VALUE, KEY, VALUE, ...``.
+        evaluates: Whether the test sets are scored; a search looks at the validation sets alone.
+    """
+
+    folder: Path
+    config: Path
+    opts: Tuple[str, ...] = ()
+    evaluates: bool = True
+
+    @property
+    def is_done(self) -> bool:
+        return self._results.is_file() if self.evaluates else bool(self._validations())
+
+    @property
+    def _results(self) -> Path:
+        return self.folder / RESULTS_FOLDER / RESULTS_FILE
+
+    def results(self) -> Dict[str, Any]:
+        """What ``eval_net`` wrote."""
+        return json.loads(self._results.read_text())
+
+    def validation(self, metric: str = "val_psnr_scan") -> float:
+        """A metric of the last validation of the training."""
+        return self._validations(metric)[-1]
+
+    def _validations(self, metric: str = "val_psnr_scan") -> List[float]:
+        rows = _rows(self.folder / "metrics.json")
+        names = [name for row in rows for name in row if name.endswith(metric)]
+        return [row[name] for row in rows for name in names[:1] if name in row]
+
+    def commands(self) -> List[List[str]]:
+        """The commands to run, one after the other."""
+        given = ["--config-file", str(self.config)]
+        opts = ["OUTPUT_DIR", str(self.folder), *self.opts]
+        train = [sys.executable, "-m", "meddlr_greedy.train_net", "--resume", *given, *opts]
+        evaluate = [sys.executable, "-m", "meddlr_greedy.eval_net", "--num-figures", "1", *given, *opts]
+        return [train, evaluate] if self.evaluates else [train]
+
+
+def run_trials(trials: Sequence[Trial], jobs: int, description: str) -> None:
+    """Runs those that are not done, ``jobs`` at a time; a console.txt in each folder keeps what it prints.
+
+    Raises:
+        UserError: names the first trial that failed, and its console.txt; the others are ended (they keep a
+            checkpoint, from which the same command continues).
+    """
+    waiting = [trial for trial in trials if not trial.is_done]
+    running: Dict[Trial, Tuple[List[List[str]], "subprocess.Popen[bytes]"]] = {}
+    with tqdm(total=len(trials), initial=len(trials) - len(waiting), desc=description, disable=None) as bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    trial = waiting.pop(0)
+                    first, *others = trial.commands()
+                    running[trial] = (others, _start(first, trial))
+                time.sleep(0.2)
+                for trial, (others, process) in list(running.items()):
+                    status = process.poll()
+                    if status is None:
+                        continue
+                    if status:
+                        raise UserError(f"{trial.folder}: training or evaluation failed, see {trial.folder / _LOG}")
+                    if others:
+                        running[trial] = (others[1:], _start(others[0], trial))
+                    else:
+                        del running[trial]
+                        bar.update()
+        finally:
+            for _, process in running.values():
+                process.terminate()  # a training saves a checkpoint
+            for _, process in running.values():
+                process.wait()
+
+
+def training_minutes(metrics_file: Path) -> float:
+    """Time of all iterations, from the time per iteration that a run has logged."""
+    of_iteration = {row["iteration"]: row["time"] for row in _rows(metrics_file) if "time" in row}
+    ends = sorted(of_iteration)
+    lengths = [end - begin for begin, end in zip([-1, *ends], ends)]
+    return sum(length * of_iteration[end] for length, end in zip(lengths, ends)) / 60
+
+
+def _rows(metrics_file: Path) -> List[Dict[str, Any]]:
+    return [json.loads(line) for line in metrics_file.read_text().splitlines()] if metrics_file.is_file() else []
+
+
+def _start(command: Sequence[str], trial: Trial) -> "subprocess.Popen[bytes]":
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with open(trial.folder / _LOG, "ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
