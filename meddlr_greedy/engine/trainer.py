@@ -210,7 +210,7 @@ class GreedyTrainer(DefaultTrainer):
 
         self.optimizer.zero_grad()
         loss.backward()
-        values = _read(scalars)
+        values = self._read(scalars)
         self._check_finite(values)
         self._average(values)
         self.optimizer.step()
@@ -255,6 +255,11 @@ class GreedyTrainer(DefaultTrainer):
         """What random layers draw (dropout) is a function of the run's seed, the iteration and the unrolled step."""
         return example_seed(max(self.cfg.SEED, 0), self.iter, "random layers")
 
+    def _read(self, scalars: Dict[str, torch.Tensor]) -> Dict[str, float]:
+        """All scalars with one transfer from the device."""
+        values = torch.stack([value.detach().float().mean() for value in scalars.values()]).tolist()
+        return dict(zip(scalars, values))
+
     def _check_finite(self, values: Dict[str, float]) -> None:
         for name, value in values.items():
             if "loss" in name and not -float("inf") < value < float("inf"):
@@ -290,12 +295,6 @@ def _check_axes(model: torch.nn.Module, dataset: Any, cfg: CfgNode) -> None:
             f" DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} is {'2D' if takes_cine else 'cine'}; CineUnrolledCNN and"
             " CGCineUnrolledCNN take cine"
         )
-
-
-def _read(scalars: Dict[str, torch.Tensor]) -> Dict[str, float]:
-    """All scalars with one transfer from the device."""
-    values = torch.stack([value.detach().float().mean() for value in scalars.values()]).tolist()
-    return dict(zip(scalars, values))
 
 
 def _drop_iterations_from(path: str, start_iter: int) -> None:
