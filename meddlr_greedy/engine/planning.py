@@ -78,7 +78,8 @@ class Example(NamedTuple):
             "std": ((1,), torch.float32),
             "norm": ((), torch.float32),
             "edge_mask": ((*pixels, 1), torch.float32),
-            "mask": ((*pixels, 1), torch.float32),
+            # meddlr's, of 2D, tells the sampled points of every coil.
+            "mask": ((*pixels, 1 if frames else num_coils), torch.float32),
         }
         greedy = cfg.MISC.GREEDY
         if greedy.LOSS_LINES:
@@ -178,7 +179,7 @@ def _plan(cfg: CfgNode, example: Example) -> StepMemory:
     on_cuda = cfg.MODEL.DEVICE.startswith("cuda")
     cfg = cfg.clone().defrost()
     cfg.MODEL.DEVICE = "cpu"
-    cfg.VIS_PERIOD = -1  # pictures are made on the host
+    cfg.VIS_PERIOD = 0  # pictures are made on the host, now and then
     with traced(_CUDA_BLOCK if on_cuda else 1, example.constant_along_readout) as trace:
         try:
             return _planned(cfg.freeze(), example, on_cuda, trace)
