@@ -9,6 +9,7 @@ import torch
 from conftest import write_dataset
 from meddlr.utils.events import EventStorage
 
+from meddlr_greedy import plan
 from meddlr_greedy.config import load_config
 from meddlr_greedy.engine.planning import (
     FEATURES,
@@ -23,7 +24,6 @@ from meddlr_greedy.engine.planning import (
 )
 from meddlr_greedy.engine.trace import traced
 from meddlr_greedy.engine.trainer import GreedyTrainer
-from meddlr_greedy.plan import main
 from projects.cine.measuring import peak_bytes
 
 SHAPES = {
@@ -119,17 +119,17 @@ def test_an_example_of_a_shape_is_like_one_of_the_data(plan_cfg, data):
 def test_parts_of_a_step(plan_cfg):
     cfg = plan_cfg("beatmem", "CineUnrolledCNN", 2)
     example = Example.of_data(cfg)
-    plan = plan_step(cfg, example)
+    found = plan_step(cfg, example)
     step = TrainingStep(cfg, example.batch(2, torch.zeros))
     own = sum(x.nbytes for x in [*step.model.parameters(), *step.model.buffers()])
-    assert plan.parameters == own
-    assert plan.gradients == sum(p.nbytes for p in step.model.parameters())
-    assert 2 * plan.gradients <= plan.optimizer <= 2.1 * plan.gradients + 4096  # Adam: two averages and a counter
-    assert plan.batch == sum(x.nbytes for x in example.batch(2).values())
-    assert len(plan.activations) == 2
-    assert max(plan.activations) < plan.peak
+    assert found.parameters == own
+    assert found.gradients == sum(p.nbytes for p in step.model.parameters())
+    assert 2 * found.gradients <= found.optimizer <= 2.1 * found.gradients + 4096  # Adam: two averages and a counter
+    assert found.batch == sum(x.nbytes for x in example.batch(2).values())
+    assert len(found.activations) == 2
+    assert max(found.activations) < found.peak
     four, one = plan_step(with_modules(cfg, 4, False), example), plan_step(with_modules(cfg, 1, False), example)
-    assert four.peak < plan.peak < one.peak
+    assert four.peak < found.peak < one.peak
     assert max(four.activations) < 0.35 * max(one.activations)
     again = plan_step(with_modules(cfg, 1, True), example)
     assert again.peak < one.peak
@@ -142,6 +142,22 @@ def test_alternatives(plan_cfg):
     ]
     overlapping = plan_cfg("flatmem", "GeneralizedUnrolledCNN", 2, "MISC.GREEDY.OVERLAP", 2)
     assert {k for k, _ in alternatives(overlapping)} == {1, 2}
+
+
+@pytest.mark.parametrize(("modules", "of_twice_the_steps"), [(None, 1), (1, 1), (2, 4), (4, 8), ([1, 3], 3)])
+def test_more_steps_in_modules_of_the_same_size(plan_cfg, modules, of_twice_the_steps):
+    cfg = with_value(plan_cfg("flatmem", "GeneralizedUnrolledCNN", modules), STEPS, 8)
+    assert cfg.MISC.GREEDY.NUM_MODULES == of_twice_the_steps
+    assert cfg.MODEL.META_ARCHITECTURE == ("GeneralizedUnrolledCNN" if modules is None else "GreedyUnrolled")
+
+
+def test_steps_cost_backpropagation_more_than_greedy(plan_cfg):
+    grown = {}
+    for modules in (1, 4):
+        cfg = plan_cfg("flatmem", "GeneralizedUnrolledCNN", modules)
+        example = Example.of_data(cfg)
+        grown[modules] = plan_step(with_value(cfg, STEPS, 8), example).peak / plan_step(cfg, example).peak
+    assert grown[4] < 1.4 and 1.7 < grown[1] < 2
 
 
 @pytest.mark.parametrize("key", [FEATURES, STEPS])
@@ -174,25 +190,26 @@ def test_a_trace_frees_what_is_freed_and_counts_operations():
 # ---- the command
 
 
-def test_table_and_json(plan_cfg, write_config, tmp_path, capsys):
+def test_table_and_json(write_config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "_BOUNDS", {FEATURES: 32, STEPS: 6})
     config = write_config(arch="CineUnrolledCNN", modules=2, data="beatmem")
     path = tmp_path / "plan.json"
-    main(["--config-file", str(config), "--memory", "8 MB", "--json", str(path)])
-    text, plan = capsys.readouterr().out, json.loads(path.read_text())
+    plan.main(["--config-file", str(config), "--memory", "8 MB", "--json", str(path)])
+    text, planned = capsys.readouterr().out, json.loads(path.read_text())
     for words in ("peak of a training step", "activations of module 2", "checkpoint", "fastest", "most features"):
         assert words in text
-    rows = plan["alternatives"]
+    rows = planned["alternatives"]
     assert [row["fits"] for row in rows] == [max(row["peak"], row["evaluation"]) <= 8e6 for row in rows]
-    fastest = next(row for row in rows if row["modules"] == plan["fastest"]["modules"] and row["fits"])
-    assert fastest["checkpoint"] == plan["fastest"]["checkpoint"]
-    assert {row["training"] for row in plan["largest"]} == {"backpropagation", "greedy"}
+    fastest = next(row for row in rows if row["modules"] == planned["fastest"]["modules"] and row["fits"])
+    assert fastest["checkpoint"] == planned["fastest"]["checkpoint"]
+    assert {row["training"] for row in planned["largest"]} == {"backpropagation", "greedy"}
 
 
 def test_without_data_and_memory(write_config, capsys):
     config = write_config(arch="CineUnrolledCNN", modules=2, data="beat")
     opts = ["DATASETS.TRAIN", "('nowhere_train',)", "MODEL.DEVICE", "cuda"]
-    plan = main(["--config-file", str(config), "--shape", "16,12,4,3", "--maps", "1", *opts])
-    assert "largest" not in plan and plan["device"] == "cuda"
+    planned = plan.main(["--config-file", str(config), "--shape", "16,12,4,3", "--maps", "1", *opts])
+    assert "largest" not in planned and planned["device"] == "cuda"
     assert "fits" not in capsys.readouterr().out
 
 
@@ -214,7 +231,7 @@ def test_without_data_and_memory(write_config, capsys):
 def test_mistakes(write_config, capsys, flags, words):
     config = write_config(arch="CineUnrolledCNN", modules=2, data="beat")
     with pytest.raises(SystemExit) as end:
-        main(["--config-file", str(config), *flags])
+        plan.main(["--config-file", str(config), *flags])
     error = capsys.readouterr().err.strip()
     assert end.value.code == 2
     assert error.startswith("error: ") and "\n" not in error

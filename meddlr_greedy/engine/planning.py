@@ -261,12 +261,17 @@ def _check_data(model: Any, example: Example) -> None:
 
 
 def with_value(cfg: CfgNode, key: str, value: int) -> CfgNode:
-    """The config with another number of features, or of unrolled steps in modules of the same size."""
+    """The config with another number of features, or of unrolled steps in modules of the same size.
+
+    One module stays one: backpropagation.
+    """
     new = cfg.clone().defrost()
     new.set_recursive(key, value)
+    modules = _modules(cfg)
     if key == STEPS:
-        size = max(len(steps) for steps in partition_steps(cfg.get_recursive(STEPS), _modules(cfg)))
-        new.MISC.GREEDY.NUM_MODULES = -(-value // size)
+        if modules != 1:
+            size = max(len(steps) for steps in partition_steps(cfg.get_recursive(STEPS), modules))
+            new.MISC.GREEDY.NUM_MODULES = -(-value // size)
         new.MODEL.UNROLLED.STEP_SIZES = tuple(cfg.MODEL.UNROLLED.STEP_SIZES[:1])
     return new.freeze()
 
@@ -330,7 +335,7 @@ def largest(cfg: CfgNode, example: Example, budget: int, key: str, bound: int) -
     while fits(high):
         if high == bound:
             return Largest(high, plans[high], is_bound=True)
-        low, high = high, min(2 * high, bound)
+        low, high = high, min(4 * high, bound)
     by_line = True
     while high - low > 1:
         # Memory grows about linearly between two plans; halving in turn closes the interval from both sides.

@@ -6,6 +6,7 @@ import json
 import platform
 import random
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
@@ -19,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 import meddlr_greedy
+from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.engine.memory import HeldForBackward
 
 __all__ = [
@@ -45,8 +47,8 @@ def make_cfg(device: str, arch: str, steps: int, features: int, modules: int = 0
     cfg.MODEL.UNROLLED.NUM_UNROLLED_STEPS = steps
     cfg.MODEL.UNROLLED.NUM_FEATURES = features
     cfg.MODEL.META_ARCHITECTURE = "GreedyUnrolled" if modules else arch
-    if modules:
-        cfg.MISC.GREEDY = type(cfg)({"META_ARCHITECTURE": arch, "NUM_MODULES": modules})
+    greedy = GreedyConfig.from_mapping({"META_ARCHITECTURE": arch, "NUM_MODULES": modules} if modules else {})
+    cfg.MISC.GREEDY = type(cfg)(asdict(greedy))
     return cfg.freeze()
 
 
