@@ -1,15 +1,21 @@
 """The keys of MISC.GREEDY that trade memory, time and the reach of the local losses, against explicit loops."""
 
+import copy
+
 import pytest
 import torch
+from meddlr.checkpoint import Checkpointer
 from meddlr.modeling import build_model
-from test_greedy import batches, held_bytes, train_stock
+from test_greedy import batches, held_bytes, plain_network, train_stock
+from test_train import assert_same_run, metrics
+from test_user_errors import expect_error
 
 from meddlr_greedy.config import load_config
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
 from meddlr_greedy.modeling.losses import complex_l1
+from meddlr_greedy.train_net import main as train_main
 from projects.cine.measuring import make_batch
 
 # Kinds of networks: data, architecture, overrides.
@@ -298,3 +304,133 @@ def test_values_are_checked_from_python_too(config_of):
         GreedyUnrolled(network, amp="fp16")
     with pytest.raises(UserError, match="MISC.GREEDY.OVERLAP: found -1"):
         GreedyUnrolled(network, overlap=-1)
+
+
+# ---- LOOK_AHEAD
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize(("modules", "n", "m"), [(2, 1, 0), (4, 2, 0), (2, 1, 1), (2, 5, 2), ([1, 3], 1, 0)])
+@pytest.mark.parametrize("kind", ["ResNet", "dropout", "shared", "CG", "cine", "cine CG"])
+def test_look_ahead_is_the_loss_after_frozen_steps(config_of, kind, modules, n, m, checkpoint):
+    model = model_of(config_of(kind, modules, *knobs(LOOK_AHEAD=n, OVERLAP=m, CHECKPOINT=checkpoint)))
+    batch = batch_of(config_of(kind, modules))
+
+    def loss_of(run, images, k):
+        steps = model.module_steps[k]
+        first, end = max(0, steps.start - m), min(steps.stop + n, len(images) - 1)
+        return loss_of_image(model, batch, run(run(images[first], first, steps.stop), steps.stop, end, frozen=True))
+
+    expected = explicit_gradients(model, batch, loss_of, seed=7)
+    assert_equal(gradients(model, batch, seed=7, batches=1), expected, rtol=5e-6)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_look_ahead_passes_the_own_image_on_and_leaves_statistics_alone(config_of, checkpoint):
+    cfg = config_of("BatchNorm", 4)
+    plain, model = model_of(cfg), model_of(config_of("BatchNorm", 4, *knobs(LOOK_AHEAD=2, CHECKPOINT=checkpoint)))
+    batch = batch_of(cfg)
+    a, b = plain(batch), model(batch)
+    assert torch.equal(a["pred"], b["pred"])
+    assert a["loss_module_1"] != b["loss_module_1"]
+    model.local_loss(batch, b).backward()
+    for (name, x), y in zip(model.named_buffers(), plain.buffers()):
+        assert torch.equal(x, y), name
+    assert all(p.requires_grad for p in model.parameters())
+
+
+# ---- CLIP_NORM and LR_FACTORS
+
+
+@pytest.mark.parametrize("window", [1, 2])
+@pytest.mark.parametrize("modules", [1, 2, 4, None])
+def test_each_module_is_clipped_on_its_own_once(config_of, modules, window):
+    opts = ["SOLVER.OPTIMIZER", "SGD", "SOLVER.GRAD_ACCUM_ITERS", str(window), *knobs(CLIP_NORM=0.01)]
+    cfg = config_of("ResNet", modules, *opts)
+    model, batch = GreedyTrainer.build_model(cfg).train(), batch_of(cfg)
+    optimizer, copied = GreedyTrainer.build_optimizer(cfg, model), copy.deepcopy(model)
+    of_modules = copied.module_parameters() if modules else [list(copied.parameters())]
+    plain = torch.optim.SGD(
+        copied.parameters(), cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM, weight_decay=cfg.SOLVER.WEIGHT_DECAY
+    )
+    norms = []
+    for iteration in range(2 * window):
+        optimizer.zero_grad()
+        for network in (model, copied):
+            complex_l1(network({**batch, "kspace": batch["kspace"].clone()})["pred"], batch["target"]).backward()
+        optimizer.step()
+        if (iteration + 1) % window == 0:
+            for parameters in of_modules:
+                norms.append(torch.stack([p.grad.norm() for p in parameters]).norm())
+                for p in parameters:
+                    p.grad *= min(1.0, 0.01 / norms[-1])
+            plain.step()
+            plain.zero_grad()
+    assert max(norms) > 0.01, "the test clips nothing"
+    for (name, a), b in zip(model.named_parameters(), copied.parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8, msg=name)
+
+
+def test_learning_rates_of_modules(config_of):
+    cfg = config_of("ResNet", 2, *knobs(LR_FACTORS="[0.5, 2.0]"))
+    plain = config_of("ResNet", 2)
+    model = GreedyTrainer.build_model(cfg)
+    rates = [group["lr"] for group in GreedyTrainer.build_optimizer(cfg, model).param_groups]
+    without = [group["lr"] for group in GreedyTrainer.build_optimizer(plain, model).param_groups]
+    first = {id(p) for p in model.module_parameters()[0]}
+    for p, rate, before in zip(model.parameters(), rates, without):
+        assert rate == before * (0.5 if id(p) in first else 2.0)
+
+
+def test_learning_rates_of_modules_survive_an_interruption(config_of, write_config, tmp_path):
+    opts = ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.MAX_ITER", "8", "SOLVER.CHECKPOINT_PERIOD", "4"]
+    opts += ["SOLVER.GRAD_ACCUM_ITERS", "3", *knobs(LR_FACTORS="[0.5, 2.0]", CLIP_NORM=0.02, CHECKPOINT=True)]
+    for name in ("whole", "resumed"):
+        train_main(["--config-file", str(write_config(out=tmp_path / name)), *opts])
+    run = tmp_path / "resumed"
+    (run / "model_final.pth").unlink()
+    (run / "last_checkpoint").write_text("model_0000003.pth")
+    train_main(["--config-file", str(write_config(out=run)), "--resume", *opts])
+    assert_same_run(tmp_path / "whole" / "model_final.pth", run / "model_final.pth")
+    for line in metrics(run):
+        assert line["module_1/lr"] == pytest.approx(line["module_2/lr"] / 4) and line["lr"] == line["module_2/lr"]
+        assert line["module_1/grad_norm"] > 0
+    # As weights of the plain network, under meddlr's own checkpointer.
+    Checkpointer(plain_network(config_of("ResNet", 2), "GeneralizedUnrolledCNN")).load(str(run / "model_final.pth"))
+
+
+@pytest.mark.parametrize("values", [{"CLIP_NORM": 1.0}, {"LR_FACTORS": "[1, 2]"}])
+def test_a_trainer_that_does_not_act_is_refused(config_of, values):
+    cfg = config_of("ResNet", 2, *knobs(**values))
+    (key,) = values
+    with pytest.raises(UserError, match=f"MISC.GREEDY.{key}.*meddlr_greedy.train_net"):
+        train_stock(cfg)
+    model = build_model(cfg).eval()
+    model(batch_of(cfg))  # of no concern in evaluation
+
+
+def test_weights_shared_by_modules_have_no_update_of_a_module(config_of):
+    for values in ({"CLIP_NORM": 1.0}, {"LR_FACTORS": "[1, 2]"}):
+        cfg = config_of("shared", 2, *knobs(**values))
+        with pytest.raises(UserError, match="MISC.GREEDY.*modules share 'resnets"):
+            GreedyTrainer.build_optimizer(cfg, GreedyTrainer.build_model(cfg))
+    cfg = config_of("shared", 1, *knobs(CLIP_NORM=1.0, LR_FACTORS="[2]"))
+    GreedyTrainer.build_optimizer(cfg, GreedyTrainer.build_model(cfg))
+
+
+@pytest.mark.parametrize(
+    ("modules", "opts", "words"),
+    [
+        (2, knobs(CHECKPOINT=1), ["MISC.GREEDY.CHECKPOINT: found 1", "True or False"]),
+        (2, knobs(OVERLAP=3), ["MISC.GREEDY.OVERLAP: found 3", "0 to 2"]),
+        (2, knobs(AMP="fp16"), ["MISC.GREEDY.AMP: found 'fp16'", "'bf16'"]),
+        (2, knobs(CLIP_NORM=-1), ["MISC.GREEDY.CLIP_NORM: found -1", "non-negative"]),
+        (2, knobs(LR_FACTORS="[1, 0]"), ["MISC.GREEDY.LR_FACTORS", "positive numbers"]),
+        (2, knobs(LR_FACTORS="[1, 2, 3]"), ["MISC.GREEDY.LR_FACTORS: found 3 numbers", "allowed are 2"]),
+        (2, knobs(LOOK_AHEAD="far"), ["MISC.GREEDY.LOOK_AHEAD: found 'far'"]),
+        (None, ["MISC.GREEDY.AMP", "bf16"], ["MISC.GREEDY.AMP: found 'bf16'", "'GreedyUnrolled'"]),
+        (None, ["MISC.GREEDY.CHECKPOINT", "True"], ["MISC.GREEDY.CHECKPOINT: found True", "'GreedyUnrolled'"]),
+    ],
+)
+def test_mistakes_are_told_in_one_line(write_config, capsys, tmp_path, modules, opts, words):
+    expect_error(capsys, write_config(modules=modules), *opts, words=words, out=tmp_path / "run")

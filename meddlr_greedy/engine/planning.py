@@ -180,6 +180,7 @@ def _plan(cfg: CfgNode, example: Example) -> StepMemory:
     cfg = cfg.clone().defrost()
     cfg.MODEL.DEVICE = "cpu"
     cfg.VIS_PERIOD = 0  # pictures are made on the host, now and then
+    cfg.MISC.GREEDY.LR_FACTORS = ()  # need no memory, and are for one number of modules
     with traced(_CUDA_BLOCK if on_cuda else 1, example.constant_along_readout) as trace:
         try:
             return _planned(cfg.freeze(), example, on_cuda, trace)
@@ -272,6 +273,7 @@ def with_value(cfg: CfgNode, key: str, value: int) -> CfgNode:
         if modules != 1:
             size = max(len(steps) for steps in partition_steps(cfg.get_recursive(STEPS), modules))
             new.MISC.GREEDY.NUM_MODULES = -(-value // size)
+            new.MISC.GREEDY.NUM_INFERENCE_MODULES = 0
         new.MODEL.UNROLLED.STEP_SIZES = tuple(cfg.MODEL.UNROLLED.STEP_SIZES[:1])
     return new.freeze()
 
@@ -283,6 +285,7 @@ def with_modules(cfg: CfgNode, num_modules: int, checkpoint: bool) -> CfgNode:
         new.MISC.GREEDY.META_ARCHITECTURE = new.MODEL.META_ARCHITECTURE
         new.MODEL.META_ARCHITECTURE = GreedyUnrolled.__name__
     new.MISC.GREEDY.NUM_MODULES = num_modules
+    new.MISC.GREEDY.NUM_INFERENCE_MODULES = 0
     new.MISC.GREEDY.CHECKPOINT = checkpoint
     return new.freeze()
 

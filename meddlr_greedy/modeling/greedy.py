@@ -10,10 +10,12 @@ Learning for Large-Scale Accelerated MRI Reconstruction", arXiv 2207.08393)::
         gradient of loss_k with respect to the parameters of module k; frees the graph of module k
     update all parameters
 
-K = 1 is end-to-end backpropagation. Activations are held for one module at a time.
+K = 1 is end-to-end backpropagation. Activations are held for one module at a time. The loop itself, and how far a loss
+may reach beyond its module, are in :mod:`~meddlr_greedy.modeling.local_gradients`; how a single step runs is in
+:mod:`~meddlr_greedy.modeling.unrolled_step`.
 """
 
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import torch
 from meddlr.config import CfgNode
@@ -35,6 +37,9 @@ __all__ = ["GreedyUnrolled", "partition_steps"]
 
 #: Wrappers of meddlr that train an inner architecture with losses of their own.
 _WRAPPERS = ("N2R", "M2R", "NM2R", "A2R", "SSDU", "DENOISING")
+
+#: Keys of the config that take effect in the update, which is the trainer's.
+_KEYS_OF_TRAINER = ("CLIP_NORM", "LR_FACTORS")
 
 
 def partition_steps(num_steps: int, num_modules: Union[int, Sequence[int]]) -> List[range]:
@@ -100,6 +105,10 @@ class GreedyUnrolled(nn.Module):
         overlap: m, the number of unrolled steps of the module before that a module's loss reaches, too; see
             :mod:`~meddlr_greedy.modeling.local_gradients`.
         amp: "bf16" lets the layers of the regulariser compute in bfloat16, in evaluation too; "" does not.
+        look_ahead: n, the number of unrolled steps, frozen, after which the local loss of a module is taken; fewer
+            where fewer follow. The image that is passed on is the module's own.
+        asked_of_trainer: Keys of the config that the trainer has to act on, with their values. It clears them; training
+            is refused as long as there are any.
 
     Example::
 
@@ -121,10 +130,12 @@ class GreedyUnrolled(nn.Module):
         checkpoint: bool = False,
         overlap: int = 0,
         amp: str = "",
+        look_ahead: int = 0,
+        asked_of_trainer: Optional[Mapping[str, Any]] = None,
     ):
         super().__init__()
         _check_compatible(network)
-        GreedyConfig.from_mapping({"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp})
+        GreedyConfig.from_mapping({"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp, "LOOK_AHEAD": look_ahead})
         # meddlr's checkpointer strips the prefix of this name when it loads into the plain network.
         self.model = network
         self.module_steps = partition_steps(len(network.step_sizes), num_modules)
@@ -142,6 +153,8 @@ class GreedyUnrolled(nn.Module):
         self.checkpoint = checkpoint
         self.overlap = overlap
         self.amp = amp
+        self.look_ahead = look_ahead
+        self.asked_of_trainer = dict(asked_of_trainer or {})
         shortest = min((len(steps) for steps in self.module_steps[:-1]), default=overlap)
         if overlap > shortest:
             raise UserError(
@@ -157,6 +170,10 @@ class GreedyUnrolled(nn.Module):
     @property
     def num_modules(self) -> int:
         return len(self.module_steps)
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.model.step_sizes)
 
     @property
     def is_last(self) -> bool:
@@ -204,11 +221,18 @@ class GreedyUnrolled(nn.Module):
         """Reconstructs (B, H, W, [T,] M) from meddlr's batch, which is left as it is.
 
         Raises:
-            UserError: for a training batch with neither ``target`` nor lines held out for the loss.
+            UserError: for a training batch with neither ``target`` nor lines held out for the loss, and under a trainer
+                that does not act on a key of the config.
         """
         if not any(p.requires_grad for p in self.model.parameters()) and self.training:
             raise UserError(
                 "GreedyUnrolled: no trainable parameters (a replica of torch.nn.DataParallel has none: use one device)"
+            )
+        if self.asked_of_trainer and self.training:
+            key, value = next(iter(self.asked_of_trainer.items()))
+            raise UserError(
+                f"MISC.GREEDY.{key}: found {value!r}, which this trainer does not know; train with python -m"
+                " meddlr_greedy.train_net, or leave the key out"
             )
         problem = self.prepare(inputs)
         outputs: Dict[str, Any] = {**problem.reference, "zf_image": problem.zf_image}
@@ -239,9 +263,13 @@ class GreedyUnrolled(nn.Module):
         """The unrolled steps of module ``k`` (from 0): image (B, H, W, [T,] M) to image."""
         return self.run_steps(self.module_steps[k], image, problem)
 
-    def run_steps(self, steps: Sequence[int], image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
-        """Unrolled steps (from 0): image (B, H, W, [T,] M) to image."""
-        mode = StepMode(recompute=self.checkpoint and self.training, bfloat16=self.amp == "bf16")
+    def run_steps(
+        self, steps: Sequence[int], image: torch.Tensor, problem: UnrolledProblem, frozen: bool = False
+    ) -> torch.Tensor:
+        """Unrolled steps (from 0), image (B, H, W, [T,] M) to image; frozen ones let gradients through alone."""
+        mode = StepMode(
+            recompute=self.checkpoint and self.training, bfloat16=self.amp == "bf16", frozen=frozen and self.training
+        )
         for i in steps:
             seed = self.seed_of_batch + i if self.training and self.seed_of_batch is not None else None
             image = run_step(self.model, i, image, problem, mode, seed)
@@ -259,7 +287,7 @@ class GreedyUnrolled(nn.Module):
         if not steps:
             return []
         own = self._ids_of_parameters(steps)
-        of_any_step = self._ids_of_parameters(range(len(self.model.step_sizes)))
+        of_any_step = self._ids_of_parameters(range(self.num_steps))
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         return [p for p in trainable if id(p) in own or id(p) not in of_any_step]
 
@@ -314,6 +342,8 @@ class GreedyUnrolled(nn.Module):
             "checkpoint": greedy.CHECKPOINT,
             "overlap": greedy.OVERLAP,
             "amp": greedy.AMP,
+            "look_ahead": greedy.LOOK_AHEAD,
+            "asked_of_trainer": {key: getattr(greedy, key) for key in _KEYS_OF_TRAINER if getattr(greedy, key)},
             "loss": LeanLossComputer(cfg),
         }
 

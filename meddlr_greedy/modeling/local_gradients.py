@@ -17,6 +17,10 @@ twice for that: the graph is cut at the tail, and the tail's graph lives until t
         loss_k = loss(image, target)
         gradient of loss_k with respect to tail_k and cut; keeps the graph of tail_k
         from the gradient of cut, that with respect to head_k and tail_{k-1}; frees their graphs
+
+With look-ahead (after Ma et al., "Scaling Supervised Local Learning with Augmented Auxiliary Networks", ICLR 2024; here
+the next steps themselves are the auxiliary network) the loss is that of the image n further steps on. The weights of
+these steps are those of this mini-batch, and count as constants.
 """
 
 from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -81,16 +85,25 @@ def _run_module(
     before = model.run_steps(range(model.module_steps[k].start, tail.start), image, problem)
     cut = before.detach().requires_grad_(before.requires_grad)
     image = model.run_steps(tail, cut, problem)
-    loss = model.local_loss(problem.inputs, {"pred": image, **problem.reference})
+    loss = _local_loss(model, end, image, problem)
+    value = loss.detach()
 
     gradients: Gradients = {}
     if loss.requires_grad:  # a frozen module only passes its image on
         wanted = [*of_tail, cut] if cut.requires_grad else of_tail
         found = _gradient(loss, wanted, retain_graph=bool(of_tail))
+        del loss  # and its graph, which keeping that of the tail has kept
         _add(gradients, dict(zip(of_tail, found)))
         if cut.requires_grad:
             _add(gradients, dict(zip(of_head, _gradient(before, of_head, found[-1]))))
-    return image if of_tail else image.detach(), loss.detach(), gradients
+    return image if of_tail else image.detach(), value, gradients
+
+
+def _local_loss(model: "GreedyUnrolled", end: int, image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
+    """The loss of a module that ends before unrolled step ``end``, of its image or of what comes ahead of it."""
+    ahead = range(end, min(end + model.look_ahead, model.num_steps))
+    image = model.run_steps(ahead, image, problem, frozen=True)
+    return model.local_loss(problem.inputs, {"pred": image, **problem.reference})
 
 
 def _reached_steps(model: "GreedyUnrolled", k: int) -> range:

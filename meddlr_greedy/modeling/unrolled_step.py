@@ -23,6 +23,7 @@ class StepMode(NamedTuple):
 
     recompute: bool = False  #: keep nothing but the image for backward, and run the step again there
     bfloat16: bool = False  #: layers of the regulariser compute in bfloat16; data consistency in float32 as ever
+    frozen: bool = False  #: a gradient passes through to the image alone, and no running statistics change
 
 
 def block_of_step(network: GeneralizedUnrolledCNN, i: int) -> nn.Module:
@@ -55,7 +56,7 @@ def run_step(
     block = block_of_step(network, i)
 
     def step(image: torch.Tensor) -> torch.Tensor:
-        with _seeded(seed, image.device):
+        with _seeded(seed, image.device), _without_gradients_of(network) if mode.frozen else ExitStack():
             return network.step(
                 image=image,
                 model=_InBfloat16(block) if mode.bfloat16 else block,
@@ -65,15 +66,16 @@ def run_step(
                 dims=problem.dims,
             )
 
-    if not (mode.recompute and torch.is_grad_enabled()):
+    recompute = mode.recompute and torch.is_grad_enabled()
+    if not recompute and not mode.frozen:
         return step(image)
-    buffers = _copied_buffers(block)
+    buffers = _FromBuffers(block)
+    first_run = buffers if mode.frozen else ExitStack()
+    if not recompute:
+        with first_run:
+            return step(image)
     return checkpoint(
-        step,
-        image,
-        use_reentrant=False,
-        preserve_rng_state=seed is None,
-        context_fn=lambda: (ExitStack(), _FromBuffers(buffers)),
+        step, image, use_reentrant=False, preserve_rng_state=seed is None, context_fn=lambda: (first_run, buffers)
     )
 
 
@@ -113,27 +115,36 @@ class _Buffer(NamedTuple):
     value: torch.Tensor
 
 
+class _FromBuffers:
+    """Runs layers from their buffers as they are now, as often as it is entered, and undoes what layers do to them."""
+
+    def __init__(self, block: nn.Module):
+        self._then = [buffer._replace(value=buffer.value.clone()) for buffer in _buffers(block)]
+        self._before: List[_Buffer] = []
+
+    def __enter__(self) -> None:
+        self._before = [buffer._replace(value=getattr(buffer.owner, buffer.name)) for buffer in self._then]
+        for owner, name, value in self._then:
+            setattr(owner, name, value.clone())
+
+    def __exit__(self, *exception: Any) -> None:
+        for owner, name, value in self._before:
+            setattr(owner, name, value)
+        self._before = []
+
+
 def _buffers(block: nn.Module) -> List[_Buffer]:
     return [_Buffer(part, name, value) for part in block.modules() for name, value in part.named_buffers(recurse=False)]
 
 
-def _copied_buffers(block: nn.Module) -> List[_Buffer]:
-    return [buffer._replace(value=buffer.value.clone()) for buffer in _buffers(block)]
-
-
-class _FromBuffers:
-    """Runs layers from buffers as they were, as often as it is entered; what the layers do to them has no effect."""
-
-    def __init__(self, buffers: List[_Buffer]):
-        self._buffers = buffers
-        self._now: List[_Buffer] = []
-
-    def __enter__(self) -> None:
-        self._now = [buffer._replace(value=getattr(buffer.owner, buffer.name)) for buffer in self._buffers]
-        for owner, name, value in self._buffers:
-            setattr(owner, name, value.clone())
-
-    def __exit__(self, *exception: Any) -> None:
-        for owner, name, value in self._now:
-            setattr(owner, name, value)
-        self._now = []
+@contextmanager
+def _without_gradients_of(network: nn.Module) -> Iterator[None]:
+    """Parameters count as constants in what is computed."""
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    for p in trainable:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:  # a recomputation ends with an exception once everything needed is there
+        for p in trainable:
+            p.requires_grad_(True)
