@@ -92,6 +92,10 @@ class GreedyConfig:
     BEST_METRIC: str = _key("", "the name of a validation metric", lambda value: isinstance(value, str))
     # Iterations between two lines of the console, metrics.json and TensorBoard.
     LOG_PERIOD: int = _key(20, "a positive integer", _is_positive)
+    # CGCineUnrolledCNN and its subclasses: "unrolled" is the gradient of the conjugate gradient iterations, each of
+    # which holds its images for backward. "implicit" is the gradient of the solution, by a second solve in backward: it
+    # holds one image, but is exact only where both solves converge (MODEL.UNROLLED.DC.MAX_ITER and EPS).
+    CG_BACKWARD: str = _key("unrolled", "'unrolled' or 'implicit'", lambda value: value in ("unrolled", "implicit"))
     # Cine: the part of every readout that is not sampled, at its beginning (asymmetric echo).
     PARTIAL_ECHO: float = _key(
         0.0, "a number from 0 to below 0.5", lambda value: _is_number(value) and 0 <= value < 0.5
