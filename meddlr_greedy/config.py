@@ -68,6 +68,10 @@ class GreedyConfig:
         "a positive integer, or a list of positive integers (the steps of each module)",
         _is_modules,
     )
+    # "greedy" trains the modules, see above. "invertible" is end-to-end backpropagation that holds the activations of
+    # one unrolled step, and runs the network backwards for the inputs of the others: with NUM_MODULES 1, one process,
+    # and InvertibleCineUnrolledCNN or InvertibleCGCineUnrolledCNN.
+    TRAINING: str = _key("greedy", "'greedy' or 'invertible'", lambda value: value in ("greedy", "invertible"))
     # Modules to run in evaluation (every module emits an image); 0 runs all.
     NUM_INFERENCE_MODULES: int = _key(0, "a non-negative integer (0: all modules)", _is_count)
     # Modules of each process of a chain, where several processes train one network; "auto" balances measured times.

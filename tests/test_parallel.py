@@ -532,6 +532,7 @@ def test_torchrun_restarts_and_resumes(write_config, tmp_path):
         (2, ["MODEL.META_ARCHITECTURE", "GeneralizedUnrolledCNN"], ["MODEL.META_ARCHITECTURE", "GreedyUnrolled"]),
         (2, ["MISC.GREEDY.REPLICAS", 2, "SOLVER.TRAIN_BATCH_SIZE", 3], ["SOLVER.TRAIN_BATCH_SIZE: found 3"]),
         (2, ["MISC.GREEDY.REPLICAS", 2, "MODEL.RECON_LOSS.NAME", "k_l1_sum"], ["MODEL.RECON_LOSS.NAME", "k_l1_sum"]),
+        (2, ["MISC.GREEDY.TRAINING", "invertible"], ["MISC.GREEDY.TRAINING: found 'invertible'", "one process"]),
     ],
 )
 def test_impossible_requests(write_config, num, opts, words):

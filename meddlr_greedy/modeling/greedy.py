@@ -28,6 +28,7 @@ from torch import nn
 from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.modeling.inputs import MeasuredLines, prepare_inputs
+from meddlr_greedy.modeling.invertible import check_invertible, run_reversibly
 from meddlr_greedy.modeling.losses import LeanLossComputer, as_local_loss, complex_l1
 
 __all__ = ["GreedyUnrolled", "partition_steps"]
@@ -123,6 +124,8 @@ class GreedyUnrolled(nn.Module):
         num_modules: K, or the number of unrolled steps of each module.
         loss: Local loss, a function (pred, target) -> scalar or one of meddlr's loss computers.
         num_inference_modules: Number of modules to run in evaluation; 0 runs all.
+        reversible: Trains end to end through :func:`~meddlr_greedy.modeling.invertible.run_reversibly`; for one module
+            and a network that can be run backwards. The outputs then also hold ``inversion_error``.
 
     Example::
 
@@ -141,6 +144,7 @@ class GreedyUnrolled(nn.Module):
         num_modules: Union[int, Sequence[int]] = 1,
         loss: Union[LossComputer, Callable[..., torch.Tensor]] = complex_l1,
         num_inference_modules: int = 0,
+        reversible: bool = False,
     ):
         super().__init__()
         _check_compatible(network)
@@ -151,6 +155,9 @@ class GreedyUnrolled(nn.Module):
         #: :meth:`keep_modules`.
         self.own_modules = range(len(self.module_steps))
         self.whole: Optional[WholeNetwork] = None
+        self.reversible = reversible
+        if reversible:
+            check_invertible(network, self.num_modules)
         self.local_loss = as_local_loss(loss)
         if not 0 <= num_inference_modules <= len(self.module_steps):
             raise UserError(
@@ -223,7 +230,8 @@ class GreedyUnrolled(nn.Module):
         problem = self.prepare(inputs)
         outputs: Dict[str, Any] = {**problem.reference, "zf_image": problem.zf_image}
         if self.training and torch.is_grad_enabled():
-            outputs.update(self._forward_greedily(problem))
+            forward = self._forward_reversibly if self.reversible else self._forward_greedily
+            outputs.update(forward(problem))
         else:
             used = self.num_inference_modules if not self.training else 0
             outputs["pred"] = self._reconstruct(problem, used or self.num_modules)
@@ -302,6 +310,13 @@ class GreedyUnrolled(nn.Module):
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         return {"pred": _HandOutGradients.apply(graph, *parameters), **losses}
 
+    def _forward_reversibly(self, problem: UnrolledProblem) -> Dict[str, Any]:
+        self._mark(0, begins=True)
+        network: Any = self.model
+        signal_model: Any = problem.A
+        pred, error = run_reversibly(network, signal_model, problem.zf_image, lambda: self._mark(0, begins=False))
+        return {"pred": pred, "inversion_error": error}
+
     def _mark(self, k: int, begins: bool) -> None:
         if self.on_module is not None:
             self.on_module(k, begins)
@@ -350,6 +365,7 @@ class GreedyUnrolled(nn.Module):
             "num_modules": greedy.NUM_MODULES,
             "num_inference_modules": greedy.NUM_INFERENCE_MODULES,
             "loss": LeanLossComputer(cfg),
+            "reversible": greedy.TRAINING == "invertible",
         }
 
 
