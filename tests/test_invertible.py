@@ -286,6 +286,9 @@ def test_refuses_other_trainings(write_config, capsys):
     arch = "InvertibleCineUnrolledCNN"
     with pytest.raises(UserError, match="MISC.GREEDY.NUM_MODULES: found 2"):
         make_network(arch, greedy={"NUM_MODULES": 2})
+    for key, value in {"CHECKPOINT": True, "OVERLAP": 1, "LOOK_AHEAD": 1, "AMP": "bf16"}.items():
+        with pytest.raises(UserError, match=f"MISC.GREEDY.{key}: found {value!r}"):
+            make_network(arch, greedy={key: value})
     for other in ("CineUnrolledCNN", "GeneralizedUnrolledCNN"):
         with pytest.raises(UserError, match=f"MISC.GREEDY.TRAINING: found 'invertible', but {other}"):
             make_network(other, greedy={})

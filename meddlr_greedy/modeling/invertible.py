@@ -21,7 +21,7 @@ each part of a step is kept well conditioned, whatever the weights become in tra
 """
 
 import math
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,9 @@ from torch import nn
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.cine import CineUnrolledCNN
+from meddlr_greedy.modeling.inputs import UnrolledProblem
 from meddlr_greedy.modeling.spatiotemporal import SpatioTemporalConv, SpatioTemporalResNet
+from meddlr_greedy.modeling.unrolled_step import StepMode, block_of_step, run_step
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.conjugate_gradient import implicit_conjugate_gradient
 from meddlr_greedy.ops.lipschitz import convolution_norm_bound
@@ -264,11 +266,16 @@ def _solve(
     return implicit_conjugate_gradient(normal_op, b, x, mu, _num_cg_iterations(), _RESIDUAL * norm)
 
 
-def check_invertible(network: nn.Module, num_modules: int) -> None:
+def check_invertible(network: nn.Module, num_modules: int, others: Mapping[str, Any]) -> None:
     """Refuses what :func:`run_reversibly` does not train.
 
+    Args:
+        network: The network to train.
+        num_modules: K.
+        others: Keys of ``MISC.GREEDY`` that change how a step runs or what a loss reaches, with their values.
+
     Raises:
-        UserError: for a network without an inverse, or more than one module.
+        UserError: for a network without an inverse, more than one module, or one of the other keys.
     """
     if not isinstance(network, InvertibleCineUnrolledCNN):
         raise UserError(
@@ -280,72 +287,78 @@ def check_invertible(network: nn.Module, num_modules: int) -> None:
             f"MISC.GREEDY.NUM_MODULES: found {num_modules}, but MISC.GREEDY.TRAINING 'invertible' is end-to-end"
             " backpropagation, which allows 1"
         )
+    for key, value in others.items():
+        if value:
+            raise UserError(
+                f"MISC.GREEDY.{key}: found {value!r}, which MISC.GREEDY.TRAINING 'invertible' does not allow; leave it"
+                " out"
+            )
 
 
 def run_reversibly(
-    network: InvertibleCineUnrolledCNN,
-    A: CineSenseModel,  # noqa: N803
-    zf_image: torch.Tensor,
-    on_done: Optional[Callable[[], None]] = None,
+    network: InvertibleCineUnrolledCNN, problem: UnrolledProblem, on_done: Optional[Callable[[], None]] = None
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """All unrolled steps of a network; backward runs them back, and holds the activations of one step at a time.
 
     Args:
         network: The network to train.
-        A: Signal model of the batch.
-        zf_image: Zero-filled image A^H y, where the steps start, complex, shape (B, H, W, T, M).
+        problem: The batch; the steps start from its zero-filled image A^H y, complex, shape (B, H, W, T, M).
         on_done: Called at the end of backward.
 
     Returns:
         The image of the last step, with the gradient of the network's parameters, and the error of the inversion, a
-        scalar: the norm of the difference between ``zf_image`` and the image that backward has led back to it, relative
-        to the norm of ``zf_image``. Backward writes it; before, it is NaN.
+        scalar: the norm of the difference between the zero-filled image and what backward has led back to it, relative
+        to the norm of the zero-filled image. Backward writes it; before, it is NaN.
     """
-    error = torch.full((), math.nan, device=zf_image.device)
-    run = _Run(network, A, zf_image, error, on_done)
+    error = torch.full((), math.nan, device=problem.zf_image.device)
     trainable = [p for p in network.parameters() if p.requires_grad]
-    return _Reversible.apply(run, *trainable), error
+    return _Reversible.apply(_Run(network, problem, error, on_done), *trainable), error
 
 
-class _Run:
+class _Run(NamedTuple):
     """The steps of one batch, and the way back."""
 
-    def __init__(self, network, A, zf_image, error, on_done):  # noqa: N803
-        self.network, self.A, self.zf_image, self.error, self.on_done = network, A, zf_image, error, on_done
+    network: InvertibleCineUnrolledCNN
+    problem: UnrolledProblem
+    error: torch.Tensor
+    on_done: Optional[Callable[[], None]]
 
-    def arguments(self, i: int) -> Dict[str, Any]:
-        """What step ``i`` and its inverse are given beside the image."""
-        network = self.network
-        return {
-            "model": network.resnets if network.num_repeat_steps else network.resnets[i],
-            "A": self.A,
-            "zf_image": self.zf_image,
-            "step_size": network.step_sizes[i].to(self.zf_image.device),
-        }
+    @property
+    def num_steps(self) -> int:
+        return len(self.network.step_sizes)
 
     def forward(self) -> torch.Tensor:
-        image = self.zf_image
-        for i in range(len(self.network.step_sizes)):
-            image = self.network.step(image=image, dims=None, **self.arguments(i))
+        image = self.problem.zf_image
+        for i in range(self.num_steps):
+            image = run_step(self.network, i, image, self.problem, StepMode())
         return image
 
     def backward(self, image: torch.Tensor, grad: torch.Tensor) -> Dict[nn.Parameter, torch.Tensor]:
         gradients: Dict[nn.Parameter, torch.Tensor] = {}
-        for i in reversed(range(len(self.network.step_sizes))):
-            image = self.network.inverse_step(image=image, **self.arguments(i)).requires_grad_()
-            parameters = self._trainable(i)
+        for i in reversed(range(self.num_steps)):
+            image = self._before(i, image).requires_grad_()
             with torch.enable_grad():
-                output = self.network.step(image=image, dims=None, **self.arguments(i))
+                output = run_step(self.network, i, image, self.problem, StepMode())
+            parameters = self._trainable(i)
             grad, *of_parameters = torch.autograd.grad(output, [image, *parameters], grad)
             for p, g in zip(parameters, of_parameters):
                 gradients[p] = gradients[p] + g if p in gradients else g  # where weights are shared
             image = image.detach()
-        self.error.copy_((image - self.zf_image).norm() / self.zf_image.norm())
+        zf_image = self.problem.zf_image
+        self.error.copy_((image - zf_image).norm() / zf_image.norm())
         return gradients
 
+    def _before(self, i: int, image: torch.Tensor) -> torch.Tensor:
+        """The image that step ``i`` made ``image`` of."""
+        block: Any = block_of_step(self.network, i)
+        A: Any = self.problem.A
+        step_size = self.network.step_sizes[i].to(image.device)
+        return self.network.inverse_step(
+            image=image, model=block, A=A, zf_image=self.problem.zf_image, step_size=step_size
+        )
+
     def _trainable(self, i: int) -> List[nn.Parameter]:
-        arguments = self.arguments(i)
-        parameters: Sequence[Any] = [*arguments["model"].parameters(), self.network.step_sizes[i]]
+        parameters: List[Any] = [*block_of_step(self.network, i).parameters(), self.network.step_sizes[i]]
         return [p for p in parameters if p.requires_grad]
 
 
