@@ -85,6 +85,12 @@ class GreedyTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        name = cfg.MODEL.META_ARCHITECTURE
+        if cfg.MISC.GREEDY.TRAINING != "greedy" and name != GreedyUnrolled.__name__:
+            raise UserError(
+                f"MISC.GREEDY.TRAINING: found '{cfg.MISC.GREEDY.TRAINING}', which needs MODEL.META_ARCHITECTURE"
+                f" '{GreedyUnrolled.__name__}', but that is '{name}'"
+            )
         with naming("MODEL"):
             model = super().build_model(cfg)
         if isinstance(model, GreedyUnrolled):
@@ -215,7 +221,7 @@ class GreedyTrainer(DefaultTrainer):
         outputs = self.model(inputs)
         self._hand_on(outputs)
         outputs.update({key: inputs[key] for key in ("mean", "std", "norm") if key in inputs})
-        scalars = {key: value for key, value in outputs.items() if "loss" in key}
+        scalars = {key: value for key, value in outputs.items() if "loss" in key or key == "inversion_error"}
         loss, of_last = self._loss(inputs, outputs)
         scalars.update(of_last)
         del outputs
