@@ -10,7 +10,7 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 import numpy as np
 import torch
 from meddlr.data.transforms.subsample import MaskFunc
-from meddlr.data.transforms.transform import DataTransform
+from meddlr.data.transforms.transform import DataTransform, Normalizer
 
 from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.data.augment import Augmentation, CineAugmentor
@@ -69,7 +69,7 @@ class CineDataTransform(DataTransform):
                 "MISC.GREEDY.READOUT_CROP and FLIP_PROBABILITY"
             )
         super().__init__(cfg, mask_func, is_test, add_noise, add_motion)
-        self._normalizer = lean(self._normalizer)
+        self._normalizer: Normalizer = lean(self._normalizer)
         self._cine_augmentor = CineAugmentor.from_config(cfg) if augment else None
         greedy = GreedyConfig.from_cfg(cfg)
         self._partial_echo = greedy.PARTIAL_ECHO
