@@ -74,6 +74,10 @@ class GreedyConfig:
         "a positive integer, or a list of positive integers (the steps of each module)",
         _is_modules,
     )
+    # "greedy" trains the modules, see above. "invertible" is end-to-end backpropagation that holds the activations of
+    # one unrolled step, and runs the network backwards for the inputs of the others: with NUM_MODULES 1, one process,
+    # and InvertibleCineUnrolledCNN or InvertibleCGCineUnrolledCNN.
+    TRAINING: str = _key("greedy", "'greedy' or 'invertible'", lambda value: value in ("greedy", "invertible"))
     # Modules to run in evaluation (every module emits an image); 0 runs all.
     NUM_INFERENCE_MODULES: int = _key(0, "a non-negative integer (0: all modules)", _is_count)
     # Gradient checkpointing inside modules: backward runs the unrolled steps again, one by one, so that a module keeps
@@ -115,6 +119,10 @@ class GreedyConfig:
     BEST_METRIC: str = _key("", "the name of a validation metric", lambda value: isinstance(value, str))
     # Iterations between two lines of the console, metrics.json and TensorBoard.
     LOG_PERIOD: int = _key(20, "a positive integer", _is_positive)
+    # CGCineUnrolledCNN and its subclasses: "unrolled" is the gradient of the conjugate gradient iterations, each of
+    # which holds its images for backward. "implicit" is the gradient of the solution, by a second solve in backward: it
+    # holds one image, but is exact only where both solves converge (MODEL.UNROLLED.DC.MAX_ITER and EPS).
+    CG_BACKWARD: str = _key("unrolled", "'unrolled' or 'implicit'", lambda value: value in ("unrolled", "implicit"))
     # Cine: the part of every readout that is not sampled, at its beginning (asymmetric echo).
     PARTIAL_ECHO: float = _key(
         0.0, "a number from 0 to below 0.5", lambda value: _is_number(value) and 0 <= value < 0.5

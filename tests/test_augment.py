@@ -5,11 +5,12 @@ import pytest
 import torch
 from meddlr.config import CfgNode, get_cfg
 from meddlr.data.transforms.subsample import build_mask_func
+from meddlr.data.transforms.transform import NoOpNormalizer, TopMagnitudeNormalizer
 from meddlr.ops import fft2c
 
 from meddlr_greedy.data.augment import Augmentation, CineAugmentor, mirrored
 from meddlr_greedy.data.masks import partial_echo
-from meddlr_greedy.data.normalizers import TimeAverageNormalizer
+from meddlr_greedy.data.normalizers import LeanTopMagnitudeNormalizer, TimeAverageNormalizer, lean
 from meddlr_greedy.data.seeding import SeededMaskFunc, seed_transform
 from meddlr_greedy.data.transform import CineDataTransform, SampledLines
 from meddlr_greedy.errors import UserError
@@ -225,7 +226,30 @@ def test_time_average_of_a_still_object_is_the_object():
     torch.testing.assert_close(average.kspace((16, 12, 1, COILS)), kspace)
 
 
-def test_normalizer_in_2d_is_that_of_the_image():
-    image = torch.randn(1, 10, 8, 1, dtype=torch.complex64)
-    out = TimeAverageNormalizer().normalize(masked_kspace=image, image=image, target=image)
-    assert out["std"].shape == (1,) and (image.abs() > out["std"]).sum() == 3
+def where_a_sample_misleads(size, sampled):
+    """Magnitudes that are large on one point in 64, which a regular sample sees alone, or on all others."""
+    large = (torch.arange(size) % 64 == 0) == sampled
+    return torch.where(large, 100.0, 1.0) * torch.rand(size)
+
+
+@pytest.mark.parametrize("keywords", [None, ("image", "target"), ("image",)])
+@pytest.mark.parametrize(
+    "magnitude",
+    [torch.rand(80), torch.rand(64 * 90), where_a_sample_misleads(6400, True), where_a_sample_misleads(6400, False)],
+    ids=["small", "large", "large ones in the sample", "no large ones in the sample"],
+)
+def test_lean_normalizer_is_that_of_meddlr(magnitude, keywords):
+    image = torch.polar(magnitude, 6 * torch.rand(len(magnitude)))
+    kspace, target = torch.randn(2, 7, 5, dtype=torch.complex64)
+    stock = TopMagnitudeNormalizer(keywords)
+    for normalizer in (lean(stock), TimeAverageNormalizer(keywords)):
+        assert isinstance(normalizer, LeanTopMagnitudeNormalizer)
+        out, expected = (n.normalize(masked_kspace=kspace, image=image, target=target) for n in (normalizer, stock))
+        assert out.keys() == expected.keys()
+        for key in ("masked_kspace", "target", "mean", "std"):
+            torch.testing.assert_close(out[key], expected[key])
+
+
+def test_lean_normalizer_takes_the_place_of_that_of_meddlr_alone():
+    for normalizer in (NoOpNormalizer(), TimeAverageNormalizer()):
+        assert lean(normalizer) is normalizer

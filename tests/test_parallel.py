@@ -543,6 +543,7 @@ def test_torchrun_restarts_and_resumes(write_config, tmp_path):
         (2, ["MISC.GREEDY.OVERLAP", 1], ["MISC.GREEDY.OVERLAP: found 1", "2 processes", "travel back"]),
         (2, ["MISC.GREEDY.LOOK_AHEAD", 1], ["MISC.GREEDY.LOOK_AHEAD: found 1", "2 processes", "in another process"]),
         (2, ["MISC.GREEDY.REPLICAS", 2, "MODEL.RECON_LOSS.NAME", "k_l1_sum"], ["MODEL.RECON_LOSS.NAME", "k_l1_sum"]),
+        (2, ["MISC.GREEDY.TRAINING", "invertible"], ["MISC.GREEDY.TRAINING: found 'invertible'", "one process"]),
     ],
 )
 def test_impossible_requests(write_config, num, opts, words):

@@ -39,9 +39,7 @@ class Augmentation(NamedTuple):
     def image(self, image: torch.Tensor) -> torch.Tensor:
         """Augments images (H, W, T, M), or maps (H, W, 1, C, M)."""
         frames = self.frames if image.shape[2] > 1 else np.arange(1)
-        for axis, index in enumerate((self.rows, self.lines, frames)):
-            image = _taken(image, index, axis)
-        return image
+        return _taken(_pixels_taken(image, self.rows, self.lines), frames, 2)
 
     def kspace(self, kspace: torch.Tensor) -> torch.Tensor:
         """Augments k-space (H, W, T, C)."""
@@ -107,6 +105,21 @@ class CineAugmentor:
 
 def _taken(x: torch.Tensor, index: np.ndarray, axis: int) -> torch.Tensor:
     """x at the indices along an axis; x itself where that changes nothing."""
-    if np.array_equal(index, np.arange(x.shape[axis])):
+    if _is_identity(index, x.shape[axis]):
         return x
+    if _is_identity(index[::-1], x.shape[axis]):
+        return x.flip(axis)  # copies several times faster than index_select where the elements of an axis are small
     return x.index_select(axis, torch.from_numpy(index))
+
+
+def _pixels_taken(x: torch.Tensor, rows: np.ndarray, lines: np.ndarray) -> torch.Tensor:
+    """x, (H, W, ...), at the indices along its first two axes, in one copy; x itself where that changes nothing."""
+    height, width = x.shape[:2]
+    if _is_identity(rows, height) and _is_identity(lines, width):
+        return x
+    places = torch.from_numpy(rows[:, None] * width + lines)
+    return x.flatten(0, 1).index_select(0, places.flatten()).unflatten(0, places.shape)
+
+
+def _is_identity(index: np.ndarray, size: int) -> bool:
+    return np.array_equal(index, np.arange(size))

@@ -10,12 +10,13 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 import numpy as np
 import torch
 from meddlr.data.transforms.subsample import MaskFunc
-from meddlr.data.transforms.transform import DataTransform
+from meddlr.data.transforms.transform import DataTransform, Normalizer
 
 from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.data.augment import Augmentation, CineAugmentor
 from meddlr_greedy.data.loss_lines import draw_loss_lines
 from meddlr_greedy.data.masks import KT_MASK_FUNCS, partial_echo
+from meddlr_greedy.data.normalizers import lean
 from meddlr_greedy.data.seeding import EVAL_EPOCH, example_name, example_seed
 from meddlr_greedy.errors import UserError
 
@@ -68,6 +69,7 @@ class CineDataTransform(DataTransform):
                 "MISC.GREEDY.READOUT_CROP and FLIP_PROBABILITY"
             )
         super().__init__(cfg, mask_func, is_test, add_noise, add_motion)
+        self._normalizer: Normalizer = lean(self._normalizer)
         self._cine_augmentor = CineAugmentor.from_config(cfg) if augment else None
         greedy = GreedyConfig.from_cfg(cfg)
         self._partial_echo = greedy.PARTIAL_ECHO
@@ -196,12 +198,12 @@ class SampledLines(NamedTuple):
             augmentation: Is applied to the sampled lines only; the result is the same.
         """
         num_frames = kspace.shape[2]
-        w, t = mask.any(dim=0).squeeze(-1).nonzero(as_tuple=True)
+        w, t = mask.amax(dim=0).squeeze(-1).nonzero(as_tuple=True)
         source = torch.from_numpy(augmentation.lines)[w] * num_frames + torch.from_numpy(augmentation.frames)[t]
         values = augmentation.readout(kspace.flatten(1, 2).index_select(1, source))
         if mask.shape[0] > 1:
             values = values * mask[:, w, t]
-        signal = (torch.view_as_real(values) != 0).flatten(2).any(dim=2).any(dim=0)
+        signal = _with_signal(values)
         if not signal.all():
             mask = mask.clone(memory_format=torch.contiguous_format)
             mask[:, w[~signal], t[~signal]] = 0
@@ -210,7 +212,8 @@ class SampledLines(NamedTuple):
 
     def kspace(self, shape: Tuple[int, ...]) -> torch.Tensor:
         """k-space (H, W, T, C), zero where it is not sampled."""
-        kspace = torch.zeros(shape, dtype=self.values.dtype)
+        # numpy asks the system for huge pages, which torch does not: most of the time of a large allocation is faults.
+        kspace = torch.from_numpy(np.empty(shape, self.values.numpy().dtype)).zero_()
         kspace.flatten(1, 2).index_copy_(1, self.places, self.values)
         return kspace
 
@@ -238,24 +241,37 @@ class SampledLines(NamedTuple):
         num_frames = self.mask.shape[2]
         readout = torch.fft.fftshift(
             torch.fft.ifft(torch.fft.ifftshift(self.values, dim=0), dim=0, norm="ortho"), dim=0
-        ).permute(2, 0, 1)  # (C, H, L)
-        # Along the phase encode the FFT is centred by moving lines and maps, which are few, not the coil images.
-        w = (torch.div(self.places, num_frames, rounding_mode="floor") - num_lines // 2) % num_lines
-        maps_conj = torch.fft.ifftshift(maps[:, :, 0].permute(3, 2, 0, 1), dim=-1).conj().resolve_conj()
+        )  # (H, L, C)
+        # Along the phase encode the FFT is centred by the place and the phase of the lines, which are few, so that
+        # neither maps nor images have to be moved.
+        centre = num_lines // 2
+        w = torch.div(self.places, num_frames, rounding_mode="floor") - centre
+        phase = torch.exp(-2j * math.pi * centre / num_lines * w.double()).to(maps.dtype)
+        readout = (readout * phase[:, None]).permute(2, 0, 1).contiguous()  # (C, H, L)
+        maps_conj = maps[:, :, 0].permute(3, 2, 0, 1).contiguous().conj_physical()
         image = torch.empty(num_maps, num_frames, num_rows, num_lines, dtype=maps.dtype)
         for frame in range(num_frames):
-            own = self.places % num_frames == frame
+            own = (self.places % num_frames == frame).nonzero().squeeze(1)
             hybrid = torch.zeros(num_coils, num_rows, num_lines, dtype=maps.dtype)
-            hybrid[:, :, w[own]] = readout[:, :, own]
+            hybrid.index_copy_(2, w[own] % num_lines, readout.index_select(2, own))
             coil_images = torch.fft.ifft(hybrid, dim=-1, norm="ortho")
             for m in range(num_maps):
                 torch.sum(maps_conj[m] * coil_images, dim=0, out=image[m, frame])
-        return torch.fft.fftshift(image, dim=-1).permute(2, 3, 1, 0)
+        return image.permute(2, 3, 1, 0)
+
+
+def _with_signal(values: torch.Tensor) -> torch.Tensor:
+    """Which of the lines (H, L, C) are not all zero, (L,)."""
+    signal = (values[len(values) // 2] != 0).any(dim=1)  # nearly always all of them: one point is enough to know
+    if not signal.all():
+        signal = (values != 0).any(dim=0).any(dim=1)
+    return signal
 
 
 def _narrowed(mask: torch.Tensor) -> torch.Tensor:
     """A mask (H, W, T, 1) as (1, W, T, 1), if it does not vary along the readout."""
-    return mask[:1] if bool((mask == mask[:1]).all()) else mask
+    varies = not torch.equal(mask[0], mask[len(mask) // 2]) or bool((mask != mask[:1]).any())
+    return mask if varies else mask[:1]
 
 
 def _own_mask(mask: np.ndarray, augmentation: Augmentation, where: str) -> torch.Tensor:

@@ -566,6 +566,11 @@ def _check_possible(cfg: CfgNode, place: Place) -> None:
             f" started; only '{GreedyUnrolled.__name__}' can be spread (NUM_MODULES 1 with REPLICAS"
             f" {place.num_processes} is backpropagation with data parallelism)"
         )
+    if cfg.MISC.GREEDY.TRAINING == "invertible":
+        raise UserError(
+            "MISC.GREEDY.TRAINING: found 'invertible', which allows one process, but"
+            f" {place.num_processes} were started"
+        )
     check_partition(cfg, place.num_stages)
     if cfg.MODEL.UNROLLED.SHARE_WEIGHTS and place.num_stages > 1:
         raise UserError(

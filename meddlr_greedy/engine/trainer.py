@@ -85,6 +85,12 @@ class GreedyTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        name = cfg.MODEL.META_ARCHITECTURE
+        if cfg.MISC.GREEDY.TRAINING != "greedy" and name != GreedyUnrolled.__name__:
+            raise UserError(
+                f"MISC.GREEDY.TRAINING: found '{cfg.MISC.GREEDY.TRAINING}', which needs MODEL.META_ARCHITECTURE"
+                f" '{GreedyUnrolled.__name__}', but that is '{name}'"
+            )
         with naming("MODEL"):
             model = super().build_model(cfg)
         if isinstance(model, GreedyUnrolled):
@@ -215,14 +221,14 @@ class GreedyTrainer(DefaultTrainer):
         outputs = self.model(inputs)
         self._hand_on(outputs)
         outputs.update({key: inputs[key] for key in ("mean", "std", "norm") if key in inputs})
-        scalars = {key: value for key, value in outputs.items() if "loss" in key}
+        scalars = {key: value for key, value in outputs.items() if "loss" in key or key == "inversion_error"}
         loss, of_last = self._loss(inputs, outputs)
         scalars.update(of_last)
         del outputs
 
         self.optimizer.zero_grad()
         loss.backward()
-        values = _read(scalars)
+        values = self._read(scalars)
         self._check_finite(values)
         self._average(values)
         self.optimizer.step()
@@ -267,6 +273,11 @@ class GreedyTrainer(DefaultTrainer):
         """What random layers draw (dropout) is a function of the run's seed, the iteration and the unrolled step."""
         return example_seed(max(self.cfg.SEED, 0), self.iter, "random layers")
 
+    def _read(self, scalars: Dict[str, torch.Tensor]) -> Dict[str, float]:
+        """All scalars with one transfer from the device."""
+        values = torch.stack([value.detach().float().mean() for value in scalars.values()]).tolist()
+        return dict(zip(scalars, values))
+
     def _check_finite(self, values: Dict[str, float]) -> None:
         for name, value in values.items():
             if "loss" in name and not -float("inf") < value < float("inf"):
@@ -307,12 +318,6 @@ def _check_axes(model: torch.nn.Module, dataset: Any, cfg: CfgNode) -> None:
             f" DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} is {'2D' if takes_cine else 'cine'}; CineUnrolledCNN and"
             " CGCineUnrolledCNN take cine"
         )
-
-
-def _read(scalars: Dict[str, torch.Tensor]) -> Dict[str, float]:
-    """All scalars with one transfer from the device."""
-    values = torch.stack([value.detach().float().mean() for value in scalars.values()]).tolist()
-    return dict(zip(scalars, values))
 
 
 def _drop_iterations_from(path: str, start_iter: int) -> None:

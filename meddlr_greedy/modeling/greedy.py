@@ -29,6 +29,7 @@ from torch import nn
 from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.modeling.inputs import UnrolledProblem, prepare_inputs
+from meddlr_greedy.modeling.invertible import check_invertible, run_reversibly
 from meddlr_greedy.modeling.local_gradients import forward_greedily
 from meddlr_greedy.modeling.losses import LeanLossComputer, as_local_loss, complex_l1
 from meddlr_greedy.modeling.unrolled_step import StepMode, block_of_step, run_step
@@ -107,6 +108,8 @@ class GreedyUnrolled(nn.Module):
         amp: "bf16" lets the layers of the regulariser compute in bfloat16, in evaluation too; "" does not.
         look_ahead: n, the number of unrolled steps, frozen, after which the local loss of a module is taken; fewer
             where fewer follow. The image that is passed on is the module's own.
+        reversible: Trains end to end through :func:`~meddlr_greedy.modeling.invertible.run_reversibly`; for one module
+            and a network that can be run backwards. The outputs then also hold ``inversion_error``.
         asked_of_trainer: Keys of the config that the trainer has to act on, with their values. It clears them; training
             is refused as long as there are any.
 
@@ -131,6 +134,7 @@ class GreedyUnrolled(nn.Module):
         overlap: int = 0,
         amp: str = "",
         look_ahead: int = 0,
+        reversible: bool = False,
         asked_of_trainer: Optional[Mapping[str, Any]] = None,
     ):
         super().__init__()
@@ -143,6 +147,10 @@ class GreedyUnrolled(nn.Module):
         #: :meth:`keep_modules`.
         self.own_modules = range(len(self.module_steps))
         self.whole: Optional[WholeNetwork] = None
+        self.reversible = reversible
+        if reversible:
+            others = {"CHECKPOINT": checkpoint, "OVERLAP": overlap, "LOOK_AHEAD": look_ahead, "AMP": amp}
+            check_invertible(network, self.num_modules, others)
         self.local_loss = as_local_loss(loss)
         if not 0 <= num_inference_modules <= len(self.module_steps):
             raise UserError(
@@ -237,8 +245,10 @@ class GreedyUnrolled(nn.Module):
         problem = self.prepare(inputs)
         outputs: Dict[str, Any] = {**problem.reference, "zf_image": problem.zf_image}
         if self.training and torch.is_grad_enabled():
-            outputs["pred"], losses = forward_greedily(self, problem)
-            outputs.update(losses)
+            outputs["pred"], scalars = (
+                self._forward_reversibly(problem) if self.reversible else forward_greedily(self, problem)
+            )
+            outputs.update(scalars)
         else:
             used = self.num_inference_modules if not self.training else 0
             outputs["pred"] = self._reconstruct(problem, used or self.num_modules)
@@ -295,6 +305,12 @@ class GreedyUnrolled(nn.Module):
         blocks = [block_of_step(self.model, i) for i in steps]
         return {id(p) for block in blocks for p in block.parameters()} | {id(self.model.step_sizes[i]) for i in steps}
 
+    def _forward_reversibly(self, problem: UnrolledProblem) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
+        self.mark(0, begins=True)
+        network: Any = self.model
+        pred, error = run_reversibly(network, problem, on_done=lambda: self.mark(0, begins=False))
+        return pred, {"inversion_error": error}
+
     def mark(self, k: int, begins: bool) -> None:
         """Tells the observer, where there is one, that forward and backward of module ``k`` begin or have ended."""
         if self.on_module is not None:
@@ -343,6 +359,7 @@ class GreedyUnrolled(nn.Module):
             "overlap": greedy.OVERLAP,
             "amp": greedy.AMP,
             "look_ahead": greedy.LOOK_AHEAD,
+            "reversible": greedy.TRAINING == "invertible",
             "asked_of_trainer": {key: getattr(greedy, key) for key in _KEYS_OF_TRAINER if getattr(greedy, key)},
             "loss": LeanLossComputer(cfg),
         }
