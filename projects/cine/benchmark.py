@@ -9,6 +9,7 @@ Example::
     python -m projects.cine.benchmark plan   --output results/benchmark
     python -m projects.cine.benchmark step   --output results/benchmark --threads 2
     python -m projects.cine.benchmark timing --output results/benchmark
+    python -m projects.cine.benchmark all    --output results/benchmark    # 20 minutes
     python -m projects.cine.benchmark parts  --output results/benchmark --threads 2
     python -m projects.cine.benchmark loader --output results/benchmark
     python -m projects.cine.benchmark reconstruct --output results/benchmark    # 3 GB of temporary files
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
@@ -38,14 +40,14 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
-from meddlr_greedy.config import load_config
+from meddlr_greedy.config import GreedyConfig, load_config
 from meddlr_greedy.data.datasets import register_datasets
 from meddlr_greedy.data.loader import ExampleLoader, build_train_loader
 from meddlr_greedy.data.seeding import seed_transform
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.engine.launch import check_device
 from meddlr_greedy.engine.memory import keep_freed_memory
-from meddlr_greedy.engine.planning import Example, TrainingStep, plan_step
+from meddlr_greedy.engine.planning import Example, plan_step
 from meddlr_greedy.errors import exit_with_one_line
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.modeling.spatiotemporal import SpatioTemporalConv, SpatioTemporalResBlock, SpatioTemporalResNet
@@ -58,13 +60,13 @@ from projects.cine.measuring import (
     interleave,
     make_batch,
     make_cfg,
-    peak_bytes,
+    measured_peak,
     ratio,
     versions,
     write_example_scan,
 )
 from projects.cine.phantom import beating_heart
-from projects.cine.pipeline_runner import NETWORK, SIDES, TimingCase, run_side
+from projects.cine.pipeline_runner import METHODS, NETWORK, SIDES, Side, TimingCase, run_side
 from projects.cine.simulate import acquire, coil_sensitivities
 from projects.cine.tables import insert_table
 
@@ -202,14 +204,7 @@ def plan(args: argparse.Namespace) -> Dict[str, Any]:
                 cfg.MODEL.UNROLLED.DC.EPS = 0.0  # meddlr's runs all of its iterations, as planned
             cfg.SOLVER.TRAIN_BATCH_SIZE = 1
             example = Example.of_shape(cfg.freeze(), shape)
-
-            def train(cfg: Any = cfg, example: Example = example) -> None:
-                batch = example.batch(1, torch.ones)
-                training = TrainingStep(cfg, batch)
-                training.run_step()
-                training.run_step()
-
-            planned, measured = plan_step(cfg, example).peak, peak_bytes(train, args.device)
+            planned, measured = plan_step(cfg, example).peak, measured_peak(cfg, example)
             rows.append(
                 {
                     "network": arch,
@@ -244,20 +239,73 @@ def step(args: argparse.Namespace) -> Dict[str, Any]:
     return {"network": f"{arch}, 8 steps, 64 features, {shape}, 8 coils", "rows": rows}
 
 
+def run_in_turn(sides: Dict[str, Side], case: TimingCase, rounds: int) -> Dict[str, List[Dict[str, float]]]:
+    """What the clocks of each side say in each round; the order inside a round is random."""
+    found: Dict[str, List[Dict[str, float]]] = {name: [] for name in sides}
+    order = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in tqdm(range(rounds), desc="rounds", disable=None):
+            for name in order.sample(list(sides), len(sides)):
+                found[name].append(run_side(case, sides[name], Path(folder)))
+    return found
+
+
+def methods(args: argparse.Namespace) -> Dict[str, Any]:
+    """Peak memory and time of a training step of every method, all trained in turn by the real trainers.
+
+    The network of `timing`; the invertible one is another network of the same size. Memory is that of the whole step,
+    parameters and optimizer's state included, with its activations; of parallel greedy it is not measured here (each
+    process holds its own modules).
+    """
+    rounds = args.rounds or 5
+    found = run_in_turn(METHODS, TimingCase(device=args.device, iterations=8), rounds)
+    rows = []
+    for name, of_rounds in found.items():
+        side = METHODS[name]
+        row: Dict[str, Any] = {"method": name, "peak_mb": None}
+        if side.processes == 1:
+            cfg = get_cfg()
+            cfg.merge_from_other_cfg(type(cfg)(side.overrides))
+            cfg.MODEL.DEVICE, cfg.SOLVER.TRAIN_BATCH_SIZE = args.device, 1
+            cfg.MISC.GREEDY = type(cfg)(asdict(GreedyConfig.from_cfg(cfg)))
+            example = Example.of_shape(cfg.freeze(), (*NETWORK["shape"], NETWORK["num_coils"]))
+            row["peak_mb"] = measured_peak(cfg, example) / 2**20
+        row.update({key: float(np.median([r[key] for r in of_rounds])) for key in ("forward_s", "backward_s")})
+        for other in ("backpropagation", "checkpointed backpropagation"):
+            times = ratio([r["step_s"] for r in of_rounds], [r["step_s"] for r in found[other]])
+            row[f"time of {other}"] = f"{times['ratio']:.2f} ({times['low']:.2f} to {times['high']:.2f})"
+        rows.append(row)
+    draw_methods(args.output / "all.png", rows)
+    return {"network": NETWORK, "rounds": rounds, "rows": rows, "all": found}
+
+
+def draw_methods(path: Path, rows: Sequence[Dict[str, Any]]) -> None:
+    """Time against memory, a point for each method."""
+    figure = Figure(figsize=(6.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for row in rows:
+        if row["peak_mb"] is not None:
+            seconds = row["forward_s"] + row["backward_s"]
+            axes.plot(row["peak_mb"], seconds, "o", color="#c0392b" if "greedy" in row["method"] else "#4c78a8")
+            axes.annotate(row["method"], (row["peak_mb"], seconds), (5, 4), textcoords="offset points", fontsize=8)
+    axes.set_xlabel("peak memory of a training step (MB)")
+    axes.set_ylabel("seconds per mini-batch")
+    axes.set_xlim(0, 1.35 * axes.get_xlim()[1])
+    axes.set_ylim(0, None)
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_atomically(path) as partial:
+        figure.savefig(partial, dpi=150)
+
+
 def timing(args: argparse.Namespace) -> Dict[str, Any]:
     """Time of a mini-batch: backpropagation, greedy, and parallel greedy; 4 unrolled steps, as in the paper's figure.
 
     Whole training runs of the real trainers, one thread in each process, the example read beforehand (and once more
     with the real loader). Two independent greedy processes side by side are what two processes can do at best.
     """
-    seconds: Dict[str, List[Dict[str, float]]] = {name: [] for name in SIDES}
-    with tempfile.TemporaryDirectory() as folder:
-        case = TimingCase(device=args.device)
-        order = random.Random(0)
-        rounds = args.rounds or 6
-        for _ in tqdm(range(rounds), desc="rounds", disable=None):
-            for name in order.sample(list(SIDES), len(SIDES)):
-                seconds[name].append(run_side(case, SIDES[name], Path(folder)))
+    rounds = args.rounds or 6
+    seconds = run_in_turn(SIDES, TimingCase(device=args.device), rounds)
 
     def per_batch(name: str) -> List[float]:
         return [1 / of_round["batches_per_s"] for of_round in seconds[name]]
@@ -449,7 +497,7 @@ def reconstruct(args: argparse.Namespace) -> Dict[str, Any]:
     return {"shape": [*shape, num_coils], "rows": rows}
 
 
-COMMANDS = {f.__name__: f for f in (memory, plan, step, timing, parts, loader, reconstruct)}
+COMMANDS = {**{f.__name__: f for f in (memory, plan, step, timing, parts, loader, reconstruct)}, "all": methods}
 
 
 @exit_with_one_line

@@ -45,7 +45,9 @@ from projects.cine.tables import insert_table
 from projects.cine.trials import Trial, run_trials, training_minutes
 
 HERE = Path(__file__).parent
-CONFIGS = {name: HERE.parents[1] / "configs" / "cine" / f"{name}.yaml" for name in ("equal_memory", "equal_memory_greedy")}
+CONFIGS = {
+    name: HERE.parents[1] / "configs" / "cine" / f"{name}.yaml" for name in ("equal_memory", "equal_memory_greedy")
+}
 BACKPROP, GREEDY = CONFIGS.values()
 MODULES = "MISC.GREEDY.NUM_MODULES"
 
@@ -238,7 +240,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, default=Path("results/equal-memory"), metavar="FOLDER")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time, one thread each")
     parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS), help="steps (default: %(default)s)")
-    parser.add_argument("--times", type=float, default=4.0, help="operations of greedy, in those of the budget's network")
+    parser.add_argument(
+        "--times", type=float, default=4.0, help="operations of greedy, in those of the budget's network"
+    )
     parser.add_argument("--page", type=Path, default=HERE / "RESULTS.md", metavar="FILE", help="where the table goes")
     args = parser.parse_args(argv)
 
@@ -263,7 +267,10 @@ def main(argv: Sequence[str]) -> None:
             trials[label] = study.final(folder / label, best, rate)
             of_budget["sides"][label] = {
                 **{"steps": best.steps, "features": best.features, "modules": best.modules, "learning_rate": rate},
-                **{"planned": best.memory.peak, "measured": measured_peak(load_config(str(best.config), best.opts))},
+                **{
+                    "planned": best.memory.peak,
+                    "measured": measured_peak(load_config(str(best.config), best.opts), example),
+                },
                 "search": tried,
             }
         # The long ones first: the processes then end at about the same time.
@@ -275,7 +282,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _publish(args: argparse.Namespace, budgets: List[Dict[str, Any]], runs: Dict[str, Path]) -> None:
-    """Table, figure, and the pictures of the last budget; after every budget, so that an ended study shows what it has."""
+    """Table, figure, and the pictures of the last budget; after each, so that an ended study shows what it has."""
     results = HERE / "results"
     result = {"budgets": budgets, "times": args.times, "versions": versions("cpu")}
     with written_atomically(results / "equal_memory.json") as partial:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 import meddlr_greedy
 from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.engine.memory import HeldForBackward
+from meddlr_greedy.engine.planning import Example, TrainingStep
 
 __all__ = [
     "Batch",
@@ -30,6 +31,7 @@ __all__ = [
     "interleave",
     "make_batch",
     "make_cfg",
+    "measured_peak",
     "peak_bytes",
     "ratio",
     "versions",
@@ -142,6 +144,17 @@ def peak_bytes(run: Callable[[], Any], device: str) -> int:
     start = "start_ns" if hasattr(changes[0], "start_ns") else "start_us"  # its name before torch 2.3
     changes.sort(key=lambda event: getattr(event, start)())
     return max(itertools.accumulate(event.nbytes() for event in changes))
+
+
+def measured_peak(cfg: Any, example: Example) -> int:
+    """Peak bytes of a training step on a made-up batch: parameters, optimizer's state and batch included."""
+
+    def run() -> None:
+        training = TrainingStep(cfg, example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE, torch.ones))
+        training.run_step()
+        training.run_step()  # now with the optimizer's state and the gradients of the one before
+
+    return peak_bytes(run, cfg.MODEL.DEVICE)
 
 
 def versions(device: str) -> Dict[str, Any]:

@@ -27,7 +27,7 @@ from meddlr_greedy.modeling.greedy import GreedyUnrolled
 from projects.cine.local_job import LocalJob, preload
 from projects.cine.measuring import write_example_scan
 
-__all__ = ["Clock", "Side", "SIDES", "TimingCase", "chain_throughput", "run_side"]
+__all__ = ["METHODS", "SIDES", "Clock", "Side", "TimingCase", "chain_throughput", "run_side"]
 
 preload("projects.cine.pipeline_runner")
 
@@ -36,6 +36,8 @@ CLOCK_FILE = "clock-rank{}.json"
 
 #: The network that is timed: one unrolled step in each module, on one example (H, W, T).
 NETWORK: Dict[str, Any] = {"modules": 4, "features": 32, "shape": (64, 48, 12), "num_coils": 8}
+
+PLAIN, INVERTIBLE = "CineUnrolledCNN", "InvertibleCineUnrolledCNN"
 
 DATASET = "timing"
 
@@ -63,12 +65,36 @@ class TimingCase:
 
 @dataclass(frozen=True)
 class Side:
-    """One way to train: processes, modules (0: the plain network), whether the example is read once only."""
+    """One way to train.
+
+    Attributes:
+        processes: That train one network.
+        modules: K; 0 is the plain network.
+        preloaded: Whether the example is read once only.
+        copies: Independent runs at the same time.
+        checkpoint: Whether the steps of a module are run again in the backward.
+        invertible: Whether the network is :data:`INVERTIBLE`, run backwards.
+    """
 
     processes: int
     modules: int
     preloaded: bool = True
-    copies: int = 1  #: independent runs at the same time
+    copies: int = 1
+    checkpoint: bool = False
+    invertible: bool = False
+
+    @property
+    def overrides(self) -> Dict[str, Any]:
+        """Of the config of :data:`NETWORK`: section, key or value in it -> value."""
+        network = INVERTIBLE if self.invertible else PLAIN
+        greedy = {"META_ARCHITECTURE": network, "NUM_MODULES": self.modules or 1, "CHECKPOINT": self.checkpoint}
+        if self.invertible:
+            greedy["TRAINING"] = "invertible"
+        unrolled = {"NUM_UNROLLED_STEPS": NETWORK["modules"], "NUM_FEATURES": NETWORK["features"]}
+        if self.invertible:
+            unrolled["STEP_SIZES"] = (-0.5,)
+        architecture = "GreedyUnrolled" if self.modules else network
+        return {"MODEL": {"META_ARCHITECTURE": architecture, "UNROLLED": unrolled}, "MISC": {"GREEDY": greedy}}
 
 
 SIDES = {
@@ -77,6 +103,17 @@ SIDES = {
     "parallel greedy": Side(processes=2, modules=4),
     "parallel greedy, real loader": Side(processes=2, modules=4, preloaded=False),
     "two independent processes": Side(processes=1, modules=4, copies=2),
+}
+
+#: Every way to train that the plugin has; the first is the plain network.
+METHODS = {
+    "backpropagation": Side(processes=1, modules=0),
+    "checkpointed backpropagation": Side(processes=1, modules=1, checkpoint=True),
+    "invertible": Side(processes=1, modules=1, invertible=True),
+    "greedy, 2 modules": Side(processes=1, modules=2),
+    "greedy, 2 modules, checkpointed": Side(processes=1, modules=2, checkpoint=True),
+    "greedy, 4 modules": Side(processes=1, modules=4),
+    "parallel greedy, 2 processes": Side(processes=2, modules=4),
 }
 
 
@@ -92,7 +129,8 @@ class Clock(HookBase):
 
     def before_train(self) -> None:
         model = self.trainer.model
-        name = "run_steps" if isinstance(model, GreedyUnrolled) else "forward"
+        # A greedy forward holds backwards, too.
+        name = "run_steps" if isinstance(model, GreedyUnrolled) and not model.reversible else "forward"
         setattr(model, name, self._timed(getattr(model, name)))
 
     def _timed(self, function: Any) -> Any:
@@ -161,16 +199,12 @@ def run_side(case: TimingCase, side: Side, folder: Path) -> Dict[str, Any]:
     folder = folder / "runs"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    architecture = "GreedyUnrolled" if side.modules else "CineUnrolledCNN"
+    overrides = side.overrides
     config = folder / "config.yaml"
     config.write_text(
         json.dumps(
             {
-                "MODEL": {
-                    "DEVICE": case.device,
-                    "META_ARCHITECTURE": architecture,
-                    "UNROLLED": {"NUM_UNROLLED_STEPS": NETWORK["modules"], "NUM_FEATURES": NETWORK["features"]},
-                },
+                "MODEL": {"DEVICE": case.device, **overrides["MODEL"]},
                 "DATASETS": dict.fromkeys(("TRAIN", "VAL", "TEST"), [f"{DATASET}_train"]),
                 "DATALOADER": {"NUM_WORKERS": 0},
                 "AUG_TRAIN": {
@@ -188,8 +222,7 @@ def run_side(case: TimingCase, side: Side, folder: Path) -> Dict[str, Any]:
                 "SEED": 1,
                 "MISC": {
                     "GREEDY": {
-                        "META_ARCHITECTURE": "CineUnrolledCNN",
-                        "NUM_MODULES": side.modules or 1,
+                        **overrides["MISC"]["GREEDY"],
                         "PARTITION": "auto",
                         "HOOKS": ["Clock"],
                         "LOG_PERIOD": case.total,

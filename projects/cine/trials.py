@@ -76,7 +76,7 @@ def run_trials(trials: Sequence[Trial], jobs: int, description: str) -> None:
             checkpoint, from which the same command continues).
     """
     waiting = [trial for trial in trials if not trial.is_done]
-    running: Dict[Trial, Tuple[List[List[str]], "subprocess.Popen[bytes]"]] = {}
+    running: Dict[Trial, Tuple[List[List[str]], subprocess.Popen[bytes]]] = {}
     with tqdm(total=len(trials), initial=len(trials) - len(waiting), desc=description, disable=None) as bar:
         try:
             while waiting or running:

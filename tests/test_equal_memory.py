@@ -1,0 +1,116 @@
+"""The equal-memory study: its trainings, its candidates, its table."""
+
+import json
+
+import pytest
+
+from meddlr_greedy.config import load_config
+from meddlr_greedy.engine.planning import Example, plan_step
+from meddlr_greedy.errors import UserError
+from projects.cine import equal_memory
+from projects.cine.equal_memory import BACKPROP, FEATURES, STEPS, Candidate, Study
+from projects.cine.trials import Trial, run_trials, training_minutes
+
+
+@pytest.fixture
+def example():
+    return Example.of_shape(load_config(str(BACKPROP)), (16, 32, 6, 4))
+
+
+def test_configs_of_the_pair_differ_in_depth_and_training_alone():
+    backprop, greedy = (load_config(str(config)) for config in equal_memory.CONFIGS.values())
+    for section in ("SOLVER", "DATASETS", "AUG_TRAIN", "DATALOADER"):
+        assert backprop[section] == greedy[section]
+    assert greedy.MISC.GREEDY.META_ARCHITECTURE == backprop.MODEL.META_ARCHITECTURE
+    steps = backprop.MODEL.UNROLLED.NUM_UNROLLED_STEPS
+    assert steps == 5 and backprop.MODEL.UNROLLED.NUM_FEATURES >= 16
+    assert greedy.MODEL.UNROLLED.NUM_UNROLLED_STEPS == 3 * steps
+
+
+@pytest.mark.parametrize("steps", [3, 5])
+def test_candidates_fill_the_budget(example, steps):
+    reference = plan_step(load_config(str(BACKPROP), [STEPS, str(steps)]), example)
+    backprop = equal_memory.backprop_candidates(example, steps, reference.peak)
+    greedy = equal_memory.greedy_candidates(example, steps, reference.peak, 4 * reference.operations)
+    assert (steps, load_config(str(BACKPROP)).get_recursive(FEATURES)) in [(c.steps, c.features) for c in backprop]
+    for candidate in (*backprop, *greedy):
+        assert 0.95 <= candidate.memory.peak / reference.peak <= 1
+        cfg = load_config(str(candidate.config), candidate.opts)
+        assert plan_step(cfg, example).peak == candidate.memory.peak
+    for candidate in greedy:
+        assert candidate.modules >= 2 and candidate.memory.operations <= 4 * reference.operations
+    assert max(c.memory.parameters for c in greedy) > 2 * reference.parameters
+
+
+def test_a_budget_that_nothing_fills(example):
+    with pytest.raises(UserError, match="no network fills 95% to 100 % of 0 MB"):
+        equal_memory.backprop_candidates(example, 3, 1000)
+
+
+def _finish(trial, psnr, minutes=1.0):
+    trial.folder.mkdir(parents=True)
+    rows = [{"iteration": 9, "time": 6.0 * minutes}, {"iteration": 9, "some_val/val_psnr_scan": psnr}]
+    (trial.folder / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_search_takes_the_best_shape_then_its_best_rate(example, tmp_path, monkeypatch):
+    reference = plan_step(load_config(str(BACKPROP)), example)
+    narrow, wide = (Candidate(BACKPROP, 3, features, 1, reference) for features in (8, 16))
+    psnr = {("8", "1e-3"): 30.0, ("16", "1e-3"): 31.0, ("16", "5e-4"): 32.0, ("16", "2e-3"): 29.0}
+
+    def train(trials, jobs, description):
+        for trial in trials:
+            assert not trial.evaluates and trial.opts[trial.opts.index("SOLVER.MAX_ITER") + 1] == "100"
+            values = dict(zip(trial.opts[::2], trial.opts[1::2]))
+            _finish(trial, psnr[values[FEATURES], values["SOLVER.BASE_LR"]])
+
+    monkeypatch.setattr(equal_memory, "run_trials", train)
+    study = Study(tmp_path, 2, 400)
+    best, rate, tried = study.search(tmp_path, "test", [narrow, wide])
+    assert (best, rate) == (wide, "5e-4")
+    assert len(tried) == 4
+    final = study.final(tmp_path, best, rate)
+    assert len({trial.folder for trial in final}) == 3 and all(trial.evaluates for trial in final)
+
+
+def _budget(greedy, backprop):
+    side = {"steps": 3, "features": 8, "modules": 1, "planned": 99, "measured": 98, "learning_rate": "1e-3"}
+    sides = {}
+    for label, psnr in (("backprop", backprop), ("greedy", greedy)):
+        ssim = [value / 100 for value in psnr]
+        sides[label] = {**side, "parameters": 10, "psnr": psnr, "ssim": ssim, "minutes": [1.0, 2.0, 3.0]}
+    return {"bytes": 100, "sides": sides}
+
+
+def test_table_has_spread_and_gain():
+    lines = equal_memory.table([_budget([33.0, 34.0, 35.0], [30.0, 30.0, 33.0])]).splitlines()
+    assert "34.00 ± 1.00" in lines[3] and "99.0%" in lines[3] and "31.00 ± 1.73" in lines[2]
+    assert "+3.00 dB PSNR and +0.0300 SSIM" in lines[-1]
+
+
+def test_figure(tmp_path):
+    equal_memory.draw([_budget([33.0, 34.0, 35.0], [30.0, 30.0, 33.0])], tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_minutes_are_those_of_all_iterations(tmp_path):
+    rows = [{"iteration": 9, "time": 6.0}, {"iteration": 14, "time": 12.0}, {"iteration": 14, "val": 1.0}]
+    (tmp_path / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert training_minutes(tmp_path / "metrics.json") == pytest.approx(2.0)
+
+
+def test_real_trials(write_config, tmp_path):
+    config = write_config(data="beat", arch="CineUnrolledCNN", modules=None)
+    trials = [
+        Trial(tmp_path / "searched", config, ("SEED", "1"), evaluates=False),
+        Trial(tmp_path / "scored", config, ("SEED", "2")),
+    ]
+    run_trials(trials, 2, "test")
+    assert all(trial.is_done for trial in trials)
+    assert trials[0].validation() > 0
+    assert trials[1].results()["datasets"]
+    run_trials(trials, 2, "test")  # nothing is left to do
+    wrong = Trial(tmp_path / "wrong", config, ("SOLVER.NO_SUCH_KEY", "1"))
+    with pytest.raises(UserError, match="wrong.*console.txt"):
+        run_trials([wrong], 1, "test")
+    assert "NO_SUCH_KEY" in (tmp_path / "wrong" / "console.txt").read_text()
