@@ -199,7 +199,7 @@ def plan(args: argparse.Namespace) -> Dict[str, Any]:
             cfg = make_cfg(args.device, arch, 4, 32, modules).clone().defrost()
             if "CG" in arch:
                 cfg.MODEL.UNROLLED.STEP_SIZES = (0.1,)
-                cfg.MODEL.UNROLLED.DC.EPS = 0.0  # meddlr's runs all of its iterations, as planned
+                cfg.MODEL.UNROLLED.DC.EPS = 0.0  # so that meddlr's runs all of its iterations, as planned
             cfg.SOLVER.TRAIN_BATCH_SIZE = 1
             example = Example.of_shape(cfg.freeze(), shape)
 
