@@ -216,7 +216,7 @@ def plan(args: argparse.Namespace) -> Dict[str, Any]:
                     "modules": modules or "backpropagation",
                     "planned_mb": planned / 2**20,
                     "measured_mb": measured / 2**20,
-                    "planned/measured": f"{planned / measured:.4f}",
+                    "planned/measured": planned / measured,
                 }
             )
     return {"rows": rows}
