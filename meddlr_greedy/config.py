@@ -48,6 +48,12 @@ def _is_names(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(_is_name(name) for name in value)
 
 
+def _is_factors(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(
+        _is_number(factor) and 0 < factor < float("inf") for factor in value
+    )
+
+
 def _is_partition(value: Any) -> bool:
     return value == "auto" or (isinstance(value, (list, tuple)) and _is_modules(value))
 
@@ -68,8 +74,29 @@ class GreedyConfig:
         "a positive integer, or a list of positive integers (the steps of each module)",
         _is_modules,
     )
+    # "greedy" trains the modules, see above. "invertible" is end-to-end backpropagation that holds the activations of
+    # one unrolled step, and runs the network backwards for the inputs of the others: with NUM_MODULES 1, one process,
+    # and InvertibleCineUnrolledCNN or InvertibleCGCineUnrolledCNN.
+    TRAINING: str = _key("greedy", "'greedy' or 'invertible'", lambda value: value in ("greedy", "invertible"))
     # Modules to run in evaluation (every module emits an image); 0 runs all.
     NUM_INFERENCE_MODULES: int = _key(0, "a non-negative integer (0: all modules)", _is_count)
+    # Gradient checkpointing inside modules: backward runs the unrolled steps again, one by one, so that a module keeps
+    # the images between its steps and what one step needs. The gradients are the same, bit for bit.
+    CHECKPOINT: bool = _key(False, "True or False", lambda value: isinstance(value, bool))
+    # Unrolled steps of the module before that the local loss of a module reaches, too (one process in a chain).
+    OVERLAP: int = _key(0, "a non-negative integer (0: none)", _is_count)
+    # Precision of the regulariser's layers, in training and evaluation; parameters and data consistency stay float32.
+    AMP: str = _key("", "'' (float32) or 'bf16'", lambda value: value in ("", "bf16"))
+    # Unrolled steps after a module, frozen, through which its image runs on before its local loss is taken (one process
+    # in a chain).
+    LOOK_AHEAD: int = _key(0, "a non-negative integer (0: none)", _is_count)
+    # Largest norm of the gradient of each module, clipped on its own before the update (of the whole gradient, where a
+    # network is not trained greedily); 0 clips nothing.
+    CLIP_NORM: float = _key(
+        0.0, "a non-negative number (0: off)", lambda value: _is_number(value) and 0 <= value < float("inf")
+    )
+    # Factors of the learning rate (SOLVER.BASE_LR and its schedule), one for each module; () is 1 for all.
+    LR_FACTORS: Tuple[float, ...] = _key((), "a list of positive numbers (one for each module), or []", _is_factors)
     # Modules of each process of a chain, where several processes train one network; "auto" balances measured times.
     PARTITION: Union[str, Tuple[int, ...]] = _key(
         "auto", "'auto', or a list of positive integers (the modules of each process)", _is_partition
@@ -92,6 +119,10 @@ class GreedyConfig:
     BEST_METRIC: str = _key("", "the name of a validation metric", lambda value: isinstance(value, str))
     # Iterations between two lines of the console, metrics.json and TensorBoard.
     LOG_PERIOD: int = _key(20, "a positive integer", _is_positive)
+    # CGCineUnrolledCNN and its subclasses: "unrolled" is the gradient of the conjugate gradient iterations, each of
+    # which holds its images for backward. "implicit" is the gradient of the solution, by a second solve in backward: it
+    # holds one image, but is exact only where both solves converge (MODEL.UNROLLED.DC.MAX_ITER and EPS).
+    CG_BACKWARD: str = _key("unrolled", "'unrolled' or 'implicit'", lambda value: value in ("unrolled", "implicit"))
     # Cine: the part of every readout that is not sampled, at its beginning (asymmetric echo).
     PARTIAL_ECHO: float = _key(
         0.0, "a number from 0 to below 0.5", lambda value: _is_number(value) and 0 <= value < 0.5
@@ -253,6 +284,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
                 raise UserError(f"{key}: a section; allowed are its keys, for example {_all_keys(cfg, key)[0]}")
             _merge(f"override {key}", cfg.merge_from_list, [key, value])
     cfg.MISC.GREEDY = CfgNode(asdict(GreedyConfig.from_mapping(greedy)))
+    _check_is_greedy(cfg)
     if cfg.TIME_SCALE not in ("epoch", "iter"):
         raise UserError(f"TIME_SCALE: found '{cfg.TIME_SCALE}', allowed are 'epoch' and 'iter'")
     if cfg.SEED >= 2**32:
@@ -261,6 +293,18 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     if not cfg.MODEL.META_ARCHITECTURE.startswith("monai/"):
         _check_registered(cfg, "MODEL.META_ARCHITECTURE", [name for name, _ in META_ARCH_REGISTRY])
     return cfg.freeze()
+
+
+def _check_is_greedy(cfg: CfgNode) -> None:
+    """Keys that a network which is not trained greedily would ignore."""
+    if cfg.MODEL.META_ARCHITECTURE == "GreedyUnrolled":
+        return
+    for key in ("CHECKPOINT", "OVERLAP", "AMP", "LR_FACTORS", "LOOK_AHEAD"):
+        if cfg.MISC.GREEDY[key]:
+            raise UserError(
+                f"{_PREFIX}{key}: found {cfg.MISC.GREEDY[key]!r}, but MODEL.META_ARCHITECTURE is"
+                f" '{cfg.MODEL.META_ARCHITECTURE}'; allowed with 'GreedyUnrolled' (NUM_MODULES 1 is backpropagation)"
+            )
 
 
 def _check_sections(values: Mapping[str, Any], cfg: CfgNode, prefix: str = "") -> None:

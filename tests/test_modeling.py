@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from meddlr.config import get_cfg
+from meddlr.config import CfgNode, get_cfg
 from meddlr.forward import SenseModel
 from meddlr.modeling import build_loss_computer, build_model
 from meddlr.modeling.loss_computer import IMAGE_LOSSES, KSPACE_LOSSES
@@ -12,6 +12,7 @@ from meddlr.modeling.meta_arch.unrolled import CGUnrolledCNN
 from meddlr.utils.events import EventStorage
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.losses import complex_l1
 from meddlr_greedy.modeling.spatiotemporal import SpatioTemporalConv, SpatioTemporalResNet
 from projects.cine.benchmark import StockCine, StockConv
 
@@ -129,6 +130,28 @@ def test_cine_networks_equal_stock_parts(arch, maps):
         a, b = (out[key] for out in outputs)
         assert a.shape == batch["target"].shape
         assert ((a - b).norm() / b.norm()).item() < 1e-4, key
+
+
+@pytest.mark.parametrize("arch", ["CGCineUnrolledCNN", "KtSparseCineUnrolledCNN"])
+@pytest.mark.parametrize("modules", [None, 1, 2])
+def test_implicit_gradient_is_that_of_converged_iterations(arch, modules):
+    batch, gradients = cine_batch(), []
+    for backward in ("unrolled", "implicit"):
+        cfg = cine_cfg("MODEL.UNROLLED.STEP_SIZES", (0.3,), "MODEL.UNROLLED.DC.MAX_ITER", 30)
+        cfg.MODEL.RECON_LOSS.RENORMALIZE_DATA = False
+        cfg.MODEL.UNROLLED.DC.EPS, cfg.MODEL.META_ARCHITECTURE = 1e-5, "GreedyUnrolled" if modules else arch
+        cfg.MISC.GREEDY = CfgNode(
+            {"META_ARCHITECTURE": arch, "NUM_MODULES": modules or 1, "CG_BACKWARD": backward}, new_allowed=True
+        )
+        torch.manual_seed(0)
+        network = build_model(cfg).train()
+        for p in network.parameters():
+            if not p.any():  # with zeros in the last layer, the layers before it would have no gradient
+                torch.nn.init.normal_(p, std=0.1)
+        complex_l1(network(batch)["pred"], batch["target"]).backward()
+        gradients.append([p.grad for p in network.parameters()])
+    for unrolled, implicit in zip(*gradients):
+        assert (implicit - unrolled).norm() < 1e-4 * unrolled.norm()
 
 
 def test_visualization(datasets):

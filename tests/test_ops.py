@@ -5,8 +5,9 @@ import torch
 from meddlr.forward import SenseModel
 from meddlr.ops.opt import conjgrad
 
+from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.ops.cine_sense import CineSenseModel
-from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient
+from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient, implicit_conjugate_gradient
 
 # B, H, W, T, C, M
 SHAPES = [(1, 16, 12, 4, 3, 1), (2, 15, 13, 3, 4, 2), (1, 7, 8, 1, 1, 1), (2, 8, 9, 5, 2, 2)]
@@ -70,6 +71,14 @@ def test_normal_operator_keeps_nothing_for_backward():
     assert not packed
 
 
+@pytest.mark.parametrize("name", ["maps", "weights"])
+def test_normal_operator_refuses_to_drop_a_gradient(name):
+    A, _, x, _ = make(SHAPES[0], "lines")
+    getattr(A, name).requires_grad_()
+    with pytest.raises(ValueError, match="requires a gradient"):
+        A.normal(x)
+
+
 def test_line_masks_use_one_dimensional_ffts():
     assert make(SHAPES[0], "lines")[0]._fft_dims == (-1,)
     assert make(SHAPES[0], "points")[0]._fft_dims == (-2, -1)
@@ -83,10 +92,10 @@ def test_shapes_are_checked(maps, mask):
         CineSenseModel(randn(*maps), None if mask is None else torch.ones(mask))
 
 
-def spd_batch(eigenvalues, size=12):
+def spd_batch(eigenvalues, size=12, dtype=torch.complex64):
     """One Hermitian positive matrix per example, and the operator that applies them."""
     torch.manual_seed(1)
-    q, _ = torch.linalg.qr(randn(len(eigenvalues), size, size))
+    q, _ = torch.linalg.qr(randn(len(eigenvalues), size, size).to(dtype))
     diagonal = torch.stack([torch.linspace(lo, hi, size) for lo, hi in eigenvalues]).to(q.dtype)
     matrices = q @ torch.diag_embed(diagonal) @ q.mH
     return matrices, lambda x: (matrices @ x[..., None])[..., 0]
@@ -122,3 +131,73 @@ class TestConjugateGradient:
         x = conjugate_gradient(normal, b, torch.zeros(1, 12, dtype=torch.complex64), mu=0.1, max_iter=5)
         x.abs().pow(2).sum().backward()
         assert torch.isfinite(torch.view_as_real(b.grad)).all() and not x.abs().sum()
+
+
+class TestImplicitGradient:
+    def gradients(self, solve, eigenvalues, scale=1.0, **kwargs):
+        _, normal = spd_batch(eigenvalues)
+        b, mu = randn(len(eigenvalues), 12).requires_grad_(), torch.tensor([0.3], requires_grad=True)
+        start, weights = randn(*b.shape), scale * randn(*b.shape)
+        x = solve(normal, b, start, mu, **kwargs)
+        (weights * x).sum().abs().backward()
+        return b.grad, mu.grad
+
+    @pytest.mark.parametrize("scale", [1.0, 1e-8])  # a gradient that is smaller than eps is none the less solved for
+    @pytest.mark.parametrize("eigenvalues", [[(0.5, 2.0)], [(1.0, 1.0), (0.1, 9.0)]])  # the second: 1 and 12 iterations
+    def test_agrees_with_autograd_where_converged(self, eigenvalues, scale):
+        results = [
+            self.gradients(solve, eigenvalues, scale, max_iter=20, eps=1e-6)
+            for solve in (conjugate_gradient, implicit_conjugate_gradient)
+        ]
+        for unrolled, implicit in zip(*results):
+            assert unrolled.shape == implicit.shape and relative(implicit, unrolled) < 1e-4
+
+    def test_differs_where_not_converged(self):
+        results = [
+            self.gradients(solve, [(0.1, 9.0)], max_iter=2)
+            for solve in (conjugate_gradient, implicit_conjugate_gradient)
+        ]
+        assert relative(results[1][0], results[0][0]) > 1e-2
+
+    def test_solution_is_the_same_bit_for_bit(self):
+        _, normal = spd_batch([(0.5, 2.0), (0.1, 9.0)])
+        b, start = randn(2, 12), randn(2, 12)
+        for mu in (0.2, torch.tensor([0.2])):
+            a, b_ = (solve(normal, b, start, mu) for solve in (conjugate_gradient, implicit_conjugate_gradient))
+            assert torch.equal(a, b_)
+
+    @pytest.mark.parametrize("shape", [(), (1,), (2, 1)])
+    def test_gradcheck(self, shape):
+        _, normal = spd_batch([(0.5, 2.0), (1.0, 1.0)], size=4, dtype=torch.complex128)
+        b = randn(2, 4).to(torch.complex128).requires_grad_()
+        mu = torch.full(shape, 0.3, dtype=torch.float64, requires_grad=True)
+        start = torch.zeros_like(b)
+        assert torch.autograd.gradcheck(
+            lambda b, mu: implicit_conjugate_gradient(normal, b, start, mu, max_iter=12, eps=1e-12), (b, mu)
+        )
+
+    def test_examples_do_not_influence_each_other(self):
+        matrices, _ = spd_batch([(1.0, 1.0), (0.1, 50.0)])
+        both, weights = randn(2, 12), randn(2, 12)
+
+        def gradient(examples):
+            b = both[examples].clone().requires_grad_()
+            x = implicit_conjugate_gradient(
+                lambda x: (matrices[examples] @ x[..., None])[..., 0], b, torch.zeros_like(b), 0.3, max_iter=8
+            )
+            (x * weights[examples]).real.sum().backward()
+            return b.grad
+
+        assert relative(gradient(slice(0, 2))[:1], gradient(slice(0, 1))) < 1e-6
+
+    def test_bytes_held_do_not_grow_with_iterations(self):
+        A, _, x, _ = make(SHAPES[0], "lines")
+
+        def held(solve, iterations):
+            b = x.clone().requires_grad_()
+            with HeldForBackward(exclude=[b]) as held:
+                solve(A.normal, b, torch.zeros_like(b), torch.tensor([0.3], requires_grad=True), iterations, 1e-9)
+            return held.peak_bytes
+
+        assert held(conjugate_gradient, 20) > 3 * held(conjugate_gradient, 5)
+        assert held(implicit_conjugate_gradient, 20) == held(implicit_conjugate_gradient, 5) < 1.1 * 8 * x.numel()

@@ -33,6 +33,12 @@ OPTS = [
     *("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "MISC.GREEDY.LOG_PERIOD", "2"),
 ]
 CG = ["MODEL.UNROLLED.STEP_SIZES", "(0.1,)"]
+KNOBS = [
+    *("MISC.GREEDY.CHECKPOINT", "True", "MISC.GREEDY.AMP", "bf16", "MISC.GREEDY.CLIP_NORM", "0.01"),
+    *("MISC.GREEDY.LR_FACTORS", "[0.5, 1, 2, 3]", "SOLVER.GRAD_ACCUM_ITERS", "3", "MODEL.UNROLLED.DROPOUT", "0.2"),
+]
+# What needs the whole network in each process.
+REACH = ["MISC.GREEDY.OVERLAP", "1", "MISC.GREEDY.LOOK_AHEAD", "1"]
 
 
 def opts_with(**changes):
@@ -100,6 +106,7 @@ def ended_well(job):
         ),
         ("flat", "CGUnrolledCNN", CG, {3: ["MISC.GREEDY.PARTITION", "[2, 1, 1]"]}),
         ("beat", "CGCineUnrolledCNN", [*CG, "DATALOADER.NUM_WORKERS", "1"], {2: []}),
+        ("beat", "CineUnrolledCNN", KNOBS, {2: []}),
     ],
 )
 def test_same_bits_as_one_process(write_config, tmp_path, start, data, arch, opts, runs):
@@ -142,8 +149,10 @@ def test_resuming_on_other_numbers_of_processes(write_config, tmp_path, start):
     assert [line["iteration"] for line in metrics(run)] == [line["iteration"] for line in metrics(tmp_path / "whole")]
 
 
-@pytest.mark.parametrize(("num", "replicas"), [(4, 2), (2, 2)])
-def test_replicas_average_to_one_process(write_config, make_cfg, tmp_path, start, num, replicas):
+@pytest.mark.parametrize(
+    ("num", "replicas", "extra"), [(4, 2, []), (2, 2, []), (2, 2, [*REACH, "MISC.GREEDY.CLIP_NORM", "0.01"])]
+)
+def test_replicas_average_to_one_process(write_config, make_cfg, tmp_path, start, num, replicas, extra):
     of_kind = {"data": "beat", "arch": "CineUnrolledCNN", "modules": 4}
     # Not from zero biases: a difference in the last bits is no small part of what they become in a few steps of Adam.
     torch.manual_seed(0)
@@ -152,7 +161,7 @@ def test_replicas_average_to_one_process(write_config, make_cfg, tmp_path, start
         for key, value in build_model(make_cfg(**of_kind)).state_dict().items()
     }
     torch.save({"model": weights}, tmp_path / "start.pth")
-    opts = [*OPTS, "SOLVER.TRAIN_BATCH_SIZE", "4", "SOLVER.GRAD_ACCUM_ITERS", "2"]
+    opts = [*OPTS, *extra, "SOLVER.TRAIN_BATCH_SIZE", "4", "SOLVER.GRAD_ACCUM_ITERS", "2"]
     opts += ["MODEL.WEIGHTS", str(tmp_path / "start.pth")]
     train_main(["--config-file", str(write_config(**of_kind, out=tmp_path / "one")), *opts])
     config = write_config(**of_kind, out=tmp_path / "many")
@@ -531,7 +540,10 @@ def test_torchrun_restarts_and_resumes(write_config, tmp_path):
         (2, ["MODEL.UNROLLED.SHARE_WEIGHTS", True], ["MODEL.UNROLLED.SHARE_WEIGHTS"]),
         (2, ["MODEL.META_ARCHITECTURE", "GeneralizedUnrolledCNN"], ["MODEL.META_ARCHITECTURE", "GreedyUnrolled"]),
         (2, ["MISC.GREEDY.REPLICAS", 2, "SOLVER.TRAIN_BATCH_SIZE", 3], ["SOLVER.TRAIN_BATCH_SIZE: found 3"]),
+        (2, ["MISC.GREEDY.OVERLAP", 1], ["MISC.GREEDY.OVERLAP: found 1", "2 processes", "travel back"]),
+        (2, ["MISC.GREEDY.LOOK_AHEAD", 1], ["MISC.GREEDY.LOOK_AHEAD: found 1", "2 processes", "in another process"]),
         (2, ["MISC.GREEDY.REPLICAS", 2, "MODEL.RECON_LOSS.NAME", "k_l1_sum"], ["MODEL.RECON_LOSS.NAME", "k_l1_sum"]),
+        (2, ["MISC.GREEDY.TRAINING", "invertible"], ["MISC.GREEDY.TRAINING: found 'invertible'", "one process"]),
     ],
 )
 def test_impossible_requests(write_config, num, opts, words):

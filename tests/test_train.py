@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from meddlr_greedy.engine import GreedyTrainer
+from meddlr_greedy.engine.processes import PeerLost
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
 from meddlr_greedy.train_net import main as train_main
 
@@ -139,14 +140,14 @@ def test_periods_of_zero_mean_at_the_end_only(write_config, tmp_path):
 
 @pytest.mark.parametrize("module", [1, 2, 3])
 def test_non_finite_loss_stops_before_the_update(write_config, tmp_path, monkeypatch, capsys, module):
-    original, calls = GreedyUnrolled.run_module, []
+    original, calls = GreedyUnrolled.run_steps, []
 
-    def poisoned(self, k, image, problem):
-        out = original(self, k, image, problem)
-        calls.append(k)
-        return out * float("nan") if k == module - 1 and calls.count(k) == 4 else out
+    def poisoned(self, steps, image, problem, **options):
+        out = original(self, steps, image, problem, **options)
+        calls.append(steps)
+        return out * float("nan") if steps == self.module_steps[module - 1] and calls.count(steps) == 4 else out
 
-    monkeypatch.setattr(GreedyUnrolled, "run_module", poisoned)
+    monkeypatch.setattr(GreedyUnrolled, "run_steps", poisoned)
     with pytest.raises(SystemExit) as end:
         train(write_config(modules=3), "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "0")
     assert end.value.code == 1
@@ -186,14 +187,18 @@ def test_killed_during_an_evaluation(write_config, tmp_path, monkeypatch):
     assert [i for i, value in of_runs[0] if value is not None] == [2, 5, 8]
 
 
-def test_failing_evaluation_leaves_a_checkpoint(write_config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error, leaves", [(RuntimeError("out of disk"), True), (PeerLost(1, "reset"), False)])
+def test_failing_evaluation_leaves_a_checkpoint(write_config, tmp_path, monkeypatch, error, leaves):
+    """Unless it failed for a lost process, without which there is no whole checkpoint."""
+
     def test(cls, *args, **kwargs):
-        raise RuntimeError("out of disk")
+        raise error
 
     monkeypatch.setattr(GreedyTrainer, "test", classmethod(test))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(type(error)):
         train(write_config(), "SOLVER.CHECKPOINT_PERIOD", "0")
-    assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000004.pth"
+    last = tmp_path / "run" / "last_checkpoint"
+    assert last.exists() == leaves and (not leaves or last.read_text() == "model_0000004.pth")
 
 
 # ---- real processes

@@ -117,6 +117,7 @@ class RunState:
     def __init__(self, cfg: CfgNode):
         self.seed = cfg.SEED
         self.solver = {key: cfg.SOLVER[key] for key in self._FIXED + self._KEPT}
+        self.lr_factors = list(cfg.MISC.GREEDY.LR_FACTORS)
         self._loaded: Dict[str, Any] = {}
 
     def state_dict(self) -> Dict[str, Any]:
@@ -125,6 +126,7 @@ class RunState:
         return {
             "seed": self.seed,
             "solver": self.solver,
+            "lr_factors": self.lr_factors,
             "threads": torch.get_num_threads(),
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -151,6 +153,12 @@ class RunState:
                     found,
                     before,
                 )
+        if state.get("lr_factors", []) != self.lr_factors:
+            logger.warning(
+                "MISC.GREEDY.LR_FACTORS: found %s, but the learning rates continue as in the checkpoint's run (%s)",
+                self.lr_factors,
+                state.get("lr_factors", []),
+            )
         if state["threads"] != torch.get_num_threads():
             logger.warning(
                 "Resuming with %d threads, the checkpoint had %d: results can differ in the last bits"

@@ -69,6 +69,8 @@ class IsolatedEvaluation(EvalHook):
         try:
             with torch.random.fork_rng(devices=devices), isolated_generators(EVALUATION_SEED):
                 super()._do_eval()
+        except ConnectionError:
+            raise  # a process that was lost cannot give its part of a checkpoint
         except Exception:
             # The checkpoint otherwise comes last; a failing evaluation must cost nothing but itself.
             self.trainer.checkpoint_writer.write()
@@ -140,7 +142,9 @@ class DecoupledTraining(HookBase):
 
     Every ``MISC.GREEDY.LOG_PERIOD`` iterations it logs ``module_<k>/grad_norm``, ``module_<k>/time`` (s: forward and
     backward) and ``module_<k>/memory_mb`` (CUDA: peak allocated, which resets what the console shows as max_mem; CPU:
-    tensors held for backward, the batch included). With gradient accumulation the norm is that of the sum so far.
+    tensors held for backward, the batch included; with ``MISC.GREEDY.CHECKPOINT`` without those of the one step that
+    runs again). With gradient accumulation the norm is that of the sum so far; with ``MISC.GREEDY.CLIP_NORM`` that
+    after clipping.
     Does nothing for a network that is not trained greedily.
     """
 

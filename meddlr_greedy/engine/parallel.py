@@ -566,12 +566,28 @@ def _check_possible(cfg: CfgNode, place: Place) -> None:
             f" started; only '{GreedyUnrolled.__name__}' can be spread (NUM_MODULES 1 with REPLICAS"
             f" {place.num_processes} is backpropagation with data parallelism)"
         )
+    if cfg.MISC.GREEDY.TRAINING == "invertible":
+        raise UserError(
+            "MISC.GREEDY.TRAINING: found 'invertible', which allows one process, but"
+            f" {place.num_processes} were started"
+        )
     check_partition(cfg, place.num_stages)
     if cfg.MODEL.UNROLLED.SHARE_WEIGHTS and place.num_stages > 1:
         raise UserError(
             "MODEL.UNROLLED.SHARE_WEIGHTS: found True, but modules of different processes cannot share weights; allowed"
             f" is False, or MISC.GREEDY.REPLICAS {place.num_processes} (the whole network in each process)"
         )
+    reasons = {
+        "OVERLAP": "a gradient would have to travel back to the process before",
+        "LOOK_AHEAD": "the weights of the next steps are in another process",
+    }
+    for key, reason in reasons.items():
+        if cfg.MISC.GREEDY[key] and place.num_stages > 1:
+            raise UserError(
+                f"MISC.GREEDY.{key}: found {cfg.MISC.GREEDY[key]}, but a chain has {place.num_stages} processes, and"
+                f" {reason}; allowed is 0, or MISC.GREEDY.REPLICAS {place.num_processes} (the whole network in each"
+                " process)"
+            )
     if place.num_replicas == 1:
         return
     batch_size, loss = cfg.SOLVER.TRAIN_BATCH_SIZE, cfg.MODEL.RECON_LOSS.NAME

@@ -26,6 +26,7 @@ from meddlr_greedy.engine.build import TRAINER_REGISTRY, build_hooks
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, RunState
 from meddlr_greedy.engine.hooks import BestCheckpoint, CheckpointWriter, FlushAtEnd, IsolatedEvaluation
 from meddlr_greedy.engine.launch import handling_signals
+from meddlr_greedy.engine.updates import LearningRates, clip_gradients, scale_learning_rates
 from meddlr_greedy.errors import NonFiniteLossError, Preempted, UserError, naming
 from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator
 from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC, HeldOutEvaluator
@@ -54,8 +55,7 @@ class GreedyTrainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode):
         super().__init__(cfg)
-        if isinstance(self.model, DataParallel):  # meddlr wraps wherever several devices are visible
-            self.model = self.model.module
+        self.model = _unwrapped(self.model)
         _check_axes(self.model, self.data_loader.dataset.dataset, cfg)
         self._signals: List[int] = []  # received, acted on between two iterations
         self.run_state = RunState(cfg)
@@ -85,8 +85,17 @@ class GreedyTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        name = cfg.MODEL.META_ARCHITECTURE
+        if cfg.MISC.GREEDY.TRAINING != "greedy" and name != GreedyUnrolled.__name__:
+            raise UserError(
+                f"MISC.GREEDY.TRAINING: found '{cfg.MISC.GREEDY.TRAINING}', which needs MODEL.META_ARCHITECTURE"
+                f" '{GreedyUnrolled.__name__}', but that is '{name}'"
+            )
         with naming("MODEL"):
-            return super().build_model(cfg)
+            model = super().build_model(cfg)
+        if isinstance(model, GreedyUnrolled):
+            model.asked_of_trainer = {}  # see build_optimizer
+        return model
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Any) -> Any:
@@ -109,7 +118,11 @@ class GreedyTrainer(DefaultTrainer):
         with naming("SOLVER.OPTIMIZER"):
             optimizer = super().build_optimizer(cfg, model)
         if isinstance(optimizer, GradAccumOptimizer):
-            return ResumableGradAccumOptimizer(optimizer.optimizer, optimizer.accumulation_iters)
+            optimizer = ResumableGradAccumOptimizer(optimizer.optimizer, optimizer.accumulation_iters)
+        if cfg.MISC.GREEDY.CLIP_NORM:
+            clip_gradients(optimizer, model, cfg.MISC.GREEDY.CLIP_NORM)
+        if cfg.MISC.GREEDY.LR_FACTORS:
+            scale_learning_rates(optimizer, model, cfg.MISC.GREEDY.LR_FACTORS)
         return optimizer
 
     def build_hooks(self) -> list:
@@ -127,10 +140,15 @@ class GreedyTrainer(DefaultTrainer):
             meddlr_hooks.IterationTimer(),
             *build_hooks(cfg),  # before the flush, which clears the gradients
             FlushAtEnd() if isinstance(self.optimizer, GradAccumOptimizer) else None,
-            meddlr_hooks.LRScheduler(self.optimizer, self.scheduler),
+            self._build_schedule(),
             IsolatedEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate),
             BestCheckpoint(cfg.MISC.GREEDY.BEST_METRIC, metrics, cfg.OUTPUT_DIR),
         ]
+
+    def _build_schedule(self) -> Any:
+        if self.cfg.MISC.GREEDY.LR_FACTORS:
+            return LearningRates(self.optimizer, self.scheduler, _unwrapped(self.model))
+        return meddlr_hooks.LRScheduler(self.optimizer, self.scheduler)
 
     def build_writers(self) -> list:
         """Console, metrics.json and TensorBoard, without the iterations that a resumed run repeats."""
@@ -203,14 +221,14 @@ class GreedyTrainer(DefaultTrainer):
         outputs = self.model(inputs)
         self._hand_on(outputs)
         outputs.update({key: inputs[key] for key in ("mean", "std", "norm") if key in inputs})
-        scalars = {key: value for key, value in outputs.items() if "loss" in key}
+        scalars = {key: value for key, value in outputs.items() if "loss" in key or key == "inversion_error"}
         loss, of_last = self._loss(inputs, outputs)
         scalars.update(of_last)
         del outputs
 
         self.optimizer.zero_grad()
         loss.backward()
-        values = _read(scalars)
+        values = self._read(scalars)
         self._check_finite(values)
         self._average(values)
         self.optimizer.step()
@@ -255,6 +273,11 @@ class GreedyTrainer(DefaultTrainer):
         """What random layers draw (dropout) is a function of the run's seed, the iteration and the unrolled step."""
         return example_seed(max(self.cfg.SEED, 0), self.iter, "random layers")
 
+    def _read(self, scalars: Dict[str, torch.Tensor]) -> Dict[str, float]:
+        """All scalars with one transfer from the device."""
+        values = torch.stack([value.detach().float().mean() for value in scalars.values()]).tolist()
+        return dict(zip(scalars, values))
+
     def _check_finite(self, values: Dict[str, float]) -> None:
         for name, value in values.items():
             if "loss" in name and not -float("inf") < value < float("inf"):
@@ -271,6 +294,11 @@ class GreedyTrainer(DefaultTrainer):
             f"{signal.Signals(number).name} received: {name} written after iteration {self.iter} of"
             f" {self.max_iter}; continue with --resume"
         )
+
+
+def _unwrapped(model: torch.nn.Module) -> Any:
+    """Without DataParallel, in which meddlr wraps wherever several devices are visible."""
+    return model.module if isinstance(model, DataParallel) else model
 
 
 def _is_scored_by_held_out_lines(cfg: CfgNode, dataset_name: str) -> bool:
@@ -290,12 +318,6 @@ def _check_axes(model: torch.nn.Module, dataset: Any, cfg: CfgNode) -> None:
             f" DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} is {'2D' if takes_cine else 'cine'}; CineUnrolledCNN and"
             " CGCineUnrolledCNN take cine"
         )
-
-
-def _read(scalars: Dict[str, torch.Tensor]) -> Dict[str, float]:
-    """All scalars with one transfer from the device."""
-    values = torch.stack([value.detach().float().mean() for value in scalars.values()]).tolist()
-    return dict(zip(scalars, values))
 
 
 def _drop_iterations_from(path: str, start_iter: int) -> None:

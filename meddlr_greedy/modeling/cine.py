@@ -1,20 +1,22 @@
 """Unrolled networks for cardiac cine (2D+t): proximal gradient steps (DL-ESPIRiT) and conjugate gradients (MoDL)."""
 
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 import torch
 from meddlr.config import CfgNode
 from meddlr.config.config import configurable
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY, build_model
 from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
-from torch import nn
 
+from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.modeling.inputs import prepare_inputs
 from meddlr_greedy.ops.cine_sense import CineSenseModel
-from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient
+from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient, implicit_conjugate_gradient
 
 __all__ = ["CineUnrolledCNN", "CGCineUnrolledCNN"]
+
+Regulariser = Callable[[torch.Tensor], torch.Tensor]
 
 # Frames, readout and phase encode of the image that a regulariser is tried with: a U-Net can halve it four times.
 _PROBE = (16, 16, 16)
@@ -34,6 +36,7 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
     # forward only chooses the signal model; the steps run through step() as in the base class.
     greedy_compatible = True
     kspace_axes = 5  # (B, H, W, T, C)
+    regulariser = "SpatioTemporalResNet"  # that "ResNet" stands for
 
     def build_signal_model(self, maps: torch.Tensor, weights: Optional[torch.Tensor]) -> CineSenseModel:
         return CineSenseModel(maps, weights)
@@ -47,7 +50,7 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
     def dc(self, *, image, A, zf_image, step_size):  # noqa: N803 (meddlr's name)
         return image + step_size * (A.normal(image) - zf_image)
 
-    def reg(self, *, image: torch.Tensor, model: nn.Module, dims=None) -> torch.Tensor:
+    def reg(self, *, image: torch.Tensor, model: Regulariser, dims=None) -> torch.Tensor:
         num_batch, height, width, num_frames, num_maps = image.shape
         x = torch.view_as_real(image.permute(0, 3, 1, 2, 4).contiguous())
         x = x.reshape(num_batch, num_frames, height, width, 2 * num_maps)
@@ -80,7 +83,7 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
         name = cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE
         if name == "ResNet":
             cfg = cfg.clone().defrost()
-            cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE = "SpatioTemporalResNet"
+            cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE = cls.regulariser
             return super().from_config(cfg.freeze(), **kwargs)
         _check_regulariser(cfg, name)
         return super().from_config(cfg, **kwargs)
@@ -120,12 +123,14 @@ class CGCineUnrolledCNN(CineUnrolledCNN):
 
     Aggarwal et al., "MoDL: model-based deep learning architecture for inverse problems", IEEE TMI 2019. The step sizes
     are the :math:`\mu_i`; ``MODEL.UNROLLED.DC.MAX_ITER`` and ``EPS`` as for meddlr's ``CGUnrolledCNN``, but with a
-    fixed number of iterations, each example frozen once converged.
+    fixed number of iterations, each example frozen once converged. ``MISC.GREEDY.CG_BACKWARD`` chooses between the
+    gradient of the iterations and that of the solution.
     """
 
     @configurable
-    def __init__(self, *args, cg_max_iter: int = 10, cg_eps: float = 1e-4, **kwargs):
+    def __init__(self, *args, cg_max_iter: int = 10, cg_eps: float = 1e-4, cg_backward: str = "unrolled", **kwargs):
         super().__init__(*args, order=("reg", "dc"), **kwargs)
+        self.solve = {"unrolled": conjugate_gradient, "implicit": implicit_conjugate_gradient}[cg_backward]
         self.cg_max_iter = cg_max_iter
         self.cg_eps = cg_eps
         weights = [float(mu.detach()) for mu in self.step_sizes]
@@ -137,7 +142,7 @@ class CGCineUnrolledCNN(CineUnrolledCNN):
 
     def step(self, *, image, model, A, zf_image, step_size, dims):  # noqa: N803 (meddlr's name)
         regularized = self.reg(image=image, model=model, dims=dims)
-        return conjugate_gradient(
+        return self.solve(
             A.normal,
             b=zf_image + step_size * regularized,
             x=image,  # where meddlr's CGUnrolledCNN starts, too
@@ -153,5 +158,6 @@ class CGCineUnrolledCNN(CineUnrolledCNN):
             **super().from_config(cfg, **kwargs),
             "cg_max_iter": unrolled.DC.MAX_ITER,
             "cg_eps": unrolled.DC.EPS,
+            "cg_backward": GreedyConfig.from_cfg(cfg).CG_BACKWARD,
             **kwargs,
         }

@@ -10,11 +10,12 @@ Learning for Large-Scale Accelerated MRI Reconstruction", arXiv 2207.08393)::
         gradient of loss_k with respect to the parameters of module k; frees the graph of module k
     update all parameters
 
-K = 1 is end-to-end backpropagation. Activations are held for one module at a time.
+K = 1 is end-to-end backpropagation. Activations are held for one module at a time. The loop itself, and how far a loss
+may reach beyond its module, are in :mod:`~meddlr_greedy.modeling.local_gradients`; how a single step runs is in
+:mod:`~meddlr_greedy.modeling.unrolled_step`.
 """
 
-from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import torch
 from meddlr.config import CfgNode
@@ -27,15 +28,19 @@ from torch import nn
 
 from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
-from meddlr_greedy.modeling.inputs import MeasuredLines, prepare_inputs
+from meddlr_greedy.modeling.inputs import UnrolledProblem, prepare_inputs
+from meddlr_greedy.modeling.invertible import check_invertible, run_reversibly
+from meddlr_greedy.modeling.local_gradients import forward_greedily
 from meddlr_greedy.modeling.losses import LeanLossComputer, as_local_loss, complex_l1
+from meddlr_greedy.modeling.unrolled_step import StepMode, block_of_step, run_step
 
 __all__ = ["GreedyUnrolled", "partition_steps"]
 
 #: Wrappers of meddlr that train an inner architecture with losses of their own.
 _WRAPPERS = ("N2R", "M2R", "NM2R", "A2R", "SSDU", "DENOISING")
 
-Gradients = Dict[nn.Parameter, torch.Tensor]
+#: Keys of the config that take effect in the update, which is the trainer's.
+_KEYS_OF_TRAINER = ("CLIP_NORM", "LR_FACTORS")
 
 
 def partition_steps(num_steps: int, num_modules: Union[int, Sequence[int]]) -> List[range]:
@@ -71,33 +76,6 @@ def partition_steps(num_steps: int, num_modules: Union[int, Sequence[int]]) -> L
     return [range(end - size, end) for end, size in zip(ends, sizes)]
 
 
-class UnrolledProblem(NamedTuple):
-    """What every unrolled step needs of one batch, prepared once."""
-
-    inputs: Dict[str, Any]  #: the batch on the network's device, see prepare_inputs
-    A: nn.Module  #: signal model
-    zf_image: torch.Tensor  #: zero-filled image A^H y, (B, H, W, [T,] M)
-    image: (
-        torch.Tensor
-    )  #: where the first module that runs here starts: zf_image, or what a module elsewhere made of it
-    target: Optional[torch.Tensor]  #: fully sampled image, same shape
-    measured: Optional[MeasuredLines]  #: what was measured on the lines held out for the loss
-    dims: Tuple[int, ...]  #: shape of k-space, (B, H, W, [T,] C)
-
-    @property
-    def reference(self) -> Dict[str, Any]:
-        """What the loss of a module compares its image with."""
-        return {"target": self.target, "signal_model": self.A, "measured": self.measured}
-
-    def handed_on(self, image: torch.Tensor) -> Dict[str, Any]:
-        """The batch for the process that runs the next modules: without k-space where nobody needs it there."""
-        unused = ["edge_mask", "signal_model", "measured"]
-        if "postprocessing_mask" not in self.inputs:  # which puts the measured k-space into the result
-            unused.append("kspace")
-        kept = {key: value for key, value in self.inputs.items() if key not in unused}
-        return {**kept, "zf_image": self.zf_image, "image": image.detach(), "dims": self.dims}
-
-
 class WholeNetwork(NamedTuple):
     """Names in the whole network, of which a process may keep a part."""
 
@@ -123,6 +101,17 @@ class GreedyUnrolled(nn.Module):
         num_modules: K, or the number of unrolled steps of each module.
         loss: Local loss, a function (pred, target) -> scalar or one of meddlr's loss computers.
         num_inference_modules: Number of modules to run in evaluation; 0 runs all.
+        checkpoint: Whether backward runs the unrolled steps again, one by one, so that a module keeps the images
+            between its steps alone (gradient checkpointing); gradients are the same, bit for bit.
+        overlap: m, the number of unrolled steps of the module before that a module's loss reaches, too; see
+            :mod:`~meddlr_greedy.modeling.local_gradients`.
+        amp: "bf16" lets the layers of the regulariser compute in bfloat16, in evaluation too; "" does not.
+        look_ahead: n, the number of unrolled steps, frozen, after which the local loss of a module is taken; fewer
+            where fewer follow. The image that is passed on is the module's own.
+        reversible: Trains end to end through :func:`~meddlr_greedy.modeling.invertible.run_reversibly`; for one module
+            and a network that can be run backwards. The outputs then also hold ``inversion_error``.
+        asked_of_trainer: Keys of the config that the trainer has to act on, with their values. It clears them; training
+            is refused as long as there are any.
 
     Example::
 
@@ -141,9 +130,16 @@ class GreedyUnrolled(nn.Module):
         num_modules: Union[int, Sequence[int]] = 1,
         loss: Union[LossComputer, Callable[..., torch.Tensor]] = complex_l1,
         num_inference_modules: int = 0,
+        checkpoint: bool = False,
+        overlap: int = 0,
+        amp: str = "",
+        look_ahead: int = 0,
+        reversible: bool = False,
+        asked_of_trainer: Optional[Mapping[str, Any]] = None,
     ):
         super().__init__()
         _check_compatible(network)
+        GreedyConfig.from_mapping({"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp, "LOOK_AHEAD": look_ahead})
         # meddlr's checkpointer strips the prefix of this name when it loads into the plain network.
         self.model = network
         self.module_steps = partition_steps(len(network.step_sizes), num_modules)
@@ -151,6 +147,10 @@ class GreedyUnrolled(nn.Module):
         #: :meth:`keep_modules`.
         self.own_modules = range(len(self.module_steps))
         self.whole: Optional[WholeNetwork] = None
+        self.reversible = reversible
+        if reversible:
+            others = {"CHECKPOINT": checkpoint, "OVERLAP": overlap, "LOOK_AHEAD": look_ahead, "AMP": amp}
+            check_invertible(network, self.num_modules, others)
         self.local_loss = as_local_loss(loss)
         if not 0 <= num_inference_modules <= len(self.module_steps):
             raise UserError(
@@ -158,6 +158,17 @@ class GreedyUnrolled(nn.Module):
                 f" {len(self.module_steps)} (the number of modules)"
             )
         self.num_inference_modules = num_inference_modules
+        self.checkpoint = checkpoint
+        self.overlap = overlap
+        self.amp = amp
+        self.look_ahead = look_ahead
+        self.asked_of_trainer = dict(asked_of_trainer or {})
+        shortest = min((len(steps) for steps in self.module_steps[:-1]), default=overlap)
+        if overlap > shortest:
+            raise UserError(
+                f"MISC.GREEDY.OVERLAP: found {overlap}, allowed is 0 to {shortest} (the fewest unrolled steps of a"
+                " module that has a successor)"
+            )
         # Where given, what the random layers (dropout) of unrolled step i draw in training is a function of this number
         # and i alone, wherever and after whatever the step runs.
         self.seed_of_batch: Optional[int] = None
@@ -167,6 +178,10 @@ class GreedyUnrolled(nn.Module):
     @property
     def num_modules(self) -> int:
         return len(self.module_steps)
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.model.step_sizes)
 
     @property
     def is_last(self) -> bool:
@@ -214,16 +229,26 @@ class GreedyUnrolled(nn.Module):
         """Reconstructs (B, H, W, [T,] M) from meddlr's batch, which is left as it is.
 
         Raises:
-            UserError: for a training batch with neither ``target`` nor lines held out for the loss.
+            UserError: for a training batch with neither ``target`` nor lines held out for the loss, and under a trainer
+                that does not act on a key of the config.
         """
         if not any(p.requires_grad for p in self.model.parameters()) and self.training:
             raise UserError(
                 "GreedyUnrolled: no trainable parameters (a replica of torch.nn.DataParallel has none: use one device)"
             )
+        if self.asked_of_trainer and self.training:
+            key, value = next(iter(self.asked_of_trainer.items()))
+            raise UserError(
+                f"MISC.GREEDY.{key}: found {value!r}, which this trainer does not know; train with python -m"
+                " meddlr_greedy.train_net, or leave the key out"
+            )
         problem = self.prepare(inputs)
         outputs: Dict[str, Any] = {**problem.reference, "zf_image": problem.zf_image}
         if self.training and torch.is_grad_enabled():
-            outputs.update(self._forward_greedily(problem))
+            outputs["pred"], scalars = (
+                self._forward_reversibly(problem) if self.reversible else forward_greedily(self, problem)
+            )
+            outputs.update(scalars)
         else:
             used = self.num_inference_modules if not self.training else 0
             outputs["pred"] = self._reconstruct(problem, used or self.num_modules)
@@ -246,17 +271,18 @@ class GreedyUnrolled(nn.Module):
 
     def run_module(self, k: int, image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
         """The unrolled steps of module ``k`` (from 0): image (B, H, W, [T,] M) to image."""
-        for i in self.module_steps[k]:
+        return self.run_steps(self.module_steps[k], image, problem)
+
+    def run_steps(
+        self, steps: Sequence[int], image: torch.Tensor, problem: UnrolledProblem, frozen: bool = False
+    ) -> torch.Tensor:
+        """Unrolled steps (from 0), image (B, H, W, [T,] M) to image; frozen ones let gradients through alone."""
+        mode = StepMode(
+            recompute=self.checkpoint and self.training, bfloat16=self.amp == "bf16", frozen=frozen and self.training
+        )
+        for i in steps:
             seed = self.seed_of_batch + i if self.training and self.seed_of_batch is not None else None
-            with _seeded(seed, image.device):
-                image = self.model.step(
-                    image=image,
-                    model=self._block(i),
-                    A=problem.A,
-                    zf_image=problem.zf_image,
-                    step_size=self.model.step_sizes[i].to(image.device),
-                    dims=problem.dims,
-                )
+            image = run_step(self.model, i, image, problem, mode, seed)
         return image
 
     def module_parameters(self) -> List[List[nn.Parameter]]:
@@ -264,45 +290,29 @@ class GreedyUnrolled(nn.Module):
 
         Those of its steps, and those that belong to no step in particular.
         """
-        ids_of_modules = [
-            {id(p) for i in steps for p in (*self._block(i).parameters(), self.model.step_sizes[i])}
-            for steps in (self.module_steps[k] for k in self.own_modules)
-        ]
-        ids_of_steps = set().union(*ids_of_modules)
+        return [self.parameters_of(self.module_steps[k]) for k in self.own_modules]
+
+    def parameters_of(self, steps: range) -> List[nn.Parameter]:
+        """The trainable parameters of unrolled steps, and those that belong to no step; of no steps, none."""
+        if not steps:
+            return []
+        own = self._ids_of_parameters(steps)
+        of_any_step = self._ids_of_parameters(range(self.num_steps))
         trainable = [p for p in self.model.parameters() if p.requires_grad]
-        return [[p for p in trainable if id(p) in own or id(p) not in ids_of_steps] for own in ids_of_modules]
+        return [p for p in trainable if id(p) in own or id(p) not in of_any_step]
 
-    def _forward_greedily(self, problem: UnrolledProblem) -> Dict[str, Any]:
-        if problem.target is None and problem.measured is None:
-            raise UserError(
-                "GreedyUnrolled: the training batch has no 'target'; every module has a loss of its own, which needs"
-                " fully sampled targets, or lines held out of the acquired ones (MISC.GREEDY.LOSS_LINES, for cine)"
-            )
-        gradients: Gradients = {}
-        losses: Dict[str, torch.Tensor] = {}
-        image = problem.image
-        *others, own = self.module_parameters()
-        for k, parameters in zip(self.own_modules, others):
-            self._mark(k, begins=True)
-            with torch.set_grad_enabled(bool(parameters)):  # a frozen module only passes its image on
-                image = self.run_module(k, image, problem)
-                outputs = {"pred": image, **problem.reference}
-                loss = self.local_loss(problem.inputs, outputs)
-            if parameters:
-                _accumulate(gradients, parameters, _gradient(loss, parameters))
-            losses[f"loss_module_{k + 1}"] = loss.detach()
-            # What still refers to the graph of this module must not outlive it.
-            image = image.detach()
-            del loss, outputs
-            self._mark(k, begins=False)
-        last = self.own_modules[-1]
-        self._mark(last, begins=True)
-        image = self.run_module(last, image, problem)
-        graph = _Graph(image, own, gradients, lambda: self._mark(last, begins=False))
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        return {"pred": _HandOutGradients.apply(graph, *parameters), **losses}
+    def _ids_of_parameters(self, steps: range) -> Set[int]:
+        blocks = [block_of_step(self.model, i) for i in steps]
+        return {id(p) for block in blocks for p in block.parameters()} | {id(self.model.step_sizes[i]) for i in steps}
 
-    def _mark(self, k: int, begins: bool) -> None:
+    def _forward_reversibly(self, problem: UnrolledProblem) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
+        self.mark(0, begins=True)
+        network: Any = self.model
+        pred, error = run_reversibly(network, problem, on_done=lambda: self.mark(0, begins=False))
+        return pred, {"inversion_error": error}
+
+    def mark(self, k: int, begins: bool) -> None:
+        """Tells the observer, where there is one, that forward and backward of module ``k`` begin or have ended."""
         if self.on_module is not None:
             self.on_module(k, begins)
 
@@ -312,10 +322,6 @@ class GreedyUnrolled(nn.Module):
             if k < num_modules:
                 image = self.run_module(k, image, problem)
         return image
-
-    def _block(self, step: int) -> nn.Module:
-        shared = self.model.num_repeat_steps > 0
-        return self.model.resnets if shared else self.model.resnets[step]
 
     def _visualize(self, problem: UnrolledProblem, pred: torch.Tensor, force: bool) -> None:
         period = self.model.vis_period
@@ -349,6 +355,12 @@ class GreedyUnrolled(nn.Module):
             "network": build_network(cfg, greedy.META_ARCHITECTURE),
             "num_modules": greedy.NUM_MODULES,
             "num_inference_modules": greedy.NUM_INFERENCE_MODULES,
+            "checkpoint": greedy.CHECKPOINT,
+            "overlap": greedy.OVERLAP,
+            "amp": greedy.AMP,
+            "look_ahead": greedy.LOOK_AHEAD,
+            "reversible": greedy.TRAINING == "invertible",
+            "asked_of_trainer": {key: getattr(greedy, key) for key in _KEYS_OF_TRAINER if getattr(greedy, key)},
             "loss": LeanLossComputer(cfg),
         }
 
@@ -389,70 +401,3 @@ def _check_compatible(network: nn.Module) -> None:
             "GreedyUnrolled: the network's blocks are a plain list, so it has no trainable blocks; pass an"
             " nn.ModuleList"
         )
-
-
-@contextmanager
-def _seeded(seed: Optional[int], device: torch.device) -> Iterator[None]:
-    """Seeds torch's generators of the CPU and of ``device``, and puts them back at the end; None leaves them alone."""
-    if seed is None:
-        yield
-        return
-    is_cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if is_cuda else []):
-        torch.default_generator.manual_seed(seed)
-        if is_cuda:
-            torch.cuda.default_generators[device.index].manual_seed(seed)
-        yield
-
-
-def _gradient(
-    outputs: torch.Tensor,
-    parameters: Sequence[nn.Parameter],
-    grad_outputs: Optional[torch.Tensor] = None,
-) -> Sequence[Optional[torch.Tensor]]:
-    return torch.autograd.grad(outputs, parameters, grad_outputs, allow_unused=True)
-
-
-def _accumulate(
-    gradients: Gradients,
-    parameters: Sequence[nn.Parameter],
-    module_gradient: Sequence[Optional[torch.Tensor]],
-) -> None:
-    """Adds one module's complete gradient; modules share parameters only where weights are shared."""
-    for p, g in zip(parameters, module_gradient):
-        if g is not None:
-            gradients[p] = gradients[p] + g if p in gradients else g
-
-
-class _Graph(NamedTuple):
-    """The last module's image with its graph, and the gradients of the modules before it."""
-
-    image: torch.Tensor
-    parameters: Sequence[nn.Parameter]
-    gradients: Gradients
-    on_done: Callable[[], None]
-
-
-class _HandOutGradients(torch.autograd.Function):
-    """The last module's image; backward gives every parameter its gradient, summed over modules in module order.
-
-    The graph is passed as one object, which autograd does not look into: so the last module's gradient is complete
-    before it is added to those of the modules before it, also where weights are shared.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, graph: _Graph, *parameters: nn.Parameter) -> torch.Tensor:  # type: ignore[override]
-        ctx.graph, ctx.parameters = graph, parameters
-        return graph.image.detach()
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
-        graph, parameters = ctx.graph, ctx.parameters
-        if graph is None:
-            raise RuntimeError("GreedyUnrolled: backward was called twice for one forward")
-        ctx.graph = None  # frees the activations
-        gradients = graph.gradients
-        if graph.parameters:
-            _accumulate(gradients, graph.parameters, _gradient(graph.image, graph.parameters, grad))
-        graph.on_done()
-        return (None, *(gradients.pop(p, None) for p in parameters))

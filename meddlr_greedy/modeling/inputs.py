@@ -1,6 +1,6 @@
 """What every unrolled network does with meddlr's batch before its first step."""
 
-from typing import Any, Dict, NamedTuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from meddlr.forward.mri import SenseModel
@@ -10,7 +10,7 @@ from torch import nn
 
 from meddlr_greedy.errors import UserError
 
-__all__ = ["MeasuredLines", "prepare_inputs"]
+__all__ = ["MeasuredLines", "UnrolledProblem", "prepare_inputs"]
 
 
 class MeasuredLines(NamedTuple):
@@ -39,6 +39,32 @@ class MeasuredLines(NamedTuple):
         weights = loss_mask / (loss_mask + mask).sum(dim=3, keepdim=True).clamp(min=1)
         unseen = (maps == 0).all(dim=-2) * weights.mean(dim=(1, 2, 3, 4), keepdim=True)
         return cls(kspace, A, weights, unseen)
+
+
+class UnrolledProblem(NamedTuple):
+    """What every unrolled step needs of one batch, prepared once."""
+
+    inputs: Dict[str, Any]  #: the batch on the network's device, see prepare_inputs
+    A: nn.Module  #: signal model
+    zf_image: torch.Tensor  #: zero-filled image A^H y, (B, H, W, [T,] M)
+    #: where the first module that runs here starts: zf_image, or what a module elsewhere made of it
+    image: torch.Tensor
+    target: Optional[torch.Tensor]  #: fully sampled image, same shape
+    measured: Optional[MeasuredLines]  #: what was measured on the lines held out for the loss
+    dims: Tuple[int, ...]  #: shape of k-space, (B, H, W, [T,] C)
+
+    @property
+    def reference(self) -> Dict[str, Any]:
+        """What the loss of a module compares its image with."""
+        return {"target": self.target, "signal_model": self.A, "measured": self.measured}
+
+    def handed_on(self, image: torch.Tensor) -> Dict[str, Any]:
+        """The batch for the process that runs the next modules: without k-space where nobody needs it there."""
+        unused = ["edge_mask", "signal_model", "measured"]
+        if "postprocessing_mask" not in self.inputs:  # which puts the measured k-space into the result
+            unused.append("kspace")
+        kept = {key: value for key, value in self.inputs.items() if key not in unused}
+        return {**kept, "zf_image": self.zf_image, "image": image.detach(), "dims": self.dims}
 
 
 def prepare_inputs(network: nn.Module, inputs: Dict[str, Any]) -> Dict[str, Any]:

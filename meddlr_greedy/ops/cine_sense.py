@@ -44,6 +44,7 @@ class CineSenseModel(nn.Module):
         self.weights = weights
         # (B, M, C, 1, H, W): one map set is one contiguous block over coils.
         self._coil_maps = maps.permute(0, 5, 4, 3, 1, 2).contiguous()
+        self._largest_eigenvalue: Optional[torch.Tensor] = None
         self._fft_dims: Tuple[int, ...] = ()
         self._shifted_mask: Optional[torch.Tensor] = None
         if weights is not None:
@@ -60,8 +61,30 @@ class CineSenseModel(nn.Module):
         return self._adjoint(input) if adjoint else self._forward(input)
 
     def normal(self, image: torch.Tensor) -> torch.Tensor:
-        """A^H A: image (B, H, W, T, M) to image. Differentiable; nothing is kept for backward."""
+        """A^H A: image (B, H, W, T, M) to image. Differentiable in the image; nothing is kept for backward.
+
+        Raises:
+            ValueError: where maps or mask want a gradient, which this form of A^H A does not give.
+        """
+        for name, tensor in (("maps", self.maps), ("mask", self.weights)):
+            if tensor is not None and tensor.requires_grad:
+                raise ValueError(f"{name}: requires a gradient, which the normal operator gives to the image alone")
         return _SelfAdjoint.apply(image, self._normal)
+
+    def largest_eigenvalue_bound(self) -> torch.Tensor:
+        """Bounds the largest eigenvalue of A^H A of each example, shape (B, 1, 1, 1, 1), for images (B, H, W, T, M).
+
+        The FFT is unitary, so it is at most that of S^H S, the largest of the (M, M) matrices of all pixels, times the
+        largest squared weight. Of these matrices the largest absolute row sum is taken: for orthonormal maps (ESPIRiT)
+        it is the eigenvalue, 1. Computed once.
+        """
+        if self._largest_eigenvalue is None:
+            gram = torch.einsum("bmcthw,bncthw->bmnthw", self._coil_maps.conj(), self._coil_maps)
+            bound = gram.abs().sum(dim=2).amax(dim=(1, 2, 3, 4))
+            if self.weights is not None:
+                bound = bound * self.weights.square().amax(dim=(1, 2, 3, 4))
+            self._largest_eigenvalue = bound.reshape(-1, 1, 1, 1, 1)
+        return self._largest_eigenvalue
 
     def _forward(self, image: torch.Tensor) -> torch.Tensor:
         coil_images = self._expand(image.permute(_TO_FFT_LAYOUT))

@@ -6,6 +6,7 @@ as median with its 95 % bootstrap interval. Writes <output>/<command>.json and p
 Example::
 
     python -m projects.cine.benchmark memory --output results/benchmark
+    python -m projects.cine.benchmark plan   --output results/benchmark
     python -m projects.cine.benchmark step   --output results/benchmark --threads 2
     python -m projects.cine.benchmark timing --output results/benchmark
     python -m projects.cine.benchmark parts  --output results/benchmark --threads 2
@@ -44,6 +45,7 @@ from meddlr_greedy.data.seeding import seed_transform
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.engine.launch import check_device
 from meddlr_greedy.engine.memory import keep_freed_memory
+from meddlr_greedy.engine.planning import Example, TrainingStep, plan_step
 from meddlr_greedy.errors import exit_with_one_line
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.modeling.spatiotemporal import SpatioTemporalConv, SpatioTemporalResBlock, SpatioTemporalResNet
@@ -56,6 +58,7 @@ from projects.cine.measuring import (
     interleave,
     make_batch,
     make_cfg,
+    peak_bytes,
     ratio,
     versions,
     write_example_scan,
@@ -165,6 +168,14 @@ def write_acquired(path: Path, num_slices: int, shape: Sequence[int], num_coils:
 
 # ---- the commands
 
+# Networks and k-space of one example that `plan` measures.
+PLANNED = [
+    ("GeneralizedUnrolledCNN", (96, 96, 4)),
+    ("CGUnrolledCNN", (96, 96, 4)),
+    ("CineUnrolledCNN", (64, 48, 12, 4)),
+    ("CGCineUnrolledCNN", (64, 48, 12, 4)),
+]
+
 
 def memory(args: argparse.Namespace) -> Dict[str, Any]:
     """Bytes held for backward against the number of modules: 2D and cine, 32 features."""
@@ -177,6 +188,37 @@ def memory(args: argparse.Namespace) -> Dict[str, Any]:
             held = held_megabytes(make_cfg(args.device, arch, steps, 32, modules), batch)
             fewer = end_to_end / held if steps == 8 else None
             rows.append({"network": kind, "steps": steps, "modules": modules, "held_mb": held, "times_fewer": fewer})
+    return {"rows": rows}
+
+
+def plan(args: argparse.Namespace) -> Dict[str, Any]:
+    """Peak memory of a training step, as planned and as measured: 4 steps, 32 features, 2D and cine, PGD and CG."""
+    rows = []
+    for arch, shape in PLANNED:
+        for modules in (0, 2, 4):
+            cfg = make_cfg(args.device, arch, 4, 32, modules).clone().defrost()
+            if "CG" in arch:
+                cfg.MODEL.UNROLLED.STEP_SIZES = (0.1,)
+                cfg.MODEL.UNROLLED.DC.EPS = 0.0  # meddlr's runs all of its iterations, as planned
+            cfg.SOLVER.TRAIN_BATCH_SIZE = 1
+            example = Example.of_shape(cfg.freeze(), shape)
+
+            def train(cfg: Any = cfg, example: Example = example) -> None:
+                batch = example.batch(1, torch.ones)
+                training = TrainingStep(cfg, batch)
+                training.run_step()
+                training.run_step()
+
+            planned, measured = plan_step(cfg, example).peak, peak_bytes(train, args.device)
+            rows.append(
+                {
+                    "network": arch,
+                    "modules": modules or "backpropagation",
+                    "planned_mb": planned / 2**20,
+                    "measured_mb": measured / 2**20,
+                    "planned/measured": f"{planned / measured:.4f}",
+                }
+            )
     return {"rows": rows}
 
 
@@ -407,7 +449,7 @@ def reconstruct(args: argparse.Namespace) -> Dict[str, Any]:
     return {"shape": [*shape, num_coils], "rows": rows}
 
 
-COMMANDS = {f.__name__: f for f in (memory, step, timing, parts, loader, reconstruct)}
+COMMANDS = {f.__name__: f for f in (memory, plan, step, timing, parts, loader, reconstruct)}
 
 
 @exit_with_one_line

@@ -1,9 +1,12 @@
 """What the measurements share: small networks, random data, interleaved timing, ratios with their intervals."""
 
+import gc
+import itertools
 import json
 import platform
 import random
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
@@ -13,9 +16,11 @@ import numpy as np
 import torch
 from meddlr.config import get_cfg
 from meddlr.modeling import build_loss_computer, build_model
+from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 import meddlr_greedy
+from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.engine.memory import HeldForBackward
 
 __all__ = [
@@ -25,6 +30,7 @@ __all__ = [
     "interleave",
     "make_batch",
     "make_cfg",
+    "peak_bytes",
     "ratio",
     "versions",
     "write_example_scan",
@@ -41,8 +47,8 @@ def make_cfg(device: str, arch: str, steps: int, features: int, modules: int = 0
     cfg.MODEL.UNROLLED.NUM_UNROLLED_STEPS = steps
     cfg.MODEL.UNROLLED.NUM_FEATURES = features
     cfg.MODEL.META_ARCHITECTURE = "GreedyUnrolled" if modules else arch
-    if modules:
-        cfg.MISC.GREEDY = type(cfg)({"META_ARCHITECTURE": arch, "NUM_MODULES": modules})
+    greedy = GreedyConfig.from_mapping({"META_ARCHITECTURE": arch, "NUM_MODULES": modules} if modules else {})
+    cfg.MISC.GREEDY = type(cfg)(asdict(greedy))
     return cfg.freeze()
 
 
@@ -120,6 +126,22 @@ def held_megabytes(cfg: Any, batch: Batch) -> float:
         loss = loss_computer(batch, model(batch))["loss"]
     loss.backward()
     return held.peak_bytes / 2**20
+
+
+def peak_bytes(run: Callable[[], Any], device: str) -> int:
+    """Largest sum of bytes that ``run()`` has allocated and not yet freed, by torch.profiler or CUDA's allocator."""
+    if device.startswith("cuda"):
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    gc.collect()  # what others left behind shall not be freed, and counted, in between
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        run()
+    changes = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    start = "start_ns" if hasattr(changes[0], "start_ns") else "start_us"  # its name before torch 2.3
+    changes.sort(key=lambda event: getattr(event, start)())
+    return max(itertools.accumulate(event.nbytes() for event in changes))
 
 
 def versions(device: str) -> Dict[str, Any]:

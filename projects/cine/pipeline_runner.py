@@ -92,7 +92,7 @@ class Clock(HookBase):
 
     def before_train(self) -> None:
         model = self.trainer.model
-        name = "run_module" if isinstance(model, GreedyUnrolled) else "forward"
+        name = "run_steps" if isinstance(model, GreedyUnrolled) else "forward"
         setattr(model, name, self._timed(getattr(model, name)))
 
     def _timed(self, function: Any) -> Any:

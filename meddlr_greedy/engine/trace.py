@@ -1,0 +1,119 @@
+"""The memory and the operations of a computation, followed without computing anything.
+
+Inside :func:`traced`, tensors have shapes and types but no values (torch's ``FakeTensorMode``), so a training step of
+any size runs in seconds and in no memory, through the very code that trains.
+"""
+
+import weakref
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, Set
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+__all__ = ["Trace", "traced"]
+
+_aten = torch.ops.aten
+
+_FFTS = (_aten._fft_c2c, _aten._fft_r2c, _aten._fft_c2r)
+_MATRIX_PRODUCTS = (_aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm)
+
+
+class Trace(TorchDispatchMode):
+    """Follows every storage that operations allocate, until it is freed.
+
+    Values do not exist, so a question to them is answered here: a number is 1, ``all`` is ``answer_to_all``, and any
+    other condition is false (conjugate gradients have not converged: they run to their last iteration).
+
+    Args:
+        block: Bytes that the allocator rounds up to.
+        answer_to_all: The truth of ``x.all()``.
+
+    Attributes:
+        alive: Bytes allocated now.
+        peak: Largest ``alive`` since :meth:`reset_peak`.
+        operations: Floating point operations so far: 2 for each multiplication and addition of convolutions and matrix
+            products, 5 n log2 n for an FFT of n points, and 1 for each number that any other operation writes.
+    """
+
+    def __init__(self, block: int = 1, answer_to_all: bool = True):
+        super().__init__()
+        self.block, self.answer_to_all = block, answer_to_all
+        self.alive = self.peak = 0
+        self.operations = 0.0
+        self._bytes: Dict[int, int] = {}  # of each storage alive
+        self._results_of_all: Set[int] = set()
+
+    def reset_peak(self) -> None:
+        self.peak = self.alive
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _aten._local_scalar_dense.default:
+            return self._answer(args[0])
+        out = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_flatten(out)[0] if isinstance(x, torch.Tensor)]
+        for tensor in tensors:
+            self._follow(tensor)
+        if func.overloadpacket is _aten.all:
+            self._results_of_all.add(_key(tensors[0]))
+        self.operations += _operations(func, args, tensors)
+        return out
+
+    def _answer(self, scalar: torch.Tensor) -> Any:
+        if scalar.dtype == torch.bool:
+            return self.answer_to_all and _key(scalar) in self._results_of_all
+        return 1.0 if scalar.dtype.is_floating_point else 1
+
+    def _follow(self, tensor: torch.Tensor) -> None:
+        key = _key(tensor)
+        if key in self._bytes:  # a view, or written in place
+            return
+        storage = tensor.untyped_storage()
+        self._bytes[key] = -(-storage.nbytes() // self.block) * self.block
+        self.alive += self._bytes[key]
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(storage, self._free, key)
+
+    def _free(self, key: int) -> None:
+        self.alive -= self._bytes.pop(key)
+        self._results_of_all.discard(key)
+
+
+def _key(tensor: torch.Tensor) -> int:
+    """The address of the storage, unique as long as it lives."""
+    return tensor.untyped_storage()._cdata
+
+
+@contextmanager
+def traced(block: int = 1, answer_to_all: bool = True) -> Iterator[Trace]:
+    """Inside the block, tensors have no values, and the :class:`Trace` follows their memory."""
+    with FakeTensorMode(), Trace(block, answer_to_all) as trace:
+        yield trace
+
+
+def _operations(func: Any, args: Any, outputs: Any) -> float:
+    packet = func.overloadpacket
+    if packet is _aten.convolution:
+        x, weight, transposed = args[0], args[1], args[6]
+        return _of_convolution(x if transposed else outputs[0], weight)
+    if packet is _aten.convolution_backward:
+        grad, x, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
+        return (wanted[0] + wanted[1]) * _of_convolution(x if transposed else grad, weight)
+    if packet in _MATRIX_PRODUCTS:
+        return 2.0 * outputs[0].numel() * args[-2].shape[-1]
+    if packet in _FFTS:
+        x, dims = args[0], args[1]
+        points = 1
+        for dim in dims:
+            points *= x.shape[dim]
+        return 5.0 * x.numel() * max(points - 1, 1).bit_length()
+    if any(result.alias_info is not None and not result.alias_info.is_write for result in func._schema.returns):
+        return 0.0  # a view
+    return float(sum(x.numel() * (2 if x.is_complex() else 1) for x in outputs))
+
+
+def _of_convolution(pixels: torch.Tensor, weight: torch.Tensor) -> float:
+    """Each number of ``pixels`` meets one filter: 2 operations for each of the filter's weights."""
+    return 2.0 * pixels.numel() * weight[0].numel()

@@ -1,0 +1,162 @@
+r"""Losses and gradients of the modules for one mini-batch: the greedy algorithm itself.
+
+With :math:`\theta_j` the parameters of unrolled step j and :math:`L_k` the local loss of module k, which has the steps
+:math:`s_k \le j < e_k`, the gradient of a step is
+
+.. math:: g_j = \sum_k \partial L_k / \partial \theta_j ,
+
+where the graph of :math:`L_k` begins at step :math:`s_k - m`: the image before that step is detached. Without overlap
+(m = 0) only the own module's loss reaches a step. With overlap (Xiong et al., "LoCo: Local Contrastive Representation
+Learning", NeurIPS 2020) a loss also reaches the last m steps of the module before, its *tail*. No step runs forward
+twice for that: the graph is cut at the tail, and the tail's graph lives until the next module has used it::
+
+    for k in 1..K:
+        before = head_k(image)                 # image: what the tail of module k - 1 gave, with its graph
+        cut = detach(before)
+        image = tail_k(cut)
+        loss_k = loss(image, target)
+        gradient of loss_k with respect to tail_k and cut; keeps the graph of tail_k
+        from the gradient of cut, that with respect to head_k and tail_{k-1}; frees their graphs
+
+With look-ahead (after Ma et al., "Scaling Supervised Local Learning with Augmented Auxiliary Networks", ICLR 2024; here
+the next steps themselves are the auxiliary network) the loss is that of the image n further steps on. The weights of
+these steps are those of this mini-batch, and count as constants.
+"""
+
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from torch import nn
+
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.inputs import UnrolledProblem
+
+if TYPE_CHECKING:
+    from meddlr_greedy.modeling.greedy import GreedyUnrolled
+
+__all__ = ["forward_greedily"]
+
+Gradients = Dict[nn.Parameter, torch.Tensor]
+
+
+def forward_greedily(model: "GreedyUnrolled", problem: UnrolledProblem) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
+    """Loss and gradient of all modules that run here but the last, and the last module's image.
+
+    Returns:
+        The last module's image (B, H, W, [T,] M), whose backward gives every parameter its gradient; and the scalars
+        ``loss_module_<k>`` of the others.
+
+    Raises:
+        UserError: for a batch with neither ``target`` nor lines held out for the loss.
+    """
+    if problem.target is None and problem.measured is None:
+        raise UserError(
+            "GreedyUnrolled: the training batch has no 'target'; every module has a loss of its own, which needs"
+            " fully sampled targets, or lines held out of the acquired ones (MISC.GREEDY.LOSS_LINES, for cine)"
+        )
+    gradients: Gradients = {}
+    losses: Dict[str, torch.Tensor] = {}
+    image = problem.image
+    *others, last = model.own_modules
+    for k in others:
+        model.mark(k, begins=True)
+        image, losses[f"loss_module_{k + 1}"], of_module = _run_module(model, k, image, problem)
+        _add(gradients, of_module)
+        model.mark(k, begins=False)
+    model.mark(last, begins=True)
+    image = model.run_steps(model.module_steps[last], image, problem)
+    reached = model.parameters_of(_reached_steps(model, last))
+    graph = _Graph(image, reached, gradients, lambda: model.mark(last, begins=False))
+    trainable = [p for p in model.model.parameters() if p.requires_grad]
+    return _HandOutGradients.apply(graph, *trainable), losses
+
+
+def _run_module(
+    model: "GreedyUnrolled", k: int, image: torch.Tensor, problem: UnrolledProblem
+) -> Tuple[torch.Tensor, torch.Tensor, Gradients]:
+    """Image, local loss and complete gradient of a module that has a successor.
+
+    The image comes with the graph of the module's tail; nothing else of the module's graph outlives the call.
+    """
+    reached, end = _reached_steps(model, k), model.module_steps[k].stop
+    tail = range(end - model.overlap, end)
+    of_head, of_tail = model.parameters_of(range(reached.start, tail.start)), model.parameters_of(tail)
+
+    before = model.run_steps(range(model.module_steps[k].start, tail.start), image, problem)
+    cut = before.detach().requires_grad_(before.requires_grad)
+    image = model.run_steps(tail, cut, problem)
+    loss = _local_loss(model, end, image, problem)
+    value = loss.detach()
+
+    gradients: Gradients = {}
+    if loss.requires_grad:  # a frozen module only passes its image on
+        wanted = [*of_tail, cut] if cut.requires_grad else of_tail
+        found = _gradient(loss, wanted, retain_graph=bool(of_tail))
+        del loss  # and its graph, which keeping that of the tail has kept
+        _add(gradients, dict(zip(of_tail, found)))
+        if cut.requires_grad:
+            _add(gradients, dict(zip(of_head, _gradient(before, of_head, found[-1]))))
+    return image if of_tail else image.detach(), value, gradients
+
+
+def _local_loss(model: "GreedyUnrolled", end: int, image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
+    """The loss of a module that ends before unrolled step ``end``, of its image or of what comes ahead of it."""
+    ahead = range(end, min(end + model.look_ahead, model.num_steps))
+    image = model.run_steps(ahead, image, problem, frozen=True)
+    return model.local_loss(problem.inputs, {"pred": image, **problem.reference})
+
+
+def _reached_steps(model: "GreedyUnrolled", k: int) -> range:
+    """The unrolled steps in the graph of the local loss of module k."""
+    steps = model.module_steps[k]
+    return steps if k == model.own_modules.start else range(steps.start - model.overlap, steps.stop)
+
+
+def _gradient(
+    outputs: torch.Tensor,
+    inputs: Sequence[torch.Tensor],
+    grad_outputs: Optional[torch.Tensor] = None,
+    retain_graph: bool = False,
+) -> Sequence[Optional[torch.Tensor]]:
+    return torch.autograd.grad(outputs, inputs, grad_outputs, allow_unused=True, retain_graph=retain_graph)
+
+
+def _add(gradients: Gradients, more: Mapping[nn.Parameter, Optional[torch.Tensor]]) -> None:
+    """Adds to each parameter's gradient; losses share parameters where weights are shared or modules overlap."""
+    for p, g in more.items():
+        if g is not None:
+            gradients[p] = gradients[p] + g if p in gradients else g
+
+
+class _Graph(NamedTuple):
+    """The last module's image with its graph, and the gradients of the modules before it."""
+
+    image: torch.Tensor
+    parameters: Sequence[nn.Parameter]  #: that the last module's loss reaches
+    gradients: Gradients
+    on_done: Callable[[], None]
+
+
+class _HandOutGradients(torch.autograd.Function):
+    """The last module's image; backward gives every parameter its gradient, summed over modules in module order.
+
+    The graph is passed as one object, which autograd does not look into: so the last module's gradient is complete
+    before it is added to those of the modules before it, also where weights are shared.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, graph: _Graph, *parameters: nn.Parameter) -> torch.Tensor:  # type: ignore[override]
+        ctx.graph, ctx.parameters = graph, parameters
+        return graph.image.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+        graph, parameters = ctx.graph, ctx.parameters
+        if graph is None:
+            raise RuntimeError("GreedyUnrolled: backward was called twice for one forward")
+        ctx.graph = None  # frees the activations
+        gradients = graph.gradients
+        if graph.image.requires_grad:
+            _add(gradients, dict(zip(graph.parameters, _gradient(graph.image, graph.parameters, grad))))
+        graph.on_done()
+        return (None, *(gradients.pop(p, None) for p in parameters))

@@ -1,0 +1,216 @@
+"""Predicts the memory of a training step before training: no GPU, no weights, nothing is computed.
+
+Tells for a config as it is, and for its network in other numbers of modules with and without gradient checkpointing,
+what parameters, optimizer and activations need and the peak of a step. With --memory also which of them fit, the one
+with the fewest operations among those, and how many features or unrolled steps would fit.
+
+Example::
+
+    python -m meddlr_greedy.plan --config-file configs/cine/greedy.yaml --memory 24GB
+    python -m meddlr_greedy.plan --config-file configs/cine/greedy.yaml --memory 24GB --shape 224,160,20,8 \\
+        MODEL.UNROLLED.NUM_FEATURES 96
+"""
+
+import argparse
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from meddlr.config import CfgNode
+from tabulate import tabulate
+from tqdm import tqdm
+
+from meddlr_greedy.config import load_config
+from meddlr_greedy.data.datasets import register_datasets
+from meddlr_greedy.engine.planning import (
+    FEATURES,
+    STEPS,
+    Example,
+    alternatives,
+    largest,
+    plan_step,
+    with_modules,
+)
+from meddlr_greedy.errors import UserError, exit_with_one_line
+from meddlr_greedy.files import written_atomically
+from meddlr_greedy.modeling.greedy import GreedyUnrolled
+
+__all__ = ["main"]
+
+_UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+
+# The largest values that are tried.
+_BOUNDS = {FEATURES: 2048, STEPS: 64}
+
+# Operations closer than this count as equal.
+_TIE = 0.01
+
+_RULE = (
+    "fastest: the fewest operations of those that fit, an estimate (2 for each multiplication and addition of"
+    " convolutions, 5 n log2 n for an FFT, 1 for each number that another operation writes; recomputation included);"
+    f" within {_TIE:.0%} the fewest modules"
+)
+
+
+@exit_with_one_line
+def main(argv: Optional[Sequence[str]] = None) -> Dict[str, Any]:
+    parser = argparse.ArgumentParser(
+        prog="python -m meddlr_greedy.plan",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", default="", metavar="FILE", help="config of the training")
+    parser.add_argument("--memory", metavar="SIZE", help=f"memory of the device, for example 24GB; {', '.join(_UNITS)}")
+    parser.add_argument(
+        "--shape",
+        metavar="H,W,T,C",
+        help="k-space of an example (2D: H,W,C), as cropped; default: the first example of DATASETS.TRAIN",
+    )
+    parser.add_argument("--maps", type=int, metavar="M", help="map sets, with --shape (default: 1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the plan, in bytes")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
+    args = parser.parse_args(argv)
+
+    start = time.perf_counter()
+    budget = _bytes(args.memory) if args.memory is not None else None
+    cfg = load_config(args.config_file, args.opts)
+    example = _example(cfg, args.shape, args.maps)
+    plan = _plan(cfg, example, budget)
+    plan["seconds"] = round(time.perf_counter() - start, 1)
+    print(_as_text(plan))
+    if args.json:
+        try:
+            with written_atomically(args.json) as partial:
+                partial.write_text(json.dumps(plan, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"--json: {args.json} cannot be written: {error.strerror}") from None
+    return plan
+
+
+def _bytes(text: str) -> int:
+    number = re.fullmatch(r"(\d+(?:\.\d+)?) ?(" + "|".join(_UNITS) + ")", text)
+    if number is None or not float(number[1]):
+        raise UserError(f"--memory: found '{text}', allowed is a number with a unit, {', '.join(_UNITS)}: 24GB")
+    return int(float(number[1]) * _UNITS[number[2]])
+
+
+def _example(cfg: CfgNode, shape: Optional[str], num_maps: Optional[int]) -> Example:
+    if shape is None:
+        if num_maps is not None:
+            raise UserError(f"--maps: found {num_maps}, which is for --shape; the data have their own")
+        register_datasets()
+        return Example.of_data(cfg)
+    if not re.fullmatch(r"\d+(,\d+)*", shape):
+        raise UserError(f"--shape: found '{shape}', allowed are H,W,T,C for cine and H,W,C for 2D: 224,160,20,8")
+    return Example.of_shape(cfg, [int(n) for n in shape.split(",")], 1 if num_maps is None else num_maps)
+
+
+def _plan(cfg: CfgNode, example: Example, budget: Optional[int]) -> Dict[str, Any]:
+    plan: Dict[str, Any] = {
+        "device": cfg.MODEL.DEVICE,
+        "batch_size": cfg.SOLVER.TRAIN_BATCH_SIZE,
+        "kspace": list(example.tensors["kspace"][0]),
+        "memory": budget,
+        "config": plan_step(cfg, example)._asdict(),
+        "alternatives": [],
+    }
+    for (modules, checkpoint), other in tqdm(alternatives(cfg).items(), desc="plans", leave=False, disable=None):
+        memory = plan_step(other, example)
+        row: Dict[str, Any] = {"modules": modules, "checkpoint": checkpoint, **memory._asdict()}
+        if budget is not None:
+            row["fits"] = memory.fits(budget)
+        plan["alternatives"].append(row)
+    if budget is not None:
+        plan["fastest"] = _fastest([row for row in plan["alternatives"] if row["fits"]])
+        plan["largest"] = _all_largest(cfg, example, budget)
+    return plan
+
+
+def _fastest(rows: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
+    """Modules and checkpointing of the row with the fewest operations; None where there are no rows."""
+    if not rows:
+        return None
+    fewest = min(row["operations"] for row in rows)
+    row = min((row for row in rows if row["operations"] <= (1 + _TIE) * fewest), key=lambda row: row["modules"])
+    return {"modules": row["modules"], "checkpoint": row["checkpoint"]}
+
+
+def _all_largest(cfg: CfgNode, example: Example, budget: int) -> List[Dict[str, Any]]:
+    """Most features at the config's steps, and most steps at its features, for backpropagation and greedy."""
+    is_greedy = cfg.MODEL.META_ARCHITECTURE == GreedyUnrolled.__name__ and cfg.MISC.GREEDY.NUM_MODULES != 1
+    steps = cfg.get_recursive(STEPS)
+    sides = {
+        "backpropagation": with_modules(cfg, 1, False),
+        "greedy": cfg if is_greedy else with_modules(cfg, steps, False),
+    }
+    rows = []
+    for side, of_side in sides.items():
+        row: Dict[str, Any] = {"training": side}
+        for name, key in (("features", FEATURES), ("steps", STEPS)):
+            found = largest(of_side, example, budget, key, _BOUNDS[key])
+            row[name] = found.value
+            row[f"{name}_is_bound"] = found.is_bound
+            row[f"parameters_with_{name}"] = found.memory.parameters if found.memory else 0
+        rows.append(row)
+    return rows
+
+
+# ---- on the console
+
+
+def _as_text(plan: Dict[str, Any], style: str = "simple") -> str:
+    config = plan["config"]
+    parts = [
+        f"k-space {tuple(plan['kspace'])}, batch size {plan['batch_size']}, {plan['device']}; MB: 10^6 bytes",
+        tabulate(_rows_of_config(config), headers=["config as it is", "MB"], floatfmt=".1f", tablefmt=style),
+        tabulate(_rows_of_alternatives(plan), headers="keys", floatfmt=".1f", tablefmt=style),
+    ]
+    if plan["memory"] is not None:
+        fastest = plan["fastest"]
+        parts.append(_RULE if fastest else "none of them fits")
+        parts.append(tabulate(_rows_of_largest(plan["largest"]), headers="keys", floatfmt=".1f", tablefmt=style))
+    parts.append(f"planned in {plan['seconds']} s")
+    return "\n\n".join(parts)
+
+
+def _rows_of_config(memory: Dict[str, Any]) -> List[Tuple[str, float]]:
+    rows = [(key, memory[key] / 1e6) for key in ("parameters", "gradients", "optimizer", "batch")]
+    rows += [(f"activations of module {k}", n / 1e6) for k, n in enumerate(memory["activations"], start=1)]
+    return [*rows, ("peak of a training step", memory["peak"] / 1e6), ("evaluation", memory["evaluation"] / 1e6)]
+
+
+def _rows_of_alternatives(plan: Dict[str, Any]) -> List[Dict[str, Any]]:
+    end_to_end = plan["alternatives"][0]["operations"]
+    rows = []
+    for found in plan["alternatives"]:
+        row = {
+            "modules": found["modules"],
+            "checkpoint": "yes" if found["checkpoint"] else "no",
+            "parameters MB": found["parameters"] / 1e6,
+            "optimizer MB": found["optimizer"] / 1e6,
+            "activations MB": max(found["activations"]) / 1e6,
+            "peak MB": found["peak"] / 1e6,
+            "operations": f"{found['operations'] / end_to_end:.2f}",
+        }
+        if plan["memory"] is not None:
+            chosen = plan["fastest"] == {key: found[key] for key in ("modules", "checkpoint")}
+            row["fits"] = "yes, fastest" if chosen else "yes" if found["fits"] else "no"
+        rows.append(row)
+    return rows
+
+
+def _rows_of_largest(rows: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    out = []
+    for row in rows:
+        line: Dict[str, Any] = {"training": row["training"]}
+        for name in ("features", "steps"):
+            line[f"most {name}"] = f"at least {row[name]}" if row[f"{name}_is_bound"] else row[name]
+            line[f"parameters MB with most {name}"] = row[f"parameters_with_{name}"] / 1e6
+        out.append(line)
+    return out
+
+
+if __name__ == "__main__":
+    main()

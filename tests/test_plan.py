@@ -1,0 +1,256 @@
+"""The planner against measurements of the real trainer: the allocations that torch.profiler records."""
+
+import gc
+import itertools
+import json
+
+import pytest
+import torch
+from conftest import write_dataset
+from meddlr.utils.events import EventStorage
+
+from meddlr_greedy import plan
+from meddlr_greedy.config import load_config
+from meddlr_greedy.engine.planning import (
+    FEATURES,
+    STEPS,
+    Example,
+    TrainingStep,
+    alternatives,
+    largest,
+    plan_step,
+    with_modules,
+    with_value,
+)
+from meddlr_greedy.engine.trace import traced
+from meddlr_greedy.engine.trainer import GreedyTrainer
+from projects.cine.measuring import peak_bytes
+
+SHAPES = {
+    "flatmem": {"num_slices": 2, "height": 48, "width": 40, "num_coils": 4},
+    "beatmem": {"num_slices": 2, "height": 32, "width": 24, "num_coils": 4, "num_frames": 6},
+}
+CASES = [
+    ("flatmem", "GeneralizedUnrolledCNN", None),
+    ("flatmem", "GeneralizedUnrolledCNN", 2),
+    ("flatmem", "CGUnrolledCNN", None),
+    ("flatmem", "CGUnrolledCNN", 4),
+    ("beatmem", "CineUnrolledCNN", None),
+    ("beatmem", "CineUnrolledCNN", 2),
+    ("beatmem", "CGCineUnrolledCNN", None),
+    ("beatmem", "CGCineUnrolledCNN", 4),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def larger_datasets(datasets):
+    """Two data sets whose tensors are large enough to be most of the memory."""
+    from meddlr_greedy.data.datasets import register_datasets
+
+    for name, shape in SHAPES.items():
+        write_dataset(datasets, name, {"train": 2, "val": 1, "test": 1}, **shape)
+    register_datasets(str(datasets))
+
+
+@pytest.fixture
+def plan_cfg(write_config):
+    def make(data, arch, modules, *opts, device="cpu"):
+        path = write_config(arch=arch, modules=modules, data=data)
+        # Never converged, so that meddlr's conjugate gradients run to their last iteration, as planned.
+        cg = ["MODEL.UNROLLED.STEP_SIZES", "(0.1,)", "MODEL.UNROLLED.DC.EPS", "0.0"] if arch.startswith("CG") else []
+        opts = ["MODEL.UNROLLED.NUM_FEATURES", "16", "MODEL.DEVICE", device, *cg, *map(str, opts)]
+        return load_config(str(path), opts)
+
+    return make
+
+
+def measured_peak(cfg):
+    """Largest sum of what was allocated and not yet freed, while the real trainer runs two steps on a real batch."""
+
+    def run():
+        trainer = GreedyTrainer(cfg)
+        batch = next(iter(trainer.data_loader))
+        gc.collect()  # the examples that the batch was made of: the loader's own memory, by default in other processes
+        trainer._data_loader_iter = itertools.repeat(batch)
+        trainer.iter = 0
+        with EventStorage(0) as trainer.storage:
+            trainer.run_step()
+            trainer.run_step()
+
+    return peak_bytes(run, "cpu")
+
+
+@pytest.mark.parametrize(("data", "arch", "modules"), CASES)
+def test_peak_within_five_percent_of_the_trainer(plan_cfg, data, arch, modules):
+    cfg = plan_cfg(data, arch, modules)
+    planned, measured = plan_step(cfg, Example.of_data(cfg)).peak, measured_peak(cfg)
+    assert planned == pytest.approx(measured, rel=0.05)
+    assert planned > 2**21  # not of a trivial size
+
+
+@pytest.mark.parametrize("key", ["CHECKPOINT", "OVERLAP", "LOOK_AHEAD", "CLIP_NORM"])
+@pytest.mark.parametrize(("data", "arch"), [("flatmem", "GeneralizedUnrolledCNN"), ("beatmem", "CGCineUnrolledCNN")])
+def test_peak_with_the_knobs(plan_cfg, data, arch, key):
+    cfg = plan_cfg(data, arch, 2, f"MISC.GREEDY.{key}", key == "CHECKPOINT" or 1)
+    assert plan_step(cfg, Example.of_data(cfg)).peak == pytest.approx(measured_peak(cfg), rel=0.05)
+
+
+def test_readout_crop_and_partial_echo_are_planned(plan_cfg):
+    crop = ["MISC.GREEDY.READOUT_CROP", 16, "MISC.GREEDY.READOUT_CROP_JITTER", 0]
+    cfg = plan_cfg("beatmem", "CineUnrolledCNN", 2, *crop)
+    example = Example.of_data(cfg)
+    assert example.tensors["kspace"][0][0] == 16
+    assert plan_step(cfg, example).peak == pytest.approx(measured_peak(cfg), rel=0.05)
+    # Data consistency has another form, with FFTs along both axes.
+    echo = plan_cfg("beatmem", "CineUnrolledCNN", 2, "MISC.GREEDY.PARTIAL_ECHO", 0.3)
+    example = Example.of_data(echo)
+    assert not example.constant_along_readout
+    assert plan_step(echo, example).peak == pytest.approx(measured_peak(echo), rel=0.05)
+
+
+@pytest.mark.parametrize("data", SHAPES)
+def test_an_example_of_a_shape_is_like_one_of_the_data(plan_cfg, data):
+    arch = "CineUnrolledCNN" if data == "beatmem" else "GeneralizedUnrolledCNN"
+    cfg = plan_cfg(data, arch, 2)
+    found = Example.of_data(cfg)
+    assert Example.of_shape(cfg, found.tensors["kspace"][0], 1) == found
+
+
+def test_parts_of_a_step(plan_cfg):
+    cfg = plan_cfg("beatmem", "CineUnrolledCNN", 2)
+    example = Example.of_data(cfg)
+    found = plan_step(cfg, example)
+    step = TrainingStep(cfg, example.batch(2, torch.zeros))
+    own = sum(x.nbytes for x in [*step.model.parameters(), *step.model.buffers()])
+    assert found.parameters == own
+    assert found.gradients == sum(p.nbytes for p in step.model.parameters())
+    assert 2 * found.gradients <= found.optimizer <= 2.1 * found.gradients + 4096  # Adam: two averages and a counter
+    assert found.batch == sum(x.nbytes for x in example.batch(2).values())
+    assert len(found.activations) == 2
+    assert max(found.activations) < found.peak
+    four, one = plan_step(with_modules(cfg, 4, False), example), plan_step(with_modules(cfg, 1, False), example)
+    assert four.peak < found.peak < one.peak
+    assert max(four.activations) < 0.35 * max(one.activations)
+    again = plan_step(with_modules(cfg, 1, True), example)
+    assert again.peak < one.peak
+    assert 1.2 * one.operations < again.operations < 1.6 * one.operations
+
+
+def test_alternatives(plan_cfg):
+    assert list(alternatives(plan_cfg("flatmem", "GeneralizedUnrolledCNN", None))) == [
+        (k, again) for k in (1, 2, 4) for again in (False, True)
+    ]
+    overlapping = plan_cfg("flatmem", "GeneralizedUnrolledCNN", 2, "MISC.GREEDY.OVERLAP", 2)
+    assert {k for k, _ in alternatives(overlapping)} == {1, 2}
+
+
+@pytest.mark.parametrize(("modules", "of_twice_the_steps"), [(None, 1), (1, 1), (2, 4), (4, 8), ([1, 3], 3)])
+def test_more_steps_in_modules_of_the_same_size(plan_cfg, modules, of_twice_the_steps):
+    cfg = with_value(plan_cfg("flatmem", "GeneralizedUnrolledCNN", modules), STEPS, 8)
+    assert cfg.MISC.GREEDY.NUM_MODULES == of_twice_the_steps
+    assert cfg.MODEL.META_ARCHITECTURE == ("GeneralizedUnrolledCNN" if modules is None else "GreedyUnrolled")
+
+
+def test_steps_cost_backpropagation_more_than_greedy(plan_cfg):
+    grown = {}
+    for modules in (1, 4):
+        cfg = plan_cfg("flatmem", "GeneralizedUnrolledCNN", modules)
+        example = Example.of_data(cfg)
+        grown[modules] = plan_step(with_value(cfg, STEPS, 8), example).peak / plan_step(cfg, example).peak
+    assert grown[4] < 1.4 and 1.7 < grown[1] < 2
+
+
+@pytest.mark.parametrize("key", [FEATURES, STEPS])
+def test_the_largest_fits_and_one_more_does_not(plan_cfg, key):
+    cfg = plan_cfg("flatmem", "GeneralizedUnrolledCNN", 4)
+    example = Example.of_data(cfg)
+    budget = int(1.6 * plan_step(cfg, example).peak)
+    found = largest(cfg, example, budget, key, bound=100)
+    assert found.value > cfg.get_recursive(key) and not found.is_bound
+    assert plan_step(with_value(cfg, key, found.value), example).fits(budget)
+    assert not plan_step(with_value(cfg, key, found.value + 1), example).fits(budget)
+    assert largest(cfg, example, 10**12, key, bound=6).is_bound
+    assert largest(cfg, example, 1000, key, bound=6).value == 0
+
+
+def test_a_trace_frees_what_is_freed_and_counts_operations():
+    with traced(block=512) as trace:
+        x = torch.ones(100)
+        assert trace.alive == 512
+        y = x + x
+        del x
+        assert (trace.alive, trace.peak) == (512, 1024)
+        assert not bool((y > 0).any())
+        assert bool((y > 0).all())
+        before = trace.operations
+        torch.nn.functional.conv2d(torch.ones(1, 3, 8, 8), torch.ones(5, 3, 3, 3), padding=1)
+        assert trace.operations - before == 2 * 5 * 64 * 27 + 3 * 64 + 5 * 27
+
+
+# ---- the command
+
+
+def test_table_and_json(write_config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "_BOUNDS", {FEATURES: 32, STEPS: 6})
+    config = write_config(arch="CineUnrolledCNN", modules=2, data="beatmem")
+    path = tmp_path / "plan.json"
+    plan.main(["--config-file", str(config), "--memory", "8 MB", "--json", str(path)])
+    text, planned = capsys.readouterr().out, json.loads(path.read_text())
+    for words in ("peak of a training step", "activations of module 2", "checkpoint", "fastest", "most features"):
+        assert words in text
+    rows = planned["alternatives"]
+    assert [row["fits"] for row in rows] == [max(row["peak"], row["evaluation"]) <= 8e6 for row in rows]
+    fastest = next(row for row in rows if row["modules"] == planned["fastest"]["modules"] and row["fits"])
+    assert fastest["checkpoint"] == planned["fastest"]["checkpoint"]
+    assert {row["training"] for row in planned["largest"]} == {"backpropagation", "greedy"}
+
+
+def test_without_data_and_memory(write_config, capsys):
+    config = write_config(arch="CineUnrolledCNN", modules=2, data="beat")
+    opts = ["DATASETS.TRAIN", "('nowhere_train',)", "MODEL.DEVICE", "cuda"]
+    planned = plan.main(["--config-file", str(config), "--shape", "16,12,4,3", "--maps", "1", *opts])
+    assert "largest" not in planned and planned["device"] == "cuda"
+    assert "fits" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--memory", "24"], ["--memory", "'24'", "GB"]),
+        (["--memory", "0GB"], ["--memory", "'0GB'"]),
+        (["--shape", "16x12"], ["--shape", "'16x12'", "H,W,T,C"]),
+        (["--shape", "16,12"], ["(16, 12)", "H,W,T,C"]),
+        (["--shape", "16,0,4,3"], ["(16, 0, 4, 3)", "positive"]),
+        (["--shape", "16,12,3"], ["(16, 12, 3)", "cine"]),
+        (["--shape", "16,12,4,3", "--maps", "2"], ["MODEL.UNROLLED.NUM_EMAPS", "2 map sets"]),
+        (["--maps", "2"], ["--maps", "--shape"]),
+        (["DATASETS.TRAIN", "('nowhere_train',)"], ["nowhere_train"]),
+        (["--shape", "16,12,4,3", "--json", "/nowhere/plan.json"], ["--json", "/nowhere/plan.json"]),
+    ],
+)
+def test_mistakes(write_config, capsys, flags, words):
+    config = write_config(arch="CineUnrolledCNN", modules=2, data="beat")
+    with pytest.raises(SystemExit) as end:
+        plan.main(["--config-file", str(config), *flags])
+    error = capsys.readouterr().err.strip()
+    assert end.value.code == 2
+    assert error.startswith("error: ") and "\n" not in error
+    for word in words:
+        assert word in error, error
+
+
+# ---- on a GPU
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("data", "arch", "modules"), CASES)
+def test_peak_within_ten_percent_on_a_gpu(plan_cfg, data, arch, modules):
+    shape = (256, 256, 12) if data == "flatmem" else (192, 128, 24, 12)
+    cfg = plan_cfg(data, arch, modules, "MODEL.UNROLLED.NUM_FEATURES", 32, device="cuda")
+    example = Example.of_shape(cfg, shape)
+    step = TrainingStep(cfg, example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE, torch.ones))
+    step.run_step()
+    torch.cuda.reset_peak_memory_stats()
+    step.run_step()
+    assert plan_step(cfg, example).peak == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.1)
