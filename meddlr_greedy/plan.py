@@ -192,7 +192,7 @@ def _rows_of_alternatives(plan: Dict[str, Any]) -> List[Dict[str, Any]]:
             "optimizer MB": found["optimizer"] / 1e6,
             "activations MB": max(found["activations"]) / 1e6,
             "peak MB": found["peak"] / 1e6,
-            "operations": f"{found['operations'] / end_to_end:.2f}",
+            "operations": f"{found['operations'] / end_to_end:.2f}x",
         }
         if plan["memory"] is not None:
             chosen = plan["fastest"] == {key: found[key] for key in ("modules", "checkpoint")}

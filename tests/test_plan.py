@@ -162,15 +162,15 @@ def test_steps_cost_backpropagation_more_than_greedy(plan_cfg):
 
 @pytest.mark.parametrize("key", [FEATURES, STEPS])
 def test_the_largest_fits_and_one_more_does_not(plan_cfg, key):
-    cfg = plan_cfg("flatmem", "GeneralizedUnrolledCNN", 4)
+    cfg = plan_cfg("flatmem", "GeneralizedUnrolledCNN", 1, STEPS, 2)
     example = Example.of_data(cfg)
     budget = int(1.6 * plan_step(cfg, example).peak)
     found = largest(cfg, example, budget, key, bound=100)
     assert found.value > cfg.get_recursive(key) and not found.is_bound
     assert plan_step(with_value(cfg, key, found.value), example).fits(budget)
     assert not plan_step(with_value(cfg, key, found.value + 1), example).fits(budget)
-    assert largest(cfg, example, 10**12, key, bound=6).is_bound
-    assert largest(cfg, example, 1000, key, bound=6).value == 0
+    assert largest(cfg, example, 10**12, key, bound=3).is_bound
+    assert largest(cfg, example, 1000, key, bound=2).value == 0
 
 
 def test_a_trace_frees_what_is_freed_and_counts_operations():
@@ -191,7 +191,7 @@ def test_a_trace_frees_what_is_freed_and_counts_operations():
 
 
 def test_table_and_json(write_config, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(plan, "_BOUNDS", {FEATURES: 32, STEPS: 6})
+    monkeypatch.setattr(plan, "_BOUNDS", {FEATURES: 6, STEPS: 5})
     config = write_config(arch="CineUnrolledCNN", modules=2, data="beatmem")
     path = tmp_path / "plan.json"
     plan.main(["--config-file", str(config), "--memory", "8 MB", "--json", str(path)])

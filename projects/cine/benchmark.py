@@ -201,7 +201,7 @@ def plan(args: argparse.Namespace) -> Dict[str, Any]:
             cfg = make_cfg(args.device, arch, 4, 32, modules).clone().defrost()
             if "CG" in arch:
                 cfg.MODEL.UNROLLED.STEP_SIZES = (0.1,)
-                cfg.MODEL.UNROLLED.DC.EPS = 0.0  # meddlr's runs all of its iterations, as planned
+                cfg.MODEL.UNROLLED.DC.EPS = 0.0  # so that meddlr's runs all of its iterations, as planned
             cfg.SOLVER.TRAIN_BATCH_SIZE = 1
             example = Example.of_shape(cfg.freeze(), shape)
             planned, measured = plan_step(cfg, example).peak, measured_peak(cfg, example)
@@ -211,7 +211,7 @@ def plan(args: argparse.Namespace) -> Dict[str, Any]:
                     "modules": modules or "backpropagation",
                     "planned_mb": planned / 2**20,
                     "measured_mb": measured / 2**20,
-                    "planned/measured": f"{planned / measured:.4f}",
+                    "planned/measured": planned / measured,
                 }
             )
     return {"rows": rows}
