@@ -37,6 +37,27 @@ def fourier_basis(num_frames: int, num_frequencies: int) -> torch.Tensor:
     return torch.stack(rows)
 
 
+def _convolution(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    return convolution.to(memory_format=torch.channels_last)  # the order of its images
+
+
+class _ResBlock(nn.Module):
+    """Pre-activation residual block: twice (ReLU, dropout, convolution), plus the input; (B, channels, H, W)."""
+
+    def __init__(self, channels: int, kernel_size: int, dropout: float):
+        super().__init__()
+        self.conv1 = _convolution(channels, channels, kernel_size)
+        self.conv2 = _convolution(channels, channels, kernel_size)
+        self.dropout = dropout
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = x
+        for conv in (self.conv1, self.conv2):
+            out = conv(F.dropout(F.relu(out), self.dropout, self.training))
+        return out + x
+
+
 @META_ARCH_REGISTRY.register()
 class TemporalFrequencyResNet(nn.Module):
     """Residual regulariser of 2D+t images in x-f space: its channels are coefficients of :func:`fourier_basis`.
@@ -66,18 +87,11 @@ class TemporalFrequencyResNet(nn.Module):
     ):
         super().__init__()
 
-        def conv(num_in: int, num_out: int) -> nn.Conv2d:
-            layer = nn.Conv2d(num_in, num_out, kernel_size, padding=kernel_size // 2)
-            return layer.to(memory_format=torch.channels_last)  # faster on CPU, for images in that order
-
         self.num_frequencies = num_frequencies
-        self.dropout = dropout
         num_coefficients = in_channels * (1 + 2 * num_frequencies)
-        self.initial = conv(num_coefficients, channels)
-        self.blocks = nn.ModuleList(
-            nn.ModuleList([conv(channels, channels), conv(channels, channels)]) for _ in range(num_blocks)
-        )
-        self.final = conv(channels, num_coefficients)
+        self.initial = _convolution(num_coefficients, channels, kernel_size)
+        self.blocks = nn.ModuleList(_ResBlock(channels, kernel_size, dropout) for _ in range(num_blocks))
+        self.final = _convolution(channels, num_coefficients, kernel_size)
         nn.init.zeros_(self.final.weight)
         nn.init.zeros_(self.final.bias)
 
@@ -90,9 +104,8 @@ class TemporalFrequencyResNet(nn.Module):
         scale[0] = 1 / math.sqrt(num_frames)
         x = torch.einsum("bcthw,ft->bhwcf", image, scale * basis)
         x = self.initial(x.reshape(num_batch, height, width, -1).permute(0, 3, 1, 2))
-        for first, second in self.blocks:
-            out = first(F.dropout(F.relu(x), self.dropout, self.training))
-            x = x + second(F.dropout(F.relu(out), self.dropout, self.training))
+        for block in self.blocks:
+            x = block(x)
         x = self.final(F.relu(x)).permute(0, 2, 3, 1).reshape(num_batch, height, width, -1, len(basis))
         return image + torch.einsum("bhwcf,ft->bcthw", x, basis)
 
