@@ -38,8 +38,7 @@ def fourier_basis(num_frames: int, num_frequencies: int) -> torch.Tensor:
 
 
 def _convolution(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
-    convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-    return convolution.to(memory_format=torch.channels_last)  # the order of its images
+    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
 
 class _ResBlock(nn.Module):
@@ -92,8 +91,8 @@ class TemporalFrequencyResNet(nn.Module):
         self.initial = _convolution(num_coefficients, channels, kernel_size)
         self.blocks = nn.ModuleList(_ResBlock(channels, kernel_size, dropout) for _ in range(num_blocks))
         self.final = _convolution(channels, num_coefficients, kernel_size)
-        nn.init.zeros_(self.final.weight)
-        nn.init.zeros_(self.final.bias)
+        for parameter in self.final.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, 2M, T, H, W) to the same shape."""
