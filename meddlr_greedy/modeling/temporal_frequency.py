@@ -62,8 +62,8 @@ class TemporalFrequencyResNet(nn.Module):
     """Residual regulariser of 2D+t images in x-f space: its channels are coefficients of :func:`fourier_basis`.
 
     Most of the motion of a heart is in few temporal frequencies. There a network needs no convolution along time, and
-    each of its layers sees the whole beat: several times fewer operations for each feature than a (2+1)D one. Higher
-    frequencies pass unchanged. It is the identity until it is trained.
+    each of its layers sees the whole beat: it costs far less than a (2+1)D one of as many features. Higher frequencies
+    pass unchanged. It is the identity until it is trained.
 
     Args:
         in_channels: Channels of input and output: real and imaginary part of each map set, 2 M.
