@@ -4,9 +4,8 @@ from typing import Any
 
 import torch
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
-from torch import nn
 
-from meddlr_greedy.modeling.cine import CGCineUnrolledCNN
+from meddlr_greedy.modeling.cine import CGCineUnrolledCNN, Regulariser
 from meddlr_greedy.ops.phase_constrained import phase_constrained_reconstruction, smooth_phase
 
 __all__ = ["PhaseConstrainedCineUnrolledCNN"]
@@ -28,6 +27,6 @@ class PhaseConstrainedCineUnrolledCNN(CGCineUnrolledCNN):
                 image = phase_constrained_reconstruction(A, zf_image)
         return super().step(image=image, zf_image=zf_image, A=A, **kwargs)
 
-    def reg(self, *, image: torch.Tensor, model: nn.Module, dims=None) -> torch.Tensor:
+    def reg(self, *, image: torch.Tensor, model: Regulariser, dims=None) -> torch.Tensor:
         phase = smooth_phase(image.detach())  # a constant to backward
         return phase * super().reg(image=phase.conj() * image, model=model, dims=dims)
