@@ -11,7 +11,14 @@ PLUGIN = "meddlr_greedy"
 
 from meddlr_greedy.data import masks, normalizers  # noqa: E402, F401
 from meddlr_greedy.data.datasets import register_datasets  # noqa: E402
-from meddlr_greedy.modeling import cine, invertible, kt_sparse, losses, spatiotemporal  # noqa: E402, F401
+from meddlr_greedy.modeling import (  # noqa: E402, F401
+    cine,
+    invertible,
+    losses,
+    phase_constrained,
+    spatiotemporal,
+    temporal_frequency,
+)
 from meddlr_greedy.modeling.greedy import GreedyUnrolled  # noqa: E402
 
 register_datasets()

@@ -132,7 +132,7 @@ def test_cine_networks_equal_stock_parts(arch, maps):
         assert ((a - b).norm() / b.norm()).item() < 1e-4, key
 
 
-@pytest.mark.parametrize("arch", ["CGCineUnrolledCNN", "KtSparseCineUnrolledCNN"])
+@pytest.mark.parametrize("arch", ["CGCineUnrolledCNN", "PhaseConstrainedCineUnrolledCNN"])
 @pytest.mark.parametrize("modules", [None, 1, 2])
 def test_implicit_gradient_is_that_of_converged_iterations(arch, modules):
     batch, gradients = cine_batch(), []

@@ -17,7 +17,7 @@ from torch import nn
 
 from meddlr_greedy.errors import UserError
 
-__all__ = ["SpatioTemporalConv", "SpatioTemporalResBlock", "SpatioTemporalResNet"]
+__all__ = ["SpatioTemporalConv", "SpatioTemporalResBlock", "SpatioTemporalResNet", "residual_options"]
 
 
 class SpatioTemporalConv(nn.Module):
@@ -114,32 +114,41 @@ class SpatioTemporalResNet(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
-        unrolled = cfg.MODEL.UNROLLED
-        kernel_sizes = set(unrolled.KERNEL_SIZE)
-        if len(kernel_sizes) != 1 or min(kernel_sizes) % 2 == 0:
-            raise UserError(
-                f"MODEL.UNROLLED.KERNEL_SIZE: found {tuple(unrolled.KERNEL_SIZE)}, one odd number is allowed"
-                " for a (2+1)D regulariser"
-            )
-        fixed = {
-            "PADDING": (unrolled.PADDING, ""),
-            "CONV_BLOCK.NORM": (unrolled.CONV_BLOCK.NORM, "none"),
-            "CONV_BLOCK.NORM_AFFINE": (unrolled.CONV_BLOCK.NORM_AFFINE, False),
-            "CONV_BLOCK.ACTIVATION": (unrolled.CONV_BLOCK.ACTIVATION, "relu"),
-            "CONV_BLOCK.ORDER": (tuple(unrolled.CONV_BLOCK.ORDER), ("norm", "act", "drop", "conv")),
-        }
-        for key, (found, allowed) in fixed.items():
-            if found != allowed:
-                raise UserError(f"MODEL.UNROLLED.{key}: found {found!r}, a (2+1)D regulariser allows {allowed!r}")
-        if unrolled.NUM_FEATURES < 1 or unrolled.NUM_RESBLOCKS < 0 or not 0 <= unrolled.DROPOUT < 1:
-            raise UserError(
-                f"MODEL.UNROLLED: found NUM_FEATURES {unrolled.NUM_FEATURES}, NUM_RESBLOCKS {unrolled.NUM_RESBLOCKS},"
-                f" DROPOUT {unrolled.DROPOUT}; allowed are at least 1, at least 0, and 0 to below 1"
-            )
-        return {
-            "in_channels": 2 * unrolled.NUM_EMAPS,
-            "channels": unrolled.NUM_FEATURES,
-            "num_blocks": unrolled.NUM_RESBLOCKS,
-            "kernel_size": kernel_sizes.pop(),
-            "dropout": unrolled.DROPOUT,
-        }
+        return residual_options(cfg)
+
+
+def residual_options(cfg: CfgNode) -> Dict[str, Any]:
+    """Arguments of a residual regulariser of cine, from ``MODEL.UNROLLED``.
+
+    Raises:
+        UserError: A key has a value that these networks do not allow.
+    """
+    unrolled = cfg.MODEL.UNROLLED
+    kernel_sizes = set(unrolled.KERNEL_SIZE)
+    if len(kernel_sizes) != 1 or min(kernel_sizes) % 2 == 0:
+        raise UserError(
+            f"MODEL.UNROLLED.KERNEL_SIZE: found {tuple(unrolled.KERNEL_SIZE)}, one odd number is allowed"
+            " for a cine regulariser"
+        )
+    fixed = {
+        "PADDING": (unrolled.PADDING, ""),
+        "CONV_BLOCK.NORM": (unrolled.CONV_BLOCK.NORM, "none"),
+        "CONV_BLOCK.NORM_AFFINE": (unrolled.CONV_BLOCK.NORM_AFFINE, False),
+        "CONV_BLOCK.ACTIVATION": (unrolled.CONV_BLOCK.ACTIVATION, "relu"),
+        "CONV_BLOCK.ORDER": (tuple(unrolled.CONV_BLOCK.ORDER), ("norm", "act", "drop", "conv")),
+    }
+    for key, (found, allowed) in fixed.items():
+        if found != allowed:
+            raise UserError(f"MODEL.UNROLLED.{key}: found {found!r}, a cine regulariser allows {allowed!r}")
+    if unrolled.NUM_FEATURES < 1 or unrolled.NUM_RESBLOCKS < 0 or not 0 <= unrolled.DROPOUT < 1:
+        raise UserError(
+            f"MODEL.UNROLLED: found NUM_FEATURES {unrolled.NUM_FEATURES}, NUM_RESBLOCKS {unrolled.NUM_RESBLOCKS},"
+            f" DROPOUT {unrolled.DROPOUT}; allowed are at least 1, at least 0, and 0 to below 1"
+        )
+    return {
+        "in_channels": 2 * unrolled.NUM_EMAPS,
+        "channels": unrolled.NUM_FEATURES,
+        "num_blocks": unrolled.NUM_RESBLOCKS,
+        "kernel_size": kernel_sizes.pop(),
+        "dropout": unrolled.DROPOUT,
+    }

@@ -36,7 +36,7 @@ from meddlr_greedy.eval_net import evaluate_test_sets, make_results_folder
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER, run_info
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.ops.cine_sense import CineSenseModel
-from meddlr_greedy.ops.kt_sparse import kt_sparse_reconstruction
+from meddlr_greedy.ops.phase_constrained import phase_constrained_reconstruction
 from projects.cine import compressed_sensing, prepare, simulate
 from projects.cine.tables import insert_table
 
@@ -49,7 +49,7 @@ SIMULATION = [
     *("--split", "0-6,13-19", "7-8", "9-12"),
 ]
 
-_CS, _START = "compressed sensing", "k-t sparse, where the networks start"
+_CS, _START = "compressed sensing", "phase-constrained, where the networks start"
 _METRICS = {"PSNR (dB)": ("psnr_scan", 2), "SSIM": ("ssim (Wang)_scan", 3), "NRMSE": ("nrmse_scan", 3)}
 
 
@@ -61,7 +61,7 @@ class Study:
         name: Of the data set, and of the table, the files in results/ and the marks in the page.
         prepare: Called with the file and the folder of the data set.
         networks: Label -> config file.
-        compares: Whether compressed sensing, and the k-t sparse image that the networks start from, are in the table.
+        compares: Whether compressed sensing, and the image that the networks start from, are in the table.
     """
 
     name: str
@@ -89,14 +89,14 @@ STUDIES = {
 }
 
 
-class KtSparse(nn.Module):
-    """What a ``KtSparseCineUnrolledCNN`` starts from, as a network gives it."""
+class PhaseConstrained(nn.Module):
+    """What a ``PhaseConstrainedCineUnrolledCNN`` starts from, as a network gives it."""
 
     @torch.no_grad()
     def forward(self, inputs: Dict[str, Any]) -> Dict[str, Any]:
         A = CineSenseModel(inputs["maps"], inputs["mask"])  # noqa: N806 (meddlr's name)
         zf_image = A(inputs["kspace"], adjoint=True)
-        return {"pred": kt_sparse_reconstruction(A, zf_image), "target": inputs["target"], "zf_image": zf_image}
+        return {"pred": phase_constrained_reconstruction(A, zf_image), "target": inputs["target"], "zf_image": zf_image}
 
 
 def train(study: Study, output: Path) -> None:
@@ -159,7 +159,7 @@ def _evaluate(study: Study, output: Path) -> Dict[str, Any]:
         cfg = load_config(str(first), ["OUTPUT_DIR", str(_folder(output, _START))])
         register_datasets()
         cfg = setup_run(cfg, argument_parser().parse_args([]), trains=False)
-        model = KtSparse()
+        model = PhaseConstrained()
         info = {**run_info(cfg, model, weights=cfg.OUTPUT_DIR, iteration=None), "weights": None, "architecture": _START}
         evaluate_test_sets(cfg, model, info, make_results_folder(cfg), num_figures=0, label=_START)
     for label, config in study.networks.items():

@@ -1,0 +1,113 @@
+"""A residual network on the lowest temporal frequencies of a cine: two-dimensional, and every layer sees all phases."""
+
+import math
+from typing import Any, Dict
+
+import torch
+import torch.nn.functional as F
+from meddlr.config import CfgNode
+from meddlr.config.config import configurable
+from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
+from torch import nn
+
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.spatiotemporal import residual_options
+
+__all__ = ["TemporalFrequencyResNet", "fourier_basis"]
+
+
+def fourier_basis(num_frames: int, num_frequencies: int) -> torch.Tensor:
+    """The real Fourier basis of a heart beat: constant, then cosine and sine of 1, 2, ... periods per beat.
+
+    Returns:
+        Orthonormal rows, float32, shape (1 + 2 ``num_frequencies``, ``num_frames``).
+
+    Raises:
+        UserError: There are too few frames for so many frequencies.
+    """
+    if num_frames <= 2 * num_frequencies:
+        raise UserError(
+            f"MODEL.UNROLLED.BLOCK_ARCHITECTURE: 'TemporalFrequencyResNet' needs more than {2 * num_frequencies}"
+            f" cardiac phases, but the data has {num_frames} frames only"
+        )
+    angle = 2 * math.pi * torch.arange(num_frames) / num_frames
+    rows = [torch.full((num_frames,), 1 / math.sqrt(num_frames))]
+    for frequency in range(1, num_frequencies + 1):
+        rows += [math.sqrt(2 / num_frames) * wave(frequency * angle) for wave in (torch.cos, torch.sin)]
+    return torch.stack(rows)
+
+
+def _convolution(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+
+
+class _ResBlock(nn.Module):
+    """Pre-activation residual block: twice (ReLU, dropout, convolution), plus the input; (B, channels, H, W)."""
+
+    def __init__(self, channels: int, kernel_size: int, dropout: float):
+        super().__init__()
+        self.conv1 = _convolution(channels, channels, kernel_size)
+        self.conv2 = _convolution(channels, channels, kernel_size)
+        self.dropout = dropout
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = x
+        for conv in (self.conv1, self.conv2):
+            out = conv(F.dropout(F.relu(out), self.dropout, self.training))
+        return out + x
+
+
+@META_ARCH_REGISTRY.register()
+class TemporalFrequencyResNet(nn.Module):
+    """Residual regulariser of 2D+t images in x-f space: its channels are coefficients of :func:`fourier_basis`.
+
+    Most of the motion of a heart is in few temporal frequencies. There a network needs no convolution along time, and
+    each of its layers sees the whole beat: it costs far less than a (2+1)D one of as many features. Higher frequencies
+    pass unchanged. It is the identity until it is trained.
+
+    Args:
+        in_channels: Channels of input and output: real and imaginary part of each map set, 2 M.
+        channels: Features of the residual blocks.
+        num_blocks: Number of residual blocks.
+        kernel_size: Odd kernel size along readout and phase encode.
+        dropout: Dropout probability.
+        num_frequencies: Temporal frequencies above zero, in periods per beat.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_blocks: int = 2,
+        kernel_size: int = 3,
+        dropout: float = 0.0,
+        num_frequencies: int = 5,
+    ):
+        super().__init__()
+
+        self.num_frequencies = num_frequencies
+        num_coefficients = in_channels * (1 + 2 * num_frequencies)
+        self.initial = _convolution(num_coefficients, channels, kernel_size)
+        self.blocks = nn.ModuleList(_ResBlock(channels, kernel_size, dropout) for _ in range(num_blocks))
+        self.final = _convolution(channels, num_coefficients, kernel_size)
+        for parameter in self.final.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(B, 2M, T, H, W) to the same shape."""
+        num_batch, _, num_frames, height, width = image.shape
+        basis = fourier_basis(num_frames, self.num_frequencies).to(image.device)
+        # The mean over time is far larger than what moves.
+        scale = torch.full((len(basis), 1), 2.0, device=image.device)
+        scale[0] = 1 / math.sqrt(num_frames)
+        x = torch.einsum("bcthw,ft->bhwcf", image, scale * basis)
+        x = self.initial(x.reshape(num_batch, height, width, -1).permute(0, 3, 1, 2))
+        for block in self.blocks:
+            x = block(x)
+        x = self.final(F.relu(x)).permute(0, 2, 3, 1).reshape(num_batch, height, width, -1, len(basis))
+        return image + torch.einsum("bhwcf,ft->bcthw", x, basis)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        return residual_options(cfg)
