@@ -9,7 +9,7 @@ from meddlr_greedy.engine.planning import Example, plan_step
 from meddlr_greedy.errors import UserError
 from projects.cine import equal_memory
 from projects.cine.equal_memory import BACKPROP, FEATURES, STEPS, Candidate, Study
-from projects.cine.trials import Trial, run_trials, training_minutes
+from projects.cine.trials import Trial, run_trials
 
 
 @pytest.fixture
@@ -95,17 +95,12 @@ def test_figure(tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
-def test_minutes_are_those_of_all_iterations(tmp_path):
-    rows = [{"iteration": 9, "time": 6.0}, {"iteration": 14, "time": 12.0}, {"iteration": 14, "val": 1.0}]
-    (tmp_path / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert training_minutes(tmp_path / "metrics.json") == pytest.approx(2.0)
-
-
 def test_real_trials(write_config, tmp_path):
     config = write_config(data="beat", arch="CineUnrolledCNN", modules=None)
+    mask = ("AUG_TRAIN.UNDERSAMPLE.NAME", "VariableDensityKtMaskFunc")  # processes know registered ones
     trials = [
-        Trial(tmp_path / "searched", config, ("SEED", "1"), evaluates=False),
-        Trial(tmp_path / "scored", config, ("SEED", "2")),
+        Trial(tmp_path / "searched", config, (*mask, "SEED", "1"), evaluates=False),
+        Trial(tmp_path / "scored", config, (*mask, "SEED", "2")),
     ]
     run_trials(trials, 2, "test")
     assert all(trial.is_done for trial in trials)

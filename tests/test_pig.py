@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from meddlr_greedy.config import load_config
-from projects.cine.pig import STUDIES, publish, table, training_minutes
+from projects.cine.pig import STUDIES, publish, table
+from projects.cine.trials import training_minutes
 
 
 def results(psnr, zero_filled=20.0):

@@ -39,6 +39,7 @@ from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.phase_constrained import phase_constrained_reconstruction
 from projects.cine import compressed_sensing, prepare, simulate
 from projects.cine.tables import insert_table
+from projects.cine.trials import training_minutes
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs" / "cine"
@@ -113,15 +114,6 @@ def train(study: Study, output: Path) -> None:
             run.terminate()  # which saves a checkpoint; without effect on one that has ended
     if failed:
         raise UserError(f"training of {', '.join(failed)} failed, see above; run the command again to continue")
-
-
-def training_minutes(metrics_file: Path) -> float:
-    """Time of all iterations, from the time per iteration that a run has logged."""
-    rows = [json.loads(line) for line in metrics_file.read_text().splitlines()]
-    of_iteration = {row["iteration"]: row["time"] for row in rows if "time" in row}
-    ends = sorted(of_iteration)
-    lengths = [end - begin for begin, end in zip([-1, *ends], ends)]
-    return sum(length * of_iteration[end] for length, end in zip(lengths, ends)) / 60
 
 
 def table(results: Dict[str, Any], dataset: str, minutes: Dict[str, float]) -> str:
