@@ -6,6 +6,7 @@ the first one again: with the same random numbers, and from the same buffers (th
 """
 
 from contextlib import ExitStack, contextmanager
+from itertools import chain, repeat
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional
 
 import torch
@@ -74,9 +75,15 @@ def run_step(
     if not recompute:
         with first_run:
             return step(image)
-    return checkpoint(
-        step, image, use_reentrant=False, preserve_rng_state=seed is None, context_fn=lambda: (first_run, buffers)
-    )
+    # The first run is the forward, all later ones recompute. (Of context_fn, torch 2.2 allows less where tensors have no
+    # values, as in a plan.)
+    contexts: Iterator[Any] = chain([first_run], repeat(buffers))
+
+    def run(image: torch.Tensor) -> torch.Tensor:
+        with next(contexts):
+            return step(image)
+
+    return checkpoint(run, image, use_reentrant=False, preserve_rng_state=seed is None)
 
 
 @contextmanager

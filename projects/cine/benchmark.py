@@ -253,7 +253,7 @@ def run_in_turn(sides: Dict[str, Side], case: TimingCase, rounds: int) -> Dict[s
 def methods(args: argparse.Namespace) -> Dict[str, Any]:
     """Peak memory and time of a training step of every method, all trained in turn by the real trainers.
 
-    The network of `timing`; the invertible one is another network of the same size. Memory is that of the whole step,
+    The network of `timing`; the invertible one is another, with much less to compute. Memory is that of the whole step,
     parameters and optimizer's state included, with its activations; of parallel greedy it is not measured here (each
     process holds its own modules).
     """
