@@ -75,8 +75,8 @@ def run_step(
     if not recompute:
         with first_run:
             return step(image)
-    # The first run is the forward, all later ones recompute. (Of context_fn, torch 2.2 allows less where tensors have no
-    # values, as in a plan.)
+    # The first run is the forward, all later ones recompute. (Of context_fn, torch 2.2 allows less where tensors have
+    # no values, as in a plan.)
     contexts: Iterator[Any] = chain([first_run], repeat(buffers))
 
     def run(image: torch.Tensor) -> torch.Tensor:
