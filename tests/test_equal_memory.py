@@ -14,7 +14,7 @@ from projects.cine.trials import Trial, run_trials
 
 @pytest.fixture
 def example():
-    return Example.of_shape(load_config(str(BACKPROP)), (32, 128, 20, 8))
+    return Example.of_shape(load_config(str(BACKPROP)), (16, 128, 20, 8))
 
 
 def test_configs_of_the_pair_differ_in_depth_and_training_alone():
@@ -50,7 +50,7 @@ def test_a_budget_that_nothing_fills(example):
 
 
 def _finish(trial, psnr, minutes=1.0):
-    trial.folder.mkdir(parents=True)
+    trial.folder.mkdir(parents=True, exist_ok=True)
     rows = [{"iteration": 9, "time": 6.0 * minutes}, {"iteration": 9, "some_val/val_psnr_scan": psnr}]
     (trial.folder / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -58,7 +58,7 @@ def _finish(trial, psnr, minutes=1.0):
 def test_search_takes_the_best_shape_then_its_best_rate(example, tmp_path, monkeypatch):
     reference = plan_step(load_config(str(BACKPROP)), example)
     narrow, wide = (Candidate(BACKPROP, 3, features, 1, reference) for features in (8, 16))
-    psnr = {("8", "1e-3"): 30.0, ("16", "1e-3"): 31.0, ("16", "5e-4"): 32.0, ("16", "2e-3"): 29.0}
+    psnr = {("8", "4e-3"): 30.0, ("16", "4e-3"): 31.0, ("16", "8e-3"): 32.0, ("16", "2e-3"): 29.0}
 
     def train(trials, jobs, description):
         for trial in trials:
@@ -69,7 +69,7 @@ def test_search_takes_the_best_shape_then_its_best_rate(example, tmp_path, monke
     monkeypatch.setattr(equal_memory, "run_trials", train)
     study = Study(tmp_path, 2, 400)
     best, rate, tried = study.search(tmp_path, "test", [narrow, wide])
-    assert (best, rate) == (wide, "5e-4")
+    assert (best, rate) == (wide, "8e-3")
     assert len(tried) == 4
     final = study.final(tmp_path, best, rate)
     assert len({trial.folder for trial in final}) == 3 and all(trial.evaluates for trial in final)
@@ -107,7 +107,13 @@ def test_real_trials(write_config, tmp_path):
     assert trials[0].validation() > 0
     assert trials[1].results()["datasets"]
     run_trials(trials, 2, "test")  # nothing is left to do
-    wrong = Trial(tmp_path / "wrong", config, ("SOLVER.NO_SUCH_KEY", "1"))
+    other = Trial(trials[0].folder, config, (*mask, "SEED", "3"), evaluates=False)
+    with pytest.raises(UserError, match="searched: holds a training with another config"):
+        run_trials([other], 2, "test")
+    wrong = Trial(tmp_path / "wrong", config, (*mask, "DATASETS.VAL", "('beat_missing',)"))
     with pytest.raises(UserError, match="wrong.*console.txt"):
         run_trials([wrong], 1, "test")
-    assert "NO_SUCH_KEY" in (tmp_path / "wrong" / "console.txt").read_text()
+    assert "beat_missing" in (tmp_path / "wrong" / "console.txt").read_text()
+    diverging = Trial(tmp_path / "diverging", config, (*mask, "SOLVER.BASE_LR", "1e30"), evaluates=False)
+    run_trials([diverging], 1, "test")
+    assert diverging.diverged and diverging.validation() == float("-inf")

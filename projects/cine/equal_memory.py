@@ -3,10 +3,11 @@
 A budget is the peak memory of a training step of the network of configs/cine/equal_memory.yaml (shaped as DL-ESPIRiT),
 trained end to end, batch size 1; in the sweep with other numbers of unrolled steps. For each budget:
 
-    candidates   backprop: a few numbers of unrolled steps, each with the most features that fit;
-                 greedy:   modules of as many steps as the budget's network, and of half as many, with the most features
-                           that fit, and as many modules as a step of at most --times the operations of the budget's
-                           network allows (memory sets no bound to it). Those that fill 95 to 100 % of the budget.
+    candidates   backprop: shallower, as deep as, and deeper than the budget's network, each with the most features
+                           that fit;
+                 greedy:   modules as deep as the budget's network, and deeper, with the most features that fit, and as
+                           many modules as a step of at most --times the operations of the budget's network allows
+                           (memory sets no bound to it). Those that fill 95 to 100 % of the budget.
     search       the best candidate, then its best learning rate, by PSNR on the validation set: one seed, a quarter of
                  the iterations, the same learning rates for both
     training     three seeds each, with the same data and iterations; PSNR and SSIM on the test set
@@ -21,13 +22,13 @@ Example::
 """
 
 import argparse
-import json
 import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from meddlr.config import CfgNode
@@ -36,13 +37,13 @@ from tabulate import tabulate
 from meddlr_greedy import compare
 from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
-from meddlr_greedy.engine.planning import FEATURES, STEPS, Example, StepMemory, largest, plan_step
+from meddlr_greedy.engine.planning import FEATURES, STEPS, Example, Largest, StepMemory, largest, plan_step, with_value
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically
-from projects.cine.measuring import measured_peak, versions
+from projects.cine.measuring import measured_peak
 from projects.cine.pig import publish
-from projects.cine.tables import insert_table
-from projects.cine.trials import Trial, run_trials, training_minutes
+from projects.cine.tables import check_page, publish_result, results_folder, spread
+from projects.cine.trials import Trial, run_trials, scores
 
 HERE = Path(__file__).parent
 CONFIGS = {
@@ -52,8 +53,11 @@ BACKPROP, GREEDY = CONFIGS.values()
 MODULES = "MISC.GREEDY.NUM_MODULES"
 
 #: Unrolled steps of the networks that give the budgets.
-BUDGETS = (3, 5, 8)
-LEARNING_RATES = ("1e-3", "5e-4", "2e-3")  # the first one while the shape is sought
+BUDGETS = (3, 4, 5)
+#: Depths of the candidates, in that of the budget's network; deeper ones are as much narrower.
+SHALLOWER = 0.6
+DEEPER = (1.6, 2.5)
+LEARNING_RATES = ("4e-3", "8e-3", "2e-3")  # the first one while the shape is sought
 SEEDS = (1, 2, 3)
 FILLED = 0.95
 
@@ -88,34 +92,31 @@ class Candidate:
 
 def backprop_candidates(example: Example, budget_steps: int, budget: int) -> List[Candidate]:
     """Shallower, as deep as, and deeper than the network of the budget, each as wide as fits."""
-    found = []
-    for steps in (round(0.6 * budget_steps), budget_steps, round(1.6 * budget_steps)):
-        cfg = load_config(str(BACKPROP), [STEPS, str(steps)])
-        widest = largest(cfg, example, budget, FEATURES, bound=256)
-        if widest.memory is not None:
-            found.append(Candidate(BACKPROP, steps, widest.value, 1, widest.memory))
-    return _filling(found, budget)
+
+    def shape(steps: int) -> Optional[Candidate]:
+        widest = _widest(load_config(str(BACKPROP), [STEPS, str(steps)]), steps, example, budget_steps, budget)
+        return None if widest.memory is None else Candidate(BACKPROP, steps, widest.value, 1, widest.memory)
+
+    return _filling(budget, [_fullest(shape, times * budget_steps) for times in (SHALLOWER, 1, *DEEPER)])
 
 
 def greedy_candidates(example: Example, budget_steps: int, budget: int, max_operations: float) -> List[Candidate]:
-    """Modules of as many steps as the network of the budget has, and of half as many."""
-    found = []
-    for of_module in (budget_steps, -(-budget_steps // 2)):
-        cfg = _greedy_cfg(2, of_module)
-        width = largest(cfg, example, budget, FEATURES, bound=256)
-        if width.memory is None:
-            continue
-        # Every module computes the same, so two numbers of modules tell of all; at least two, or nothing is greedy.
-        of_two = plan_step(_greedy_cfg(2, of_module, width.value), example).operations
-        of_three = plan_step(_greedy_cfg(3, of_module, width.value), example).operations
-        modules = max(2, 2 + int((max_operations - of_two) / (of_three - of_two)))
-        memory = plan_step(_greedy_cfg(modules, of_module, width.value), example)
-        features = width.value
-        while memory.peak > budget:  # the parameters of more modules need some, too
-            features -= 1
+    """Modules as deep as the network of the budget, and deeper, each as wide as fits."""
+
+    def shape(of_module: int) -> Optional[Candidate]:
+        features = _widest(_greedy_cfg(2, of_module), of_module, example, budget_steps, budget).value
+        while features:
+            # Every module computes the same, so two numbers of modules tell of all; at least two, or nothing is greedy.
+            of_two = plan_step(_greedy_cfg(2, of_module, features), example).operations
+            of_three = plan_step(_greedy_cfg(3, of_module, features), example).operations
+            modules = max(2, 2 + int((max_operations - of_two) / (of_three - of_two)))
             memory = plan_step(_greedy_cfg(modules, of_module, features), example)
-        found.append(Candidate(GREEDY, modules * of_module, features, modules, memory))
-    return _filling(found, budget)
+            if memory.peak <= budget:
+                return Candidate(GREEDY, modules * of_module, features, modules, memory)
+            features -= 1  # the parameters of more modules need some memory, too
+        return None
+
+    return _filling(budget, [_fullest(shape, times * budget_steps) for times in (1, DEEPER[0])])
 
 
 def _greedy_cfg(modules: int, of_module: int, features: int = 0) -> CfgNode:
@@ -123,12 +124,41 @@ def _greedy_cfg(modules: int, of_module: int, features: int = 0) -> CfgNode:
     return load_config(str(GREEDY), opts + ([FEATURES, str(features)] if features else []))
 
 
-def _filling(candidates: Sequence[Candidate], budget: int) -> List[Candidate]:
-    filling = [c for c in candidates if FILLED * budget <= c.memory.peak <= budget]
+def _widest(cfg: CfgNode, held_steps: int, example: Example, budget_steps: int, budget: int) -> Largest:
+    """The most features that fit, looked for from where memory is about that of the budget's network."""
+    of_budget = cfg.get_recursive(FEATURES)
+    cfg = with_value(cfg, FEATURES, max(1, round(of_budget * budget_steps / held_steps)))
+    return largest(cfg, example, budget, FEATURES, bound=256)
+
+
+def _fullest(shape: Callable[[int], Optional[Candidate]], steps: float) -> Optional[Candidate]:
+    """Of three neighbouring depths the one that fills the budget best: features are whole, so not every one can."""
+    near = [shape(n) for n in range(round(steps) - 1, round(steps) + 2) if n > 0]
+    return max((c for c in near if c), key=lambda c: c.memory.peak, default=None)
+
+
+def _filling(budget: int, candidates: Sequence[Optional[Candidate]]) -> List[Candidate]:
+    found = sorted({c for c in candidates if c}, key=lambda c: c.steps)
+    filling = [c for c in found if FILLED * budget <= c.memory.peak <= budget]
     if not filling:
-        tried = ", ".join(f"{c.name}: {c.memory.peak / budget:.1%}" for c in candidates)
+        tried = ", ".join(f"{c.name}: {c.memory.peak / budget:.1%}" for c in found)
         raise UserError(f"no network fills {FILLED:.0%} to 100 % of {budget / 1e6:.0f} MB ({tried or 'none fits'})")
     return filling
+
+
+def measured(candidate: Candidate, example: Example, budget: int) -> int:
+    """Peak bytes of a training step.
+
+    Raises:
+        UserError: it is not 95 to 100 % of the budget.
+    """
+    peak = measured_peak(load_config(str(candidate.config), candidate.opts), example)
+    if not FILLED * budget <= peak <= budget:
+        raise UserError(
+            f"{candidate.name}: measured {peak / budget:.1%} of {budget / 1e6:.0f} MB, allowed are {FILLED:.0%} to"
+            f" 100 % (planned {candidate.memory.peak / budget:.1%})"
+        )
+    return peak
 
 
 @dataclass(frozen=True)
@@ -155,7 +185,10 @@ class Study:
         run_trials(list(rates.values()), self.jobs, f"{label}, learning rates")
         tried = {**shapes, **rates}
         rate = max((key for key in tried if key[0] == best), key=lambda key: tried[key].validation())[1]
-        psnr = [{"network": c.name, "learning_rate": r, "val_psnr": t.validation()} for (c, r), t in tried.items()]
+        psnr = [
+            {"network": c.name, "learning_rate": r, "val_psnr": None if t.diverged else t.validation()}
+            for (c, r), t in tried.items()
+        ]
         return best, rate, psnr
 
     def final(self, folder: Path, candidate: Candidate, rate: str) -> List[Trial]:
@@ -166,21 +199,6 @@ class Study:
         opts = ("SOLVER.BASE_LR", rate, "SOLVER.MAX_ITER", str(iterations), "SEED", str(seed))
         name = f"{candidate.name}-lr{rate}-seed{seed}"
         return Trial(folder / name, candidate.config, (*candidate.opts, *opts), evaluates=not search)
-
-
-def scores(trials: Sequence[Trial], dataset: str) -> Dict[str, Any]:
-    """Mean and standard deviation over seeds, of the test set's means."""
-    results = [trial.results() for trial in trials]
-    of_dataset = [r["datasets"][dataset]["reconstruction"] for r in results]
-    out: Dict[str, Any] = {"parameters": results[0]["parameters"]}
-    for name, metric in (("psnr", "psnr_scan"), ("ssim", "ssim (Wang)_scan")):
-        out[name] = [values[metric]["mean"] for values in of_dataset]
-    out["minutes"] = [training_minutes(trial.folder / "metrics.json") for trial in trials]
-    return out
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
 
 def table(budgets: Sequence[Dict[str, Any]]) -> str:
@@ -199,9 +217,9 @@ def table(budgets: Sequence[Dict[str, Any]]) -> str:
                     "planned / budget": f"{side['planned'] / budget['bytes']:.1%}",
                     "measured / budget": f"{side['measured'] / budget['bytes']:.1%}",
                     "learning rate": side["learning_rate"],
-                    "PSNR (dB)": _spread(side["psnr"], 2),
-                    "SSIM": _spread(side["ssim"], 4),
-                    "minutes": _spread(side["minutes"], 1),
+                    "PSNR (dB)": spread(side["psnr"], 2),
+                    "SSIM": spread(side["ssim"], 4),
+                    "minutes": spread(side["minutes"], 1),
                 }
             )
         backprop, greedy = budget["sides"]["backprop"], budget["sides"]["greedy"]
@@ -241,11 +259,16 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time, one thread each")
     parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS), help="steps (default: %(default)s)")
     parser.add_argument(
-        "--times", type=float, default=4.0, help="operations of greedy, in those of the budget's network"
+        "--times",
+        type=float,
+        default=4.0,
+        help="most operations of a greedy step, in those of the budget's network (default: %(default)s)",
     )
     parser.add_argument("--page", type=Path, default=HERE / "RESULTS.md", metavar="FILE", help="where the table goes")
     args = parser.parse_args(argv)
 
+    check_page(args.page, "equal-memory")
+    torch.set_num_threads(1)  # as the trainings
     register_datasets()
     reference = load_config(str(BACKPROP))
     check_dataset_names(reference.DATASETS.TEST)
@@ -267,10 +290,7 @@ def main(argv: Sequence[str]) -> None:
             trials[label] = study.final(folder / label, best, rate)
             of_budget["sides"][label] = {
                 **{"steps": best.steps, "features": best.features, "modules": best.modules, "learning_rate": rate},
-                **{
-                    "planned": best.memory.peak,
-                    "measured": measured_peak(load_config(str(best.config), best.opts), example),
-                },
+                **{"planned": best.memory.peak, "measured": measured(best, example, budget)},
                 "search": tried,
             }
         # The long ones first: the processes then end at about the same time.
@@ -283,18 +303,13 @@ def main(argv: Sequence[str]) -> None:
 
 def _publish(args: argparse.Namespace, budgets: List[Dict[str, Any]], runs: Dict[str, Path]) -> None:
     """Table, figure, and the pictures of the last budget; after each, so that an ended study shows what it has."""
-    results = HERE / "results"
-    result = {"budgets": budgets, "times": args.times, "versions": versions("cpu")}
-    with written_atomically(results / "equal_memory.json") as partial:
-        partial.write_text(json.dumps(result, indent=1) + "\n")
+    results = results_folder(args.page)
     draw(budgets, results / "equal_memory.png")
     compared = args.output / "compared"
     compare.main([*map(str, runs.values()), "--labels", *runs, "--output", str(compared)])
     for picture in [*compared.glob("*.png"), *compared.glob("*.gif")]:
         publish(picture, results / f"equal_memory_images{picture.suffix}")
-    described = ", ".join(f"{key} {value}" for key, value in result["versions"].items())
-    insert_table(args.page, "equal-memory", f"{table(budgets)} {described}.")
-    print(table(budgets))
+    publish_result(args.page, "equal_memory", {"budgets": budgets, "times": args.times}, table(budgets))
 
 
 if __name__ == "__main__":

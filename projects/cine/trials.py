@@ -4,6 +4,7 @@ A trial is a config with overrides. What is finished stays: a study that was end
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,12 +15,15 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 from tqdm import tqdm
 
+from meddlr_greedy.config import load_config
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
+from meddlr_greedy.files import written_atomically
 
-__all__ = ["Trial", "run_trials", "training_minutes"]
+__all__ = ["Trial", "run_trials", "scores", "training_minutes"]
 
 _LOG = "console.txt"
+_NON_FINITE = "stopped before the update"  # said where a loss is not finite
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,27 @@ class Trial:
 
     @property
     def is_done(self) -> bool:
-        return self._results.is_file() if self.evaluates else bool(self._validations())
+        return self._results.is_file() if self.evaluates else bool(self._validations()) or self.diverged
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the training ended with a loss that is not finite, as one with a large learning rate can."""
+        log = self.folder / _LOG
+        return log.is_file() and _NON_FINITE in log.read_text()
+
+    def claim_folder(self) -> None:
+        """Notes the config in the folder, so that no result is taken for that of another one.
+
+        Raises:
+            UserError: the folder holds a training with another config.
+        """
+        config = load_config(str(self.config), ["OUTPUT_DIR", str(self.folder), *self.opts]).dump()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        note = self.folder / "trial.yaml"
+        if note.is_file() and note.read_text() != config:
+            raise UserError(f"{self.folder}: holds a training with another config; remove it, or give another --output")
+        with written_atomically(note) as partial:
+            partial.write_text(config)
 
     @property
     def _results(self) -> Path:
@@ -51,8 +75,8 @@ class Trial:
         return json.loads(self._results.read_text())
 
     def validation(self, metric: str = "val_psnr_scan") -> float:
-        """A metric of the last validation of the training."""
-        return self._validations(metric)[-1]
+        """A metric of the last validation of the training; minus infinity where it diverged."""
+        return -math.inf if self.diverged else self._validations(metric)[-1]
 
     def _validations(self, metric: str = "val_psnr_scan") -> List[float]:
         rows = _rows(self.folder / "metrics.json")
@@ -75,6 +99,8 @@ def run_trials(trials: Sequence[Trial], jobs: int, description: str) -> None:
         UserError: names the first trial that failed, and its console.txt; the others are ended (they keep a
             checkpoint, from which the same command continues).
     """
+    for trial in trials:
+        trial.claim_folder()
     waiting = [trial for trial in trials if not trial.is_done]
     running: Dict[Trial, Tuple[List[List[str]], subprocess.Popen[bytes]]] = {}
     with tqdm(total=len(trials), initial=len(trials) - len(waiting), desc=description, disable=None) as bar:
@@ -89,7 +115,7 @@ def run_trials(trials: Sequence[Trial], jobs: int, description: str) -> None:
                     status = process.poll()
                     if status is None:
                         continue
-                    if status:
+                    if status and (trial.evaluates or not trial.diverged):
                         raise UserError(f"{trial.folder}: training or evaluation failed, see {trial.folder / _LOG}")
                     if others:
                         running[trial] = (others[1:], _start(others[0], trial))
@@ -101,6 +127,17 @@ def run_trials(trials: Sequence[Trial], jobs: int, description: str) -> None:
                 process.terminate()  # a training saves a checkpoint
             for _, process in running.values():
                 process.wait()
+
+
+def scores(trials: Sequence[Trial], dataset: str) -> Dict[str, Any]:
+    """Of each training: the test set's mean PSNR and SSIM, and the minutes it took; and the number of parameters."""
+    results = [trial.results() for trial in trials]
+    of_dataset = [r["datasets"][dataset]["reconstruction"] for r in results]
+    out: Dict[str, Any] = {"parameters": results[0]["parameters"]}
+    for name, metric in (("psnr", "psnr_scan"), ("ssim", "ssim (Wang)_scan")):
+        out[name] = [values[metric]["mean"] for values in of_dataset]
+    out["minutes"] = [training_minutes(trial.folder / "metrics.json") for trial in trials]
+    return out
 
 
 def training_minutes(metrics_file: Path) -> float:
@@ -116,7 +153,6 @@ def _rows(metrics_file: Path) -> List[Dict[str, Any]]:
 
 
 def _start(command: Sequence[str], trial: Trial) -> "subprocess.Popen[bytes]":
-    trial.folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(trial.folder / _LOG, "ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)

@@ -1,0 +1,116 @@
+"""What greedy learning gives up at equal architecture, and what its options win back.
+
+The network of configs/cine/equal_architecture.yaml is trained end to end, greedily, and greedily with each option that
+lets a local loss see more of the network, three seeds each. PSNR and SSIM are of the test set; differences are taken
+seed by seed. Memory is measured, on a made-up batch of the same size.
+
+The command continues where it was ended: what is trained stays.
+
+Example::
+
+    python -m projects.cine.pig --images pig_cine_sax.npz        # makes the data set, and more
+    python -m projects.cine.equal_architecture                   # most of an hour on two cores
+"""
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Sequence, Tuple
+
+import torch
+from meddlr.config import CfgNode
+from tabulate import tabulate
+
+from meddlr_greedy.config import load_config
+from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
+from meddlr_greedy.engine.planning import Example
+from meddlr_greedy.errors import exit_with_one_line
+from projects.cine.measuring import measured_peak
+from projects.cine.tables import check_page, publish_result, spread
+from projects.cine.trials import Trial, run_trials, scores
+
+HERE = Path(__file__).parent
+CONFIG = HERE.parents[1] / "configs" / "cine" / "equal_architecture.yaml"
+SEEDS = (1, 2, 3)
+
+_OVERLAP, _LOOK_AHEAD = "MISC.GREEDY.OVERLAP", "MISC.GREEDY.LOOK_AHEAD"
+BACKPROP, PLAIN = "backprop", "greedy"
+#: Label -> what it changes in the config. The first two are what the others are measured by.
+VARIANTS: Dict[str, Tuple[str, ...]] = {
+    BACKPROP: ("MISC.GREEDY.NUM_MODULES", "1"),
+    PLAIN: (),
+    "greedy, OVERLAP 1": (_OVERLAP, "1"),
+    "greedy, OVERLAP 2": (_OVERLAP, "2"),
+    "greedy, LOOK_AHEAD 1": (_LOOK_AHEAD, "1"),
+}
+
+
+def trials_of(output: Path, label: str) -> List[Trial]:
+    """The trainings of a variant, one for each seed."""
+    folder = output / label.replace(", ", "-").replace(" ", "-").lower()
+    return [Trial(folder / f"seed{seed}", CONFIG, (*VARIANTS[label], "SEED", str(seed))) for seed in SEEDS]
+
+
+def table(variants: Dict[str, Dict[str, Any]]) -> str:
+    """The result as Markdown, and which variants stay within the memory of two plain ones.
+
+    Args:
+        variants: Label -> ``psnr``, ``ssim``, ``minutes`` (a value for each seed) and ``bytes``.
+    """
+    backprop, plain = variants[BACKPROP], variants[PLAIN]
+    rows = []
+    behind: Dict[str, float] = {}
+    for label, variant in variants.items():
+        differences = [own - other for own, other in zip(variant["psnr"], backprop["psnr"])]
+        behind[label] = -statistics.mean(differences)
+        times = [own / other for own, other in zip(variant["minutes"], plain["minutes"])]
+        rows.append(
+            {
+                "training": label,
+                "PSNR (dB)": spread(variant["psnr"], 2),
+                "SSIM": spread(variant["ssim"], 4),
+                "PSNR to backprop (dB)": "" if label == BACKPROP else spread(differences, 2, sign="+"),
+                "memory (MB)": f"{variant['bytes'] / 1e6:.0f}",
+                "memory / greedy": f"{variant['bytes'] / plain['bytes']:.2f}",
+                "time / greedy": spread(times, 2),
+            }
+        )
+    text = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    affordable = [name for name in variants if name != BACKPROP and variants[name]["bytes"] <= 2 * plain["bytes"]]
+    best = min(affordable, key=lambda name: behind[name])
+    note = f"Best within twice the memory of plain greedy: {best}, {-behind[best]:+.2f} dB to backprop."
+    return f"{text}\n\n{note}"
+
+
+def _cfg(label: str) -> CfgNode:
+    return load_config(str(CONFIG), VARIANTS[label])
+
+
+@exit_with_one_line
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("results/equal-architecture"), metavar="FOLDER")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time, one thread each")
+    parser.add_argument("--page", type=Path, default=HERE / "RESULTS.md", metavar="FILE", help="where the table goes")
+    args = parser.parse_args(argv)
+
+    check_page(args.page, "equal-architecture")
+    torch.set_num_threads(1)  # as the trainings
+    register_datasets()
+    cfg = load_config(str(CONFIG))
+    check_dataset_names(cfg.DATASETS.TEST)
+    example = Example.of_data(cfg)
+    trials = {label: trials_of(args.output, label) for label in VARIANTS}
+    # Seed by seed, so that what runs at the same time is alike.
+    run_trials([trial for of_seed in zip(*trials.values()) for trial in of_seed], args.jobs, "equal architecture")
+    dataset = cfg.DATASETS.TEST[0]
+    variants = {
+        label: {**scores(of_label, dataset), "bytes": measured_peak(_cfg(label), example)}
+        for label, of_label in trials.items()
+    }
+    publish_result(args.page, "equal_architecture", {"variants": variants}, table(variants))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

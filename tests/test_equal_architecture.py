@@ -1,0 +1,52 @@
+"""The study at equal architecture: what its trainings are, its table."""
+
+import pytest
+from meddlr.modeling import build_model
+
+from meddlr_greedy.config import load_config
+from projects.cine import equal_architecture
+from projects.cine.equal_architecture import BACKPROP, CONFIG, PLAIN, VARIANTS
+from projects.cine.tables import publish_result
+
+
+def test_variants_are_one_network_trained_in_other_ways(tmp_path):
+    cfgs = {label: load_config(str(CONFIG), opts) for label, opts in VARIANTS.items()}
+    plain = cfgs[PLAIN]
+    assert [build_model(cfg).num_modules for cfg in cfgs.values()] == [1, 3, 3, 3, 3]  # none is refused
+    for cfg in cfgs.values():
+        for section in ("MODEL", "SOLVER", "DATASETS", "AUG_TRAIN", "DATALOADER"):
+            assert cfg[section] == plain[section]
+    trials = [trial for label in VARIANTS for trial in equal_architecture.trials_of(tmp_path, label)]
+    assert len({trial.folder for trial in trials}) == len(trials) == 3 * len(VARIANTS)
+
+
+def _variant(psnr, megabytes, minutes=1.0):
+    ssim = [value / 100 for value in psnr]
+    return {"psnr": psnr, "ssim": ssim, "minutes": [minutes] * 3, "bytes": megabytes * 1e6, "parameters": 7}
+
+
+@pytest.fixture
+def variants():
+    return {
+        BACKPROP: _variant([30.0, 31.0, 32.0], 50),
+        PLAIN: _variant([29.0, 30.5, 31.5], 10),
+        "better": _variant([29.9, 31.0, 32.0], 20, minutes=1.5),
+        "best, but large": _variant([33.0, 33.0, 33.0], 21),
+    }
+
+
+def test_table_compares_seed_by_seed_within_twice_the_memory(variants):
+    lines = equal_architecture.table(variants).splitlines()
+    assert "-0.67 ± 0.29" in lines[3] and "1.00 ± 0.00" in lines[3]
+    assert "2.00" in lines[4] and "1.50 ± 0.00" in lines[4]
+    assert "better, -0.03 dB to backprop" in lines[-1]
+
+
+def test_result_beside_the_page(variants, tmp_path):
+    page = tmp_path / "RESULTS.md"
+    page.write_text("Before.\n<!-- a-study -->\nold\n<!-- /a-study -->\nAfter.\n")
+    (tmp_path / "results").mkdir()
+    publish_result(page, "a_study", {"variants": variants}, "| new |")
+    text = page.read_text()
+    assert "| new |" in text and "torch" in text and "old" not in text and text.endswith("After.\n")
+    assert '"bytes"' in (tmp_path / "results" / "a_study.json").read_text()
