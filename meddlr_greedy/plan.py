@@ -66,7 +66,7 @@ def main(argv: Optional[Sequence[str]] = None) -> Dict[str, Any]:
     parser.add_argument(
         "--shape",
         metavar="H,W,T,C",
-        help="k-space of an example (2D: H,W,C), as cropped; default: the first example of DATASETS.TRAIN",
+        help="k-space of a slice of the data (2D: H,W,C); default: that of the first example of DATASETS.TRAIN",
     )
     parser.add_argument("--maps", type=int, metavar="M", help="map sets, with --shape (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the plan, in bytes")

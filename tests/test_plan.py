@@ -95,12 +95,40 @@ def test_peak_with_the_knobs(plan_cfg, data, arch, key):
     assert plan_step(cfg, Example.of_data(cfg)).peak == pytest.approx(measured_peak(cfg), rel=0.05)
 
 
+def cropped(example):
+    return example._replace(evaluated=example.tensors)
+
+
+@pytest.mark.parametrize("arch", ["InvertibleCineUnrolledCNN", "InvertibleCGCineUnrolledCNN"])
+def test_invertible_networks_and_their_alternatives(plan_cfg, arch):
+    step_size = -0.4 if arch == "InvertibleCineUnrolledCNN" else 0.5
+    opts = ["MODEL.UNROLLED.STEP_SIZES", (step_size,), "MISC.GREEDY.TRAINING", "invertible"]
+    cfg = plan_cfg("beatmem", arch, 1, *opts)
+    example = Example.of_data(cfg)
+    own = plan_step(cfg, example).peak
+    assert own == pytest.approx(measured_peak(cfg), rel=0.05)
+    others = [plan_step(other, example) for other in alternatives(cfg).values()]
+    assert own < others[0].peak  # backpropagation
+
+
+def test_alternatives_of_what_one_module_alone_allows(plan_cfg):
+    opts = ["MODEL.UNROLLED.SHARE_WEIGHTS", True, "MISC.GREEDY.CLIP_NORM", 1]
+    cfg = plan_cfg("beatmem", "CineUnrolledCNN", 1, *opts)
+    assert all(plan_step(other, Example.of_data(cfg)).peak for other in alternatives(cfg).values())
+
+
 def test_readout_crop_and_partial_echo_are_planned(plan_cfg):
     crop = ["MISC.GREEDY.READOUT_CROP", 16, "MISC.GREEDY.READOUT_CROP_JITTER", 0]
     cfg = plan_cfg("beatmem", "CineUnrolledCNN", 2, *crop)
     example = Example.of_data(cfg)
     assert example.tensors["kspace"][0][0] == 16
     assert plan_step(cfg, example).peak == pytest.approx(measured_peak(cfg), rel=0.05)
+    # Evaluation is not cropped.
+    whole = plan_cfg("beatmem", "CineUnrolledCNN", 2)
+    found, expected = plan_step(cfg, example).evaluation, plan_step(whole, Example.of_data(whole)).evaluation
+    assert found == pytest.approx(expected, rel=0.1)  # beside a smaller training batch
+    assert found > 1.5 * plan_step(cfg, cropped(example)).evaluation
+    assert Example.of_shape(cfg, example.evaluated["kspace"][0]) == example
     # Data consistency has another form, with FFTs along both axes.
     echo = plan_cfg("beatmem", "CineUnrolledCNN", 2, "MISC.GREEDY.PARTIAL_ECHO", 0.3)
     example = Example.of_data(echo)

@@ -199,6 +199,6 @@ class DecoupledTraining(HookBase):
             gradients = [p.grad for p in parameters if p.grad is not None]
             norms = torch.stack([g.norm() for g in gradients]) if gradients else torch.zeros(1)
             scalars[f"module_{k + 1}/time"] = seconds
-            scalars[f"module_{k + 1}/memory_mb"] = memory / 2**20
+            scalars[f"module_{k + 1}/memory_mb"] = memory / 1e6
             scalars[f"module_{k + 1}/grad_norm"] = norms.norm().item()
         self.trainer.storage.put_scalars(smoothing_hint=False, **scalars)

@@ -293,7 +293,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
         """Memory of the batches that may wait beside this process."""
         sides = [side for side in (self._receiver, self._sender) if side is not None]
         # Those in the queue, and the one in the hand of its thread.
-        return sum(side.largest_bytes for side in sides) * (self.cfg.MISC.GREEDY.BATCHES_IN_FLIGHT + 1) / 2**20
+        return sum(side.largest_bytes for side in sides) * (self.cfg.MISC.GREEDY.BATCHES_IN_FLIGHT + 1) / 1e6
 
     # ---- evaluation
 

@@ -39,10 +39,15 @@ STEPS = "MODEL.UNROLLED.NUM_UNROLLED_STEPS"
 _CUDA_BLOCK = 512
 
 
-class Example(NamedTuple):
-    """What is known of a training example without its values."""
+#: Shape and type of each tensor, without the batch axis.
+Shapes = Dict[str, Tuple[Tuple[int, ...], torch.dtype]]
 
-    tensors: Dict[str, Tuple[Tuple[int, ...], torch.dtype]]  #: shape and type of each tensor, without the batch axis
+
+class Example(NamedTuple):
+    """What is known of the examples of a data set without their values."""
+
+    tensors: Shapes  #: of a training example
+    evaluated: Shapes  #: of the same one in evaluation, where the readout is not cropped
     constant_along_readout: bool  #: whether the sampling mask is, which decides the form of the cine signal model
 
     @classmethod
@@ -52,14 +57,15 @@ class Example(NamedTuple):
         Raises:
             UserError: the data are not there, or cannot be used.
         """
-        example = build_train_loader(cfg, max(cfg.SEED, 0)).dataset[(0, 0)]
-        tensors = {key: (tuple(x.shape), x.dtype) for key, x in example.items() if isinstance(x, torch.Tensor)}
+        uncropped = cfg.clone().defrost()
+        uncropped.MISC.GREEDY.READOUT_CROP = 0
+        example, whole = (_first_example(c) for c in (cfg, uncropped.freeze()))
         mask = example["mask"]
-        return cls(tensors, constant_along_readout=bool((mask == mask[:1]).all()))
+        return cls(_shapes(example), _shapes(whole), constant_along_readout=bool((mask == mask[:1]).all()))
 
     @classmethod
     def of_shape(cls, cfg: CfgNode, shape: Sequence[int], num_maps: int = 1) -> "Example":
-        """An example with k-space of ``shape``, (H, W, T, C) for cine or (H, W, C), after any crop of the readout.
+        """An example with k-space of ``shape``, (H, W, T, C) for cine or (H, W, C), before READOUT_CROP.
 
         Raises:
             UserError: for another number of axes, or numbers that are not positive.
@@ -69,32 +75,53 @@ class Example(NamedTuple):
                 f"shape: found {tuple(shape)} with {num_maps} maps, allowed are positive numbers H,W,T,C for cine and"
                 " H,W,C for 2D"
             )
-        *pixels, num_coils = shape
-        frames = [1] * (len(pixels) - 2)
-        shapes: Dict[str, Tuple[Tuple[int, ...], torch.dtype]] = {
-            "kspace": (tuple(shape), torch.complex64),
-            "maps": ((*pixels[:2], *frames, num_coils, num_maps), torch.complex64),
-            "mean": ((1,), torch.float32),
-            "std": ((1,), torch.float32),
-            "norm": ((), torch.float32),
-            "edge_mask": ((*pixels, 1), torch.float32),
-            # meddlr's, of 2D, tells the sampled points of every coil.
-            "mask": ((*pixels, 1 if frames else num_coils), torch.float32),
-        }
-        greedy = cfg.MISC.GREEDY
-        if greedy.LOSS_LINES:
-            shapes["loss_kspace"], shapes["loss_mask"] = shapes["kspace"], shapes["mask"]
-        else:
-            shapes["target"] = ((*pixels, num_maps), torch.complex64)
-        return cls(shapes, constant_along_readout=greedy.PARTIAL_ECHO == 0)
+        readout, *others = shape
+        crop = cfg.MISC.GREEDY.READOUT_CROP
+        cropped = [min(readout, crop), *others] if crop and len(shape) == 4 else shape
+        return cls(
+            _shapes_of_kspace(cfg, cropped, num_maps),
+            _shapes_of_kspace(cfg, shape, num_maps),
+            constant_along_readout=cfg.MISC.GREEDY.PARTIAL_ECHO == 0,
+        )
 
     @property
     def is_cine(self) -> bool:
         return len(self.tensors["kspace"][0]) == 4
 
-    def batch(self, size: int, make: Callable[..., torch.Tensor] = torch.empty) -> Dict[str, torch.Tensor]:
-        """A batch of ``size`` examples: ``make(shape, dtype=...)`` for each tensor."""
-        return {key: make((size, *shape), dtype=dtype) for key, (shape, dtype) in self.tensors.items()}
+    def batch(
+        self, size: int, make: Callable[..., torch.Tensor] = torch.empty, evaluated: bool = False
+    ) -> Dict[str, torch.Tensor]:
+        """A batch of ``size`` examples, of training or as evaluated: ``make(shape, dtype=...)`` for each tensor."""
+        shapes = self.evaluated if evaluated else self.tensors
+        return {key: make((size, *shape), dtype=dtype) for key, (shape, dtype) in shapes.items()}
+
+
+def _first_example(cfg: CfgNode) -> Dict[str, Any]:
+    return build_train_loader(cfg, max(cfg.SEED, 0)).dataset[(0, 0)]
+
+
+def _shapes(example: Dict[str, Any]) -> Shapes:
+    return {key: (tuple(x.shape), x.dtype) for key, x in example.items() if isinstance(x, torch.Tensor)}
+
+
+def _shapes_of_kspace(cfg: CfgNode, shape: Sequence[int], num_maps: int) -> Shapes:
+    *pixels, num_coils = shape
+    frames = [1] * (len(pixels) - 2)
+    shapes: Shapes = {
+        "kspace": (tuple(shape), torch.complex64),
+        "maps": ((*pixels[:2], *frames, num_coils, num_maps), torch.complex64),
+        "mean": ((1,), torch.float32),
+        "std": ((1,), torch.float32),
+        "norm": ((), torch.float32),
+        "edge_mask": ((*pixels, 1), torch.float32),
+        # meddlr's, of 2D, tells the sampled points of every coil.
+        "mask": ((*pixels, 1 if frames else num_coils), torch.float32),
+    }
+    if cfg.MISC.GREEDY.LOSS_LINES:
+        shapes["loss_kspace"], shapes["loss_mask"] = shapes["kspace"], shapes["mask"]
+    else:
+        shapes["target"] = ((*pixels, num_maps), torch.complex64)
+    return shapes
 
 
 class StepMemory(NamedTuple):
@@ -183,7 +210,8 @@ def _plan(cfg: CfgNode, example: Example) -> StepMemory:
     cfg = cfg.clone().defrost()
     cfg.MODEL.DEVICE = "cpu"
     cfg.VIS_PERIOD = 0  # pictures are made on the host, now and then
-    cfg.MISC.GREEDY.LR_FACTORS = ()  # need no memory, and are for one number of modules
+    # What needs no memory, and is not for every number of modules.
+    cfg.MISC.GREEDY.LR_FACTORS, cfg.MISC.GREEDY.CLIP_NORM = (), 0.0
     with traced(_CUDA_BLOCK if on_cuda else 1, example.constant_along_readout) as trace:
         try:
             return _planned(cfg.freeze(), example, on_cuda, trace)
@@ -234,7 +262,7 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
     peak, operations = max(*peaks, trace.peak) - on_host, trace.operations
 
     before = trace.alive
-    batch = example.batch(cfg.SOLVER.TEST_BATCH_SIZE)
+    batch = example.batch(cfg.SOLVER.TEST_BATCH_SIZE, evaluated=True)
     on_host += trace.alive - before if on_cuda else 0
     trace.reset_peak()
     step.model.eval()
@@ -282,7 +310,10 @@ def with_value(cfg: CfgNode, key: str, value: int) -> CfgNode:
 
 
 def with_modules(cfg: CfgNode, num_modules: int, checkpoint: bool) -> CfgNode:
-    """The config with its network in ``num_modules`` modules; one module without checkpointing is backpropagation."""
+    """The config with its network in ``num_modules`` modules; one module without checkpointing is backpropagation.
+
+    An invertible network is trained without being run backwards.
+    """
     new = cfg.clone().defrost()
     if new.MODEL.META_ARCHITECTURE != GreedyUnrolled.__name__:
         new.MISC.GREEDY.META_ARCHITECTURE = new.MODEL.META_ARCHITECTURE
@@ -290,6 +321,7 @@ def with_modules(cfg: CfgNode, num_modules: int, checkpoint: bool) -> CfgNode:
     new.MISC.GREEDY.NUM_MODULES = num_modules
     new.MISC.GREEDY.NUM_INFERENCE_MODULES = 0
     new.MISC.GREEDY.CHECKPOINT = checkpoint
+    new.MISC.GREEDY.TRAINING = "greedy"
     return new.freeze()
 
 

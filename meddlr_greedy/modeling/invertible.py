@@ -24,7 +24,7 @@ solution has lost most of what the measured lines overrule, fewer than with grad
 """
 
 import math
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -169,18 +169,19 @@ class InvertibleCineUnrolledCNN(CineUnrolledCNN):
     allowed_step_sizes = (-(1 - 1 / _CONDITION), 0.0)
 
     @configurable
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(self, blocks: Any, step_sizes: Union[float, Sequence[float]], **kwargs: Any):
+        super().__init__(blocks, step_sizes=step_sizes, **kwargs)
         blocks = [self.resnets] if self.num_repeat_steps else self.resnets
         if not all(isinstance(block, InvertibleSpatioTemporalResNet) for block in blocks):
             raise UserError(f"{type(self).__name__}: its blocks have no inverse, allowed are {self.regulariser}")
         lower, upper = self.allowed_step_sizes
-        for step_size in self.step_sizes:
-            if not lower < step_size.item() < upper:
+        for value in step_sizes if isinstance(step_sizes, Sequence) else [step_sizes]:
+            if not lower < value < upper:
                 raise UserError(
-                    f"MODEL.UNROLLED.STEP_SIZES: found {step_size.item():g}, {type(self).__name__} can be inverted"
-                    f" above {lower:g} and below {upper:g}"
+                    f"MODEL.UNROLLED.STEP_SIZES: found {value:g}, {type(self).__name__} can be inverted above {lower:g}"
+                    f" and below {upper:g}"
                 )
+        for step_size in self.step_sizes:
             with torch.no_grad():
                 step_size.copy_(self.to_parameter(step_size))
 

@@ -209,8 +209,8 @@ def plan(args: argparse.Namespace) -> Dict[str, Any]:
                 {
                     "network": arch,
                     "modules": modules or "backpropagation",
-                    "planned_mb": planned / 2**20,
-                    "measured_mb": measured / 2**20,
+                    "planned_mb": planned / 1e6,
+                    "measured_mb": measured / 1e6,
                     "planned/measured": planned / measured,
                 }
             )
@@ -269,7 +269,7 @@ def methods(args: argparse.Namespace) -> Dict[str, Any]:
             cfg.MODEL.DEVICE, cfg.SOLVER.TRAIN_BATCH_SIZE = args.device, 1
             cfg.MISC.GREEDY = type(cfg)(asdict(GreedyConfig.from_cfg(cfg)))
             example = Example.of_shape(cfg.freeze(), (*NETWORK["shape"], NETWORK["num_coils"]))
-            row["peak_mb"] = measured_peak(cfg, example) / 2**20
+            row["peak_mb"] = measured_peak(cfg, example) / 1e6
         row.update({key: float(np.median([r[key] for r in of_rounds])) for key in ("forward_s", "backward_s")})
         for other in ("backpropagation", "checkpointed backpropagation"):
             times = ratio([r["step_s"] for r in of_rounds], [r["step_s"] for r in found[other]])
@@ -492,8 +492,8 @@ def reconstruct(args: argparse.Namespace) -> Dict[str, Any]:
         for num_slices in (4, 64):
             write_acquired(scan, num_slices, shape, num_coils)
             (peak,) = peaks_of_reconstruct(config, folder / "model.pth", folder, [scan])
-            size = scan.stat().st_size / 2**20
-            rows.append({"slices": num_slices, "file_mb": size, "peak_mb": peak / 2**20})
+            size = scan.stat().st_size / 1e6
+            rows.append({"slices": num_slices, "file_mb": size, "peak_mb": peak / 1e6})
     return {"shape": [*shape, num_coils], "rows": rows}
 
 

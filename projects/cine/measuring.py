@@ -127,7 +127,7 @@ def held_megabytes(cfg: Any, batch: Batch) -> float:
     with HeldForBackward(exclude=[*model.parameters(), *batch.values()]) as held:
         loss = loss_computer(batch, model(batch))["loss"]
     loss.backward()
-    return held.peak_bytes / 2**20
+    return held.peak_bytes / 1e6
 
 
 def peak_bytes(run: Callable[[], Any], device: str) -> int:

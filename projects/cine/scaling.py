@@ -225,7 +225,7 @@ def predict(measured: Measured, modules: int, devices: int) -> List[Prediction]:
             examples_per_s=throughput,
             speedup=throughput / of_one,
             efficiency=throughput / of_one / devices,
-            held_mb=held / 2**20,
+            held_mb=held / 1e6,
         )
         for (way, examples), (throughput, held) in made.items()
     ]
@@ -399,7 +399,7 @@ def measure(device: str, seconds: float) -> Measured:
         message_bytes=sum(tensor.nbytes for tensor in message.values()),
         image_bytes=batch["target"].nbytes,
         gradient_bytes=sum(p.nbytes for p in model.parameters()) // model.num_modules,
-        activation_bytes=int(held_mb * 2**20),
+        activation_bytes=int(held_mb * 10**6),
     )
     job.finish()
     return measured
