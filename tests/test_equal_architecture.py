@@ -20,9 +20,9 @@ def test_variants_are_one_network_trained_in_other_ways(tmp_path):
     assert len({trial.folder for trial in trials}) == len(trials) == 3 * len(VARIANTS)
 
 
-def _variant(psnr, megabytes, minutes=1.0):
+def _variant(psnr, megabytes, seconds=1.0):
     ssim = [value / 100 for value in psnr]
-    return {"psnr": psnr, "ssim": ssim, "minutes": [minutes] * 3, "bytes": megabytes * 1e6, "parameters": 7}
+    return {"psnr": psnr, "ssim": ssim, "step_s": [seconds] * 3, "bytes": megabytes * 1e6, "val_psnr": psnr}
 
 
 @pytest.fixture
@@ -30,15 +30,15 @@ def variants():
     return {
         BACKPROP: _variant([30.0, 31.0, 32.0], 50),
         PLAIN: _variant([29.0, 30.5, 31.5], 10),
-        "better": _variant([29.9, 31.0, 32.0], 20, minutes=1.5),
+        "better": _variant([29.9, 31.0, 32.0], 20, seconds=1.5),
         "best, but large": _variant([33.0, 33.0, 33.0], 21),
     }
 
 
 def test_table_compares_seed_by_seed_within_twice_the_memory(variants):
     lines = equal_architecture.table(variants).splitlines()
-    assert "-0.67 ± 0.29" in lines[3] and "1.00 ± 0.00" in lines[3]
-    assert "2.00" in lines[4] and "1.50 ± 0.00" in lines[4]
+    assert "-0.67 ± 0.29" in lines[3] and "1.00 (1.00 to 1.00)" in lines[3]
+    assert "2.00" in lines[4] and "1.50 (1.50 to 1.50)" in lines[4]
     assert "better, -0.03 dB to backprop" in lines[-1]
 
 

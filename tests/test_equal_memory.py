@@ -1,24 +1,26 @@
 """The equal-memory study: its trainings, its candidates, its table."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from meddlr_greedy.config import load_config
-from meddlr_greedy.engine.planning import Example, plan_step
+from meddlr_greedy.engine.planning import Example, plan_step, with_value
 from meddlr_greedy.errors import UserError
 from projects.cine import equal_memory
-from projects.cine.equal_memory import BACKPROP, FEATURES, STEPS, Candidate, Study
+from projects.cine.equal_memory import FEATURES, FULL, SMALL, STEPS, Budget, Candidate, Study
 from projects.cine.trials import Trial, run_trials
 
 
 @pytest.fixture
 def example():
-    return Example.of_shape(load_config(str(BACKPROP)), (16, 128, 20, 8))
+    return Example.of_shape(load_config(str(SMALL.backprop)), (16, 128, 20, 8))
 
 
-def test_configs_of_the_pair_differ_in_depth_and_training_alone():
-    backprop, greedy = (load_config(str(config)) for config in equal_memory.CONFIGS.values())
+@pytest.mark.parametrize("size", [SMALL, FULL])
+def test_configs_of_the_pair_differ_in_depth_and_training_alone(size):
+    backprop, greedy = (load_config(str(config)) for config in (size.backprop, size.greedy))
     for section in ("SOLVER", "DATASETS", "AUG_TRAIN", "DATALOADER"):
         assert backprop[section] == greedy[section]
     assert greedy.MISC.GREEDY.META_ARCHITECTURE == backprop.MODEL.META_ARCHITECTURE
@@ -31,10 +33,11 @@ def test_configs_of_the_pair_differ_in_depth_and_training_alone():
 def test_candidates_fill_the_budget(example):
     """A minute of plans."""
     steps = 3
-    reference = plan_step(load_config(str(BACKPROP), [STEPS, str(steps)]), example)
-    backprop = equal_memory.backprop_candidates(example, steps, reference.peak)
-    greedy = equal_memory.greedy_candidates(example, steps, reference.peak, 4 * reference.operations)
-    assert (steps, load_config(str(BACKPROP)).get_recursive(FEATURES)) in [(c.steps, c.features) for c in backprop]
+    reference = plan_step(load_config(str(SMALL.backprop), [STEPS, str(steps)]), example)
+    budget = Budget.of_steps(SMALL, example, steps)
+    assert budget.bytes == reference.peak
+    backprop, greedy = budget.backprop(), budget.greedy(4)
+    assert (steps, budget.features) in [(c.steps, c.features) for c in backprop]
     for candidate in (*backprop, *greedy):
         assert 0.95 <= candidate.memory.peak / reference.peak <= 1
         cfg = load_config(str(candidate.config), candidate.opts)
@@ -45,8 +48,20 @@ def test_candidates_fill_the_budget(example):
 
 
 def test_a_budget_that_nothing_fills(example):
+    budget = Budget(SMALL, example, 1, 1, 1000, 1.0)
     with pytest.raises(UserError, match="no network fills 95% to 100 % of 0 MB"):
-        equal_memory.backprop_candidates(example, 1, 1000)
+        budget.backprop()
+
+
+def test_a_budget_of_bytes_is_filled_by_the_widest(example):
+    memory = 60 * 10**6
+    budget = Budget.of_steps(replace(SMALL, memory=memory), example, 2)
+    cfg = load_config(str(SMALL.backprop), [STEPS, "2", FEATURES, str(budget.features)])
+    wider = with_value(cfg, FEATURES, budget.features + 1)
+    assert plan_step(cfg, example).peak <= budget.bytes == memory < plan_step(wider, example).peak
+    narrow = Candidate(SMALL.backprop, 1, 4, 1, plan_step(cfg, example))
+    with pytest.raises(UserError, match="steps1-features4-modules1: measured .* of 60 MB"):
+        budget.measured(narrow)
 
 
 def _finish(trial, psnr, minutes=1.0):
@@ -56,8 +71,8 @@ def _finish(trial, psnr, minutes=1.0):
 
 
 def test_search_takes_the_best_shape_then_its_best_rate(example, tmp_path, monkeypatch):
-    reference = plan_step(load_config(str(BACKPROP)), example)
-    narrow, wide = (Candidate(BACKPROP, 3, features, 1, reference) for features in (8, 16))
+    reference = plan_step(load_config(str(SMALL.backprop)), example)
+    narrow, wide = (Candidate(SMALL.backprop, 3, features, 1, reference) for features in (8, 16))
     psnr = {("8", "4e-3"): 30.0, ("16", "4e-3"): 31.0, ("16", "8e-3"): 32.0, ("16", "2e-3"): 29.0}
 
     def train(trials, jobs, description):
@@ -67,7 +82,7 @@ def test_search_takes_the_best_shape_then_its_best_rate(example, tmp_path, monke
             _finish(trial, psnr[values[FEATURES], values["SOLVER.BASE_LR"]])
 
     monkeypatch.setattr(equal_memory, "run_trials", train)
-    study = Study(tmp_path, 2, 400)
+    study = Study(tmp_path, 2, 400, SMALL.learning_rates)
     best, rate, tried = study.search(tmp_path, "test", [narrow, wide])
     assert (best, rate) == (wide, "8e-3")
     assert len(tried) == 4
@@ -80,7 +95,7 @@ def _budget(greedy, backprop):
     sides = {}
     for label, psnr in (("backprop", backprop), ("greedy", greedy)):
         ssim = [value / 100 for value in psnr]
-        sides[label] = {**side, "parameters": 10, "psnr": psnr, "ssim": ssim, "minutes": [1.0, 2.0, 3.0]}
+        sides[label] = {**side, "parameters": 10, "psnr": psnr, "ssim": ssim, "step_s": [1.0, 2.0, 3.0]}
     return {"bytes": 100, "sides": sides}
 
 

@@ -428,6 +428,8 @@ def test_weights_shared_by_modules_have_no_update_of_a_module(config_of):
         (2, knobs(LR_FACTORS="[1, 0]"), ["MISC.GREEDY.LR_FACTORS", "positive numbers"]),
         (2, knobs(LR_FACTORS="[1, 2, 3]"), ["MISC.GREEDY.LR_FACTORS: found 3 numbers", "allowed are 2"]),
         (2, knobs(LOOK_AHEAD="far"), ["MISC.GREEDY.LOOK_AHEAD: found 'far'"]),
+        (2, knobs(CG_BACKWARD="implicit"), ["MISC.GREEDY.CG_BACKWARD: found 'implicit'", "CGCineUnrolledCNN"]),
+        (None, ["MISC.GREEDY.CG_BACKWARD", "implicit"], ["MISC.GREEDY.CG_BACKWARD", "GeneralizedUnrolledCNN"]),
         (None, ["MISC.GREEDY.AMP", "bf16"], ["MISC.GREEDY.AMP: found 'bf16'", "'GreedyUnrolled'"]),
         (None, ["MISC.GREEDY.CHECKPOINT", "True"], ["MISC.GREEDY.CHECKPOINT: found True", "'GreedyUnrolled'"]),
     ],

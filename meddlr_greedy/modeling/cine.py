@@ -127,6 +127,8 @@ class CGCineUnrolledCNN(CineUnrolledCNN):
     gradient of the iterations and that of the solution.
     """
 
+    chooses_cg_backward = True
+
     @configurable
     def __init__(self, *args, cg_max_iter: int = 10, cg_eps: float = 1e-4, cg_backward: str = "unrolled", **kwargs):
         super().__init__(*args, order=("reg", "dc"), **kwargs)

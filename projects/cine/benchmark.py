@@ -253,12 +253,12 @@ def run_in_turn(sides: Dict[str, Side], case: TimingCase, rounds: int) -> Dict[s
 def methods(args: argparse.Namespace) -> Dict[str, Any]:
     """Peak memory and time of a training step of every method, all trained in turn by the real trainers.
 
-    The network of `timing`; the invertible one is another, with much less to compute. Memory is that of the whole step,
-    parameters and optimizer's state included, with its activations; of parallel greedy it is not measured here (each
-    process holds its own modules).
+    The example of `timing`, a deeper network; the invertible one is another, with much less to compute. Memory is that
+    of the whole step, parameters and optimizer's state included, with its activations; of parallel greedy it is not
+    measured here (each process holds its own modules).
     """
     rounds = args.rounds or 5
-    found = run_in_turn(METHODS, TimingCase(device=args.device, iterations=8), rounds)
+    found = run_in_turn(METHODS, TimingCase(device=args.device, iterations=6), rounds)
     rows = []
     for name, of_rounds in found.items():
         side = METHODS[name]
@@ -276,7 +276,9 @@ def methods(args: argparse.Namespace) -> Dict[str, Any]:
             row[f"time of {other}"] = f"{times['ratio']:.2f} ({times['low']:.2f} to {times['high']:.2f})"
         rows.append(row)
     draw_methods(args.output / "all.png", rows)
-    return {"network": NETWORK, "rounds": rounds, "rows": rows, "all": found}
+    end_to_end = METHODS["backpropagation"]
+    network = {**NETWORK, "modules": end_to_end.steps, "features": end_to_end.features}
+    return {"network": network, "rounds": rounds, "rows": rows, "all": found}
 
 
 def draw_methods(path: Path, rows: Sequence[Dict[str, Any]]) -> None:

@@ -12,13 +12,19 @@ trained end to end, batch size 1; in the sweep with other numbers of unrolled st
                  the iterations, the same learning rates for both
     training     three seeds each, with the same data and iterations; PSNR and SSIM on the test set
 
-Memory is planned (python -m meddlr_greedy.plan), and measured for the two networks that are trained. The command
-continues where it was ended: what is trained stays.
+Memory is planned (python -m meddlr_greedy.plan), and measured for the two networks that are trained; so is the time of
+a step, of both in turn. The command continues where it was ended: what is trained stays.
+
+With --full, the budget is 24 GB of a GPU, for 224 x 160, 20 phases, 8 coils and two map sets.
 
 Example::
 
     python -m projects.cine.pig --images pig_cine_sax.npz        # makes the data set, and more
     python -m projects.cine.equal_memory                         # hours on two cores
+
+    python -m projects.cine.simulate --images pig_cine_sax.npz --acquired-matrix 224 160 --maps 2 --coils 8 \\
+        --split 0-6,13-19 7-8 9-12 --output datasets/pigfull
+    python -m projects.cine.equal_memory --full                  # on a GPU
 """
 
 import argparse
@@ -40,26 +46,58 @@ from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.engine.planning import FEATURES, STEPS, Example, Largest, StepMemory, largest, plan_step, with_value
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically
-from projects.cine.measuring import measured_peak
-from projects.cine.pig import publish
+from projects.cine.measuring import measured_peak, ratio, step_times
+from projects.cine.pig import publish_picture
 from projects.cine.tables import check_page, publish_result, results_folder, spread
 from projects.cine.trials import Trial, run_trials, scores
 
 HERE = Path(__file__).parent
-CONFIGS = {
-    name: HERE.parents[1] / "configs" / "cine" / f"{name}.yaml" for name in ("equal_memory", "equal_memory_greedy")
-}
-BACKPROP, GREEDY = CONFIGS.values()
+CONFIGS = HERE.parents[1] / "configs" / "cine"
 MODULES = "MISC.GREEDY.NUM_MODULES"
 
-#: Unrolled steps of the networks that give the budgets.
-BUDGETS = (3, 4, 5)
 #: Depths of the candidates, in that of the budget's network; deeper ones are as much narrower.
 SHALLOWER = 0.6
 DEEPER = (1.6, 2.5)
-LEARNING_RATES = ("4e-3", "8e-3", "2e-3")  # the first one while the shape is sought
 SEEDS = (1, 2, 3)
 FILLED = 0.95
+
+
+@dataclass(frozen=True)
+class Size:
+    """One size of the study.
+
+    Attributes:
+        name: Of the result.
+        backprop: Config of the network that gives the budgets.
+        greedy: Its greedy twin.
+        learning_rates: To try; the first one while the shape is sought.
+        budgets: Unrolled steps of the networks that give the budgets.
+        memory: Bytes; the one budget where it is given, with the number of steps as the depth to start from.
+    """
+
+    name: str
+    backprop: Path
+    greedy: Path
+    learning_rates: Tuple[str, ...]
+    budgets: Tuple[int, ...]
+    memory: Optional[int] = None
+
+
+SMALL = Size(
+    "equal_memory",
+    CONFIGS / "equal_memory.yaml",
+    CONFIGS / "equal_memory_greedy.yaml",
+    learning_rates=("4e-3", "8e-3", "2e-3"),
+    budgets=(3, 4, 5),
+)
+FULL = Size(
+    "equal_memory_full",
+    CONFIGS / "equal_memory_full.yaml",
+    CONFIGS / "equal_memory_full_greedy.yaml",
+    learning_rates=("1e-3", "2e-3", "5e-4"),
+    budgets=(5,),
+    memory=24 * 10**9,
+)
 
 
 @dataclass(frozen=True)
@@ -86,79 +124,116 @@ class Candidate:
         return (STEPS, str(self.steps), FEATURES, str(self.features), *modules)
 
     @property
+    def cfg(self) -> CfgNode:
+        return load_config(str(self.config), self.opts)
+
+    @property
     def name(self) -> str:
         return f"steps{self.steps}-features{self.features}-modules{self.modules}"
 
 
-def backprop_candidates(example: Example, budget_steps: int, budget: int) -> List[Candidate]:
-    """Shallower, as deep as, and deeper than the network of the budget, each as wide as fits."""
+@dataclass(frozen=True)
+class Budget:
+    """Networks that fill the memory of a training step.
 
-    def shape(steps: int) -> Optional[Candidate]:
-        widest = _widest(load_config(str(BACKPROP), [STEPS, str(steps)]), steps, example, budget_steps, budget)
-        return None if widest.memory is None else Candidate(BACKPROP, steps, widest.value, 1, widest.memory)
-
-    return _filling(budget, [_fullest(shape, times * budget_steps) for times in (SHALLOWER, 1, *DEEPER)])
-
-
-def greedy_candidates(example: Example, budget_steps: int, budget: int, max_operations: float) -> List[Candidate]:
-    """Modules as deep as the network of the budget, and deeper, each as wide as fits."""
-
-    def shape(of_module: int) -> Optional[Candidate]:
-        features = _widest(_greedy_cfg(2, of_module), of_module, example, budget_steps, budget).value
-        while features:
-            # Every module computes the same, so two numbers of modules tell of all; at least two, or nothing is greedy.
-            of_two = plan_step(_greedy_cfg(2, of_module, features), example).operations
-            of_three = plan_step(_greedy_cfg(3, of_module, features), example).operations
-            modules = max(2, 2 + int((max_operations - of_two) / (of_three - of_two)))
-            memory = plan_step(_greedy_cfg(modules, of_module, features), example)
-            if memory.peak <= budget:
-                return Candidate(GREEDY, modules * of_module, features, modules, memory)
-            features -= 1  # the parameters of more modules need some memory, too
-        return None
-
-    return _filling(budget, [_fullest(shape, times * budget_steps) for times in (1, DEEPER[0])])
-
-
-def _greedy_cfg(modules: int, of_module: int, features: int = 0) -> CfgNode:
-    opts = [STEPS, str(modules * of_module), MODULES, str(modules)]
-    return load_config(str(GREEDY), opts + ([FEATURES, str(features)] if features else []))
-
-
-def _widest(cfg: CfgNode, held_steps: int, example: Example, budget_steps: int, budget: int) -> Largest:
-    """The most features that fit, looked for from where memory is about that of the budget's network."""
-    of_budget = cfg.get_recursive(FEATURES)
-    cfg = with_value(cfg, FEATURES, max(1, round(of_budget * budget_steps / held_steps)))
-    return largest(cfg, example, budget, FEATURES, bound=256)
-
-
-def _fullest(shape: Callable[[int], Optional[Candidate]], steps: float) -> Optional[Candidate]:
-    """Of three neighbouring depths the one that fills the budget best: features are whole, so not every one can."""
-    near = [shape(n) for n in range(round(steps) - 1, round(steps) + 2) if n > 0]
-    return max((c for c in near if c), key=lambda c: c.memory.peak, default=None)
-
-
-def _filling(budget: int, candidates: Sequence[Optional[Candidate]]) -> List[Candidate]:
-    found = sorted({c for c in candidates if c}, key=lambda c: c.steps)
-    filling = [c for c in found if FILLED * budget <= c.memory.peak <= budget]
-    if not filling:
-        tried = ", ".join(f"{c.name}: {c.memory.peak / budget:.1%}" for c in found)
-        raise UserError(f"no network fills {FILLED:.0%} to 100 % of {budget / 1e6:.0f} MB ({tried or 'none fits'})")
-    return filling
-
-
-def measured(candidate: Candidate, example: Example, budget: int) -> int:
-    """Peak bytes of a training step.
-
-    Raises:
-        UserError: it is not 95 to 100 % of the budget.
+    Attributes:
+        size: Of the study.
+        example: Of its data.
+        steps: Of the network that gives the budget.
+        features: Of the same.
+        bytes: The budget.
+        operations: Of a step of that network.
     """
-    peak = measured_peak(load_config(str(candidate.config), candidate.opts), example)
-    if not FILLED * budget <= peak <= budget:
-        raise UserError(
-            f"{candidate.name}: measured {peak / budget:.1%} of {budget / 1e6:.0f} MB, allowed are {FILLED:.0%} to"
-            f" 100 % (planned {candidate.memory.peak / budget:.1%})"
-        )
-    return peak
+
+    size: Size
+    example: Example
+    steps: int
+    features: int
+    bytes: int
+    operations: float
+
+    @classmethod
+    def of_steps(cls, size: Size, example: Example, steps: int) -> "Budget":
+        """The peak of the network of the config with so many steps; or ``size.memory`` and the widest that fits."""
+        cfg = load_config(str(size.backprop), [STEPS, str(steps)])
+        features, memory = cfg.get_recursive(FEATURES), None
+        if size.memory is None:
+            memory = plan_step(cfg, example)
+        else:
+            features, memory, _ = largest(cfg, example, size.memory, FEATURES, bound=1024)
+        if memory is None:
+            raise UserError(f"{size.backprop}: no network of {steps} steps fits in {size.memory} bytes")
+        return cls(size, example, steps, features, size.memory or memory.peak, memory.operations)
+
+    def backprop(self) -> List[Candidate]:
+        """Shallower, as deep as, and deeper than the network of the budget, each as wide as fits."""
+
+        def shape(steps: int) -> Optional[Candidate]:
+            widest = self._widest(load_config(str(self.size.backprop), [STEPS, str(steps)]), steps)
+            found = widest.memory
+            return None if found is None else Candidate(self.size.backprop, steps, widest.value, 1, found)
+
+        return self._filling([self._fullest(shape, times) for times in (SHALLOWER, 1, *DEEPER)])
+
+    def greedy(self, times_operations: float) -> List[Candidate]:
+        """Modules as deep as the network of the budget, and deeper, each as wide as fits."""
+        allowed = times_operations * self.operations
+
+        def plan(modules: int, of_module: int, features: int) -> StepMemory:
+            return plan_step(self._greedy_cfg(modules, of_module, features), self.example)
+
+        def shape(of_module: int) -> Optional[Candidate]:
+            features = self._widest(self._greedy_cfg(2, of_module), of_module).value
+            while features:
+                # Every module computes the same: two numbers of modules tell of all. At least two, or it is not greedy.
+                of_two, of_three = (plan(n, of_module, features).operations for n in (2, 3))
+                modules = max(2, 2 + int((allowed - of_two) / (of_three - of_two)))
+                memory = plan(modules, of_module, features)
+                if memory.peak <= self.bytes:
+                    return Candidate(self.size.greedy, modules * of_module, features, modules, memory)
+                features -= 1  # the parameters of more modules need some memory, too
+            return None
+
+        return self._filling([self._fullest(shape, times) for times in (1, DEEPER[0])])
+
+    def measured(self, candidate: Candidate) -> int:
+        """Peak bytes of a training step.
+
+        Raises:
+            UserError: it is not 95 to 100 % of the budget.
+        """
+        peak = measured_peak(candidate.cfg, self.example)
+        if not FILLED * self.bytes <= peak <= self.bytes:
+            raise UserError(
+                f"{candidate.name}: measured {peak / self.bytes:.1%} of {self.bytes / 1e6:.0f} MB, allowed are"
+                f" {FILLED:.0%} to 100 % (planned {candidate.memory.peak / self.bytes:.1%})"
+            )
+        return peak
+
+    def _greedy_cfg(self, modules: int, of_module: int, features: int = 0) -> CfgNode:
+        opts = [STEPS, str(modules * of_module), MODULES, str(modules)]
+        return load_config(str(self.size.greedy), opts + ([FEATURES, str(features)] if features else []))
+
+    def _widest(self, cfg: CfgNode, held_steps: int) -> Largest:
+        """The most features that fit, looked for from where memory is about that of the budget's network."""
+        cfg = with_value(cfg, FEATURES, max(1, round(self.features * self.steps / held_steps)))
+        return largest(cfg, self.example, self.bytes, FEATURES, bound=1024)
+
+    def _fullest(self, shape: Callable[[int], Optional[Candidate]], times: float) -> Optional[Candidate]:
+        """Of neighbouring depths the one that fills the budget best: features are whole, so not every one can."""
+        steps = round(times * self.steps)
+        near = [shape(n) for n in range(steps - 1, steps + 2) if n > 0]
+        return max((c for c in near if c), key=lambda c: c.memory.peak, default=None)
+
+    def _filling(self, candidates: Sequence[Optional[Candidate]]) -> List[Candidate]:
+        found = sorted({c for c in candidates if c}, key=lambda c: c.steps)
+        filling = [c for c in found if FILLED * self.bytes <= c.memory.peak <= self.bytes]
+        if not filling:
+            tried = ", ".join(f"{c.name}: {c.memory.peak / self.bytes:.1%}" for c in found)
+            raise UserError(
+                f"no network fills {FILLED:.0%} to 100 % of {self.bytes / 1e6:.0f} MB ({tried or 'none fits'})"
+            )
+        return filling
 
 
 @dataclass(frozen=True)
@@ -169,15 +244,17 @@ class Study:
         output: Folder of all trainings.
         jobs: Trainings at the same time.
         iterations: Of the final trainings.
+        learning_rates: To try; the first one while the shape is sought.
     """
 
     output: Path
     jobs: int
     iterations: int
+    learning_rates: Tuple[str, ...]
 
     def search(self, folder: Path, label: str, candidates: Sequence[Candidate]) -> Tuple[Candidate, str, List[Any]]:
         """The best candidate, its best learning rate, and the validation PSNR of all that was tried."""
-        first, *others = LEARNING_RATES
+        first, *others = self.learning_rates
         shapes = {(c, first): self._trial(folder / "search", c, first, SEEDS[0], search=True) for c in candidates}
         run_trials(list(shapes.values()), self.jobs, f"{label}, shapes")
         best = max(shapes, key=lambda key: shapes[key].validation())[0]
@@ -219,15 +296,16 @@ def table(budgets: Sequence[Dict[str, Any]]) -> str:
                     "learning rate": side["learning_rate"],
                     "PSNR (dB)": spread(side["psnr"], 2),
                     "SSIM": spread(side["ssim"], 4),
-                    "minutes": spread(side["minutes"], 1),
+                    "s / step": f"{statistics.median(side['step_s']):.2f}",
                 }
             )
         backprop, greedy = budget["sides"]["backprop"], budget["sides"]["greedy"]
         psnr, ssim = (statistics.mean(greedy[m]) - statistics.mean(backprop[m]) for m in ("psnr", "ssim"))
         times = greedy["parameters"] / backprop["parameters"]
+        time = ratio(greedy["step_s"], backprop["step_s"])
         gains.append(
             f"{budget['bytes'] / 1e6:.0f} MB: {psnr:+.2f} dB PSNR and {ssim:+.4f} SSIM with {times:.1f} times the"
-            " parameters"
+            f" parameters, in {time['ratio']:.1f} ({time['low']:.1f} to {time['high']:.1f}) times the time"
         )
     text = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
     return f"{text}\n\nGreedy against backprop, {'; '.join(gains)}."
@@ -255,9 +333,10 @@ def draw(budgets: Sequence[Dict[str, Any]], path: Path) -> None:
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("results/equal-memory"), metavar="FOLDER")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time, one thread each")
-    parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS), help="steps (default: %(default)s)")
+    parser.add_argument("--full", action="store_true", help="24 GB of a GPU, full matrix (see above)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="(default: results/equal-memory[-full])")
+    parser.add_argument("--jobs", type=int, help="trainings at the same time (default: 2, of one thread; --full: 1)")
+    parser.add_argument("--budgets", type=int, nargs="+", metavar="STEPS", help="some of them (default: all)")
     parser.add_argument(
         "--times",
         type=float,
@@ -266,50 +345,50 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--page", type=Path, default=HERE / "RESULTS.md", metavar="FILE", help="where the table goes")
     args = parser.parse_args(argv)
+    size = FULL if args.full else SMALL
+    output = args.output or Path("results") / size.name.replace("_", "-")
 
-    check_page(args.page, "equal-memory")
+    check_page(args.page, size.name.replace("_", "-"))
     torch.set_num_threads(1)  # as the trainings
     register_datasets()
-    reference = load_config(str(BACKPROP))
+    reference = load_config(str(size.backprop))
     check_dataset_names(reference.DATASETS.TEST)
+    # The budget is of a training step: evaluation, which can go slice by slice, has no say in it.
     example = Example.of_data(reference)
-    study = Study(args.output, args.jobs, reference.SOLVER.MAX_ITER)
+    example = example._replace(evaluated=example.tensors)
+    study = Study(output, args.jobs or (1 if args.full else 2), reference.SOLVER.MAX_ITER, size.learning_rates)
     budgets: List[Dict[str, Any]] = []
-    for steps in args.budgets:
-        of_network = plan_step(load_config(str(BACKPROP), [STEPS, str(steps)]), example)
-        budget = of_network.peak
-        candidates = {
-            "backprop": backprop_candidates(example, steps, budget),
-            "greedy": greedy_candidates(example, steps, budget, args.times * of_network.operations),
-        }
-        of_budget: Dict[str, Any] = {"steps": steps, "bytes": budget, "sides": {}}
-        folder = args.output / f"budget{steps}"
+    for steps in args.budgets or size.budgets:
+        budget = Budget.of_steps(size, example, steps)
+        candidates = {"backprop": budget.backprop(), "greedy": budget.greedy(args.times)}
+        folder, megabytes = output / f"budget{steps}", f"{budget.bytes / 1e6:.0f} MB"
+        chosen: Dict[str, Candidate] = {}
+        sides: Dict[str, Dict[str, Any]] = {}
         trials: Dict[str, List[Trial]] = {}
         for label, of_label in candidates.items():
-            best, rate, tried = study.search(folder / label, f"{budget / 1e6:.0f} MB, {label}", of_label)
-            trials[label] = study.final(folder / label, best, rate)
-            of_budget["sides"][label] = {
-                **{"steps": best.steps, "features": best.features, "modules": best.modules, "learning_rate": rate},
-                **{"planned": best.memory.peak, "measured": measured(best, example, budget)},
-                "search": tried,
-            }
+            best, rate, tried = study.search(folder / label, f"{megabytes}, {label}", of_label)
+            chosen[label], trials[label] = best, study.final(folder / label, best, rate)
+            shape = {"steps": best.steps, "features": best.features, "modules": best.modules, "learning_rate": rate}
+            sides[label] = {**shape, "planned": best.memory.peak, "measured": budget.measured(best), "search": tried}
         # The long ones first: the processes then end at about the same time.
-        run_trials([*trials["greedy"], *trials["backprop"]], args.jobs, f"{budget / 1e6:.0f} MB, final")
-        for label, of_label in trials.items():
-            of_budget["sides"][label].update(scores(of_label, reference.DATASETS.TEST[0]))
-        budgets.append(of_budget)
-        _publish(args, budgets, {label: of_label[0].folder for label, of_label in trials.items()})
+        run_trials([*trials["greedy"], *trials["backprop"]], study.jobs, f"{megabytes}, final")
+        times = step_times({label: best.cfg for label, best in chosen.items()}, example)
+        for label, of_trials in trials.items():
+            sides[label].update(scores(of_trials, reference.DATASETS.TEST[0]), step_s=times[label])
+        budgets.append({"steps": steps, "bytes": budget.bytes, "sides": sides})
+        runs = {label: of_trials[0].folder for label, of_trials in trials.items()}
+        publish(args.page, size.name, {"budgets": budgets, "times": args.times}, runs, output)
 
 
-def _publish(args: argparse.Namespace, budgets: List[Dict[str, Any]], runs: Dict[str, Path]) -> None:
+def publish(page: Path, name: str, result: Dict[str, Any], runs: Dict[str, Path], output: Path) -> None:
     """Table, figure, and the pictures of the last budget; after each, so that an ended study shows what it has."""
-    results = results_folder(args.page)
-    draw(budgets, results / "equal_memory.png")
-    compared = args.output / "compared"
+    results = results_folder(page)
+    draw(result["budgets"], results / f"{name}.png")
+    compared = output / "compared"
     compare.main([*map(str, runs.values()), "--labels", *runs, "--output", str(compared)])
     for picture in [*compared.glob("*.png"), *compared.glob("*.gif")]:
-        publish(picture, results / f"equal_memory_images{picture.suffix}")
-    publish_result(args.page, "equal_memory", {"budgets": budgets, "times": args.times}, table(budgets))
+        publish_picture(picture, results / f"{name}_images{picture.suffix}")
+    publish_result(page, name, result, table(result["budgets"]))
 
 
 if __name__ == "__main__":

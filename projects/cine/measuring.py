@@ -34,6 +34,7 @@ __all__ = [
     "measured_peak",
     "peak_bytes",
     "ratio",
+    "step_times",
     "versions",
     "write_example_scan",
 ]
@@ -155,6 +156,14 @@ def measured_peak(cfg: Any, example: Example) -> int:
         training.run_step()  # now with the optimizer's state and the gradients of the one before
 
     return peak_bytes(run, cfg.MODEL.DEVICE)
+
+
+def step_times(cfgs: Dict[str, Any], example: Example, rounds: int = 10) -> Dict[str, List[float]]:
+    """Seconds of a training step of each config in each round, in turn, on a made-up batch."""
+    steps = {
+        name: TrainingStep(cfg, example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE, torch.ones)) for name, cfg in cfgs.items()
+    }
+    return interleave({name: step.run_step for name, step in steps.items()}, rounds, warmup=2)
 
 
 def versions(device: str) -> Dict[str, Any]:

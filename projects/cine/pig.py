@@ -172,7 +172,7 @@ def _draw(study: Study, output: Path, results: Dict[str, Any]) -> List[Path]:
     return sorted([*compared.glob("*.png"), *compared.glob("*.gif")])
 
 
-def publish(picture: Path, path: Path, max_bytes: int = 3_000_000) -> None:
+def publish_picture(picture: Path, path: Path, max_bytes: int = 3_000_000) -> None:
     """Copies a picture; a GIF that is too large for a page gets 64 greys and is made smaller until it is not."""
     shutil.copy(picture, path)
     scale = 1.0
@@ -213,7 +213,7 @@ def main(argv: Sequence[str]) -> None:
     with written_atomically(HERE / "results" / f"{study.name}.json") as partial:
         partial.write_text(json.dumps({"training_minutes": minutes, **results}, indent=1) + "\n")
     for picture in pictures:
-        publish(picture, HERE / "results" / f"{study.name}{picture.suffix}")
+        publish_picture(picture, HERE / "results" / f"{study.name}{picture.suffix}")
     insert_table(HERE / "README.md", study.name, table(results, f"{study.name}_test", minutes))
 
 

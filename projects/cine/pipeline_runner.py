@@ -74,6 +74,8 @@ class Side:
         copies: Independent runs at the same time.
         checkpoint: Whether the steps of a module are run again in the backward.
         invertible: Whether the network is :data:`INVERTIBLE`, run backwards.
+        steps: Unrolled steps.
+        features: Of the regulariser.
     """
 
     processes: int
@@ -82,15 +84,17 @@ class Side:
     copies: int = 1
     checkpoint: bool = False
     invertible: bool = False
+    steps: int = NETWORK["modules"]
+    features: int = NETWORK["features"]
 
     @property
     def overrides(self) -> Dict[str, Any]:
-        """Of the config of :data:`NETWORK`: section, key or value in it -> value."""
+        """Of the config: section, key or value in it -> value."""
         network = INVERTIBLE if self.invertible else PLAIN
         greedy = {"META_ARCHITECTURE": network, "NUM_MODULES": self.modules or 1, "CHECKPOINT": self.checkpoint}
         if self.invertible:
             greedy["TRAINING"] = "invertible"
-        unrolled = {"NUM_UNROLLED_STEPS": NETWORK["modules"], "NUM_FEATURES": NETWORK["features"]}
+        unrolled = {"NUM_UNROLLED_STEPS": self.steps, "NUM_FEATURES": self.features}
         if self.invertible:
             unrolled["STEP_SIZES"] = (-0.5,)
         architecture = "GreedyUnrolled" if self.modules else network
@@ -105,15 +109,19 @@ SIDES = {
     "two independent processes": Side(processes=1, modules=4, copies=2),
 }
 
+# Deep enough to tell what grows with depth: the images between the steps.
+_DEEP = {"steps": 8, "features": 16}
+
 #: Every way to train that the plugin has; the first is the plain network.
 METHODS = {
-    "backpropagation": Side(processes=1, modules=0),
-    "checkpointed backpropagation": Side(processes=1, modules=1, checkpoint=True),
-    "invertible": Side(processes=1, modules=1, invertible=True),
-    "greedy, 2 modules": Side(processes=1, modules=2),
-    "greedy, 2 modules, checkpointed": Side(processes=1, modules=2, checkpoint=True),
-    "greedy, 4 modules": Side(processes=1, modules=4),
-    "parallel greedy, 2 processes": Side(processes=2, modules=4),
+    "backpropagation": Side(processes=1, modules=0, **_DEEP),
+    "checkpointed backpropagation": Side(processes=1, modules=1, checkpoint=True, **_DEEP),
+    "invertible": Side(processes=1, modules=1, invertible=True, **_DEEP),
+    "greedy, 2 modules": Side(processes=1, modules=2, **_DEEP),
+    "greedy, 4 modules": Side(processes=1, modules=4, **_DEEP),
+    "greedy, 8 modules": Side(processes=1, modules=8, **_DEEP),
+    "greedy, 2 modules, checkpointed": Side(processes=1, modules=2, checkpoint=True, **_DEEP),
+    "parallel greedy, 2 processes": Side(processes=2, modules=8, **_DEEP),
 }
 
 
