@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
@@ -66,7 +67,7 @@ from projects.cine.measuring import (
     write_example_scan,
 )
 from projects.cine.phantom import beating_heart
-from projects.cine.pipeline_runner import METHODS, NETWORK, SIDES, Side, TimingCase, run_side
+from projects.cine.pipeline_runner import METHODS, NETWORK, SIDES, TimedStep, TimingCase, run_side
 from projects.cine.simulate import acquire, coil_sensitivities
 from projects.cine.tables import insert_table
 
@@ -239,37 +240,47 @@ def step(args: argparse.Namespace) -> Dict[str, Any]:
     return {"network": f"{arch}, 8 steps, 64 features, {shape}, 8 coils", "rows": rows}
 
 
-def run_in_turn(sides: Dict[str, Side], case: TimingCase, rounds: int) -> Dict[str, List[Dict[str, float]]]:
-    """What the clocks of each side say in each round; the order inside a round is random."""
-    found: Dict[str, List[Dict[str, float]]] = {name: [] for name in sides}
+def run_in_turn(sides: Dict[str, Callable[[], Dict[str, Any]]], rounds: int) -> Dict[str, List[Dict[str, Any]]]:
+    """What each side gives in each round; the order inside a round is random."""
+    found: Dict[str, List[Dict[str, Any]]] = {name: [] for name in sides}
     order = random.Random(0)
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in tqdm(range(rounds), desc="rounds", disable=None):
-            for name in order.sample(list(sides), len(sides)):
-                found[name].append(run_side(case, sides[name], Path(folder)))
+    for _ in tqdm(range(rounds), desc="rounds", disable=None):
+        for name in order.sample(list(sides), len(sides)):
+            found[name].append(sides[name]())
     return found
 
 
 def methods(args: argparse.Namespace) -> Dict[str, Any]:
-    """Peak memory and time of a training step of every method, all trained in turn by the real trainers.
+    """Peak memory and time of a training step of every method, all in turn.
 
-    The example of `timing`, a deeper network; the invertible one is another, with much less to compute. Memory is that
-    of the whole step, parameters and optimizer's state included, with its activations; of parallel greedy it is not
-    measured here (each process holds its own modules).
+    The example of `timing`, a deeper network; the invertible one is another, with much less to compute. One process:
+    the trainer's own step on one batch. Several: trainings that their own clocks time. Memory is that of the whole
+    step, parameters and optimizer's state included, with its activations; of parallel greedy it is not measured here
+    (each process holds its own modules).
     """
-    rounds = args.rounds or 5
-    found = run_in_turn(METHODS, TimingCase(device=args.device, iterations=6), rounds)
-    rows = []
-    for name, of_rounds in found.items():
-        side = METHODS[name]
-        row: Dict[str, Any] = {"method": name, "peak_mb": None}
-        if side.processes == 1:
+    rounds = args.rounds or 12
+    shape = (*NETWORK["shape"], NETWORK["num_coils"])
+    peaks: Dict[str, float] = {}
+    sides: Dict[str, Callable[[], Dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, side in METHODS.items():
+            if side.processes > 1:
+                sides[name] = partial(run_side, TimingCase(device=args.device, iterations=6), side, Path(folder))
+                continue
             cfg = get_cfg()
             cfg.merge_from_other_cfg(type(cfg)(side.overrides))
             cfg.MODEL.DEVICE, cfg.SOLVER.TRAIN_BATCH_SIZE = args.device, 1
             cfg.MISC.GREEDY = type(cfg)(asdict(GreedyConfig.from_cfg(cfg)))
-            example = Example.of_shape(cfg.freeze(), (*NETWORK["shape"], NETWORK["num_coils"]))
-            row["peak_mb"] = measured_peak(cfg, example) / 1e6
+            example = Example.of_shape(cfg.freeze(), shape)
+            peaks[name] = measured_peak(cfg, example) / 1e6
+            batch = make_batch(args.device, NETWORK["shape"], NETWORK["num_coils"])
+            sides[name] = step = TimedStep(cfg, batch)
+            for _ in range(2):  # what is slower the first time
+                step()
+        found = run_in_turn(sides, rounds)
+    rows = []
+    for name, of_rounds in found.items():
+        row: Dict[str, Any] = {"method": name, "peak_mb": peaks.get(name)}
         row.update({key: float(np.median([r[key] for r in of_rounds])) for key in ("forward_s", "backward_s")})
         for other in ("backpropagation", "checkpointed backpropagation"):
             times = ratio([r["step_s"] for r in of_rounds], [r["step_s"] for r in found[other]])
@@ -307,7 +318,10 @@ def timing(args: argparse.Namespace) -> Dict[str, Any]:
     with the real loader). Two independent greedy processes side by side are what two processes can do at best.
     """
     rounds = args.rounds or 6
-    seconds = run_in_turn(SIDES, TimingCase(device=args.device), rounds)
+    case = TimingCase(device=args.device)
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {name: partial(run_side, case, side, Path(folder)) for name, side in SIDES.items()}
+        seconds = run_in_turn(sides, rounds)
 
     def per_batch(name: str) -> List[float]:
         return [1 / of_round["batches_per_s"] for of_round in seconds[name]]

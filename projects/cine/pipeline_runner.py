@@ -11,7 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 import numpy as np
 import torch
@@ -22,12 +22,13 @@ from meddlr_greedy import train_net
 from meddlr_greedy.data import loader
 from meddlr_greedy.data.datasets import ROOT_VARIABLE
 from meddlr_greedy.engine.build import HOOK_REGISTRY
+from meddlr_greedy.engine.planning import TrainingStep
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
 from projects.cine.local_job import LocalJob, preload
 from projects.cine.measuring import write_example_scan
 
-__all__ = ["METHODS", "SIDES", "Clock", "Side", "TimingCase", "chain_throughput", "run_side"]
+__all__ = ["METHODS", "SIDES", "Clock", "Side", "TimedStep", "TimingCase", "chain_throughput", "run_side"]
 
 preload("projects.cine.pipeline_runner")
 
@@ -125,6 +126,36 @@ METHODS = {
 }
 
 
+def now() -> float:
+    """Seconds, once all work is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def timed_forward(model: Any) -> Callable[[], float]:
+    """From now on measures the forward passes of a network; gives their seconds since it was last asked."""
+    seconds = 0.0
+    # A greedy forward holds backwards, too.
+    name = "run_steps" if isinstance(model, GreedyUnrolled) and not model.reversible else "forward"
+    function = getattr(model, name)
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        nonlocal seconds
+        start = now()
+        result = function(*args, **kwargs)
+        seconds += now() - start
+        return result
+
+    def since_last() -> float:
+        nonlocal seconds
+        found, seconds = seconds, 0.0
+        return found
+
+    setattr(model, name, timed)
+    return since_last
+
+
 @HOOK_REGISTRY.register()
 class Clock(HookBase):
     """Notes when each mini-batch was done, and the seconds of its forward passes; writes them after the training."""
@@ -133,36 +164,31 @@ class Clock(HookBase):
         self._path = Path(cfg.OUTPUT_DIR)
         self._done: List[float] = []
         self._forward: List[float] = []
-        self._in_forward = 0.0
 
     def before_train(self) -> None:
-        model = self.trainer.model
-        # A greedy forward holds backwards, too.
-        name = "run_steps" if isinstance(model, GreedyUnrolled) and not model.reversible else "forward"
-        setattr(model, name, self._timed(getattr(model, name)))
-
-    def _timed(self, function: Any) -> Any:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = self._now()
-            result = function(*args, **kwargs)
-            self._in_forward += self._now() - start
-            return result
-
-        return timed
-
-    def _now(self) -> float:
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-        return time.perf_counter()
+        self._forward_seconds = timed_forward(self.trainer.model)
 
     def after_step(self) -> None:
-        self._done.append(self._now())
-        self._forward.append(self._in_forward)
-        self._in_forward = 0.0
+        self._done.append(now())
+        self._forward.append(self._forward_seconds())
         if self.trainer.iter + 1 == self.trainer.max_iter:
             rank = self.trainer.job.rank if hasattr(self.trainer, "job") else 0
             times = {"done": self._done, "forward": self._forward}
             (self._path / CLOCK_FILE.format(rank)).write_text(json.dumps(times))
+
+
+class TimedStep(TrainingStep):
+    """The trainer's step on one batch, in this process; a call gives ``step_s``, ``forward_s`` and ``backward_s``."""
+
+    def __init__(self, cfg: CfgNode, batch: Dict[str, torch.Tensor]):
+        super().__init__(cfg, batch)
+        self._forward_seconds = timed_forward(self.model)
+
+    def __call__(self) -> Dict[str, float]:
+        start = now()
+        self.run_step()
+        seconds, forward = now() - start, self._forward_seconds()
+        return {"step_s": seconds, "forward_s": forward, "backward_s": seconds - forward}
 
 
 def _train(config: str, datasets: str, preloaded: bool, argv: Sequence[str]) -> None:
