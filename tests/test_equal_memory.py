@@ -36,7 +36,7 @@ def test_candidates_fill_the_budget(example):
     reference = plan_step(load_config(str(SMALL.backprop), [STEPS, str(steps)]), example)
     budget = Budget.of_steps(SMALL, example, steps)
     assert budget.bytes == reference.peak
-    backprop, greedy = budget.backprop(), budget.greedy(4)
+    backprop, greedy = budget.backprop(), budget.greedy(4 * reference.operations)
     assert (steps, budget.features) in [(c.steps, c.features) for c in backprop]
     for candidate in (*backprop, *greedy):
         assert 0.95 <= candidate.memory.peak / reference.peak <= 1

@@ -6,8 +6,8 @@ trained end to end, batch size 1; in the sweep with other numbers of unrolled st
     candidates   backprop: shallower, as deep as, and deeper than the budget's network, each with the most features
                            that fit;
                  greedy:   modules as deep as the budget's network, and deeper, with the most features that fit, and as
-                           many modules as a step of at most --times the operations of the budget's network allows
-                           (memory sets no bound to it). Those that fill 95 to 100 % of the budget.
+                           many modules as a step of at most --times the operations of the smallest budget's network
+                           allows (memory sets no bound to it). Those that fill 95 to 100 % of the budget.
     search       the best candidate, then its best learning rate, by PSNR on the validation set: one seed, a quarter of
                  the iterations, the same learning rates for both
     training     three seeds each, with the same data and iterations; PSNR and SSIM on the test set
@@ -71,7 +71,7 @@ class Size:
         backprop: Config of the network that gives the budgets.
         greedy: Its greedy twin.
         learning_rates: To try; the first one while the shape is sought.
-        budgets: Unrolled steps of the networks that give the budgets.
+        budgets: Unrolled steps of the networks that give the budgets, in the order of the study.
         memory: Bytes; the one budget where it is given, with the number of steps as the depth to start from.
     """
 
@@ -88,7 +88,7 @@ SMALL = Size(
     CONFIGS / "equal_memory.yaml",
     CONFIGS / "equal_memory_greedy.yaml",
     learning_rates=("4e-3", "8e-3", "2e-3"),
-    budgets=(3, 4, 5),
+    budgets=(3, 5, 4),  # the smallest and the one of the config first
 )
 FULL = Size(
     "equal_memory_full",
@@ -175,9 +175,8 @@ class Budget:
 
         return self._filling([self._fullest(shape, times) for times in (SHALLOWER, 1, *DEEPER)])
 
-    def greedy(self, times_operations: float) -> List[Candidate]:
+    def greedy(self, max_operations: float) -> List[Candidate]:
         """Modules as deep as the network of the budget, and deeper, each as wide as fits."""
-        allowed = times_operations * self.operations
 
         def plan(modules: int, of_module: int, features: int) -> StepMemory:
             return plan_step(self._greedy_cfg(modules, of_module, features), self.example)
@@ -187,7 +186,7 @@ class Budget:
             while features:
                 # Every module computes the same: two numbers of modules tell of all. At least two, or it is not greedy.
                 of_two, of_three = (plan(n, of_module, features).operations for n in (2, 3))
-                modules = max(2, 2 + int((allowed - of_two) / (of_three - of_two)))
+                modules = max(2, 2 + int((max_operations - of_two) / (of_three - of_two)))
                 memory = plan(modules, of_module, features)
                 if memory.peak <= self.bytes:
                     return Candidate(self.size.greedy, modules * of_module, features, modules, memory)
@@ -341,7 +340,7 @@ def main(argv: Sequence[str]) -> None:
         "--times",
         type=float,
         default=4.0,
-        help="most operations of a greedy step, in those of the budget's network (default: %(default)s)",
+        help="most operations of a greedy step, in those of the smallest budget's network (default: %(default)s)",
     )
     parser.add_argument("--page", type=Path, default=HERE / "RESULTS.md", metavar="FILE", help="where the table goes")
     args = parser.parse_args(argv)
@@ -358,9 +357,10 @@ def main(argv: Sequence[str]) -> None:
     example = example._replace(evaluated=example.tensors)
     study = Study(output, args.jobs or (1 if args.full else 2), reference.SOLVER.MAX_ITER, size.learning_rates)
     budgets: List[Dict[str, Any]] = []
+    max_operations = args.times * Budget.of_steps(size, example, min(size.budgets)).operations
     for steps in args.budgets or size.budgets:
         budget = Budget.of_steps(size, example, steps)
-        candidates = {"backprop": budget.backprop(), "greedy": budget.greedy(args.times)}
+        candidates = {"backprop": budget.backprop(), "greedy": budget.greedy(max_operations)}
         folder, megabytes = output / f"budget{steps}", f"{budget.bytes / 1e6:.0f} MB"
         chosen: Dict[str, Candidate] = {}
         sides: Dict[str, Dict[str, Any]] = {}
@@ -376,6 +376,7 @@ def main(argv: Sequence[str]) -> None:
         for label, of_trials in trials.items():
             sides[label].update(scores(of_trials, reference.DATASETS.TEST[0]), step_s=times[label])
         budgets.append({"steps": steps, "bytes": budget.bytes, "sides": sides})
+        budgets.sort(key=lambda of_budget: of_budget["bytes"])
         runs = {label: of_trials[0].folder for label, of_trials in trials.items()}
         publish(args.page, size.name, {"budgets": budgets, "times": args.times}, runs, output)
 
