@@ -45,5 +45,5 @@ setup(
         "pydicom",
         "nibabel",
     ],
-    extras_require={"dev": ["pytest", "ruff", "mypy", "scikit-image"]},
+    extras_require={"dev": ["pytest", "pytest-xdist", "ruff", "mypy", "scikit-image"]},
 )

@@ -418,6 +418,27 @@ def test_weights_shared_by_modules_have_no_update_of_a_module(config_of):
     GreedyTrainer.build_optimizer(cfg, GreedyTrainer.build_model(cfg))
 
 
+def test_a_weight_of_a_local_loss_cancels_under_adam(config_of):
+    """Why there is no key for weights: a power of two, so that rounding is the same; eps must not be felt."""
+    cfg = config_of("ResNet", 1)
+    trained = []
+    for weight in (1.0, 8.0):
+        torch.manual_seed(0)
+        network = plain_network(cfg, "GeneralizedUnrolledCNN")
+        model = GreedyUnrolled(network, 4, loss=lambda pred, target, w=weight: w * complex_l1(pred, target)).train()
+        before = copy.deepcopy(model.state_dict())
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, eps=1e-30)
+        batch = batch_of(cfg)
+        for _ in range(3):
+            outputs = model(batch)
+            optimizer.zero_grad()
+            (weight * complex_l1(outputs["pred"], outputs["target"])).backward()
+            optimizer.step()
+        trained.append(model.state_dict())
+    assert any(not torch.equal(trained[0][key], before[key]) for key in before), "nothing was trained"
+    assert all(torch.equal(trained[0][key], trained[1][key]) for key in before)
+
+
 @pytest.mark.parametrize(
     ("modules", "opts", "words"),
     [
