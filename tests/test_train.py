@@ -138,6 +138,13 @@ def test_periods_of_zero_mean_at_the_end_only(write_config, tmp_path):
     assert not list((tmp_path / "run").glob("model_0*.pth"))
 
 
+def test_without_validation_data_there_is_no_best_checkpoint(write_config, tmp_path, capsys):
+    results = train(write_config(), "DATASETS.VAL", "()", "TEST.EVAL_PERIOD", "2")
+    assert results["flat_test"]["val_psnr"] > 0
+    assert not (tmp_path / "run" / "model_best.pth").exists()
+    assert capsys.readouterr().out.count("no model_best.pth is kept") == 1
+
+
 @pytest.mark.parametrize("module", [1, 2, 3])
 def test_non_finite_loss_stops_before_the_update(write_config, tmp_path, monkeypatch, capsys, module):
     original, calls = GreedyUnrolled.run_steps, []
