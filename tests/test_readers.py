@@ -677,6 +677,8 @@ def test_wrong_splits(split, seed, message):
 
 # --- Wrong input ---
 
+EMPTY_TAGS = ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "TriggerTime", "RescaleSlope")
+
 
 @pytest.fixture(scope="session")
 def bad_files(tmp_path_factory, heart, magnitude):
@@ -737,6 +739,14 @@ def bad_files(tmp_path_factory, heart, magnitude):
     write_dicom(folder / "cut", small, "")
     first = sorted((folder / "cut").iterdir())[0]
     first.write_bytes(first.read_bytes()[:-100])
+    for tag in EMPTY_TAGS:
+        write_dicom(folder / f"empty_{tag}", small, "", **{tag: lambda s, t: None})
+    write_dicom(folder / "few_numbers", small, "", ImagePositionPatient=lambda s, t: [1, 2])
+    write_dicom(folder / "some_times", small, "")
+    first = sorted((folder / "some_times").iterdir())[0]
+    untimed = pydicom.dcmread(first)
+    del untimed.TriggerTime
+    untimed.save_as(first)
     write_dicom(folder / "uneven", small, "")
     sorted((folder / "uneven").iterdir())[0].unlink()
     return folder
@@ -802,6 +812,12 @@ WRONG = [
     ("images {dir}/two_views", "two_views: found images of several orientations"),
     ("images {dir}/twice", "twice: found two images at one place and time"),
     ("images {dir}/cut", "cut: pixels of IM0000 cannot be read"),
+    *(
+        (f"images {{dir}}/empty_{tag}", f"empty_{tag}/IM0000: {tag}: found none, allowed finite numbers, ")
+        for tag in EMPTY_TAGS
+    ),
+    ("images {dir}/few_numbers", "IM0000: ImagePositionPatient: found 2, allowed finite numbers, 3 of them"),
+    ("images {dir}/some_times", "some_times: found images with and without TriggerTime, allowed all of one kind"),
     ("images {dir}/uneven", "uneven: slices have 3 to 4 cardiac phases, allowed equally many"),
     ("images {dir}/good.nii --matrix 65 48", "--matrix: found (65, 48), allowed up to the acquired matrix (64, 48)"),
     ("images {dir}/good.nii --noise -1", "--noise: found -1.0"),
@@ -839,6 +855,14 @@ def test_a_bad_file_is_skipped_and_the_others_are_there(bad_files, heart, tmp_pa
     }
     found = {split: [image["subject_id"] for image in scans] for split, scans in listed.items()}
     assert found == {"train": ["good"], "val": ["other_good"]}
+
+
+def test_an_anonymised_folder_is_skipped_and_the_others_are_there(bad_files, tmp_path, capsys):
+    sources = f"{bad_files}/empty_TriggerTime {bad_files}/good.nii"
+    with pytest.raises(SystemExit):
+        prepare.main(shlex.split(f"images {sources} --split 2 0 0 --output {tmp_path}/out"))
+    assert [path.name for path in (tmp_path / "out" / "scans").iterdir()] == ["good.h5"]
+    assert "error: 1 of 2 files could not be used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("errno = 28, No space left")])

@@ -26,6 +26,15 @@ _LARGEST_MAGNITUDE = 1e15  # sums of its squares over an image and its coils sti
 _SECONDS = {"sec": 1e3, "msec": 1, "usec": 1e-3}  # in milliseconds
 _SAME_PLACE_MM = 0.1
 _SAME_DIRECTION = 1e-3
+# Of how many numbers these are; where a file lost its identity, they may be there and empty.
+_NUMBERS = {
+    "PixelSpacing": 2,
+    "ImageOrientationPatient": 6,
+    "ImagePositionPatient": 3,
+    "TriggerTime": 1,
+    "RescaleSlope": 1,
+    "RescaleIntercept": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -219,6 +228,8 @@ def _load_dicom(folder: Path) -> CineSeries:
         values = {str(image.get(attribute)) for image in images}
         if len(values) > 1:
             raise UserError(f"{folder}: found {len(values)} {what}, allowed one in a folder")
+    if len({"TriggerTime" in image for image in images}) > 1:
+        raise UserError(f"{folder}: found images with and without TriggerTime, allowed all of one kind")
     orientations = [np.array(image.ImageOrientationPatient, float) for image in images]
     if any(np.abs(other - orientations[0]).max() > _SAME_DIRECTION for other in orientations):
         raise UserError(f"{folder}: found images of several orientations, allowed one view in a folder")
@@ -267,7 +278,20 @@ def _read_dicom(path: Path) -> Any:
         raise UserError(f"{path}: no {', '.join(absent)} in it, allowed a DICOM file of an MR image")
     if image.get("SamplesPerPixel", 1) != 1:
         raise UserError(f"{path}: found a colour image, allowed a magnitude image")
+    for attribute in (name for name in _NUMBERS if name in image):
+        _check_numbers(path, image, attribute)
     return image
+
+
+def _check_numbers(path: Path, image: Any, attribute: str) -> None:
+    try:
+        values = np.array(image.get(attribute), float).reshape(-1)  # nothing becomes NaN
+    except (TypeError, ValueError):
+        values = np.array([])
+    count = _NUMBERS[attribute]
+    if len(values) != count or not np.isfinite(values).all():
+        found = len(values[np.isfinite(values)]) or "none"
+        raise UserError(f"{path}: {attribute}: found {found}, allowed finite numbers, {count} of them")
 
 
 def _time(image: Any) -> Tuple[float, int]:
