@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import torch
 
+from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import ROOT_VARIABLE, datasets_root
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically
@@ -32,7 +33,9 @@ __all__ = [
     "write_scan",
 ]
 
-CONFIG = Path(__file__).parents[2] / "configs" / "cine" / "greedy.yaml"
+_CONFIGS = Path(__file__).parents[2] / "configs" / "cine"
+CONFIG = _CONFIGS / "greedy.yaml"
+CONFIG_WITHOUT_TARGETS = _CONFIGS / "dl_espirit_greedy_self_supervised.yaml"
 
 
 class WriteError(UserError):
@@ -174,7 +177,7 @@ def annotations(entries: Sequence[ScanEntry], description: str, split_by: str, p
 
 
 def say_what_is_next(output: Path, seconds: float) -> None:
-    """Prints how much there is of each split, and the command that uses it."""
+    """Prints how much there is of each split, and the commands that use it."""
     sizes = {}
     for split in SPLITS:
         annotation = output / "annotations" / f"{split}.json"
@@ -183,18 +186,32 @@ def say_what_is_next(output: Path, seconds: float) -> None:
     counts = ", ".join(f"{sum(size[0] for _, size in found)} {split}" for split, found in sizes.items())
     first_file, first_size = next(scan for found in sizes.values() for scan in found)
     print(f"{output}: {counts} slices of (H, W, T, C) = {tuple(first_size[1:])}, {seconds:.0f} s")
+    with h5py.File(output / first_file, "r") as file:
+        has_target, num_maps = "target" in file, file["maps"].shape[-1]
+    used = [split for split, found in sizes.items() if found]
+    if has_target:
+        print(f"Next, train on it:\n  {_training_command(CONFIG, output, used, num_maps)}")
+        return
+    command = ["python", "-m", "meddlr_greedy.reconstruct", "--config-file", "RUN/config.yaml", "--weights", "WEIGHTS"]
+    command += [os.path.relpath(output / first_file), "--output", "FOLDER"]
+    command += [] if torch.cuda.is_available() else ["--device", "cpu"]
+    print(f"Next, reconstruct it, by a network for map sets: {num_maps} (RUN is the folder of its training):")
+    print(f"  {shlex.join(command)}")
+    if "train" in used:
+        # Nothing of it can be scored by targets.
+        command_line = _training_command(CONFIG_WITHOUT_TARGETS, output, [s for s in used if s != "test"], num_maps)
+        print(f"Or train on it, without targets (MISC.GREEDY.LOSS_LINES):\n  {command_line}")
+
+
+def _training_command(config: Path, output: Path, splits: Sequence[str], num_maps: int) -> str:
     is_default = output.parent == Path("datasets").resolve() == datasets_root().resolve()
     where = "" if is_default else f"{ROOT_VARIABLE}={shlex.quote(str(output.parent))} "
-    command = ["python", "-m", "meddlr_greedy.train_net", "--config-file", os.path.relpath(CONFIG)]
-    with h5py.File(output / first_file, "r") as file:
-        has_target = "target" in file
-    if not has_target:
-        command[2] = "meddlr_greedy.reconstruct"
-        command += ["--weights", "WEIGHTS", os.path.relpath(output / first_file), "--output", "FOLDER"]
-        print(f"Next, reconstruct it (there are no targets to train on):\n  {shlex.join(command)}")
-        return
-    for split, found in sizes.items():
-        command += [f"DATASETS.{split.upper()}", f"({json.dumps(f'{output.name}_{split}')},)" if found else "()"]
+    command = ["python", "-m", "meddlr_greedy.train_net", "--config-file", os.path.relpath(config)]
+    for split in SPLITS:
+        names = f"({json.dumps(f'{output.name}_{split}')},)" if split in splits else "()"
+        command += [f"DATASETS.{split.upper()}", names]
+    if num_maps != load_config(str(config)).MODEL.UNROLLED.NUM_EMAPS:
+        command += ["MODEL.UNROLLED.NUM_EMAPS", str(num_maps)]
     if not torch.cuda.is_available():
         command += ["MODEL.DEVICE", "cpu"]
-    print(f"Next, train on it:\n  {where}{shlex.join(command)}")
+    return where + shlex.join(command)
