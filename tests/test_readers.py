@@ -611,6 +611,30 @@ def test_several_subjects(subjects, tmp_path, capsys):
     assert '"crop": 0.5' in read(output / "scans" / "S0.h5")[1]["parameters"]
 
 
+@pytest.mark.parametrize(
+    "kind,subject,options,told",
+    [
+        ("dicom", "", "", True),
+        ("dicom", "P7", "", False),
+        ("dicom", "", "--subject-pattern (scan)", False),
+        ("nifti", "", "", True),
+        ("ismrmrd", "", "--coils 4", True),
+        ("ismrmrd", "P7", "--coils 4", False),
+    ],
+)
+def test_a_file_that_names_no_subject_is_told_of_once(heart, magnitude, tmp_path, capsys, kind, subject, options, told):
+    source = tmp_path / {"dicom": "scan", "nifti": "scan.nii", "ismrmrd": "scan.h5"}[kind]
+    if kind == "dicom":
+        write_dicom(source, magnitude, subject)
+    elif kind == "nifti":
+        write_nifti(source, magnitude)
+    else:
+        write_mrd(source, heart.coil_images, Mrd(subject=subject))
+    command = "ismrmrd" if kind == "ismrmrd" else "images"
+    prepare.main(shlex.split(f"{command} {source} --output {tmp_path}/out --split 1 1 0 {options}"))
+    assert capsys.readouterr().out.count(f"{source}: no patient ID in it; taken for a subject, 'scan'") == told
+
+
 SCANS = {
     "a1": ScanInfo("A", 2),
     "a2": ScanInfo("A", 1),

@@ -399,8 +399,11 @@ def _convert_all(tasks: Sequence[_Task], jobs: int, tell: "_Teller", name: str) 
 
 def _open(source: str, options: Dict[str, Any], pattern: Optional["re.Pattern[str]"], path: Path) -> RawScan:
     scan = SOURCES[source].open_scan(path, **options)
-    if pattern is None:
+    if pattern is None and scan.names_subject:
         return scan
+    if pattern is None:
+        note = f"{path}: no patient ID in it; taken for a subject, '{scan.subject_id}' (see --subject-pattern)"
+        return replace(scan, notes=(*scan.notes, note))
     subject = _matched(pattern, path)
     if not subject:
         raise UserError(f"--subject-pattern: '{pattern.pattern}' finds no subject in {path}")
@@ -488,10 +491,13 @@ class _Teller:
     def __init__(self, progress: bool, single: bool):
         self.progress, self._single = progress, single
         self._failures: List[UserError] = []
+        self._told: Set[str] = set()
 
     def notes(self, notes: Sequence[str]) -> None:
         for note in notes if self.progress else ():
-            tqdm.write(f"note: {note}")
+            if note not in self._told:  # several blocks of slices may be of one file
+                tqdm.write(f"note: {note}")
+            self._told.add(note)
 
     def failure(self, path: Path, error: UserError) -> None:
         error = error if str(path) in str(error) else UserError(f"{path}: {error}")

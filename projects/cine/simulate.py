@@ -264,6 +264,7 @@ def simulated_scan(
         subject_id=series.subject_id,
         num_slices=len(series.magnitude),
         load_slice=load,
+        names_subject=series.names_subject,
         pixel_spacing_mm=_acquired_spacing(series, acquisition),
         frame_time_ms=series.frame_time_ms,
     )

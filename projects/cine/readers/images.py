@@ -39,7 +39,10 @@ _NUMBERS = {
 
 @dataclass(frozen=True)
 class CineSeries:
-    """Cine images of one subject: magnitude (S, T, H, W), finite and not negative; the file they are from, if any."""
+    """Cine images of one subject: magnitude (S, T, H, W), finite and not negative; the file they are from, if any.
+
+    ``names_subject`` tells whether the file says whom it shows; else ``subject_id`` is its name.
+    """
 
     magnitude: np.ndarray
     pixel_spacing_mm: Optional[Tuple[float, float]] = None
@@ -47,6 +50,7 @@ class CineSeries:
     path: Path = Path()
     sha256: str = ""
     subject_id: str = ""
+    names_subject: bool = False
 
 
 def find(inputs: Sequence[str]) -> List[Path]:
@@ -256,12 +260,14 @@ def _load_dicom(folder: Path) -> CineSeries:
     frame_time = None
     if "TriggerTime" in first and len(slices[0]) > 1:
         frame_time = float(np.mean([np.diff([float(image.TriggerTime) for image in phases]) for phases in slices]))
+    subject = str(first.get("PatientID") or "").strip()
     return CineSeries(
         magnitude=magnitude,
         pixel_spacing_mm=(spacing[0], spacing[1]),
         frame_time_ms=frame_time,
         path=folder,
-        subject_id=str(first.get("PatientID") or "").strip() or folder.resolve().name,
+        subject_id=subject or folder.resolve().name,
+        names_subject=bool(subject),
     )
 
 

@@ -87,6 +87,7 @@ def open_scan(path: Path, undersampled: bool = False) -> RawScan:
         subject_id=_subject(header) or stem(path),
         num_slices=len(slices),
         load_slice=lambda i: file_.load(slices[i]),
+        names_subject=bool(_subject(header)),
         undersampled=undersampled,
         pixel_spacing_mm=layout.pixel_spacing_mm,
         notes=tuple(notes),

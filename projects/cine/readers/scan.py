@@ -33,6 +33,7 @@ class RawScan:
         subject_id: Whom it shows; scans of one subject are never on two sides of a split.
         num_slices: Number of slices S.
         load_slice: Reads one slice, by its index from 0.
+        names_subject: Whether the file says whom it shows; else ``subject_id`` is its name.
         undersampled: Whether it was acquired so, on purpose: it keeps its sampling mask and has no target.
         pixel_spacing_mm: Along readout and phase encode, where known.
         frame_time_ms: Time between cardiac phases, where known.
@@ -43,6 +44,7 @@ class RawScan:
     subject_id: str
     num_slices: int
     load_slice: Callable[[int], RawSlice]
+    names_subject: bool = True
     undersampled: bool = False
     pixel_spacing_mm: Optional[Tuple[float, float]] = None
     frame_time_ms: Optional[float] = None
