@@ -37,7 +37,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         "--unit",
         choices=list(UNITS),
         default="subject",
-        help="what counts as one observation (default: %(default)s); scans of a subject are not independent, nor slices",
+        help="what counts as one observation (default: %(default)s); scans of a subject are not independent",
     )
     args = parser.parse_args(argv)
 
