@@ -438,6 +438,26 @@ def test_cmrxrecon_masks(heart, tmp_path, kind, capsys):
     assert ("no mask beside it" in output) == (kind == "no mask")
 
 
+@pytest.mark.parametrize("before", ["a mask", "no mask"])
+def test_data_of_another_mask_are_not_taken_for_done(heart, tmp_path, before):
+    """A file of the same name and size: of masks, these say nothing."""
+    masks = [np.broadcast_to(kt_mask(), (HEIGHT, WIDTH, PHASES)).copy() for _ in range(2)]
+    masks[1][:, 0] = True  # not sampled, as it happens
+    kspace = heart.kspace.transpose(3, 4, 2, 0, 1) * masks[0][:, :, None, None]
+    source = write_mat(tmp_path / "P1" / "cine_kus.mat", kspace, "kus")
+    if before == "a mask":
+        write_mat(tmp_path / "P1" / "cine_mask.mat", masks[0].astype(np.uint8), "mask")
+    (path,) = prepared(tmp_path / "out", "cmrxrecon", source)
+    written = path.stat().st_mtime_ns
+    prepared(tmp_path / "out", "cmrxrecon", source)
+    assert path.stat().st_mtime_ns == written
+    write_mat(tmp_path / "P1" / "cine_mask.mat", masks[1].astype(np.uint8), "mask")
+    with pytest.raises(UserError, match="made of another file or with other options"):
+        prepared(tmp_path / "out", "cmrxrecon", source)
+    prepared(tmp_path / "out", "cmrxrecon", source, overwrite=True)
+    np.testing.assert_array_equal(read(path)[0]["mask"][0, ..., 0] != 0, masks[1][:1])
+
+
 # --- Images ---
 
 

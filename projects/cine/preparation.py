@@ -1,6 +1,7 @@
 """From opened scans to a data set: coil compression, ESPIRiT maps, target, files, splits."""
 
 import functools
+import hashlib
 import json
 import os
 import re
@@ -317,7 +318,12 @@ def prepare_dataset(
                 subject_id=infos[name].subject_id,
                 split=split_name,
                 slices=slices,
-                parameters={**parameters, "source": path.name, "bytes": _size(path)},
+                parameters={
+                    **parameters,
+                    **({"mask": scans[name].mask} if scans[name].mask else {}),
+                    "source": path.name,
+                    "bytes": _size(path),
+                },
             )
         )
 
@@ -343,6 +349,7 @@ class _Looked(NamedTuple):
     path: Path
     info: Optional[ScanInfo] = None
     undersampled: bool = False
+    mask: Optional[Dict[str, str]] = None  # name and content of its file
 
     @property
     def usable(self) -> bool:
@@ -366,7 +373,10 @@ def _look_at_all(
 
 def _look(opener: Callable[[Path], RawScan], path: Path) -> _Looked:
     scan = opener(path)
-    return _Looked(path, ScanInfo(scan.subject_id, scan.num_slices), scan.undersampled)
+    mask = None
+    if scan.mask_file is not None:  # other masks for the same data have the same size
+        mask = {"name": scan.mask_file.name, "sha256": hashlib.sha256(scan.mask_file.read_bytes()).hexdigest()}
+    return _Looked(path, ScanInfo(scan.subject_id, scan.num_slices), scan.undersampled, mask)
 
 
 def _are_undersampled(scans: Dict[str, _Looked]) -> bool:

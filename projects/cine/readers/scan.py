@@ -35,6 +35,7 @@ class RawScan:
         load_slice: Reads one slice, by its index from 0.
         names_subject: Whether the file says whom it shows; else ``subject_id`` is its name.
         undersampled: Whether it was acquired so, on purpose: it keeps its sampling mask and has no target.
+        mask_file: Of what was sampled, where it is a file of its own.
         pixel_spacing_mm: Along readout and phase encode, where known.
         frame_time_ms: Time between cardiac phases, where known.
         notes: What a user should know of this file.
@@ -46,6 +47,7 @@ class RawScan:
     load_slice: Callable[[int], RawSlice]
     names_subject: bool = True
     undersampled: bool = False
+    mask_file: Optional[Path] = None
     pixel_spacing_mm: Optional[Tuple[float, float]] = None
     frame_time_ms: Optional[float] = None
     notes: Tuple[str, ...] = ()
