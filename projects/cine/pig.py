@@ -156,8 +156,8 @@ def _check_same_data(results: Dict[str, Any], dataset: str) -> None:
             found, expected = (scores[of_run][metric]["mean"] for of_run in (label, first))
             if not math.isclose(found, expected, rel_tol=_SAME):
                 raise UserError(
-                    f"{label}: zero-filled {name} of {dataset}: found {found:.4g}, allowed {expected:.4g} as for {first}"
-                    "; one of them was evaluated on other data: remove its folder in --output, and run the command again"
+                    f"{label}: zero-filled {name} of {dataset}: found {found:.4g}, allowed {expected:.4g} as for"
+                    f" {first}; one of them was evaluated on other data: remove its folder in --output, and run again"
                 )
 
 
