@@ -546,6 +546,7 @@ def test_attribute_that_says_non_cartesian(tmp_path, trajectory):
     "name, good, bad",
     [
         ("pixel_spacing_mm", [1.5, 2], [[1.5, 0], [1.5, -1], [np.nan, 1], [1.5], 1.5, [1, 1, 1], ["1", "1"], "fine"]),
+        ("slice_spacing_mm", 8, [0, [8, 8], "thick"]),
         ("frame_time_ms", 40, [0, -40.0, np.inf, [40, 40], "40", h5py.Empty("f")]),
     ],
 )

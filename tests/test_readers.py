@@ -22,7 +22,7 @@ from projects.cine.phantom import beating_heart
 from projects.cine.preparation import Preparation, prepare_dataset
 from projects.cine.readers import images
 from projects.cine.readers import ismrmrd as ismrmrd_reader
-from projects.cine.readers.scan import RawSlice, complete
+from projects.cine.readers.scan import RawSlice, complete, slice_spacing
 from projects.cine.simulate import _random, coil_sensitivities, smooth_phase
 from projects.cine.splits import ScanInfo, split_scans
 
@@ -179,6 +179,7 @@ def write_mrd(path, coil_images, scan=None, seed=0):
             acquisition.center_sample, acquisition.sample_time_us = centre, dwell
             for flag in flags:
                 acquisition.setFlag(flag)
+            acquisition.slice_dir[2], acquisition.position[2] = 1, 8 * counters.get("slice", 0)
             for name, value in counters.items():
                 setattr(acquisition.idx, name, int(value))
             if scan.discard and not flags:
@@ -241,7 +242,25 @@ def test_ismrmrd_comes_back(heart, tmp_path, scan):
     arrays, attributes = read(path)
     assert arrays["kspace"].shape == (SLICES, HEIGHT, WIDTH, PHASES, COILS)
     np.testing.assert_allclose(attributes["pixel_spacing_mm"], [320 / HEIGHT, 240 / WIDTH])
+    assert attributes["slice_spacing_mm"] == pytest.approx(8)
     assert attributes["subject_id"] == "a" and list(attributes["slices"]) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "places,expected",
+    [([0, -8, -16.04], 8.02), ([3.0], None), ([0, 8, 24], None), ([0, 0], None), ([5, 13], 8)],
+)
+def test_slices_have_a_spacing_where_it_is_one(places, expected):
+    assert slice_spacing(np.array(places, float)) == (expected and pytest.approx(expected))
+
+
+@pytest.mark.parametrize("split,expected", [("0-1 2-2 none", 8), ("0-0,2-2 1-1 none", None)])
+def test_slices_apart_have_no_spacing(magnitude, tmp_path, split, expected):
+    source = write_nifti(tmp_path / "a.nii", np.concatenate([magnitude, magnitude])[:3])
+    options = {"acquisition": {}, "acquired_matrix": None}
+    paths = prepared(tmp_path / "out", "images", source, split=split.split(), options=options)
+    train = read(next(path for path in paths if path.stem.endswith("train")))[1]
+    assert train.get("slice_spacing_mm") == (expected and pytest.approx(expected))
 
 
 def lowpassed(heart, asymmetry, lines=range(WIDTH)):
@@ -541,6 +560,8 @@ def test_images_come_back(magnitude, tmp_path, kind):
     swapped = kind in ("dicom, phase encoding along columns", "nifti, second axis the readout")
     spacing = [1.25, 1.5] if swapped else [1.5, 1.25]
     np.testing.assert_allclose(series.pixel_spacing_mm, spacing)
+    between_slices = None if kind == "npz" else pytest.approx(8)
+    assert series.slice_spacing_mm == between_slices
     assert series.frame_time_ms == pytest.approx(40) and series.subject_id == "S1"
 
     options = {"acquisition": {"noise": 0}, "acquired_matrix": None}
@@ -549,6 +570,7 @@ def test_images_come_back(magnitude, tmp_path, kind):
     assert psnr(target, expected_magnitude(expected, "S1"), support) > 50
     np.testing.assert_allclose(read(path)[1]["pixel_spacing_mm"], spacing)
     assert read(path)[1]["frame_time_ms"] == pytest.approx(40)
+    assert read(path)[1].get("slice_spacing_mm") == between_slices
 
 
 def test_images_give_what_simulate_gives(magnitude, tmp_path):

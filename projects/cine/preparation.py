@@ -30,7 +30,7 @@ from projects.cine.dataset import (
 )
 from projects.cine.parallel import in_parallel
 from projects.cine.readers import cmrxrecon, images, ismrmrd
-from projects.cine.readers.scan import RawScan, RawSlice, complete, stem
+from projects.cine.readers.scan import RawScan, RawSlice, are_neighbours, complete, stem
 from projects.cine.simulate import Acquisition, simulated_scan
 from projects.cine.splits import SLICE_BLOCKS, SPLITS, ScanInfo, check, split_scans
 
@@ -222,6 +222,7 @@ def _convert(task: _Task, on_slice: Callable[[], Any] = lambda: None) -> List[st
     attributes = {
         **task.attributes,
         "pixel_spacing_mm": scan.pixel_spacing_mm or given.pixel_spacing_mm,
+        "slice_spacing_mm": scan.slice_spacing_mm if are_neighbours(task.slices) else None,
         "frame_time_ms": scan.frame_time_ms or given.frame_time_ms,
     }
     write_scan(task.output, len(task.slices), slices(), attributes)

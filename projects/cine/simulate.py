@@ -38,7 +38,7 @@ from projects.cine.dataset import (
 )
 from projects.cine.phantom import FIELD_OF_VIEW_MM, Anatomy, beating_heart
 from projects.cine.readers.images import CineSeries, load_series
-from projects.cine.readers.scan import RawScan, RawSlice, stem
+from projects.cine.readers.scan import RawScan, RawSlice, are_neighbours, stem
 from projects.cine.splits import SLICE_BLOCKS, SPLITS, check, parse_split
 
 __all__ = [
@@ -225,6 +225,7 @@ def _write_scan(path: Path, scan: _Scan, acquisition: Acquisition, coil_maps: Co
         "slices": list(scan.slices),
         "parameters": json.dumps(scan.parameters),
         "pixel_spacing_mm": _acquired_spacing(series, acquisition),
+        "slice_spacing_mm": series.slice_spacing_mm if are_neighbours(scan.slices) else None,
         "frame_time_ms": series.frame_time_ms,
     }
     write_scan(path, len(scan.slices), slices(), attributes)
@@ -266,6 +267,7 @@ def simulated_scan(
         load_slice=load,
         names_subject=series.names_subject,
         pixel_spacing_mm=_acquired_spacing(series, acquisition),
+        slice_spacing_mm=series.slice_spacing_mm,
         frame_time_ms=series.frame_time_ms,
     )
 

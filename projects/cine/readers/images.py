@@ -16,7 +16,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.misc import is_dicom
 
 from meddlr_greedy.errors import UserError
-from projects.cine.readers.scan import stem
+from projects.cine.readers.scan import SAME_PLACE_MM, slice_spacing, stem
 
 __all__ = ["CineSeries", "find", "load_images", "load_series"]
 
@@ -24,7 +24,6 @@ _ARRAYS = (".npy", ".npz")
 _NIFTI = (".nii", ".nii.gz")
 _LARGEST_MAGNITUDE = 1e15  # sums of its squares over an image and its coils still fit into complex64
 _SECONDS = {"sec": 1e3, "msec": 1, "usec": 1e-3}  # in milliseconds
-_SAME_PLACE_MM = 0.1
 _SAME_DIRECTION = 1e-3
 # Of how many numbers these are; where a file lost its identity, they may be there and empty.
 _NUMBERS = {
@@ -46,6 +45,7 @@ class CineSeries:
 
     magnitude: np.ndarray
     pixel_spacing_mm: Optional[Tuple[float, float]] = None
+    slice_spacing_mm: Optional[float] = None
     frame_time_ms: Optional[float] = None
     path: Path = Path()
     sha256: str = ""
@@ -191,7 +191,7 @@ def _load_nifti(path: Path) -> CineSeries:
     if data.ndim != 4:
         no_phases = "no cardiac phases: " if data.ndim == 3 else ""
         raise UserError(f"{path}: {no_phases}found {data.ndim} axes {data.shape}, allowed (x, y, slice, phase)")
-    spacing, step = image.header.get_zooms()[:2], image.header.get_zooms()[3]
+    *spacing, between_slices, step = image.header.get_zooms()
     frame_time = float(step) * _SECONDS.get(image.header.get_xyzt_units()[1], 0)
     magnitude, spacing = data.transpose(2, 3, 0, 1), (float(spacing[0]), float(spacing[1]))
     # dim_info: which axes are readout and phase encode.
@@ -202,6 +202,7 @@ def _load_nifti(path: Path) -> CineSeries:
     return CineSeries(
         magnitude=magnitude,
         pixel_spacing_mm=spacing if min(spacing) > 0 else None,
+        slice_spacing_mm=float(between_slices) if between_slices > 0 else None,
         frame_time_ms=frame_time if frame_time > 0 else None,
         path=path,
         subject_id=stem(path),
@@ -241,8 +242,9 @@ def _load_dicom(folder: Path) -> CineSeries:
     normal = np.cross(orientations[0][:3], orientations[0][3:])
     places = np.array([normal @ np.array(image.ImagePositionPatient, float) for image in images])
     order = np.argsort(places, kind="stable")
-    cuts = np.flatnonzero(np.diff(places[order]) > _SAME_PLACE_MM) + 1
-    slices = [sorted((images[i] for i in group), key=_time) for group in np.split(order, cuts)]
+    cuts = np.flatnonzero(np.diff(places[order]) > SAME_PLACE_MM) + 1
+    groups = np.split(order, cuts)
+    slices = [sorted((images[i] for i in group), key=_time) for group in groups]
     counts = sorted({len(phases) for phases in slices})
     if len(counts) > 1:
         raise UserError(f"{folder}: slices have {counts[0]} to {counts[-1]} cardiac phases, allowed equally many")
@@ -264,6 +266,7 @@ def _load_dicom(folder: Path) -> CineSeries:
     return CineSeries(
         magnitude=magnitude,
         pixel_spacing_mm=(spacing[0], spacing[1]),
+        slice_spacing_mm=slice_spacing(np.array([places[group].mean() for group in groups])),
         frame_time_ms=frame_time,
         path=folder,
         subject_id=subject or folder.resolve().name,
