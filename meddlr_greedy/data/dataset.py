@@ -57,7 +57,7 @@ def check_scan_file(path: str, mapping: Optional[Mapping[str, str]] = None) -> T
 
     Raises:
         UserError: The file is missing, truncated or no HDF5, lacks a dataset, is not Cartesian, its arrays
-            have a wrong type or shapes that disagree, or its pixel or slice spacing or frame time is no positive number.
+            have a wrong type or shapes that disagree, or a spacing or its frame time is no positive number.
     """
     names = _names(mapping)
     if not os.path.isfile(path):
