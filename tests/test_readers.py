@@ -23,7 +23,7 @@ from projects.cine.preparation import Preparation, prepare_dataset
 from projects.cine.readers import images
 from projects.cine.readers import ismrmrd as ismrmrd_reader
 from projects.cine.readers.scan import RawSlice, complete, slice_spacing
-from projects.cine.simulate import _random, coil_sensitivities, smooth_phase
+from projects.cine.simulate import _random, coil_sensitivities, random_smooth_phase
 from projects.cine.splits import ScanInfo, split_scans
 
 SLICES, PHASES, HEIGHT, WIDTH, COILS = 2, 4, 64, 48, 6
@@ -62,7 +62,7 @@ def make_heart(seed):
     magnitude = [
         beating_heart((HEIGHT, WIDTH), PHASES, position, np.random.default_rng(seed)) for position in (0.3, 0.6)
     ]
-    image = [m * np.exp(1j * smooth_phase((HEIGHT, WIDTH), PHASES, rng)) for m in magnitude]
+    image = [m * np.exp(1j * random_smooth_phase((HEIGHT, WIDTH), PHASES, rng)) for m in magnitude]
     maps = coil_sensitivities((HEIGHT, WIDTH), COILS, rng)
     return Heart(np.stack(image), maps / np.linalg.norm(maps, axis=0))
 
@@ -590,8 +590,8 @@ def test_images_give_what_simulate_gives(magnitude, tmp_path):
 def test_map_sets_and_their_options_are_passed_on(magnitude, tmp_path, monkeypatch, command):
     calls = []
 
-    def two_maps(kspace_calib, **arguments):
-        calls.append(arguments)
+    def two_maps(kspace_calib, calib_width, **arguments):
+        calls.append({"calib_width": calib_width, **arguments})
         maps = np.zeros((*kspace_calib.shape[1:], len(kspace_calib), 2), np.complex64)
         maps[..., 0, 0] = maps[..., 1, 1] = 1
         return maps

@@ -69,9 +69,9 @@ class CoilMaps:
 
     def estimate(self, kspace_calib: np.ndarray) -> np.ndarray:
         """Maps (H, W, 1, C, M), complex64, from fully sampled, centred k-space (H, W, C), the mean over frames."""
-        sets = {} if self.num_maps == 1 else {"num_maps": self.num_maps}
         kspace_calib = np.ascontiguousarray(kspace_calib.transpose(2, 0, 1))
-        return espirit_maps(kspace_calib, calib_width=self.calib_width, crop=self.crop, **sets)[:, :, None]
+        maps = espirit_maps(kspace_calib, self.calib_width, crop=self.crop, num_maps=self.num_maps)
+        return maps[:, :, None]
 
 
 def sense_arrays(

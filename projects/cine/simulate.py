@@ -50,7 +50,7 @@ __all__ = [
     "simulate_phantom_dataset",
     "simulate_series_dataset",
     "simulated_scan",
-    "smooth_phase",
+    "random_smooth_phase",
 ]
 
 _DESCRIPTION = "Simulated multi-coil cine"
@@ -94,7 +94,7 @@ def noise_reference(magnitude: np.ndarray) -> float:
     return float(np.percentile(magnitude, 95))
 
 
-def smooth_phase(shape: Tuple[int, int], num_frames: int, rng: np.random.Generator) -> np.ndarray:
+def random_smooth_phase(shape: Tuple[int, int], num_frames: int, rng: np.random.Generator) -> np.ndarray:
     """Phase of the image: a polynomial of order 2 in space, and a smooth bump that swells once per heart beat (flow).
 
     Returns:
@@ -199,7 +199,7 @@ def _acquire_slice(
 ) -> np.ndarray:
     """From magnitude (T, H0, W0) to k-space (H, W, T, C)."""
     shape, seed = (magnitude.shape[1], magnitude.shape[2]), acquisition.seed
-    phase = smooth_phase(shape, len(magnitude), _random(seed, subject_id, "phase", slice_id))
+    phase = random_smooth_phase(shape, len(magnitude), _random(seed, subject_id, "phase", slice_id))
     kspace = acquire(
         magnitude * np.exp(1j * phase),
         coil_sensitivities(shape, acquisition.coils, _random(seed, subject_id, "coils")),
