@@ -586,7 +586,7 @@ def test_images_give_what_simulate_gives(magnitude, tmp_path):
     assert info["split_by"] == "slice blocks of one subject"
 
 
-@pytest.mark.parametrize("command", ["simulate", "prepare"])
+@pytest.mark.parametrize("command", ["simulate", "prepare", "prepare --soft-maps"])
 def test_map_sets_and_their_options_are_passed_on(magnitude, tmp_path, monkeypatch, command):
     calls = []
 
@@ -600,11 +600,15 @@ def test_map_sets_and_their_options_are_passed_on(magnitude, tmp_path, monkeypat
     source, _ = written_images("npz", tmp_path, magnitude)
     if command == "simulate":
         simulate.main(shlex.split(f"--images {source} --output {tmp_path}/out --split 1 1 0 --maps 2"))
-        path, expected = tmp_path / "out" / "train" / "S1_train.h5", {"calib_width": 20, "crop": 0.8}
+        path, expected = tmp_path / "out" / "train" / "S1_train.h5", {"calib_width": 20, "crop": 0.8, "soft": False}
     else:
-        options = "--split 1 1 0 --maps 2 --crop 0.1 --calib 24"
+        soft = command.removeprefix("prepare")
+        options = f"--split 1 1 0 --maps 2 --crop 0.1 --calib 24 {soft}"
         prepare.main(shlex.split(f"images {source} --output {tmp_path}/out {options}"))
-        path, expected = tmp_path / "out" / "scans" / "S1_train.h5", {"calib_width": 24, "crop": 0.1}
+        path, expected = (
+            tmp_path / "out" / "scans" / "S1_train.h5",
+            {"calib_width": 24, "crop": 0.1, "soft": bool(soft)},
+        )
     assert calls == [{**expected, "num_maps": 2}] * 2
     arrays, _ = read(path)
     assert arrays["maps"].shape[-2:] == (8, 2) and arrays["target"].shape[-1] == 2
@@ -646,9 +650,12 @@ def test_several_subjects(subjects, tmp_path, capsys):
     prepare.main(shlex.split(command))
     assert "4 of 5 files were there; kept" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in before} == before and (output / "scans" / "S2.h5").exists()
-    with pytest.raises(SystemExit):
-        prepare.main(shlex.split(command + " --maps 1 --crop 0.5"))
-    assert "S0.h5: found, made of another file or with other options" in capsys.readouterr().err
+    for other in ("--maps 1 --crop 0.5", "--soft-maps"):
+        with pytest.raises(SystemExit):
+            prepare.main(shlex.split(f"{command} {other}"))
+        assert "S0.h5: found, made of another file or with other options" in capsys.readouterr().err
+    parameters = json.loads(read(output / "scans" / "S0.h5")[1]["parameters"])
+    assert parameters["coil_maps"] == {"num_maps": 1, "calib_width": 12, "crop": 0.8}
     prepare.main(shlex.split(command + " --crop 0.5 --overwrite"))
     assert '"crop": 0.5' in read(output / "scans" / "S0.h5")[1]["parameters"]
 

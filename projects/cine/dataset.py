@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, Sequence, Tuple
 
@@ -53,6 +53,7 @@ class CoilMaps:
         num_maps: Map sets M.
         calib_width: Width of the calibration region along H and W.
         crop: Eigenvalue below which maps are zero; 0 crops nothing.
+        soft: Whether they fade out around it instead.
 
     Raises:
         UserError: where a value is not allowed.
@@ -61,16 +62,25 @@ class CoilMaps:
     num_maps: int = 1
     calib_width: int = 20
     crop: float = 0.8
+    soft: bool = False
 
     def __post_init__(self):
         check(self.num_maps in (1, 2), "--maps", self.num_maps, "1 or 2")
         check(self.calib_width >= 6, "--calib", self.calib_width, "6 (kernel width) or more")
         check(0 <= self.crop < 1, "--crop", self.crop, "0 to below 1")
 
+    @property
+    def parameters(self) -> Dict[str, Any]:
+        """What the maps are a function of; without what is not used of later versions, so that files stay known."""
+        parameters = asdict(self)
+        if not self.soft:
+            del parameters["soft"]
+        return parameters
+
     def estimate(self, kspace_calib: np.ndarray) -> np.ndarray:
         """Maps (H, W, 1, C, M), complex64, from fully sampled, centred k-space (H, W, C), the mean over frames."""
         kspace_calib = np.ascontiguousarray(kspace_calib.transpose(2, 0, 1))
-        maps = espirit_maps(kspace_calib, self.calib_width, crop=self.crop, num_maps=self.num_maps)
+        maps = espirit_maps(kspace_calib, self.calib_width, crop=self.crop, num_maps=self.num_maps, soft=self.soft)
         return maps[:, :, None]
 
 

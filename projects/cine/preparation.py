@@ -303,7 +303,8 @@ def prepare_dataset(
     by_path = functools.partial(_subject_by_path, source, pattern)
     infos = {name: scan.info or ScanInfo(by_path(scan.path), 0) for name, scan in scans.items()}
     blocks, split_by = split_scans(split, infos, split_seed, train_needed=not _are_undersampled(scans))
-    parameters = {"format": _FORMAT, "reader": source, **asdict(preparation), **_plain(options or {})}
+    given = {**asdict(preparation), "coil_maps": preparation.coil_maps.parameters}
+    parameters = {"format": _FORMAT, "reader": source, **given, **_plain(options or {})}
     tasks = []
     for split_name, name, slices in blocks:
         path = scans[name].path

@@ -408,7 +408,7 @@ def _check_matrices(series: CineSeries, acquisition: Acquisition, acquired_matri
 
 
 def _parameters(acquisition: Acquisition, coil_maps: CoilMaps, **source: Any) -> Dict[str, Any]:
-    return {"format": _FORMAT, **asdict(acquisition), "coil_maps": asdict(coil_maps), **source}
+    return {"format": _FORMAT, **asdict(acquisition), "coil_maps": coil_maps.parameters, **source}
 
 
 def _write_dataset(
