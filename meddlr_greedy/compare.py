@@ -36,8 +36,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument(
         "--unit",
         choices=list(UNITS),
-        default="scan",
-        help="what counts as one observation (default: %(default)s); slices of one scan are not independent",
+        default="subject",
+        help="what counts as one observation (default: %(default)s); scans of a subject are not independent",
     )
     args = parser.parse_args(argv)
 

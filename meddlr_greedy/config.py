@@ -115,7 +115,7 @@ class GreedyConfig:
     # Newest checkpoints to keep, beside the best and the final one; 0 keeps all.
     KEEP_CHECKPOINTS: int = _key(3, "a non-negative integer (0: all)", _is_count)
     # Validation metric that decides which checkpoint is kept as model_best.pth, for example "val_psnr_scan"; "" is the
-    # first of TEST.VAL_METRICS.RECON.
+    # first of TEST.VAL_METRICS.RECON. Without DATASETS.VAL none is kept.
     BEST_METRIC: str = _key("", "the name of a validation metric", lambda value: isinstance(value, str))
     # Iterations between two lines of the console, metrics.json and TensorBoard.
     LOG_PERIOD: int = _key(20, "a positive integer", _is_positive)

@@ -74,8 +74,6 @@ class AcquiredScan:
             raise UserError(f"{path}: truncated, or not an HDF5 file ({error})") from error
         self.geometry = Geometry.of(self.attributes)
         spacing = self.attributes.get("slice_spacing_mm")
-        if spacing is not None and not (np.size(spacing) == 1 and 0 < float(np.squeeze(spacing)) < np.inf):
-            raise UserError(f"{path}: attribute slice_spacing_mm is {spacing!r}; one positive number is allowed")
         #: From the centre of a slice to that of the next, ``None`` where the file does not say.
         self.slice_spacing_mm: Optional[float] = None if spacing is None else float(np.squeeze(spacing))
 

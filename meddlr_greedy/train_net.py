@@ -16,7 +16,7 @@ import sys
 from typing import Any, Optional, Sequence
 
 from meddlr_greedy.config import load_config
-from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
+from meddlr_greedy.data.datasets import check_dataset_names, register_datasets, warn_of_shared_subjects
 from meddlr_greedy.engine.build import trainer_class
 from meddlr_greedy.engine.launch import argument_parser, handling_signals, save_config, setup_run
 from meddlr_greedy.engine.processes import Job, end_at_once, in_job, launch
@@ -40,6 +40,7 @@ def main(argv: Optional[Sequence[str]] = None) -> Any:
         trainer = trainer_class(cfg)(cfg)
         trainer.resume_or_load(resume=args.resume, restart_iter=args.restart_iter)
         if trainer.is_writer:
+            warn_of_shared_subjects(cfg.DATASETS.TRAIN, [*cfg.DATASETS.VAL, *cfg.DATASETS.TEST])
             save_config(cfg)  # only now, when it is known to work
         return trainer.train()
 

@@ -96,8 +96,9 @@ def test_a_difference_is_found_and_none_where_there_is_none():
 
 
 def test_table_and_pictures_of_three_runs(tmp_path, capsys):
+    scans = [f"scan-{i}" for i in range(2 * MIN_PAIRS)]  # two of each subject
     for i, name in enumerate("abc"):
-        write_run(tmp_path / name, i, SCANS, seed=i, zero_filled_seed=i // 2)
+        write_run(tmp_path / name, i, scans, seed=i, zero_filled_seed=i // 2)
     out = tmp_path / "out" / "deep"
     compare.main(
         [*(str(tmp_path / name) for name in "abc"), "--output", str(out), "--labels", "CS", "backprop", "mine"]
@@ -108,7 +109,7 @@ def test_table_and_pictures_of_three_runs(tmp_path, capsys):
     assert "SSIM, heart" not in printed  # no run has it
     assert "zero-filled images of CS and mine differ" in printed
     assert "zero-filled images of CS and backprop" not in printed
-    pictures = [f"d-{scan}-slice1.{suffix}" for scan in SCANS[:2] for suffix in ("gif", "png")]
+    pictures = [f"d-{scan}-slice1.{suffix}" for scan in scans[:2] for suffix in ("gif", "png")]
     assert sorted(path.name for path in out.iterdir()) == ["comparison.csv", "comparison.md", *pictures]
     with Image.open(out / pictures[0]) as picture:
         assert picture.n_frames == FRAMES
@@ -116,6 +117,7 @@ def test_table_and_pictures_of_three_runs(tmp_path, capsys):
     table = pd.read_csv(out / "comparison.csv")
     assert set(table["method"]) == {"zero-filled", "CS", "backprop", "mine"}
     assert table.query("metric == 'psnr' and method == 'mine'")["p_value"].item() < 0.05
+    assert set(table["unit"]) == {"subject"} and set(table["n"]) == {MIN_PAIRS}
     assert (out / "comparison.md").read_text().startswith("| d ")
 
 
@@ -196,7 +198,7 @@ def test_mistakes(tmp_path, capsys):
     expect_error(capsys, "the name 'a' is taken", a, tmp_path / "b" / "a", *out)
     expect_error(capsys, "'target' is taken", a, tmp_path / "c", *out, "--labels", "target", "x")
     expect_error(capsys, "--labels: found 1", a, tmp_path / "c", *out, "--labels", "x")
-    expect_error(capsys, "no scan and metric in common", a, tmp_path / "c", *out)
+    expect_error(capsys, "no scan and metric in common", a, tmp_path / "c", *out, "--unit", "scan")
     expect_error(capsys, "share no data set (a: d; d: e)", a, tmp_path / "d", *out)
     expect_error(capsys, "cannot be made", a, tmp_path / "b" / "a", "--labels", "x", "y", "--output", tmp_path / "file")
     assert not (tmp_path / "out").exists()

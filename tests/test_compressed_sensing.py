@@ -8,6 +8,7 @@ import sigpy as sp
 import torch
 from conftest import random_complex
 
+from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from projects.cine import compressed_sensing
 from projects.cine.compressed_sensing import CompressedSensing, objective, total_variation_reconstruction, tune
@@ -157,6 +158,15 @@ def test_masks_and_scaling_are_those_of_the_network(datasets, make_cfg):
     assert torch.equal(outputs["zf_image"], zero_filled) and torch.equal(outputs["target"], batch["target"])
     assert outputs["pred"].shape == batch["target"].shape
     assert all(torch.equal(batch[key], value) for key, value in before.items())
+
+
+def test_data_without_targets_are_refused_by_name(datasets, make_cfg):
+    cfg = make_cfg(arch="CineUnrolledCNN", modules=None, data="beat")
+    batches = list(compressed_sensing.build_val_loader(cfg, "beat_val"))
+    for batch in batches:
+        del batch["target"]
+    with pytest.raises(UserError, match="scan 'beat_val_0.*' has no target to compare with"):
+        compressed_sensing.validation_score(cfg, CompressedSensing(0.01, 0.1, iterations=1), {"beat_val": batches})
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from meddlr.data import DatasetCatalog
 from meddlr.data.transforms.subsample import MaskFunc, build_mask_func
 from meddlr.ops import fft2c
 
+from meddlr_greedy.data import datasets as datasets_module
 from meddlr_greedy.data.augment import Augmentation
 from meddlr_greedy.data.dataset import CineSliceData, check_scan_file
-from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
+from meddlr_greedy.data.datasets import check_dataset_names, register_datasets, warn_of_shared_subjects
 from meddlr_greedy.data.loader import ResumableBatchSampler, build_train_loader, build_val_loader
 from meddlr_greedy.data.seeding import EVAL_EPOCH, SeededMaskFunc, example_seed
 from meddlr_greedy.data.transform import CineDataTransform, SampledLines
@@ -328,6 +329,25 @@ def test_keys_for_cine_are_refused_for_2d(make_cfg, key, value):
         build_train_loader(make_cfg("plane", "MISC.GREEDY", {key: value}), seed=0)
 
 
+@pytest.mark.parametrize(
+    "held_out,folder,message",
+    [
+        (["P1", "P2"], "own", "1 of 2 subjects of VAL and TEST are in TRAIN too (first 'P1' of 'own')"),
+        (["P2", "P3"], "own", None),
+        (["P1"], "other", None),
+        ([None], "own", None),
+    ],
+)
+def test_subjects_in_training_and_beside_it_are_told(monkeypatch, caplog, held_out, folder, message):
+    def scans(subjects, folder):
+        return [{"_dataset": folder, **({"subject_id": s} if s else {})} for s in subjects]
+
+    sets = {"a_train": scans(["P0", "P1", None], "own"), "a_test": scans(held_out, folder), "a_val": []}
+    monkeypatch.setattr(datasets_module, "DatasetCatalog", sets)
+    warn_of_shared_subjects(["a_train"], ["a_val", "a_test"])
+    assert [message in record.getMessage() for record in caplog.records] == [True] * (message is not None)
+
+
 def test_coverage_of_the_sampling_is_logged(make_cfg, caplog):
     with caplog.at_level("INFO", "meddlr_greedy"):
         build_train_loader(make_cfg("cine"), seed=0)
@@ -526,6 +546,7 @@ def test_attribute_that_says_non_cartesian(tmp_path, trajectory):
     "name, good, bad",
     [
         ("pixel_spacing_mm", [1.5, 2], [[1.5, 0], [1.5, -1], [np.nan, 1], [1.5], 1.5, [1, 1, 1], ["1", "1"], "fine"]),
+        ("slice_spacing_mm", 8, [0, [8, 8], "thick"]),
         ("frame_time_ms", 40, [0, -40.0, np.inf, [40, 40], "40", h5py.Empty("f")]),
     ],
 )

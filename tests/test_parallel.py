@@ -357,6 +357,14 @@ def test_resuming_a_finished_run_evaluates(write_config, tmp_path, start):
     assert (tmp_path / "run" / "model_best.pth").exists()
 
 
+def test_without_validation_data_there_is_no_best_checkpoint(write_config, tmp_path, start):
+    job = start(2, write_config(modules=4), "DATASETS.VAL", "()", "TEST.EVAL_PERIOD", "2")
+    ended_well(job)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert "model_final.pth" in names and "model_best.pth" not in names
+    assert job.text().count("no model_best.pth is kept") == 1
+
+
 def test_processes_must_see_one_folder(write_config, tmp_path, start, monkeypatch):
     config = write_config(modules=4)
     ended_well(start(2, config))

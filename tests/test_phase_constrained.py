@@ -6,6 +6,7 @@ from meddlr.config import get_cfg
 from meddlr.modeling import build_model
 
 from meddlr_greedy.data.masks import VariableDensityKtMaskFunc
+from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.modeling import phase_constrained
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
 from meddlr_greedy.modeling.losses import complex_l1
@@ -136,14 +137,19 @@ class TestNetwork:
         pred = network.eval()(batch)["pred"].detach()
         assert (pred - batch["target"]).norm() < 1.1 * (image - batch["target"]).norm()
 
-    def test_only_the_first_step_starts_anew(self, batch, network, monkeypatch):
+    @pytest.mark.parametrize("overlap", [0, 1])
+    @pytest.mark.parametrize("checkpoint", [False, True])
+    def test_only_the_first_step_starts_anew(self, batch, network, monkeypatch, overlap, checkpoint):
         calls = []
         monkeypatch.setattr(
             phase_constrained, "phase_constrained_reconstruction", lambda A, zf_image: calls.append(1) or 1 * zf_image
         )
         network.eval()(batch)
-        GreedyUnrolled(network, num_modules=2).train()(batch)
-        assert len(calls) == 2
+        greedy = GreedyUnrolled(network, num_modules=2, overlap=overlap, checkpoint=checkpoint).train()
+        with HeldForBackward(exclude=greedy.parameters()):  # as DecoupledTraining measures it
+            greedy(batch)["pred"].abs().sum().backward()
+        # Once more each time that the step is recomputed: for the loss of its module, and of the one that overlaps.
+        assert len(calls) == 2 + checkpoint * (1 + overlap)
 
     def test_regulariser_sees_a_nearly_real_image(self, batch, network):
         seen = []

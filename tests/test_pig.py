@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from meddlr_greedy.config import load_config
+from meddlr_greedy.errors import UserError
 from projects.cine.pig import STUDIES, publish, table
 from projects.cine.trials import training_minutes
 
@@ -26,6 +27,14 @@ def test_table_has_a_row_per_method_and_the_gains_of_greedy():
     assert lines[3].endswith("|  |") and lines[5].endswith("| 2.5 |")
     for gain in ("+11.50 dB over zero-filled", "+1.50 dB over compressed sensing", "-0.50 dB over backprop"):
         assert gain in lines[-1]
+
+
+def test_rows_of_different_data_are_refused():
+    runs = {"compressed sensing": results(30.0), "backprop": results(32.0), "greedy": results(31.5, 20.001)}
+    assert "greedy" in table(runs, "some_test", {})
+    runs["greedy"] = results(31.5, zero_filled=20.1)
+    with pytest.raises(UserError, match="greedy: zero-filled PSNR .* found 20.1, allowed 20 as for compressed sensing"):
+        table(runs, "some_test", {})
 
 
 def test_minutes_are_those_of_all_iterations(tmp_path):

@@ -22,8 +22,8 @@ from projects.cine.phantom import beating_heart
 from projects.cine.preparation import Preparation, prepare_dataset
 from projects.cine.readers import images
 from projects.cine.readers import ismrmrd as ismrmrd_reader
-from projects.cine.readers.scan import RawSlice, complete
-from projects.cine.simulate import _random, coil_sensitivities, smooth_phase
+from projects.cine.readers.scan import RawSlice, complete, slice_spacing
+from projects.cine.simulate import _random, coil_sensitivities, random_smooth_phase
 from projects.cine.splits import ScanInfo, split_scans
 
 SLICES, PHASES, HEIGHT, WIDTH, COILS = 2, 4, 64, 48, 6
@@ -62,7 +62,7 @@ def make_heart(seed):
     magnitude = [
         beating_heart((HEIGHT, WIDTH), PHASES, position, np.random.default_rng(seed)) for position in (0.3, 0.6)
     ]
-    image = [m * np.exp(1j * smooth_phase((HEIGHT, WIDTH), PHASES, rng)) for m in magnitude]
+    image = [m * np.exp(1j * random_smooth_phase((HEIGHT, WIDTH), PHASES, rng)) for m in magnitude]
     maps = coil_sensitivities((HEIGHT, WIDTH), COILS, rng)
     return Heart(np.stack(image), maps / np.linalg.norm(maps, axis=0))
 
@@ -179,6 +179,7 @@ def write_mrd(path, coil_images, scan=None, seed=0):
             acquisition.center_sample, acquisition.sample_time_us = centre, dwell
             for flag in flags:
                 acquisition.setFlag(flag)
+            acquisition.slice_dir[2], acquisition.position[2] = 1, 8 * counters.get("slice", 0)
             for name, value in counters.items():
                 setattr(acquisition.idx, name, int(value))
             if scan.discard and not flags:
@@ -241,7 +242,25 @@ def test_ismrmrd_comes_back(heart, tmp_path, scan):
     arrays, attributes = read(path)
     assert arrays["kspace"].shape == (SLICES, HEIGHT, WIDTH, PHASES, COILS)
     np.testing.assert_allclose(attributes["pixel_spacing_mm"], [320 / HEIGHT, 240 / WIDTH])
+    assert attributes["slice_spacing_mm"] == pytest.approx(8)
     assert attributes["subject_id"] == "a" and list(attributes["slices"]) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "places,expected",
+    [([0, -8, -16.04], 8.02), ([3.0], None), ([0, 8, 24], None), ([0, 0], None), ([5, 13], 8)],
+)
+def test_slices_have_a_spacing_where_it_is_one(places, expected):
+    assert slice_spacing(np.array(places, float)) == (expected and pytest.approx(expected))
+
+
+@pytest.mark.parametrize("split,expected", [("0-1 2-2 none", 8), ("0-0,2-2 1-1 none", None)])
+def test_slices_apart_have_no_spacing(magnitude, tmp_path, split, expected):
+    source = write_nifti(tmp_path / "a.nii", np.concatenate([magnitude, magnitude])[:3])
+    options = {"acquisition": {}, "acquired_matrix": None}
+    paths = prepared(tmp_path / "out", "images", source, split=split.split(), options=options)
+    train = read(next(path for path in paths if path.stem.endswith("train")))[1]
+    assert train.get("slice_spacing_mm") == (expected and pytest.approx(expected))
 
 
 def lowpassed(heart, asymmetry, lines=range(WIDTH)):
@@ -438,6 +457,26 @@ def test_cmrxrecon_masks(heart, tmp_path, kind, capsys):
     assert ("no mask beside it" in output) == (kind == "no mask")
 
 
+@pytest.mark.parametrize("before", ["a mask", "no mask"])
+def test_data_of_another_mask_are_not_taken_for_done(heart, tmp_path, before):
+    """A file of the same name and size: of masks, these say nothing."""
+    masks = [np.broadcast_to(kt_mask(), (HEIGHT, WIDTH, PHASES)).copy() for _ in range(2)]
+    masks[1][:, 0] = True  # not sampled, as it happens
+    kspace = heart.kspace.transpose(3, 4, 2, 0, 1) * masks[0][:, :, None, None]
+    source = write_mat(tmp_path / "P1" / "cine_kus.mat", kspace, "kus")
+    if before == "a mask":
+        write_mat(tmp_path / "P1" / "cine_mask.mat", masks[0].astype(np.uint8), "mask")
+    (path,) = prepared(tmp_path / "out", "cmrxrecon", source)
+    written = path.stat().st_mtime_ns
+    prepared(tmp_path / "out", "cmrxrecon", source)
+    assert path.stat().st_mtime_ns == written
+    write_mat(tmp_path / "P1" / "cine_mask.mat", masks[1].astype(np.uint8), "mask")
+    with pytest.raises(UserError, match="made of another file or with other options"):
+        prepared(tmp_path / "out", "cmrxrecon", source)
+    prepared(tmp_path / "out", "cmrxrecon", source, overwrite=True)
+    np.testing.assert_array_equal(read(path)[0]["mask"][0, ..., 0] != 0, masks[1][:1])
+
+
 # --- Images ---
 
 
@@ -521,6 +560,8 @@ def test_images_come_back(magnitude, tmp_path, kind):
     swapped = kind in ("dicom, phase encoding along columns", "nifti, second axis the readout")
     spacing = [1.25, 1.5] if swapped else [1.5, 1.25]
     np.testing.assert_allclose(series.pixel_spacing_mm, spacing)
+    between_slices = None if kind == "npz" else pytest.approx(8)
+    assert series.slice_spacing_mm == between_slices
     assert series.frame_time_ms == pytest.approx(40) and series.subject_id == "S1"
 
     options = {"acquisition": {"noise": 0}, "acquired_matrix": None}
@@ -529,6 +570,7 @@ def test_images_come_back(magnitude, tmp_path, kind):
     assert psnr(target, expected_magnitude(expected, "S1"), support) > 50
     np.testing.assert_allclose(read(path)[1]["pixel_spacing_mm"], spacing)
     assert read(path)[1]["frame_time_ms"] == pytest.approx(40)
+    assert read(path)[1].get("slice_spacing_mm") == between_slices
 
 
 def test_images_give_what_simulate_gives(magnitude, tmp_path):
@@ -544,12 +586,12 @@ def test_images_give_what_simulate_gives(magnitude, tmp_path):
     assert info["split_by"] == "slice blocks of one subject"
 
 
-@pytest.mark.parametrize("command", ["simulate", "prepare"])
+@pytest.mark.parametrize("command", ["simulate", "prepare", "prepare --soft-maps"])
 def test_map_sets_and_their_options_are_passed_on(magnitude, tmp_path, monkeypatch, command):
     calls = []
 
-    def two_maps(kspace_calib, **arguments):
-        calls.append(arguments)
+    def two_maps(kspace_calib, calib_width, **arguments):
+        calls.append({"calib_width": calib_width, **arguments})
         maps = np.zeros((*kspace_calib.shape[1:], len(kspace_calib), 2), np.complex64)
         maps[..., 0, 0] = maps[..., 1, 1] = 1
         return maps
@@ -558,11 +600,15 @@ def test_map_sets_and_their_options_are_passed_on(magnitude, tmp_path, monkeypat
     source, _ = written_images("npz", tmp_path, magnitude)
     if command == "simulate":
         simulate.main(shlex.split(f"--images {source} --output {tmp_path}/out --split 1 1 0 --maps 2"))
-        path, expected = tmp_path / "out" / "train" / "S1_train.h5", {"calib_width": 20, "crop": 0.8}
+        path, expected = tmp_path / "out" / "train" / "S1_train.h5", {"calib_width": 20, "crop": 0.8, "soft": False}
     else:
-        options = "--split 1 1 0 --maps 2 --crop 0.1 --calib 24"
+        soft = command.removeprefix("prepare")
+        options = f"--split 1 1 0 --maps 2 --crop 0.1 --calib 24 {soft}"
         prepare.main(shlex.split(f"images {source} --output {tmp_path}/out {options}"))
-        path, expected = tmp_path / "out" / "scans" / "S1_train.h5", {"calib_width": 24, "crop": 0.1}
+        path, expected = (
+            tmp_path / "out" / "scans" / "S1_train.h5",
+            {"calib_width": 24, "crop": 0.1, "soft": bool(soft)},
+        )
     assert calls == [{**expected, "num_maps": 2}] * 2
     arrays, _ = read(path)
     assert arrays["maps"].shape[-2:] == (8, 2) and arrays["target"].shape[-1] == 2
@@ -604,11 +650,38 @@ def test_several_subjects(subjects, tmp_path, capsys):
     prepare.main(shlex.split(command))
     assert "4 of 5 files were there; kept" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in before} == before and (output / "scans" / "S2.h5").exists()
-    with pytest.raises(SystemExit):
-        prepare.main(shlex.split(command + " --maps 1 --crop 0.5"))
-    assert "S0.h5: found, made of another file or with other options" in capsys.readouterr().err
+    for other in ("--maps 1 --crop 0.5", "--soft-maps"):
+        with pytest.raises(SystemExit):
+            prepare.main(shlex.split(f"{command} {other}"))
+        assert "S0.h5: found, made of another file or with other options" in capsys.readouterr().err
+    parameters = json.loads(read(output / "scans" / "S0.h5")[1]["parameters"])
+    assert parameters["coil_maps"] == {"num_maps": 1, "calib_width": 12, "crop": 0.8}
     prepare.main(shlex.split(command + " --crop 0.5 --overwrite"))
     assert '"crop": 0.5' in read(output / "scans" / "S0.h5")[1]["parameters"]
+
+
+@pytest.mark.parametrize(
+    "kind,subject,options,told",
+    [
+        ("dicom", "", "", True),
+        ("dicom", "P7", "", False),
+        ("dicom", "", "--subject-pattern (scan)", False),
+        ("nifti", "", "", True),
+        ("ismrmrd", "", "--coils 4", True),
+        ("ismrmrd", "P7", "--coils 4", False),
+    ],
+)
+def test_a_file_that_names_no_subject_is_told_of_once(heart, magnitude, tmp_path, capsys, kind, subject, options, told):
+    source = tmp_path / {"dicom": "scan", "nifti": "scan.nii", "ismrmrd": "scan.h5"}[kind]
+    if kind == "dicom":
+        write_dicom(source, magnitude, subject)
+    elif kind == "nifti":
+        write_nifti(source, magnitude)
+    else:
+        write_mrd(source, heart.coil_images, Mrd(subject=subject))
+    command = "ismrmrd" if kind == "ismrmrd" else "images"
+    prepare.main(shlex.split(f"{command} {source} --output {tmp_path}/out --split 1 1 0 {options}"))
+    assert capsys.readouterr().out.count(f"{source}: no patient ID in it; taken for a subject, 'scan'") == told
 
 
 SCANS = {
@@ -677,6 +750,8 @@ def test_wrong_splits(split, seed, message):
 
 # --- Wrong input ---
 
+EMPTY_TAGS = ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "TriggerTime", "RescaleSlope")
+
 
 @pytest.fixture(scope="session")
 def bad_files(tmp_path_factory, heart, magnitude):
@@ -737,6 +812,14 @@ def bad_files(tmp_path_factory, heart, magnitude):
     write_dicom(folder / "cut", small, "")
     first = sorted((folder / "cut").iterdir())[0]
     first.write_bytes(first.read_bytes()[:-100])
+    for tag in EMPTY_TAGS:
+        write_dicom(folder / f"empty_{tag}", small, "", **{tag: lambda s, t: None})
+    write_dicom(folder / "few_numbers", small, "", ImagePositionPatient=lambda s, t: [1, 2])
+    write_dicom(folder / "some_times", small, "")
+    first = sorted((folder / "some_times").iterdir())[0]
+    untimed = pydicom.dcmread(first)
+    del untimed.TriggerTime
+    untimed.save_as(first)
     write_dicom(folder / "uneven", small, "")
     sorted((folder / "uneven").iterdir())[0].unlink()
     return folder
@@ -802,6 +885,12 @@ WRONG = [
     ("images {dir}/two_views", "two_views: found images of several orientations"),
     ("images {dir}/twice", "twice: found two images at one place and time"),
     ("images {dir}/cut", "cut: pixels of IM0000 cannot be read"),
+    *(
+        (f"images {{dir}}/empty_{tag}", f"empty_{tag}/IM0000: {tag}: found none, allowed finite numbers, ")
+        for tag in EMPTY_TAGS
+    ),
+    ("images {dir}/few_numbers", "IM0000: ImagePositionPatient: found 2, allowed finite numbers, 3 of them"),
+    ("images {dir}/some_times", "some_times: found images with and without TriggerTime, allowed all of one kind"),
     ("images {dir}/uneven", "uneven: slices have 3 to 4 cardiac phases, allowed equally many"),
     ("images {dir}/good.nii --matrix 65 48", "--matrix: found (65, 48), allowed up to the acquired matrix (64, 48)"),
     ("images {dir}/good.nii --noise -1", "--noise: found -1.0"),
@@ -839,6 +928,14 @@ def test_a_bad_file_is_skipped_and_the_others_are_there(bad_files, heart, tmp_pa
     }
     found = {split: [image["subject_id"] for image in scans] for split, scans in listed.items()}
     assert found == {"train": ["good"], "val": ["other_good"]}
+
+
+def test_an_anonymised_folder_is_skipped_and_the_others_are_there(bad_files, tmp_path, capsys):
+    sources = f"{bad_files}/empty_TriggerTime {bad_files}/good.nii"
+    with pytest.raises(SystemExit):
+        prepare.main(shlex.split(f"images {sources} --split 2 0 0 --output {tmp_path}/out"))
+    assert [path.name for path in (tmp_path / "out" / "scans").iterdir()] == ["good.h5"]
+    assert "error: 1 of 2 files could not be used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("errno = 28, No space left")])

@@ -243,6 +243,7 @@ def truncate(path):
         (edit(lambda file: replace(file, "mask", file["mask"][:, :, :-1])), "mask has shape"),
         (edit(lambda file: replace(file, "mask", file["mask"][()].astype(float))), "mask is float64"),
         (edit(lambda file: file.attrs.update(slice_spacing_mm=-1.0)), "slice_spacing_mm"),
+        (edit(lambda file: file.attrs.update(slice_spacing_mm="thick")), "attribute slice_spacing_mm is 'thick'"),
         (edit(lambda file: file.attrs.update(trajectory="radial")), "not Cartesian"),
         (set_value("kspace", (1, 0, 0, 0, 0), np.nan), "slice 1: kspace holds NaN"),
         (set_value("maps", (1, 0, 0, 0, 0, 0), np.inf), "slice 1: maps holds NaN or infinity"),

@@ -432,4 +432,5 @@ def test_study_writes_its_table(tmp_path, monkeypatch, datasets):
     assert list(study["runs"]) == ["with targets", "without targets"]
     psnr = {label: run["reconstruction"]["psnr_scan"]["mean"] for label, run in study["runs"].items()}
     assert f"| without targets | {psnr['without targets']:.2f} |" in page.read_text()
+    assert "minutes" not in page.read_text()
     assert study["runs"]["with targets"]["zero_filled"] == study["runs"]["without targets"]["zero_filled"]

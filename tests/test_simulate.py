@@ -15,6 +15,7 @@ from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.errors import UserError
 from projects.cine import simulate
+from projects.cine.dataset import say_what_is_next
 from projects.cine.phantom import Anatomy, beating_heart, left_ventricular_volume
 from projects.cine.simulate import (
     Acquisition,
@@ -583,12 +584,12 @@ def registry(monkeypatch):
 
 
 @pytest.mark.parametrize("root,prefixed", [("datasets", False), ("elsewhere", True), ("my $HOME's", True)])
-@pytest.mark.parametrize("split", [("1", "1", "0"), ("1", "0", "1")])
-def test_the_printed_command_works(registry, tmp_path, monkeypatch, capsys, root, prefixed, split):
+@pytest.mark.parametrize("split,maps", [(("1", "1", "0"), 1), (("1", "0", "1"), 2)])
+def test_the_printed_command_works(registry, tmp_path, monkeypatch, capsys, root, prefixed, split, maps):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MEDDLR_GREEDY_DATASETS", raising=False)
     sizes = ["--subjects", "2", "--slices", "1", "--frames", "2", "--matrix", "16", "16", "--coils", "2"]
-    simulate.main(["--output", f"{root}/a 'heart'", *sizes, "--split", *split])
+    simulate.main(["--output", f"{root}/a 'heart'", *sizes, "--split", *split, "--maps", str(maps)])
     words = shlex.split(capsys.readouterr().out.splitlines()[-1])
     assert words[0].startswith("MEDDLR_GREEDY_DATASETS=") == prefixed
     if prefixed:
@@ -599,3 +600,25 @@ def test_the_printed_command_works(registry, tmp_path, monkeypatch, capsys, root
     found = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL, *cfg.DATASETS.TEST]
     assert found == ["a 'heart'_train", f"a 'heart'_{'val' if split[1] == '1' else 'test'}"]
     check_dataset_names(found)
+    assert cfg.MODEL.UNROLLED.NUM_EMAPS == maps
+
+
+@pytest.mark.parametrize("maps", [1, 2])
+def test_the_printed_commands_for_scans_without_targets_work(registry, tmp_path, monkeypatch, capsys, maps):
+    sizes = ["--subjects", "3", "--slices", "1", "--frames", "2", "--matrix", "16", "16", "--coils", "2"]
+    simulate.main(["--output", str(tmp_path / "beat"), *sizes, "--split", "1", "1", "1", "--maps", str(maps)])
+    for path in (tmp_path / "beat").rglob("*.h5"):
+        with h5py.File(path, "a") as file:
+            del file["target"]
+            file["mask"] = np.ones((1, 1, 16, 2, 1), np.uint8)
+    capsys.readouterr()
+    say_what_is_next(tmp_path / "beat", 0)
+    reconstruct, train = (shlex.split(line) for line in capsys.readouterr().out.splitlines()[2::2])
+    assert reconstruct[2] == "meddlr_greedy.reconstruct"
+    assert reconstruct[-2:] == ["--device", "cpu"] or torch.cuda.is_available()
+    monkeypatch.setenv(*train[0].split("=", 1))
+    assert train[3] == "meddlr_greedy.train_net"
+    register_datasets()
+    cfg = load_config(train[5], train[6:])
+    assert (cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST) == (("beat_train",), ("beat_val",), ())
+    assert cfg.MISC.GREEDY.LOSS_LINES > 0 and cfg.MODEL.UNROLLED.NUM_EMAPS == maps

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from meddlr_greedy.data import datasets as datasets_module
 from meddlr_greedy.engine import GreedyTrainer
 from meddlr_greedy.engine.processes import PeerLost
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
@@ -136,6 +137,19 @@ def test_periods_of_zero_mean_at_the_end_only(write_config, tmp_path):
     results = train(write_config(), "SOLVER.CHECKPOINT_PERIOD", "0", "TEST.EVAL_PERIOD", "0")
     assert results["flat_val"]["val_psnr"] > 0
     assert not list((tmp_path / "run").glob("model_0*.pth"))
+
+
+def test_without_validation_data_there_is_no_best_checkpoint(write_config, tmp_path, capsys):
+    results = train(write_config(), "DATASETS.VAL", "()", "TEST.EVAL_PERIOD", "2")
+    assert results["flat_test"]["val_psnr"] > 0
+    assert not (tmp_path / "run" / "model_best.pth").exists()
+    assert capsys.readouterr().out.count("no model_best.pth is kept") == 1
+
+
+def test_subjects_on_both_sides_are_told_of_once(write_config, monkeypatch, capsys):
+    monkeypatch.setattr(datasets_module, "_subjects", lambda name: {("flat", "P1")})
+    train(write_config())
+    assert capsys.readouterr().out.count("1 of 1 subjects of VAL and TEST are in TRAIN too") == 1
 
 
 @pytest.mark.parametrize("module", [1, 2, 3])

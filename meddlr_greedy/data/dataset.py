@@ -38,7 +38,7 @@ _TRAJECTORY = ("traj", "trajectory")
 _MASK_DTYPES = (np.dtype("uint8"), np.dtype("float32"))
 
 # What a file may say about the scan: name -> how many positive numbers.
-_ATTRIBUTES = {"pixel_spacing_mm": 2, "frame_time_ms": 1}
+_ATTRIBUTES = {"pixel_spacing_mm": 2, "slice_spacing_mm": 1, "frame_time_ms": 1}
 
 # meddlr's name for a target that is a magnitude image and goes without maps.
 _MAGNITUDE_TARGET = "reconstruction_rss"
@@ -57,7 +57,7 @@ def check_scan_file(path: str, mapping: Optional[Mapping[str, str]] = None) -> T
 
     Raises:
         UserError: The file is missing, truncated or no HDF5, lacks a dataset, is not Cartesian, its arrays
-            have a wrong type or shapes that disagree, or its pixel spacing or frame time is no positive number.
+            have a wrong type or shapes that disagree, or a spacing or its frame time is no positive number.
     """
     names = _names(mapping)
     if not os.path.isfile(path):

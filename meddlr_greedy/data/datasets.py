@@ -9,7 +9,7 @@ import functools
 import logging
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from meddlr.data import DatasetCatalog, MetadataCatalog
 from meddlr.data.datasets.register_mrco import load_mrco_json
@@ -17,7 +17,7 @@ from meddlr.data.datasets.register_mrco import load_mrco_json
 from meddlr_greedy.data.dataset import check_scan_file, datasets_in
 from meddlr_greedy.errors import UserError, did_you_mean
 
-__all__ = ["check_dataset_names", "datasets_root", "has_targets", "register_datasets"]
+__all__ = ["check_dataset_names", "datasets_root", "has_targets", "register_datasets", "warn_of_shared_subjects"]
 
 ROOT_VARIABLE = "MEDDLR_GREEDY_DATASETS"
 
@@ -78,6 +78,30 @@ def check_dataset_names(names: Sequence[str]) -> None:
             DatasetCatalog.get(name)
         except (OSError, RuntimeError) as error:  # meddlr downloads some, and raises RuntimeError offline
             raise UserError(f"DATASETS: the annotation of '{name}' cannot be read ({error})") from error
+
+
+def warn_of_shared_subjects(train: Sequence[str], held_out: Sequence[str]) -> None:
+    """Logs once that scores will not be of unseen subjects, where annotations have some in training and beside it.
+
+    Args:
+        train: Data sets as in ``DATASETS.TRAIN``.
+        held_out: Those of ``DATASETS.VAL`` and ``DATASETS.TEST``. A subject is known by its ``subject_id`` in the data
+            set's folder; scans without one are not looked at.
+    """
+    of_train, of_held_out = ({s for name in names for s in _subjects(name)} for names in (train, held_out))
+    shared = sorted(of_train & of_held_out)
+    if shared:
+        folder, subject = shared[0]
+        logging.getLogger(__name__).warning(
+            f"DATASETS: {len(shared)} of {len(of_held_out)} subjects of VAL and TEST are in TRAIN too (first"
+            f" '{subject}' of '{folder}'): scores on them are not those of unseen subjects"
+        )
+
+
+def _subjects(name: str) -> Set[Tuple[str, str]]:
+    """Folder of the data set and subject, of each scan that says whom it is of."""
+    scans = DatasetCatalog.get(name)
+    return {(scan.get("_dataset", ""), str(scan["subject_id"])) for scan in scans if "subject_id" in scan}
 
 
 def has_targets(name: str, keys: Optional[Mapping[str, str]] = None) -> bool:

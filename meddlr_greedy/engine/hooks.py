@@ -78,7 +78,10 @@ class IsolatedEvaluation(EvalHook):
 
 
 class BestCheckpoint(HookBase):
-    """Keeps the checkpoint with the best validation metric as ``model_best.pth``; runs after the evaluation."""
+    """Keeps the checkpoint with the best validation metric as ``model_best.pth``; runs after the evaluation.
+
+    Only for a run that has validation data (``DATASETS.VAL``); test data may not choose a checkpoint.
+    """
 
     def __init__(self, metric: str, allowed: Sequence[str], output_dir: str):
         metric = metric or allowed[0]

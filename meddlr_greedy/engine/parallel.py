@@ -305,8 +305,8 @@ class ParallelGreedyTrainer(GreedyTrainer):
                 evaluator = self.build_evaluator(self.cfg, name, is_val=True) if self.place.is_last else None
                 batches = self._evaluation_batches(name)
                 results[name] = inference_on_dataset(self.model, batches, evaluator or _HandOn(self._sender))
-        # Whether this becomes the best checkpoint is known at the end of the chain alone.
-        self.checkpointer.gather(min(self.iter, self.max_iter - 1))  # a finished run stands one behind its end
+        if self.cfg.DATASETS.VAL:  # whether this becomes the best checkpoint is known at the end of the chain alone
+            self.checkpointer.gather(min(self.iter, self.max_iter - 1))  # a finished run stands one behind its end
         if not self.is_writer:
             return {}
         for of_dataset in results.values():

@@ -23,7 +23,7 @@ from meddlr_greedy.data.loader import build_train_loader, build_val_loader
 from meddlr_greedy.data.seeding import example_seed
 from meddlr_greedy.engine.accumulation import ResumableGradAccumOptimizer
 from meddlr_greedy.engine.build import TRAINER_REGISTRY, build_hooks
-from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, RunState
+from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer, RunState
 from meddlr_greedy.engine.hooks import BestCheckpoint, CheckpointWriter, FlushAtEnd, IsolatedEvaluation
 from meddlr_greedy.engine.launch import handling_signals
 from meddlr_greedy.engine.updates import LearningRates, clip_gradients, scale_learning_rates
@@ -129,21 +129,27 @@ class GreedyTrainer(DefaultTrainer):
         cfg = self.cfg
         self.checkpoint_writer = CheckpointWriter(cfg.SOLVER.CHECKPOINT_PERIOD, cfg.MISC.GREEDY.KEEP_CHECKPOINTS)
 
-        # Built once here, so that a wrong metric is found before the training and not after it.
-        names = GreedyReconEvaluator(cfg, dataset_name="", metrics=cfg.TEST.VAL_METRICS.RECON or None)._metric_names
-        validation = cfg.DATASETS.VAL or cfg.DATASETS.TEST
-        by_held_out_lines = [_is_scored_by_held_out_lines(cfg, dataset) for dataset in validation]
-        metrics = [] if validation and all(by_held_out_lines) else [f"val_{name}" for name in names]
-        metrics += [HELD_OUT_METRIC] if any(by_held_out_lines) else []
-
         return [
             meddlr_hooks.IterationTimer(),
             *build_hooks(cfg),  # before the flush, which clears the gradients
             FlushAtEnd() if isinstance(self.optimizer, GradAccumOptimizer) else None,
             self._build_schedule(),
             IsolatedEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate),
-            BestCheckpoint(cfg.MISC.GREEDY.BEST_METRIC, metrics, cfg.OUTPUT_DIR),
+            self._build_best_checkpoint(),
         ]
+
+    def _build_best_checkpoint(self) -> Optional[BestCheckpoint]:
+        cfg = self.cfg
+        # Built once here, so that a wrong metric is found before the training and not after it.
+        names = GreedyReconEvaluator(cfg, dataset_name="", metrics=cfg.TEST.VAL_METRICS.RECON or None)._metric_names
+        if not cfg.DATASETS.VAL:  # then DATASETS.TEST is evaluated, by which nothing may be chosen
+            if self.is_writer:
+                logger.warning("DATASETS.VAL: none, so that no %s is kept; the last checkpoint is", BEST_CHECKPOINT)
+            return None
+        by_held_out_lines = [_is_scored_by_held_out_lines(cfg, dataset) for dataset in cfg.DATASETS.VAL]
+        metrics = [] if all(by_held_out_lines) else [f"val_{name}" for name in names]
+        metrics += [HELD_OUT_METRIC] if any(by_held_out_lines) else []
+        return BestCheckpoint(cfg.MISC.GREEDY.BEST_METRIC, metrics, cfg.OUTPUT_DIR)
 
     def _build_schedule(self) -> Any:
         if self.cfg.MISC.GREEDY.LR_FACTORS:

@@ -209,7 +209,7 @@ class Comparison:
         return scores
 
 
-def compare_runs(runs: Sequence[Run], dataset: str, unit: str = "scan") -> Comparison:
+def compare_runs(runs: Sequence[Run], dataset: str, unit: str = "subject") -> Comparison:
     """Compares runs on what they share of a data set.
 
     Args:

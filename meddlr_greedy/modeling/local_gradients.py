@@ -83,7 +83,8 @@ def _run_module(
     of_head, of_tail = model.parameters_of(range(reached.start, tail.start)), model.parameters_of(tail)
 
     before = model.run_steps(range(model.module_steps[k].start, tail.start), image, problem)
-    cut = before.detach().requires_grad_(before.requires_grad)
+    # Where nothing is to be cut, it is still the image that the network started from: some have a step for that one.
+    cut = before.detach().requires_grad_() if before.requires_grad else before
     image = model.run_steps(tail, cut, problem)
     loss = _local_loss(model, end, image, problem)
     value = loss.detach()

@@ -77,7 +77,7 @@ class CompressedSensing(nn.Module):
         kspace, maps, mask = inputs["kspace"], inputs["maps"], inputs["mask"]
         pred = total_variation_reconstruction(kspace, maps, mask, self.weight, self.spatial, self.iterations)
         zf_image = CineSenseModel(maps, mask)(kspace, adjoint=True)
-        return {"pred": pred, "target": inputs["target"], "zf_image": zf_image}
+        return {"pred": pred, "target": inputs.get("target"), "zf_image": zf_image}
 
 
 def total_variation_reconstruction(

@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, Sequence, Tuple
 
@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import torch
 
+from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import ROOT_VARIABLE, datasets_root
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically
@@ -32,7 +33,9 @@ __all__ = [
     "write_scan",
 ]
 
-CONFIG = Path(__file__).parents[2] / "configs" / "cine" / "greedy.yaml"
+_CONFIGS = Path(__file__).parents[2] / "configs" / "cine"
+CONFIG = _CONFIGS / "greedy.yaml"
+CONFIG_WITHOUT_TARGETS = _CONFIGS / "dl_espirit_greedy_self_supervised.yaml"
 
 
 class WriteError(UserError):
@@ -50,6 +53,7 @@ class CoilMaps:
         num_maps: Map sets M.
         calib_width: Width of the calibration region along H and W.
         crop: Eigenvalue below which maps are zero; 0 crops nothing.
+        soft: Whether they fade out around it instead.
 
     Raises:
         UserError: where a value is not allowed.
@@ -58,17 +62,26 @@ class CoilMaps:
     num_maps: int = 1
     calib_width: int = 20
     crop: float = 0.8
+    soft: bool = False
 
     def __post_init__(self):
         check(self.num_maps in (1, 2), "--maps", self.num_maps, "1 or 2")
         check(self.calib_width >= 6, "--calib", self.calib_width, "6 (kernel width) or more")
         check(0 <= self.crop < 1, "--crop", self.crop, "0 to below 1")
 
+    @property
+    def parameters(self) -> Dict[str, Any]:
+        """What the maps are a function of; without what is not used of later versions, so that files stay known."""
+        parameters = asdict(self)
+        if not self.soft:
+            del parameters["soft"]
+        return parameters
+
     def estimate(self, kspace_calib: np.ndarray) -> np.ndarray:
         """Maps (H, W, 1, C, M), complex64, from fully sampled, centred k-space (H, W, C), the mean over frames."""
-        sets = {} if self.num_maps == 1 else {"num_maps": self.num_maps}
         kspace_calib = np.ascontiguousarray(kspace_calib.transpose(2, 0, 1))
-        return espirit_maps(kspace_calib, calib_width=self.calib_width, crop=self.crop, **sets)[:, :, None]
+        maps = espirit_maps(kspace_calib, self.calib_width, crop=self.crop, num_maps=self.num_maps, soft=self.soft)
+        return maps[:, :, None]
 
 
 def sense_arrays(
@@ -174,7 +187,7 @@ def annotations(entries: Sequence[ScanEntry], description: str, split_by: str, p
 
 
 def say_what_is_next(output: Path, seconds: float) -> None:
-    """Prints how much there is of each split, and the command that uses it."""
+    """Prints how much there is of each split, and the commands that use it."""
     sizes = {}
     for split in SPLITS:
         annotation = output / "annotations" / f"{split}.json"
@@ -183,18 +196,32 @@ def say_what_is_next(output: Path, seconds: float) -> None:
     counts = ", ".join(f"{sum(size[0] for _, size in found)} {split}" for split, found in sizes.items())
     first_file, first_size = next(scan for found in sizes.values() for scan in found)
     print(f"{output}: {counts} slices of (H, W, T, C) = {tuple(first_size[1:])}, {seconds:.0f} s")
+    with h5py.File(output / first_file, "r") as file:
+        has_target, num_maps = "target" in file, file["maps"].shape[-1]
+    used = [split for split, found in sizes.items() if found]
+    if has_target:
+        print(f"Next, train on it:\n  {_training_command(CONFIG, output, used, num_maps)}")
+        return
+    command = ["python", "-m", "meddlr_greedy.reconstruct", "--config-file", "RUN/config.yaml", "--weights", "WEIGHTS"]
+    command += [os.path.relpath(output / first_file), "--output", "FOLDER"]
+    command += [] if torch.cuda.is_available() else ["--device", "cpu"]
+    print(f"Next, reconstruct it, by a network for map sets: {num_maps} (RUN is the folder of its training):")
+    print(f"  {shlex.join(command)}")
+    if "train" in used:
+        # Nothing of it can be scored by targets.
+        command_line = _training_command(CONFIG_WITHOUT_TARGETS, output, [s for s in used if s != "test"], num_maps)
+        print(f"Or train on it, without targets (MISC.GREEDY.LOSS_LINES):\n  {command_line}")
+
+
+def _training_command(config: Path, output: Path, splits: Sequence[str], num_maps: int) -> str:
     is_default = output.parent == Path("datasets").resolve() == datasets_root().resolve()
     where = "" if is_default else f"{ROOT_VARIABLE}={shlex.quote(str(output.parent))} "
-    command = ["python", "-m", "meddlr_greedy.train_net", "--config-file", os.path.relpath(CONFIG)]
-    with h5py.File(output / first_file, "r") as file:
-        has_target = "target" in file
-    if not has_target:
-        command[2] = "meddlr_greedy.reconstruct"
-        command += ["--weights", "WEIGHTS", os.path.relpath(output / first_file), "--output", "FOLDER"]
-        print(f"Next, reconstruct it (there are no targets to train on):\n  {shlex.join(command)}")
-        return
-    for split, found in sizes.items():
-        command += [f"DATASETS.{split.upper()}", f"({json.dumps(f'{output.name}_{split}')},)" if found else "()"]
+    command = ["python", "-m", "meddlr_greedy.train_net", "--config-file", os.path.relpath(config)]
+    for split in SPLITS:
+        names = f"({json.dumps(f'{output.name}_{split}')},)" if split in splits else "()"
+        command += [f"DATASETS.{split.upper()}", names]
+    if num_maps != load_config(str(config)).MODEL.UNROLLED.NUM_EMAPS:
+        command += ["MODEL.UNROLLED.NUM_EMAPS", str(num_maps)]
     if not torch.cuda.is_available():
         command += ["MODEL.DEVICE", "cpu"]
-    print(f"Next, train on it:\n  {where}{shlex.join(command)}")
+    return where + shlex.join(command)

@@ -16,6 +16,7 @@ Example::
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,7 @@ SIMULATION = [
 
 _CS, _START = "compressed sensing", "phase-constrained, where the networks start"
 _METRICS = {"PSNR (dB)": ("psnr_scan", 2), "SSIM": ("ssim (Wang)_scan", 3), "NRMSE": ("nrmse_scan", 3)}
+_SAME = 1e-3  # relative
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,11 @@ def table(results: Dict[str, Any], dataset: str, minutes: Dict[str, float]) -> s
         results: Label -> what eval_net wrote for it.
         dataset: The data set to show.
         minutes: Label -> minutes of training.
+
+    Raises:
+        UserError: where results are of different data, as those kept from an earlier run may be.
     """
+    _check_same_data(results, dataset)
     of_dataset = {label: of_run["datasets"][dataset]["reconstruction"] for label, of_run in results.items()}
     of_dataset = {"zero-filled": next(iter(results.values()))["datasets"][dataset]["zero_filled"], **of_dataset}
     rows = [f"| | {' | '.join(_METRICS)} | training (min) |", "|---|" + "---|" * (len(_METRICS) + 1)]
@@ -139,6 +145,20 @@ def table(results: Dict[str, Any], dataset: str, minutes: Dict[str, float]) -> s
         f" {of_greedy['parameters']} parameters; {versions}."
     )
     return "\n".join([*rows, "", note])
+
+
+def _check_same_data(results: Dict[str, Any], dataset: str) -> None:
+    """Of the same scans and masks, zero-filled images differ by rounding only."""
+    scores = {label: of_run["datasets"][dataset]["zero_filled"] for label, of_run in results.items()}
+    first, *others = scores
+    for label in others:
+        for name, (metric, _) in _METRICS.items():
+            found, expected = (scores[of_run][metric]["mean"] for of_run in (label, first))
+            if not math.isclose(found, expected, rel_tol=_SAME):
+                raise UserError(
+                    f"{label}: zero-filled {name} of {dataset}: found {found:.4g}, allowed {expected:.4g} as for"
+                    f" {first}; one of them was evaluated on other data: remove its folder in --output, and run again"
+                )
 
 
 def _evaluate(study: Study, output: Path) -> Dict[str, Any]:

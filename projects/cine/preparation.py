@@ -1,6 +1,7 @@
 """From opened scans to a data set: coil compression, ESPIRiT maps, target, files, splits."""
 
 import functools
+import hashlib
 import json
 import os
 import re
@@ -29,7 +30,7 @@ from projects.cine.dataset import (
 )
 from projects.cine.parallel import in_parallel
 from projects.cine.readers import cmrxrecon, images, ismrmrd
-from projects.cine.readers.scan import RawScan, RawSlice, complete, stem
+from projects.cine.readers.scan import RawScan, RawSlice, are_neighbours, complete, stem
 from projects.cine.simulate import Acquisition, simulated_scan
 from projects.cine.splits import SLICE_BLOCKS, SPLITS, ScanInfo, check, split_scans
 
@@ -221,6 +222,7 @@ def _convert(task: _Task, on_slice: Callable[[], Any] = lambda: None) -> List[st
     attributes = {
         **task.attributes,
         "pixel_spacing_mm": scan.pixel_spacing_mm or given.pixel_spacing_mm,
+        "slice_spacing_mm": scan.slice_spacing_mm if are_neighbours(task.slices) else None,
         "frame_time_ms": scan.frame_time_ms or given.frame_time_ms,
     }
     write_scan(task.output, len(task.slices), slices(), attributes)
@@ -301,7 +303,8 @@ def prepare_dataset(
     by_path = functools.partial(_subject_by_path, source, pattern)
     infos = {name: scan.info or ScanInfo(by_path(scan.path), 0) for name, scan in scans.items()}
     blocks, split_by = split_scans(split, infos, split_seed, train_needed=not _are_undersampled(scans))
-    parameters = {"format": _FORMAT, "reader": source, **asdict(preparation), **_plain(options or {})}
+    given = {**asdict(preparation), "coil_maps": preparation.coil_maps.parameters}
+    parameters = {"format": _FORMAT, "reader": source, **given, **_plain(options or {})}
     tasks = []
     for split_name, name, slices in blocks:
         path = scans[name].path
@@ -317,7 +320,12 @@ def prepare_dataset(
                 subject_id=infos[name].subject_id,
                 split=split_name,
                 slices=slices,
-                parameters={**parameters, "source": path.name, "bytes": _size(path)},
+                parameters={
+                    **parameters,
+                    **({"mask": scans[name].mask} if scans[name].mask else {}),
+                    "source": path.name,
+                    "bytes": _size(path),
+                },
             )
         )
 
@@ -343,6 +351,7 @@ class _Looked(NamedTuple):
     path: Path
     info: Optional[ScanInfo] = None
     undersampled: bool = False
+    mask: Optional[Dict[str, str]] = None  # name and content of its file
 
     @property
     def usable(self) -> bool:
@@ -366,7 +375,10 @@ def _look_at_all(
 
 def _look(opener: Callable[[Path], RawScan], path: Path) -> _Looked:
     scan = opener(path)
-    return _Looked(path, ScanInfo(scan.subject_id, scan.num_slices), scan.undersampled)
+    mask = None
+    if scan.mask_file is not None:  # other masks for the same data have the same size
+        mask = {"name": scan.mask_file.name, "sha256": hashlib.sha256(scan.mask_file.read_bytes()).hexdigest()}
+    return _Looked(path, ScanInfo(scan.subject_id, scan.num_slices), scan.undersampled, mask)
 
 
 def _are_undersampled(scans: Dict[str, _Looked]) -> bool:
@@ -399,8 +411,11 @@ def _convert_all(tasks: Sequence[_Task], jobs: int, tell: "_Teller", name: str) 
 
 def _open(source: str, options: Dict[str, Any], pattern: Optional["re.Pattern[str]"], path: Path) -> RawScan:
     scan = SOURCES[source].open_scan(path, **options)
-    if pattern is None:
+    if pattern is None and scan.names_subject:
         return scan
+    if pattern is None:
+        note = f"{path}: no patient ID in it; taken for a subject, '{scan.subject_id}' (see --subject-pattern)"
+        return replace(scan, notes=(*scan.notes, note))
     subject = _matched(pattern, path)
     if not subject:
         raise UserError(f"--subject-pattern: '{pattern.pattern}' finds no subject in {path}")
@@ -488,10 +503,13 @@ class _Teller:
     def __init__(self, progress: bool, single: bool):
         self.progress, self._single = progress, single
         self._failures: List[UserError] = []
+        self._told: Set[str] = set()
 
     def notes(self, notes: Sequence[str]) -> None:
         for note in notes if self.progress else ():
-            tqdm.write(f"note: {note}")
+            if note not in self._told:  # several blocks of slices may be of one file
+                tqdm.write(f"note: {note}")
+            self._told.add(note)
 
     def failure(self, path: Path, error: UserError) -> None:
         error = error if str(path) in str(error) else UserError(f"{path}: {error}")

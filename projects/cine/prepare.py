@@ -111,6 +111,7 @@ def _shared_options() -> argparse.ArgumentParser:
         metavar="X",
         help="maps are zero where the eigenvalue is below this, 0 for nowhere (default: %(default)s)",
     )
+    maps.add_argument("--soft-maps", action="store_true", help="maps fade out around --crop instead of stopping at it")
     return options
 
 
@@ -144,7 +145,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command ``python -m projects.cine.prepare``."""
     arguments = _parse_arguments(argv)
     start = time.perf_counter()
-    coil_maps = CoilMaps(arguments.maps, arguments.calib, arguments.crop)
+    coil_maps = CoilMaps(arguments.maps, arguments.calib, arguments.crop, arguments.soft_maps)
     options: Dict[str, Any] = {}
     if arguments.source == "images":
         preparation = Preparation(coil_maps, coils=None, compression="none")

@@ -31,7 +31,7 @@ RUNS = {"with targets": "demo.yaml", "without targets": "demo_self_supervised.ya
 
 
 def table(study: Dict[str, Any]) -> str:
-    """The result as Markdown."""
+    """The result as Markdown; without minutes, which are those of the load of the machine."""
     methods = {"zero-filled": study["runs"]["with targets"]["zero_filled"]}
     methods.update({label: run["reconstruction"] for label, run in study["runs"].items()})
     rows = ["| | PSNR (dB) | SSIM | NRMSE |", "|---|---|---|---|"]
@@ -39,9 +39,8 @@ def table(study: Dict[str, Any]) -> str:
         values = [metrics[name]["mean"] for name in ("psnr_scan", "ssim (Wang)_scan", "nrmse_scan")]
         rows.append(f"| {label} | {values[0]:.2f} | {values[1]:.3f} | {values[2]:.3f} |")
     loss = methods["with targets"]["psnr_scan"]["mean"] - methods["without targets"]["psnr_scan"]["mean"]
-    minutes = " and ".join(f"{run['minutes']:.1f}" for run in study["runs"].values())
     versions = ", ".join(f"{name} {version}" for name, version in study["versions"].items())
-    note = f"Without targets: {loss:.2f} dB less. Training took {minutes} minutes; {versions}."
+    note = f"Without targets: {loss:.2f} dB less; {versions}."
     return "\n".join([*rows, "", note])
 
 

@@ -38,7 +38,7 @@ from projects.cine.dataset import (
 )
 from projects.cine.phantom import FIELD_OF_VIEW_MM, Anatomy, beating_heart
 from projects.cine.readers.images import CineSeries, load_series
-from projects.cine.readers.scan import RawScan, RawSlice, stem
+from projects.cine.readers.scan import RawScan, RawSlice, are_neighbours, stem
 from projects.cine.splits import SLICE_BLOCKS, SPLITS, check, parse_split
 
 __all__ = [
@@ -50,7 +50,7 @@ __all__ = [
     "simulate_phantom_dataset",
     "simulate_series_dataset",
     "simulated_scan",
-    "smooth_phase",
+    "random_smooth_phase",
 ]
 
 _DESCRIPTION = "Simulated multi-coil cine"
@@ -94,7 +94,7 @@ def noise_reference(magnitude: np.ndarray) -> float:
     return float(np.percentile(magnitude, 95))
 
 
-def smooth_phase(shape: Tuple[int, int], num_frames: int, rng: np.random.Generator) -> np.ndarray:
+def random_smooth_phase(shape: Tuple[int, int], num_frames: int, rng: np.random.Generator) -> np.ndarray:
     """Phase of the image: a polynomial of order 2 in space, and a smooth bump that swells once per heart beat (flow).
 
     Returns:
@@ -199,7 +199,7 @@ def _acquire_slice(
 ) -> np.ndarray:
     """From magnitude (T, H0, W0) to k-space (H, W, T, C)."""
     shape, seed = (magnitude.shape[1], magnitude.shape[2]), acquisition.seed
-    phase = smooth_phase(shape, len(magnitude), _random(seed, subject_id, "phase", slice_id))
+    phase = random_smooth_phase(shape, len(magnitude), _random(seed, subject_id, "phase", slice_id))
     kspace = acquire(
         magnitude * np.exp(1j * phase),
         coil_sensitivities(shape, acquisition.coils, _random(seed, subject_id, "coils")),
@@ -225,6 +225,7 @@ def _write_scan(path: Path, scan: _Scan, acquisition: Acquisition, coil_maps: Co
         "slices": list(scan.slices),
         "parameters": json.dumps(scan.parameters),
         "pixel_spacing_mm": _acquired_spacing(series, acquisition),
+        "slice_spacing_mm": series.slice_spacing_mm if are_neighbours(scan.slices) else None,
         "frame_time_ms": series.frame_time_ms,
     }
     write_scan(path, len(scan.slices), slices(), attributes)
@@ -264,7 +265,9 @@ def simulated_scan(
         subject_id=series.subject_id,
         num_slices=len(series.magnitude),
         load_slice=load,
+        names_subject=series.names_subject,
         pixel_spacing_mm=_acquired_spacing(series, acquisition),
+        slice_spacing_mm=series.slice_spacing_mm,
         frame_time_ms=series.frame_time_ms,
     )
 
@@ -405,7 +408,7 @@ def _check_matrices(series: CineSeries, acquisition: Acquisition, acquired_matri
 
 
 def _parameters(acquisition: Acquisition, coil_maps: CoilMaps, **source: Any) -> Dict[str, Any]:
-    return {"format": _FORMAT, **asdict(acquisition), "coil_maps": asdict(coil_maps), **source}
+    return {"format": _FORMAT, **asdict(acquisition), "coil_maps": coil_maps.parameters, **source}
 
 
 def _write_dataset(

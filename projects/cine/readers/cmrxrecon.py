@@ -67,7 +67,7 @@ def open_scan(
     if readout_oversampling < 1 or oversampled % readout_oversampling:
         raise UserError(f"--readout-oversampling: found {readout_oversampling}, allowed divisors of {oversampled}")
 
-    notes, mask = [], None
+    notes, mask, mask_file = [], None, None
     if undersampled:
         mask_file = _mask_file(path, masks)
         if mask_file is None:
@@ -98,6 +98,7 @@ def open_scan(
         num_slices=num_slices,
         load_slice=load,
         undersampled=undersampled,
+        mask_file=mask_file,
         notes=tuple(notes),
     )
 

@@ -16,7 +16,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.misc import is_dicom
 
 from meddlr_greedy.errors import UserError
-from projects.cine.readers.scan import stem
+from projects.cine.readers.scan import SAME_PLACE_MM, slice_spacing, stem
 
 __all__ = ["CineSeries", "find", "load_images", "load_series"]
 
@@ -24,20 +24,33 @@ _ARRAYS = (".npy", ".npz")
 _NIFTI = (".nii", ".nii.gz")
 _LARGEST_MAGNITUDE = 1e15  # sums of its squares over an image and its coils still fit into complex64
 _SECONDS = {"sec": 1e3, "msec": 1, "usec": 1e-3}  # in milliseconds
-_SAME_PLACE_MM = 0.1
 _SAME_DIRECTION = 1e-3
+# Of how many numbers these are; where a file lost its identity, they may be there and empty.
+_NUMBERS = {
+    "PixelSpacing": 2,
+    "ImageOrientationPatient": 6,
+    "ImagePositionPatient": 3,
+    "TriggerTime": 1,
+    "RescaleSlope": 1,
+    "RescaleIntercept": 1,
+}
 
 
 @dataclass(frozen=True)
 class CineSeries:
-    """Cine images of one subject: magnitude (S, T, H, W), finite and not negative; the file they are from, if any."""
+    """Cine images of one subject: magnitude (S, T, H, W), finite and not negative; the file they are from, if any.
+
+    ``names_subject`` tells whether the file says whom it shows; else ``subject_id`` is its name.
+    """
 
     magnitude: np.ndarray
     pixel_spacing_mm: Optional[Tuple[float, float]] = None
+    slice_spacing_mm: Optional[float] = None
     frame_time_ms: Optional[float] = None
     path: Path = Path()
     sha256: str = ""
     subject_id: str = ""
+    names_subject: bool = False
 
 
 def find(inputs: Sequence[str]) -> List[Path]:
@@ -178,7 +191,7 @@ def _load_nifti(path: Path) -> CineSeries:
     if data.ndim != 4:
         no_phases = "no cardiac phases: " if data.ndim == 3 else ""
         raise UserError(f"{path}: {no_phases}found {data.ndim} axes {data.shape}, allowed (x, y, slice, phase)")
-    spacing, step = image.header.get_zooms()[:2], image.header.get_zooms()[3]
+    *spacing, between_slices, step = image.header.get_zooms()
     frame_time = float(step) * _SECONDS.get(image.header.get_xyzt_units()[1], 0)
     magnitude, spacing = data.transpose(2, 3, 0, 1), (float(spacing[0]), float(spacing[1]))
     # dim_info: which axes are readout and phase encode.
@@ -189,6 +202,7 @@ def _load_nifti(path: Path) -> CineSeries:
     return CineSeries(
         magnitude=magnitude,
         pixel_spacing_mm=spacing if min(spacing) > 0 else None,
+        slice_spacing_mm=float(between_slices) if between_slices > 0 else None,
         frame_time_ms=frame_time if frame_time > 0 else None,
         path=path,
         subject_id=stem(path),
@@ -219,6 +233,8 @@ def _load_dicom(folder: Path) -> CineSeries:
         values = {str(image.get(attribute)) for image in images}
         if len(values) > 1:
             raise UserError(f"{folder}: found {len(values)} {what}, allowed one in a folder")
+    if len({"TriggerTime" in image for image in images}) > 1:
+        raise UserError(f"{folder}: found images with and without TriggerTime, allowed all of one kind")
     orientations = [np.array(image.ImageOrientationPatient, float) for image in images]
     if any(np.abs(other - orientations[0]).max() > _SAME_DIRECTION for other in orientations):
         raise UserError(f"{folder}: found images of several orientations, allowed one view in a folder")
@@ -226,8 +242,9 @@ def _load_dicom(folder: Path) -> CineSeries:
     normal = np.cross(orientations[0][:3], orientations[0][3:])
     places = np.array([normal @ np.array(image.ImagePositionPatient, float) for image in images])
     order = np.argsort(places, kind="stable")
-    cuts = np.flatnonzero(np.diff(places[order]) > _SAME_PLACE_MM) + 1
-    slices = [sorted((images[i] for i in group), key=_time) for group in np.split(order, cuts)]
+    cuts = np.flatnonzero(np.diff(places[order]) > SAME_PLACE_MM) + 1
+    groups = np.split(order, cuts)
+    slices = [sorted((images[i] for i in group), key=_time) for group in groups]
     counts = sorted({len(phases) for phases in slices})
     if len(counts) > 1:
         raise UserError(f"{folder}: slices have {counts[0]} to {counts[-1]} cardiac phases, allowed equally many")
@@ -245,12 +262,15 @@ def _load_dicom(folder: Path) -> CineSeries:
     frame_time = None
     if "TriggerTime" in first and len(slices[0]) > 1:
         frame_time = float(np.mean([np.diff([float(image.TriggerTime) for image in phases]) for phases in slices]))
+    subject = str(first.get("PatientID") or "").strip()
     return CineSeries(
         magnitude=magnitude,
         pixel_spacing_mm=(spacing[0], spacing[1]),
+        slice_spacing_mm=slice_spacing(np.array([places[group].mean() for group in groups])),
         frame_time_ms=frame_time,
         path=folder,
-        subject_id=str(first.get("PatientID") or "").strip() or folder.resolve().name,
+        subject_id=subject or folder.resolve().name,
+        names_subject=bool(subject),
     )
 
 
@@ -267,7 +287,20 @@ def _read_dicom(path: Path) -> Any:
         raise UserError(f"{path}: no {', '.join(absent)} in it, allowed a DICOM file of an MR image")
     if image.get("SamplesPerPixel", 1) != 1:
         raise UserError(f"{path}: found a colour image, allowed a magnitude image")
+    for attribute in (name for name in _NUMBERS if name in image):
+        _check_numbers(path, image, attribute)
     return image
+
+
+def _check_numbers(path: Path, image: Any, attribute: str) -> None:
+    try:
+        values = np.array(image.get(attribute), float).reshape(-1)  # nothing becomes NaN
+    except (TypeError, ValueError):
+        values = np.array([])
+    count = _NUMBERS[attribute]
+    if len(values) != count or not np.isfinite(values).all():
+        found = len(values[np.isfinite(values)]) or "none"
+        raise UserError(f"{path}: {attribute}: found {found}, allowed finite numbers, {count} of them")
 
 
 def _time(image: Any) -> Tuple[float, int]:

@@ -14,7 +14,7 @@ from ismrmrd.hdf5 import acquisition_header_dtype
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.coils import noise_covariance, whitening_matrix
-from projects.cine.readers.scan import RawScan, RawSlice, find_files, reading, remove_oversampling, stem
+from projects.cine.readers.scan import RawScan, RawSlice, find_files, reading, remove_oversampling, slice_spacing, stem
 
 __all__ = ["find", "open_scan"]
 
@@ -87,8 +87,10 @@ def open_scan(path: Path, undersampled: bool = False) -> RawScan:
         subject_id=_subject(header) or stem(path),
         num_slices=len(slices),
         load_slice=lambda i: file_.load(slices[i]),
+        names_subject=bool(_subject(header)),
         undersampled=undersampled,
         pixel_spacing_mm=layout.pixel_spacing_mm,
+        slice_spacing_mm=slice_spacing(_places(heads[image], slices)),
         notes=tuple(notes),
     )
 
@@ -125,6 +127,12 @@ def _flagged(heads: np.ndarray, *flags: int) -> np.ndarray:
 
 def _subject(header: Any) -> str:
     return str(getattr(header.subjectInformation, "patientID", None) or "").strip()
+
+
+def _places(heads: np.ndarray, slices: np.ndarray) -> np.ndarray:
+    """Of slices along their normal, in mm."""
+    of_slices = heads[[np.flatnonzero(heads["idx"]["slice"] == number)[0] for number in slices]]
+    return of_slices["position"] @ of_slices["slice_dir"][0]
 
 
 def _relative_noise_bandwidth(header: Any) -> float:

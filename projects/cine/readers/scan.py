@@ -11,8 +11,21 @@ import torch
 
 from meddlr_greedy.errors import UserError
 
-__all__ = ["RawScan", "RawSlice", "complete", "find_files", "reading", "remove_oversampling", "stem"]
+__all__ = [
+    "SAME_PLACE_MM",
+    "RawScan",
+    "RawSlice",
+    "are_neighbours",
+    "complete",
+    "find_files",
+    "reading",
+    "remove_oversampling",
+    "slice_spacing",
+    "stem",
+]
 
+#: Slices nearer than this are one.
+SAME_PLACE_MM = 0.1
 _MOST_MISSING = 0.25  # of all lines; where more is missing, it was not lost but never meant to be sampled
 
 
@@ -33,8 +46,11 @@ class RawScan:
         subject_id: Whom it shows; scans of one subject are never on two sides of a split.
         num_slices: Number of slices S.
         load_slice: Reads one slice, by its index from 0.
+        names_subject: Whether the file says whom it shows; else ``subject_id`` is its name.
         undersampled: Whether it was acquired so, on purpose: it keeps its sampling mask and has no target.
+        mask_file: Of what was sampled, where it is a file of its own.
         pixel_spacing_mm: Along readout and phase encode, where known.
+        slice_spacing_mm: From the centre of a slice to that of the next, where known.
         frame_time_ms: Time between cardiac phases, where known.
         notes: What a user should know of this file.
     """
@@ -43,8 +59,11 @@ class RawScan:
     subject_id: str
     num_slices: int
     load_slice: Callable[[int], RawSlice]
+    names_subject: bool = True
     undersampled: bool = False
+    mask_file: Optional[Path] = None
     pixel_spacing_mm: Optional[Tuple[float, float]] = None
+    slice_spacing_mm: Optional[float] = None
     frame_time_ms: Optional[float] = None
     notes: Tuple[str, ...] = ()
 
@@ -95,6 +114,19 @@ def remove_oversampling(readouts: np.ndarray, width: int) -> np.ndarray:
 
 def _centred(fft: Callable[..., torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     return torch.fft.fftshift(fft(torch.fft.ifftshift(x, dim=-1), norm="ortho"), dim=-1)
+
+
+def slice_spacing(places: np.ndarray) -> Optional[float]:
+    """Distance of slices from one to the next, from their places along the normal in mm; ``None`` where it varies."""
+    distances = np.abs(np.diff(places))
+    if not distances.size or distances.min() <= SAME_PLACE_MM or np.ptp(distances) > SAME_PLACE_MM:
+        return None
+    return float(distances.mean())
+
+
+def are_neighbours(slices: Sequence[int]) -> bool:
+    """Whether no slice is left out, so that the spacing of the scan is that of these."""
+    return all(after == before + 1 for before, after in zip(slices[:-1], slices[1:]))
 
 
 def complete(raw: RawSlice, missing: str, where: str) -> Tuple[RawSlice, List[str]]:
