@@ -8,7 +8,7 @@ from PIL import Image
 
 from meddlr_greedy.config import load_config
 from meddlr_greedy.errors import UserError
-from projects.cine.pig import STUDIES, publish, table
+from projects.cine.pig import STUDIES, publish_picture, table
 from projects.cine.trials import training_minutes
 
 
@@ -57,9 +57,9 @@ def test_a_large_gif_is_published_smaller(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (3, 64, 80), dtype=np.uint8)
     frames = [Image.fromarray(frame) for frame in noise]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=40, loop=0)
-    publish(tmp_path / "a.gif", tmp_path / "same.gif")
+    publish_picture(tmp_path / "a.gif", tmp_path / "same.gif")
     assert (tmp_path / "same.gif").read_bytes() == (tmp_path / "a.gif").read_bytes()
-    publish(tmp_path / "a.gif", tmp_path / "small.gif", max_bytes=5000)
+    publish_picture(tmp_path / "a.gif", tmp_path / "small.gif", max_bytes=5000)
     assert (tmp_path / "small.gif").stat().st_size <= 5000
     with Image.open(tmp_path / "small.gif") as gif:
         assert gif.n_frames == 3 and gif.info["duration"] == 40
