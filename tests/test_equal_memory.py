@@ -9,7 +9,7 @@ from meddlr_greedy.config import load_config
 from meddlr_greedy.engine.planning import Example, plan_step, with_value
 from meddlr_greedy.errors import UserError
 from projects.cine import equal_memory
-from projects.cine.equal_memory import FEATURES, FULL, SMALL, STEPS, Budget, Candidate, Study
+from projects.cine.equal_memory import BEST, FEATURES, FULL, GREEDY, OWN, SMALL, STEPS, Budget, Candidate, Study
 from projects.cine.trials import Trial, run_trials
 
 
@@ -48,7 +48,7 @@ def test_candidates_fill_the_budget(example):
 
 
 def test_a_budget_that_nothing_fills(example):
-    budget = Budget(SMALL, example, 1, 1, 1000, 1.0)
+    budget = Budget(SMALL, example, 1, 1, 1000, plan_step(load_config(str(SMALL.backprop)), example))
     with pytest.raises(UserError, match="no network fills 95% to 100 % of 0 MB"):
         budget.backprop()
 
@@ -93,7 +93,7 @@ def test_search_takes_the_best_shape_then_its_best_rate(example, tmp_path, monke
 def _budget(greedy, backprop):
     side = {"steps": 3, "features": 8, "modules": 1, "planned": 99, "measured": 98, "learning_rate": "1e-3"}
     sides = {}
-    for label, psnr in (("backprop", backprop), ("greedy", greedy)):
+    for label, psnr in ((OWN, backprop), (BEST, backprop), (GREEDY, greedy)):
         ssim = [value / 100 for value in psnr]
         sides[label] = {**side, "parameters": 10, "psnr": psnr, "ssim": ssim, "step_s": [1.0, 2.0, 3.0]}
     return {"bytes": 100, "sides": sides}
@@ -101,7 +101,7 @@ def _budget(greedy, backprop):
 
 def test_table_has_spread_and_gain():
     lines = equal_memory.table([_budget([33.0, 34.0, 35.0], [30.0, 30.0, 33.0])]).splitlines()
-    assert "34.00 ± 1.00" in lines[3] and "99.0%" in lines[3] and "31.00 ± 1.73" in lines[2]
+    assert "34.00 ± 1.00" in lines[4] and "99.0%" in lines[4] and "31.00 ± 1.73" in lines[2]
     assert "+3.00 dB PSNR and +0.0300 SSIM" in lines[-1]
 
 

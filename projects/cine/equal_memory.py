@@ -3,8 +3,8 @@
 A budget is the peak memory of a training step of the network of configs/cine/equal_memory.yaml (shaped as DL-ESPIRiT),
 trained end to end, batch size 1; in the sweep with other numbers of unrolled steps. For each budget:
 
-    candidates   backprop: shallower, as deep as, and deeper than the budget's network, each with the most features
-                           that fit;
+    candidates   backprop: the budget's network, by itself in the table; and with it shallower and deeper ones, each
+                           with the most features that fit;
                  greedy:   modules as deep as the budget's network, and deeper, with the most features that fit, and as
                            many modules as a step of at most --times the operations of the smallest budget's network
                            allows (memory sets no bound to it). Those that fill 95 to 100 % of the budget.
@@ -12,8 +12,8 @@ trained end to end, batch size 1; in the sweep with other numbers of unrolled st
                  the iterations, the same learning rates for both
     training     three seeds each, with the same data and iterations; PSNR and SSIM on the test set
 
-Memory is planned (python -m meddlr_greedy.plan), and measured for the two networks that are trained; so is the time of
-a step, of both in turn. The command continues where it was ended: what is trained stays.
+Memory is planned (python -m meddlr_greedy.plan), and measured for the networks that are trained; so is the time of
+a step, of all in turn. The command continues where it was ended: what is trained stays.
 
 With --full, the budget is 24 GB of a GPU, for 224 x 160, 20 phases, 8 coils and two map sets.
 
@@ -60,6 +60,9 @@ SHALLOWER = 0.6
 DEEPER = (1.6, 2.5)
 SEEDS = (1, 2, 3)
 FILLED = 0.95
+
+#: The sides of the table: what the memory was needed for before, the best that backpropagation makes of it, and greedy.
+OWN, BEST, GREEDY = "backprop, the budget's network", "backprop, best shape", "greedy"
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class Budget:
         steps: Of the network that gives the budget.
         features: Of the same.
         bytes: The budget.
-        operations: Of a step of that network.
+        memory: What a training step of that network needs, and computes.
     """
 
     size: Size
@@ -150,7 +153,7 @@ class Budget:
     steps: int
     features: int
     bytes: int
-    operations: float
+    memory: StepMemory
 
     @classmethod
     def of_steps(cls, size: Size, example: Example, steps: int) -> "Budget":
@@ -163,7 +166,11 @@ class Budget:
             features, memory, _ = largest(cfg, example, size.memory, FEATURES, bound=1024)
         if memory is None:
             raise UserError(f"{size.backprop}: no network of {steps} steps fits in {size.memory} bytes")
-        return cls(size, example, steps, features, size.memory or memory.peak, memory.operations)
+        return cls(size, example, steps, features, size.memory or memory.peak, memory)
+
+    @property
+    def network(self) -> Candidate:
+        return Candidate(self.size.backprop, self.steps, self.features, 1, self.memory)
 
     def backprop(self) -> List[Candidate]:
         """Shallower, as deep as, and deeper than the network of the budget, each as wide as fits."""
@@ -298,16 +305,19 @@ def table(budgets: Sequence[Dict[str, Any]]) -> str:
                     "s / step": f"{statistics.median(side['step_s']):.2f}",
                 }
             )
-        backprop, greedy = budget["sides"]["backprop"], budget["sides"]["greedy"]
-        psnr, ssim = (statistics.mean(greedy[m]) - statistics.mean(backprop[m]) for m in ("psnr", "ssim"))
-        times = greedy["parameters"] / backprop["parameters"]
-        time = ratio(greedy["step_s"], backprop["step_s"])
-        gains.append(
-            f"{budget['bytes'] / 1e6:.0f} MB: {psnr:+.2f} dB PSNR and {ssim:+.4f} SSIM with {times:.1f} times the"
-            f" parameters, in {time['ratio']:.1f} ({time['low']:.1f} to {time['high']:.1f}) times the time"
-        )
+        greedy = budget["sides"][GREEDY]
+        for label in (BEST, OWN):
+            other = budget["sides"][label]
+            psnr, ssim = (statistics.mean(greedy[m]) - statistics.mean(other[m]) for m in ("psnr", "ssim"))
+            times = greedy["parameters"] / other["parameters"]
+            time = ratio(greedy["step_s"], other["step_s"])
+            gains.append(
+                f"* {budget['bytes'] / 1e6:.0f} MB, against {label}: {psnr:+.2f} dB PSNR and {ssim:+.4f} SSIM with"
+                f" {times:.1f} times the parameters, in {time['ratio']:.1f} ({time['low']:.1f} to {time['high']:.1f})"
+                " times the time"
+            )
     text = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
-    return f"{text}\n\nGreedy against backprop, {'; '.join(gains)}."
+    return "\n".join([text, "", "Greedy:", "", *gains])
 
 
 def draw(budgets: Sequence[Dict[str, Any]], path: Path) -> None:
@@ -315,7 +325,7 @@ def draw(budgets: Sequence[Dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(8, 3), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (metric, name) in zip(figure.subplots(1, 2), {"psnr": "PSNR (dB)", "ssim": "SSIM"}.items()):
-        for label, color in (("backprop", "#4c78a8"), ("greedy", "#c0392b")):
+        for label, color in ((OWN, "#9ecae9"), (BEST, "#4c78a8"), (GREEDY, "#c0392b")):
             megabytes = [budget["bytes"] / 1e6 for budget in budgets]
             values = [budget["sides"][label][metric] for budget in budgets]
             axes.plot(megabytes, [statistics.mean(v) for v in values], color=color, label=label)
@@ -357,21 +367,23 @@ def main(argv: Sequence[str]) -> None:
     example = example._replace(evaluated=example.tensors)
     study = Study(output, args.jobs or (1 if args.full else 2), reference.SOLVER.MAX_ITER, size.learning_rates)
     budgets: List[Dict[str, Any]] = []
-    max_operations = args.times * Budget.of_steps(size, example, min(size.budgets)).operations
+    max_operations = args.times * Budget.of_steps(size, example, min(size.budgets)).memory.operations
     for steps in args.budgets or size.budgets:
         budget = Budget.of_steps(size, example, steps)
-        candidates = {"backprop": budget.backprop(), "greedy": budget.greedy(max_operations)}
+        candidates = {OWN: [budget.network], BEST: budget.backprop(), GREEDY: budget.greedy(max_operations)}
         folder, megabytes = output / f"budget{steps}", f"{budget.bytes / 1e6:.0f} MB"
         chosen: Dict[str, Candidate] = {}
         sides: Dict[str, Dict[str, Any]] = {}
         trials: Dict[str, List[Trial]] = {}
         for label, of_label in candidates.items():
-            best, rate, tried = study.search(folder / label, f"{megabytes}, {label}", of_label)
-            chosen[label], trials[label] = best, study.final(folder / label, best, rate)
+            of_kind = folder / label.split(",")[0]  # what both backprop sides train is trained once
+            best, rate, tried = study.search(of_kind, f"{megabytes}, {label}", of_label)
+            chosen[label], trials[label] = best, study.final(of_kind, best, rate)
             shape = {"steps": best.steps, "features": best.features, "modules": best.modules, "learning_rate": rate}
             sides[label] = {**shape, "planned": best.memory.peak, "measured": budget.measured(best), "search": tried}
         # The long ones first: the processes then end at about the same time.
-        run_trials([*trials["greedy"], *trials["backprop"]], study.jobs, f"{megabytes}, final")
+        finals = dict.fromkeys([*trials[GREEDY], *trials[OWN], *trials[BEST]])
+        run_trials(list(finals), study.jobs, f"{megabytes}, final")
         times = step_times({label: best.cfg for label, best in chosen.items()}, example)
         for label, of_trials in trials.items():
             sides[label].update(scores(of_trials, reference.DATASETS.TEST[0]), step_s=times[label])

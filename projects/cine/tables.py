@@ -58,7 +58,7 @@ def publish_result(page: Path, name: str, result: Dict[str, Any], table: str) ->
     with written_atomically(results_folder(page) / f"{name}.json") as partial:
         partial.write_text(json.dumps({**result, "versions": described}, indent=1) + "\n")
     text = ", ".join(f"{key} {value}" for key, value in described.items())
-    insert_table(page, name.replace("_", "-"), f"{table} {text}.")
+    insert_table(page, name.replace("_", "-"), f"{table}\n\n{text}.")
     print(table)
 
 
