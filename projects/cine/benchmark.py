@@ -296,14 +296,13 @@ def draw_methods(path: Path, rows: Sequence[Dict[str, Any]]) -> None:
     """Time against memory, a point for each method."""
     figure = Figure(figsize=(6.5, 3.6), layout="constrained")
     axes = figure.subplots()
-    for row in rows:
-        if row["peak_mb"] is not None:
-            seconds = row["forward_s"] + row["backward_s"]
-            axes.plot(row["peak_mb"], seconds, "o", color="#c0392b" if "greedy" in row["method"] else "#4c78a8")
-            axes.annotate(row["method"], (row["peak_mb"], seconds), (5, 4), textcoords="offset points", fontsize=8)
+    for row, marker in zip((row for row in rows if row["peak_mb"] is not None), "osv^D*PX"):
+        seconds, color = row["forward_s"] + row["backward_s"], "#c0392b" if "greedy" in row["method"] else "#4c78a8"
+        axes.plot(row["peak_mb"], seconds, marker, color=color, label=row["method"])
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.set_xlabel("peak memory of a training step (MB)")
     axes.set_ylabel("seconds per mini-batch")
-    axes.set_xlim(0, 1.35 * axes.get_xlim()[1])
+    axes.set_xlim(0, None)
     axes.set_ylim(0, None)
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
