@@ -49,19 +49,23 @@ def test_candidates_fill_the_budget(example):
 
 def test_a_budget_that_nothing_fills(example):
     budget = Budget(SMALL, example, 1, 1, 1000, plan_step(load_config(str(SMALL.backprop)), example))
-    with pytest.raises(UserError, match="no network fills 95% to 100 % of 0 MB"):
+    with pytest.raises(UserError, match="no network fills 95% to 100 % of 0 MB, planned"):
         budget.backprop()
 
 
 def test_a_budget_of_bytes_is_filled_by_the_widest(example):
-    memory = 60 * 10**6
+    memory = plan_step(load_config(str(SMALL.backprop), [STEPS, "2", FEATURES, "10"]), example).peak
     budget = Budget.of_steps(replace(SMALL, memory=memory), example, 2)
     cfg = load_config(str(SMALL.backprop), [STEPS, "2", FEATURES, str(budget.features)])
     wider = with_value(cfg, FEATURES, budget.features + 1)
     assert plan_step(cfg, example).peak <= budget.bytes == memory < plan_step(wider, example).peak
     narrow = Candidate(SMALL.backprop, 1, 4, 1, plan_step(cfg, example))
-    with pytest.raises(UserError, match="steps1-features4-modules1: measured .* of 60 MB"):
-        budget.measured(narrow)
+    with pytest.raises(UserError, match="MB, measured .steps1-features4-modules1: "):
+        budget.measured([narrow])
+    whole = Candidate(SMALL.backprop, 2, budget.features, 1, plan_step(cfg, example))
+    assert list(budget.measured([narrow, whole])) == [whole]
+    with pytest.raises(UserError, match="--times"):
+        budget.greedy(1.0)
 
 
 def _finish(trial, psnr, minutes=1.0):
@@ -122,6 +126,8 @@ def test_real_trials(write_config, tmp_path):
     assert trials[0].validation() > 0
     assert trials[1].results()["datasets"]
     run_trials(trials, 2, "test")  # nothing is left to do
+    with pytest.raises(UserError, match="--jobs: found 0"):
+        run_trials(trials, 0, "test")
     other = Trial(trials[0].folder, config, (*mask, "SEED", "3"), evaluates=False)
     with pytest.raises(UserError, match="searched: holds a training with another config"):
         run_trials([other], 2, "test")

@@ -1,8 +1,9 @@
 """What greedy learning gives up at equal architecture, and what its options win back.
 
 The network of configs/cine/equal_architecture.yaml is trained end to end, greedily, and greedily with each option that
-lets a local loss see more of the network, three seeds each. PSNR and SSIM are of the test set; differences are taken
-seed by seed. Memory and time of a step are measured, on a made-up batch of the same size.
+lets a local loss see more of the network: three seeds each, all with the learning rate of the config. PSNR and SSIM are
+of the test set; differences are taken seed by seed. Memory and time of a step are measured, on a made-up batch of the
+same size.
 
 The command continues where it was ended: what is trained stays.
 

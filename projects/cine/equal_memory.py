@@ -4,7 +4,8 @@ A budget is the peak memory of a training step of the network of configs/cine/eq
 trained end to end, batch size 1; in the sweep with other numbers of unrolled steps. For each budget:
 
     candidates   backprop: the budget's network, by itself in the table; and with it shallower and deeper ones, each
-                           with the most features that fit;
+                           with the most features that fit; without checkpointing, which trades memory for time (what
+                           it costs is in `benchmark all`);
                  greedy:   modules as deep as the budget's network, and deeper, with the most features that fit, and as
                            many modules as a step of at most --times the operations of the smallest budget's network
                            allows (memory sets no bound to it). Those that fill 95 to 100 % of the budget.
@@ -14,6 +15,8 @@ trained end to end, batch size 1; in the sweep with other numbers of unrolled st
 
 Memory is planned (python -m meddlr_greedy.plan), and measured for the networks that are trained; so is the time of
 a step, of all in turn. The command continues where it was ended: what is trained stays.
+
+A budget is of training alone: evaluation of a whole readout needs more here, where training crops it.
 
 With --full, the budget is 24 GB of a GPU, for 224 x 160, 20 phases, 8 coils and two map sets.
 
@@ -32,7 +35,7 @@ import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -193,7 +196,9 @@ class Budget:
             while features:
                 # Every module computes the same: two numbers of modules tell of all. At least two, or it is not greedy.
                 of_two, of_three = (plan(n, of_module, features).operations for n in (2, 3))
-                modules = max(2, 2 + int((max_operations - of_two) / (of_three - of_two)))
+                if of_two > max_operations:
+                    return None
+                modules = 2 + int((max_operations - of_two) / (of_three - of_two))
                 memory = plan(modules, of_module, features)
                 if memory.peak <= self.bytes:
                     return Candidate(self.size.greedy, modules * of_module, features, modules, memory)
@@ -202,19 +207,19 @@ class Budget:
 
         return self._filling([self._fullest(shape, times) for times in (1, DEEPER[0])])
 
-    def measured(self, candidate: Candidate) -> int:
-        """Peak bytes of a training step.
+    def measured(self, candidates: Sequence[Candidate]) -> Dict[Candidate, int]:
+        """Peak bytes of a training step, of those that fill 95 to 100 % of the budget when measured, too.
 
         Raises:
-            UserError: it is not 95 to 100 % of the budget.
+            UserError: none of them does.
         """
-        peak = measured_peak(candidate.cfg, self.example)
-        if not FILLED * self.bytes <= peak <= self.bytes:
-            raise UserError(
-                f"{candidate.name}: measured {peak / self.bytes:.1%} of {self.bytes / 1e6:.0f} MB, allowed are"
-                f" {FILLED:.0%} to 100 % (planned {candidate.memory.peak / self.bytes:.1%})"
-            )
-        return peak
+        peaks = {c: measured_peak(c.cfg, self.example) for c in candidates}
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the trainings are other processes
+        filling = {c: peak for c, peak in peaks.items() if FILLED * self.bytes <= peak <= self.bytes}
+        if not filling:
+            raise self._unfilled("measured", peaks)
+        return filling
 
     def _greedy_cfg(self, modules: int, of_module: int, features: int = 0) -> CfgNode:
         opts = [STEPS, str(modules * of_module), MODULES, str(modules)]
@@ -235,11 +240,15 @@ class Budget:
         found = sorted({c for c in candidates if c}, key=lambda c: c.steps)
         filling = [c for c in found if FILLED * self.bytes <= c.memory.peak <= self.bytes]
         if not filling:
-            tried = ", ".join(f"{c.name}: {c.memory.peak / self.bytes:.1%}" for c in found)
-            raise UserError(
-                f"no network fills {FILLED:.0%} to 100 % of {self.bytes / 1e6:.0f} MB ({tried or 'none fits'})"
-            )
+            raise self._unfilled("planned", {c: c.memory.peak for c in found})
         return filling
+
+    def _unfilled(self, how: str, peaks: Mapping[Candidate, int]) -> UserError:
+        tried = ", ".join(f"{c.name}: {peak / self.bytes:.1%}" for c, peak in peaks.items())
+        return UserError(
+            f"no network fills {FILLED:.0%} to 100 % of {self.bytes / 1e6:.0f} MB, {how}"
+            f" ({tried or 'none fits, within the operations that --times allows'})"
+        )
 
 
 @dataclass(frozen=True)
@@ -355,6 +364,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--page", type=Path, default=HERE / "RESULTS.md", metavar="FILE", help="where the table goes")
     args = parser.parse_args(argv)
     size = FULL if args.full else SMALL
+    jobs = args.jobs if args.jobs is not None else 1 if args.full else 2
+    if args.budgets and min(args.budgets) < 1:
+        raise UserError(f"--budgets: found {min(args.budgets)}, allowed are positive numbers of unrolled steps")
     output = args.output or Path("results") / size.name.replace("_", "-")
 
     check_page(args.page, size.name.replace("_", "-"))
@@ -362,10 +374,10 @@ def main(argv: Sequence[str]) -> None:
     register_datasets()
     reference = load_config(str(size.backprop))
     check_dataset_names(reference.DATASETS.TEST)
-    # The budget is of a training step: evaluation, which can go slice by slice, has no say in it.
+    # The budget is of a training step: evaluation, which does not crop, has no say in it.
     example = Example.of_data(reference)
     example = example._replace(evaluated=example.tensors)
-    study = Study(output, args.jobs or (1 if args.full else 2), reference.SOLVER.MAX_ITER, size.learning_rates)
+    study = Study(output, jobs, reference.SOLVER.MAX_ITER, size.learning_rates)
     budgets: List[Dict[str, Any]] = []
     max_operations = args.times * Budget.of_steps(size, example, min(size.budgets)).memory.operations
     for steps in args.budgets or size.budgets:
@@ -377,10 +389,11 @@ def main(argv: Sequence[str]) -> None:
         trials: Dict[str, List[Trial]] = {}
         for label, of_label in candidates.items():
             of_kind = folder / label.split(",")[0]  # what both backprop sides train is trained once
-            best, rate, tried = study.search(of_kind, f"{megabytes}, {label}", of_label)
+            measured = budget.measured(of_label)
+            best, rate, tried = study.search(of_kind, f"{megabytes}, {label}", list(measured))
             chosen[label], trials[label] = best, study.final(of_kind, best, rate)
             shape = {"steps": best.steps, "features": best.features, "modules": best.modules, "learning_rate": rate}
-            sides[label] = {**shape, "planned": best.memory.peak, "measured": budget.measured(best), "search": tried}
+            sides[label] = {**shape, "planned": best.memory.peak, "measured": measured[best], "search": tried}
         # The long ones first: the processes then end at about the same time.
         finals = dict.fromkeys([*trials[GREEDY], *trials[OWN], *trials[BEST]])
         run_trials(list(finals), study.jobs, f"{megabytes}, final")
@@ -390,10 +403,10 @@ def main(argv: Sequence[str]) -> None:
         budgets.append({"steps": steps, "bytes": budget.bytes, "sides": sides})
         budgets.sort(key=lambda of_budget: of_budget["bytes"])
         runs = {label: of_trials[0].folder for label, of_trials in trials.items()}
-        publish(args.page, size.name, {"budgets": budgets, "times": args.times}, runs, output)
+        publish(args.page, size.name, {"budgets": budgets, "times": args.times}, runs, output, reference.MODEL.DEVICE)
 
 
-def publish(page: Path, name: str, result: Dict[str, Any], runs: Dict[str, Path], output: Path) -> None:
+def publish(page: Path, name: str, result: Dict[str, Any], runs: Dict[str, Path], output: Path, device: str) -> None:
     """Table, figure, and the pictures of the last budget; after each, so that an ended study shows what it has."""
     results = results_folder(page)
     draw(result["budgets"], results / f"{name}.png")
@@ -401,7 +414,7 @@ def publish(page: Path, name: str, result: Dict[str, Any], runs: Dict[str, Path]
     compare.main([*map(str, runs.values()), "--labels", *runs, "--output", str(compared)])
     for picture in [*compared.glob("*.png"), *compared.glob("*.gif")]:
         publish_picture(picture, results / f"{name}_images{picture.suffix}")
-    publish_result(page, name, result, table(result["budgets"]))
+    publish_result(page, name, result, table(result["budgets"]), device)
 
 
 if __name__ == "__main__":

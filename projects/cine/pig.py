@@ -229,12 +229,13 @@ def main(argv: Sequence[str]) -> None:
     results = _evaluate(study, output)
     pictures = _draw(study, output, results)
     minutes = {label: training_minutes(_folder(output, label) / "metrics.json") for label in study.networks}
+    text = table(results, f"{study.name}_test", minutes)  # refuses results of different data before anything is written
     (HERE / "results").mkdir(exist_ok=True)
     with written_atomically(HERE / "results" / f"{study.name}.json") as partial:
         partial.write_text(json.dumps({"training_minutes": minutes, **results}, indent=1) + "\n")
     for picture in pictures:
         publish_picture(picture, HERE / "results" / f"{study.name}{picture.suffix}")
-    insert_table(HERE / "README.md", study.name, table(results, f"{study.name}_test", minutes))
+    insert_table(HERE / "README.md", study.name, text)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def results_folder(page: Path) -> Path:
     return folder
 
 
-def publish_result(page: Path, name: str, result: Dict[str, Any], table: str) -> None:
+def publish_result(page: Path, name: str, result: Dict[str, Any], table: str, device: str = "cpu") -> None:
     """Writes ``results/<name>.json`` beside the page, and the table, with versions, between its marks.
 
     Args:
@@ -53,8 +53,9 @@ def publish_result(page: Path, name: str, result: Dict[str, Any], table: str) ->
         name: Of the study.
         result: What the table was made from; JSON.
         table: Markdown.
+        device: That it was made on.
     """
-    described = versions("cpu")
+    described = versions(device)
     with written_atomically(results_folder(page) / f"{name}.json") as partial:
         partial.write_text(json.dumps({**result, "versions": described}, indent=1) + "\n")
     text = ", ".join(f"{key} {value}" for key, value in described.items())

@@ -61,7 +61,8 @@ class Trial:
         config = load_config(str(self.config), ["OUTPUT_DIR", str(self.folder), *self.opts]).dump()
         self.folder.mkdir(parents=True, exist_ok=True)
         note = self.folder / "trial.yaml"
-        if note.is_file() and note.read_text() != config:
+        found = note.read_text() if note.is_file() else None
+        if found != config and (found is not None or (self.folder / "metrics.json").is_file()):
             raise UserError(f"{self.folder}: holds a training with another config; remove it, or give another --output")
         with written_atomically(note) as partial:
             partial.write_text(config)
@@ -99,6 +100,8 @@ def run_trials(trials: Sequence[Trial], jobs: int, description: str) -> None:
         UserError: names the first trial that failed, and its console.txt; the others are ended (they keep a
             checkpoint, from which the same command continues).
     """
+    if jobs < 1:
+        raise UserError(f"--jobs: found {jobs}, allowed is a positive number of trainings at the same time")
     for trial in trials:
         trial.claim_folder()
     waiting = [trial for trial in trials if not trial.is_done]
