@@ -44,6 +44,7 @@ VARIANTS: Dict[str, Tuple[str, ...]] = {
     "greedy, OVERLAP 1": (_OVERLAP, "1"),
     "greedy, OVERLAP 2": (_OVERLAP, "2"),
     "greedy, LOOK_AHEAD 1": (_LOOK_AHEAD, "1"),
+    "greedy, OVERLAP 1, LOOK_AHEAD 1": (_OVERLAP, "1", _LOOK_AHEAD, "1"),
 }
 
 
