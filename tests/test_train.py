@@ -15,8 +15,10 @@ import torch
 
 from meddlr_greedy.data import datasets as datasets_module
 from meddlr_greedy.engine import GreedyTrainer
+from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.engine.processes import PeerLost
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
+from meddlr_greedy.modeling.losses import LeanLossComputer
 from meddlr_greedy.train_net import main as train_main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,6 +172,20 @@ def test_non_finite_loss_stops_before_the_update(write_config, tmp_path, monkeyp
     run = tmp_path / "run"
     assert (run / "last_checkpoint").read_text() == "model_0000001.pth"
     assert not (run / "model_final.pth").exists() and not (run / "model_best.pth").exists()
+
+
+def test_a_failed_step_stops_being_measured(write_config, monkeypatch):
+    """Hooks on what autograd saves are the process's: those of a failed training would measure what comes after it."""
+    original, packed = HeldForBackward._pack, []
+    monkeypatch.setattr(HeldForBackward, "_pack", lambda self, x: packed.append(0) or original(self, x))
+    loss = LeanLossComputer.__call__
+    monkeypatch.setattr(LeanLossComputer, "__call__", lambda *args: (loss(*args), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        train(write_config(modules=3), "MISC.GREEDY.LOG_PERIOD", "1")
+    assert packed, "nothing was measured"
+    packed.clear()
+    torch.ones(1, requires_grad=True).square()
+    assert not packed
 
 
 def test_killed_during_an_evaluation(write_config, tmp_path, monkeypatch):

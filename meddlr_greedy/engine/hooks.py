@@ -189,11 +189,8 @@ class DecoupledTraining(HookBase):
     def after_step(self) -> None:
         if not self._active:
             return
+        self.close()
         model = self.trainer.model
-        model.on_module = None
-        if self._held is not None:
-            self._held.__exit__(None, None, None)
-            self._held = None
         scalars = {}
         of_modules = model.module_parameters()
         marks = zip(self._marks[::2], self._marks[1::2])
@@ -205,3 +202,11 @@ class DecoupledTraining(HookBase):
             scalars[f"module_{k + 1}/memory_mb"] = memory / 1e6
             scalars[f"module_{k + 1}/grad_norm"] = norms.norm().item()
         self.trainer.storage.put_scalars(smoothing_hint=False, **scalars)
+
+    def close(self) -> None:
+        """Stops measuring; called by the trainer, too, where a step did not come to its end."""
+        if isinstance(self.trainer.model, GreedyUnrolled):
+            self.trainer.model.on_module = None
+        if self._held is not None:
+            self._held.__exit__(None, None, None)
+            self._held = None

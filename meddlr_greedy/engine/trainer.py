@@ -211,8 +211,8 @@ class GreedyTrainer(DefaultTrainer):
                         self._end_for_signal(ending)
                 self.after_train()
             finally:
-                for writer in writers:
-                    writer.close()
+                for open_one in [*writers, *(hook for hook in self._hooks if hasattr(hook, "close"))]:
+                    open_one.close()
         results = getattr(self, "_last_eval_results", None)
         if results:
             verify_results(self.cfg, results)
