@@ -42,7 +42,7 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def larger_datasets(datasets):
     """Two data sets whose tensors are large enough to be most of the memory."""
     from meddlr_greedy.data.datasets import register_datasets
