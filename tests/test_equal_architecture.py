@@ -46,7 +46,7 @@ def test_result_beside_the_page(variants, tmp_path):
     page = tmp_path / "RESULTS.md"
     page.write_text("Before.\n<!-- a-study -->\nold\n<!-- /a-study -->\nAfter.\n")
     (tmp_path / "results").mkdir()
-    publish_result(page, "a_study", {"variants": variants}, "| new |")
+    publish_result(page, "a_study", {"variants": variants, "versions": {"torch": "2"}}, "| new |")
     text = page.read_text()
     assert "| new |" in text and "torch" in text and "old" not in text and text.endswith("After.\n")
     assert '"bytes"' in (tmp_path / "results" / "a_study.json").read_text()

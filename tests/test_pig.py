@@ -8,7 +8,8 @@ from PIL import Image
 
 from meddlr_greedy.config import load_config
 from meddlr_greedy.errors import UserError
-from projects.cine.pig import STUDIES, publish_picture, table
+from projects.cine.pig import STUDIES, table
+from projects.cine.tables import publish_picture
 from projects.cine.trials import training_minutes
 
 

@@ -57,9 +57,11 @@ class Example(NamedTuple):
         Raises:
             UserError: the data are not there, or cannot be used.
         """
-        uncropped = cfg.clone().defrost()
-        uncropped.MISC.GREEDY.READOUT_CROP = 0
-        example, whole = (_first_example(c) for c in (cfg, uncropped.freeze()))
+        example = whole = _first_example(cfg)
+        if cfg.MISC.GREEDY.READOUT_CROP:
+            uncropped = cfg.clone().defrost()
+            uncropped.MISC.GREEDY.READOUT_CROP = 0
+            whole = _first_example(uncropped.freeze())
         mask = example["mask"]
         return cls(_shapes(example), _shapes(whole), constant_along_readout=bool((mask == mask[:1]).all()))
 

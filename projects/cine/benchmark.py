@@ -18,7 +18,6 @@ Example::
 import argparse
 import copy
 import json
-import random
 import subprocess
 import sys
 import tempfile
@@ -39,7 +38,6 @@ from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 from sigpy.mri.app import EspiritCalib
 from tabulate import tabulate
 from torch import nn
-from tqdm import tqdm
 
 from meddlr_greedy.config import GreedyConfig, load_config
 from meddlr_greedy.data.datasets import register_datasets
@@ -63,13 +61,14 @@ from projects.cine.measuring import (
     make_cfg,
     measured_peak,
     ratio,
+    run_in_turn,
     versions,
     write_example_scan,
 )
 from projects.cine.phantom import beating_heart
 from projects.cine.pipeline_runner import METHODS, NETWORK, SIDES, TimedStep, TimingCase, run_side
 from projects.cine.simulate import acquire, coil_sensitivities
-from projects.cine.tables import insert_table
+from projects.cine.tables import in_words, insert_table, write_json
 
 RECIPE = Path(__file__).parents[2] / "configs" / "cine" / "dl_espirit.yaml"
 
@@ -240,16 +239,6 @@ def step(args: argparse.Namespace) -> Dict[str, Any]:
     return {"network": f"{arch}, 8 steps, 64 features, {shape}, 8 coils", "rows": rows}
 
 
-def run_in_turn(sides: Dict[str, Callable[[], Dict[str, Any]]], rounds: int) -> Dict[str, List[Dict[str, Any]]]:
-    """What each side gives in each round; the order inside a round is random."""
-    found: Dict[str, List[Dict[str, Any]]] = {name: [] for name in sides}
-    order = random.Random(0)
-    for _ in tqdm(range(rounds), desc="rounds", disable=None):
-        for name in order.sample(list(sides), len(sides)):
-            found[name].append(sides[name]())
-    return found
-
-
 def methods(args: argparse.Namespace) -> Dict[str, Any]:
     """Peak memory and time of a training step of every method, all in turn.
 
@@ -260,6 +249,7 @@ def methods(args: argparse.Namespace) -> Dict[str, Any]:
     """
     rounds = args.rounds or 12
     shape = (*NETWORK["shape"], NETWORK["num_coils"])
+    batch = make_batch(args.device, NETWORK["shape"], NETWORK["num_coils"])
     peaks: Dict[str, float] = {}
     sides: Dict[str, Callable[[], Dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -273,7 +263,6 @@ def methods(args: argparse.Namespace) -> Dict[str, Any]:
             cfg.MISC.GREEDY = type(cfg)(asdict(GreedyConfig.from_cfg(cfg)))
             example = Example.of_shape(cfg.freeze(), shape)
             peaks[name] = measured_peak(cfg, example) / 1e6
-            batch = make_batch(args.device, NETWORK["shape"], NETWORK["num_coils"])
             sides[name] = step = TimedStep(cfg, batch)
             for _ in range(2):  # what is slower the first time
                 step()
@@ -536,14 +525,12 @@ def main(argv: Sequence[str]) -> None:
     result = {**COMMANDS[args.command](args), "versions": versions(args.device)}
     args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / f"{args.command}.json"
-    with written_atomically(path) as partial:
-        partial.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(path, result)
     table = tabulate(result["rows"], headers="keys", floatfmt=".3g", tablefmt="github")
     print(table)
     print(f"written: {path}")
     if args.readme:
-        described = ", ".join(f"{key} {value}" for key, value in result["versions"].items())
-        insert_table(args.readme, args.command, f"{table}\n\n{described}.")
+        insert_table(args.readme, args.command, f"{table}\n\n{in_words(result['versions'])}.")
 
 
 if __name__ == "__main__":

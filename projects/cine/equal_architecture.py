@@ -27,7 +27,7 @@ from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.engine.planning import Example
 from meddlr_greedy.errors import exit_with_one_line
-from projects.cine.measuring import measured_peak, ratio, step_times
+from projects.cine.measuring import measured_peak, ratio, step_times, versions
 from projects.cine.tables import check_page, publish_result, spread
 from projects.cine.trials import Trial, run_trials, scores
 
@@ -62,10 +62,10 @@ def table(variants: Dict[str, Dict[str, Any]]) -> str:
     """
     backprop, plain = variants[BACKPROP], variants[PLAIN]
     rows = []
-    behind: Dict[str, float] = {}
+    to_backprop: Dict[str, float] = {}
     for label, variant in variants.items():
         differences = [own - other for own, other in zip(variant["psnr"], backprop["psnr"])]
-        behind[label] = -statistics.mean(differences)
+        to_backprop[label] = statistics.mean(differences)
         time = ratio(variant["step_s"], plain["step_s"])
         rows.append(
             {
@@ -83,7 +83,7 @@ def table(variants: Dict[str, Dict[str, Any]]) -> str:
     best = max(affordable, key=lambda name: statistics.mean(variants[name]["val_psnr"]))
     note = (
         f"Best on the validation set, of the greedy ones within twice the memory of plain greedy: {best},"
-        f" {-behind[best]:+.2f} dB to backprop on the test set."
+        f" {to_backprop[best]:+.2f} dB to backprop on the test set."
     )
     return f"{text}\n\n{note}"
 
@@ -120,7 +120,8 @@ def main(argv: Sequence[str]) -> None:
         }
         for label, of_label in trials.items()
     }
-    publish_result(args.page, "equal_architecture", {"variants": variants}, table(variants))
+    result = {"variants": variants, "versions": versions(cfg.MODEL.DEVICE)}
+    publish_result(args.page, "equal_architecture", result, table(variants))
 
 
 if __name__ == "__main__":

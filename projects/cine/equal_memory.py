@@ -49,9 +49,8 @@ from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.engine.planning import FEATURES, STEPS, Example, Largest, StepMemory, largest, plan_step, with_value
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically
-from projects.cine.measuring import measured_peak, ratio, step_times
-from projects.cine.pig import publish_picture
-from projects.cine.tables import check_page, publish_result, results_folder, spread
+from projects.cine.measuring import measured_peak, ratio, step_times, versions
+from projects.cine.tables import check_page, publish_picture, publish_result, results_folder, spread
 from projects.cine.trials import Trial, run_trials, scores
 
 HERE = Path(__file__).parent
@@ -403,10 +402,11 @@ def main(argv: Sequence[str]) -> None:
         budgets.append({"steps": steps, "bytes": budget.bytes, "sides": sides})
         budgets.sort(key=lambda of_budget: of_budget["bytes"])
         runs = {label: of_trials[0].folder for label, of_trials in trials.items()}
-        publish(args.page, size.name, {"budgets": budgets, "times": args.times}, runs, output, reference.MODEL.DEVICE)
+        result = {"budgets": budgets, "times": args.times, "versions": versions(reference.MODEL.DEVICE)}
+        publish(args.page, size.name, result, runs, output)
 
 
-def publish(page: Path, name: str, result: Dict[str, Any], runs: Dict[str, Path], output: Path, device: str) -> None:
+def publish(page: Path, name: str, result: Dict[str, Any], runs: Dict[str, Path], output: Path) -> None:
     """Table, figure, and the pictures of the last budget; after each, so that an ended study shows what it has."""
     results = results_folder(page)
     draw(result["budgets"], results / f"{name}.png")
@@ -414,7 +414,7 @@ def publish(page: Path, name: str, result: Dict[str, Any], runs: Dict[str, Path]
     compare.main([*map(str, runs.values()), "--labels", *runs, "--output", str(compared)])
     for picture in [*compared.glob("*.png"), *compared.glob("*.gif")]:
         publish_picture(picture, results / f"{name}_images{picture.suffix}")
-    publish_result(page, name, result, table(result["budgets"]), device)
+    publish_result(page, name, result, table(result["budgets"]))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import platform
 import random
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence, TypeVar
 
 import h5py
 import meddlr
@@ -32,13 +33,16 @@ __all__ = [
     "make_batch",
     "make_cfg",
     "measured_peak",
+    "now",
     "peak_bytes",
     "ratio",
+    "run_in_turn",
     "step_times",
     "versions",
     "write_example_scan",
 ]
 
+_T = TypeVar("_T")
 Step = Callable[[], Any]
 Batch = Dict[str, torch.Tensor]
 
@@ -96,20 +100,33 @@ def write_example_scan(folder: Path, shape: Sequence[int], num_maps: int) -> Pat
     return folder / "scan.h5"
 
 
-def interleave(sides: Dict[str, Step], rounds: int, warmup: int = 3) -> Dict[str, List[float]]:
-    """Seconds of each side in each round; the order inside a round is random."""
+def now() -> float:
+    """Seconds, once all work is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def run_in_turn(sides: Dict[str, Callable[[], _T]], rounds: int) -> Dict[str, List[_T]]:
+    """What each side gives in each round; the order inside a round is random."""
+    found: Dict[str, List[_T]] = {name: [] for name in sides}
     order = random.Random(0)
-    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    seconds: Dict[str, List[float]] = {name: [] for name in sides}
-    for i in tqdm(range(rounds + warmup), desc="rounds", leave=False, disable=None):
+    for _ in tqdm(range(rounds), desc="rounds", leave=False, disable=None):
         for name in order.sample(list(sides), len(sides)):
-            synchronize()
-            start = time.perf_counter()
-            sides[name]()
-            synchronize()
-            if i >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+            found[name].append(sides[name]())
+    return found
+
+
+def interleave(sides: Dict[str, Step], rounds: int, warmup: int = 3) -> Dict[str, List[float]]:
+    """Seconds of each side in each round, see :func:`run_in_turn`."""
+    seconds = run_in_turn({name: partial(_seconds, step) for name, step in sides.items()}, rounds + warmup)
+    return {name: of_side[warmup:] for name, of_side in seconds.items()}
+
+
+def _seconds(step: Step) -> float:
+    start = now()
+    step()
+    return now() - start
 
 
 def ratio(numerator: List[float], denominator: List[float]) -> Dict[str, float]:

@@ -17,7 +17,6 @@ Example::
 import argparse
 import json
 import math
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
 
 import torch
-from PIL import Image, ImageSequence
 from torch import nn
 
 from meddlr_greedy import compare, eval_net
@@ -35,15 +33,14 @@ from meddlr_greedy.engine.launch import argument_parser, setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.eval_net import evaluate_test_sets, make_results_folder
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER, run_info
-from meddlr_greedy.files import written_atomically
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.phase_constrained import phase_constrained_reconstruction
 from projects.cine import compressed_sensing, prepare, simulate
-from projects.cine.tables import insert_table
+from projects.cine.tables import in_words, insert_table, publish_picture, results_folder, write_json
 from projects.cine.trials import training_minutes
 
-HERE = Path(__file__).parent
-CONFIGS = HERE.parents[1] / "configs" / "cine"
+PAGE = Path(__file__).with_name("README.md")
+CONFIGS = Path(__file__).parents[2] / "configs" / "cine"
 
 # The acquired matrix of the series; blocks of neighbouring slices, mid-ventricle held out.
 SIMULATION = [
@@ -139,10 +136,9 @@ def table(results: Dict[str, Any], dataset: str, minutes: Dict[str, float]) -> s
     psnr = {label: values["psnr_scan"]["mean"] for label, values in of_dataset.items()}
     gains = [f"{psnr['greedy'] - value:+.2f} dB over {label}" for label, value in psnr.items() if label != "greedy"]
     of_greedy = results["greedy"]
-    versions = ", ".join(f"{name} {version}" for name, version in of_greedy["versions"].items())
     note = (
         f"Greedy on the four held-out slices: {', '.join(gains)}. Trained on two CPU cores;"
-        f" {of_greedy['parameters']} parameters; {versions}."
+        f" {of_greedy['parameters']} parameters; {in_words(of_greedy['versions'])}."
     )
     return "\n".join([*rows, "", note])
 
@@ -192,20 +188,6 @@ def _draw(study: Study, output: Path, results: Dict[str, Any]) -> List[Path]:
     return sorted([*compared.glob("*.png"), *compared.glob("*.gif")])
 
 
-def publish_picture(picture: Path, path: Path, max_bytes: int = 3_000_000) -> None:
-    """Copies a picture; a GIF that is too large for a page gets 64 greys and is made smaller until it is not."""
-    shutil.copy(picture, path)
-    scale = 1.0
-    while picture.suffix == ".gif" and path.stat().st_size > max_bytes:
-        scale *= 0.85
-        with Image.open(picture) as gif:
-            size = (round(scale * gif.width), round(scale * gif.height))
-            frames = [frame.convert("L").resize(size).quantize(64) for frame in ImageSequence.Iterator(gif)]
-            with written_atomically(path) as partial:
-                options = {"duration": gif.info["duration"], "loop": 0}
-                frames[0].save(partial, format="GIF", save_all=True, append_images=frames[1:], **options)
-
-
 def _folder(output: Path, label: str) -> Path:
     return output / label.split(",")[0].replace(" ", "-")
 
@@ -230,12 +212,11 @@ def main(argv: Sequence[str]) -> None:
     pictures = _draw(study, output, results)
     minutes = {label: training_minutes(_folder(output, label) / "metrics.json") for label in study.networks}
     text = table(results, f"{study.name}_test", minutes)  # refuses results of different data before anything is written
-    (HERE / "results").mkdir(exist_ok=True)
-    with written_atomically(HERE / "results" / f"{study.name}.json") as partial:
-        partial.write_text(json.dumps({"training_minutes": minutes, **results}, indent=1) + "\n")
+    folder = results_folder(PAGE)
+    write_json(folder / f"{study.name}.json", {"training_minutes": minutes, **results})
     for picture in pictures:
-        publish_picture(picture, HERE / "results" / f"{study.name}{picture.suffix}")
-    insert_table(HERE / "README.md", study.name, text)
+        publish_picture(picture, folder / f"{study.name}{picture.suffix}")
+    insert_table(PAGE, study.name, text)
 
 
 if __name__ == "__main__":

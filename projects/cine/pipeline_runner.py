@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
@@ -26,7 +25,7 @@ from meddlr_greedy.engine.planning import TrainingStep
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
 from projects.cine.local_job import LocalJob, preload
-from projects.cine.measuring import write_example_scan
+from projects.cine.measuring import now, write_example_scan
 
 __all__ = ["METHODS", "SIDES", "Clock", "Side", "TimedStep", "TimingCase", "chain_throughput", "run_side"]
 
@@ -124,13 +123,6 @@ METHODS = {
     "greedy, 2 modules, checkpointed": Side(processes=1, modules=2, checkpoint=True, **_DEEP),
     "parallel greedy, 2 processes": Side(processes=2, modules=8, **_DEEP),
 }
-
-
-def now() -> float:
-    """Seconds, once all work is done."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def timed_forward(model: Any) -> Callable[[], float]:

@@ -67,7 +67,7 @@ from meddlr_greedy.files import written_atomically
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
 from projects.cine.measuring import Batch, held_megabytes, make_batch, make_cfg, versions
 from projects.cine.pipeline_runner import NETWORK, chain_throughput
-from projects.cine.tables import insert_table
+from projects.cine.tables import in_words, insert_table, write_json
 
 MODULES = (4, 8, 16, 32, 64)
 DEVICES = (1, 2, 4, 8, 16, 32, 64)
@@ -542,11 +542,10 @@ def main(argv: Sequence[str]) -> None:
     if checks:
         result["check"] = {"rounds": checks, "ratio": float(np.median([check["ratio"] for check in checks]))}
         print(f"predicted / measured, the median of {args.check}: {result['check']['ratio']:.3f}")
-    with written_atomically(path) as partial:
-        partial.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(path, result)
     print(f"written: {path}, {args.output / 'scaling.png'}")
     if args.readme:
-        described = ", ".join(f"{key} {value}" for key, value in result["versions"].items())
+        described = in_words(result["versions"])
         insert_table(args.readme, "scaling", f"{table}\n\n{' '.join(ASSUMPTIONS)} {described}.")
 
 
@@ -574,8 +573,7 @@ def _measure_in_job(args: argparse.Namespace, path: Path) -> None:
             "processes": job.world_size,
             "versions": versions(args.device),
         }
-        with written_atomically(path) as partial:
-            partial.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(path, result)
 
 
 def _read(path: Path) -> Dict[str, Any]:

@@ -19,9 +19,8 @@ from typing import Any, Dict, Sequence
 from meddlr_greedy import eval_net, train_net
 from meddlr_greedy.data.datasets import datasets_root
 from meddlr_greedy.errors import exit_with_one_line
-from meddlr_greedy.files import written_atomically
 from projects.cine import simulate
-from projects.cine.tables import insert_table
+from projects.cine.tables import in_words, insert_table, write_json
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs" / "cine"
@@ -39,8 +38,7 @@ def table(study: Dict[str, Any]) -> str:
         values = [metrics[name]["mean"] for name in ("psnr_scan", "ssim (Wang)_scan", "nrmse_scan")]
         rows.append(f"| {label} | {values[0]:.2f} | {values[1]:.3f} | {values[2]:.3f} |")
     loss = methods["with targets"]["psnr_scan"]["mean"] - methods["without targets"]["psnr_scan"]["mean"]
-    versions = ", ".join(f"{name} {version}" for name, version in study["versions"].items())
-    note = f"Without targets: {loss:.2f} dB less; {versions}."
+    note = f"Without targets: {loss:.2f} dB less; {in_words(study['versions'])}."
     return "\n".join([*rows, "", note])
 
 
@@ -68,8 +66,7 @@ def main(argv: Sequence[str]) -> None:
         study["runs"][label] = {"config": name, "minutes": minutes, **methods}
         study["versions"] = results["versions"]
     Path(args.results).mkdir(parents=True, exist_ok=True)
-    with written_atomically(Path(args.results, "self_supervised.json")) as partial:
-        partial.write_text(json.dumps(study, indent=1) + "\n")
+    write_json(Path(args.results, "self_supervised.json"), study)
     insert_table(Path(args.page), "self-supervised", table(study))
 
 

@@ -59,11 +59,12 @@ class Trial:
             UserError: the folder holds a training with another config.
         """
         config = load_config(str(self.config), ["OUTPUT_DIR", str(self.folder), *self.opts]).dump()
-        self.folder.mkdir(parents=True, exist_ok=True)
         note = self.folder / "trial.yaml"
-        found = note.read_text() if note.is_file() else None
-        if found != config and (found is not None or (self.folder / "metrics.json").is_file()):
+        if note.is_file() and note.read_text() == config:
+            return
+        if note.is_file() or (self.folder / "metrics.json").is_file():
             raise UserError(f"{self.folder}: holds a training with another config; remove it, or give another --output")
+        self.folder.mkdir(parents=True, exist_ok=True)
         with written_atomically(note) as partial:
             partial.write_text(config)
 
