@@ -87,9 +87,9 @@ class GreedyConfig:
     OVERLAP: int = _key(0, "a non-negative integer (0: none)", _is_count)
     # Precision of the regulariser's layers, in training and evaluation; parameters and data consistency stay float32.
     AMP: str = _key("", "'' (float32) or 'bf16'", lambda value: value in ("", "bf16"))
-    # Unrolled steps after a module, frozen, through which its image runs on before its local loss is taken (one process
-    # in a chain).
-    LOOK_AHEAD: int = _key(0, "a non-negative integer (0: none)", _is_count)
+    # Weights of the local losses, one for each module; () is 1 for all. Under Adam they matter where several losses
+    # reach one parameter: with OVERLAP, or where modules share weights.
+    LOSS_WEIGHTS: Tuple[float, ...] = _key((), "a list of positive numbers (one for each module), or []", _is_factors)
     # Largest norm of the gradient of each module, clipped on its own before the update (of the whole gradient, where a
     # network is not trained greedily); 0 clips nothing.
     CLIP_NORM: float = _key(
@@ -300,7 +300,7 @@ def _check_is_greedy(cfg: CfgNode) -> None:
     """Keys that a network which is not trained greedily would ignore."""
     if cfg.MODEL.META_ARCHITECTURE == "GreedyUnrolled":
         return
-    for key in ("CHECKPOINT", "OVERLAP", "AMP", "LR_FACTORS", "LOOK_AHEAD"):
+    for key in ("CHECKPOINT", "OVERLAP", "AMP", "LR_FACTORS", "LOSS_WEIGHTS"):
         if cfg.MISC.GREEDY[key]:
             raise UserError(
                 f"{_PREFIX}{key}: found {cfg.MISC.GREEDY[key]!r}, but MODEL.META_ARCHITECTURE is"

@@ -144,21 +144,17 @@ def test_checkpointing_holds_images_and_one_step(peak_of):
 def explicit_gradients(model, batch, loss_of, seed=None):
     """The definition, written out: ``loss_of(run, images, k)`` is the loss of module k, whose graph begins anywhere.
 
-    ``run(image, first, end, frozen)`` runs unrolled steps, ``images[i]`` is the detached image before step i.
+    ``run(image, first, end)`` runs unrolled steps, ``images[i]`` is the detached image before step i.
     """
     network, problem = model.model, model.prepare(batch)
 
-    def run(image, first, end, frozen=False):
-        for p in network.parameters():
-            p.requires_grad_(not frozen)
+    def run(image, first, end):
         for i in range(first, end):
             if seed is not None:
                 torch.manual_seed(seed + i)
             block = network.resnets if network.num_repeat_steps else network.resnets[i]
             fixed = {"A": problem.A, "zf_image": problem.zf_image, "dims": problem.dims}
             image = network.step(image=image, model=block, step_size=network.step_sizes[i], **fixed)
-        for p in network.parameters():
-            p.requires_grad_()
         return image
 
     images = [problem.image]
@@ -306,37 +302,23 @@ def test_values_are_checked_from_python_too(config_of):
         GreedyUnrolled(network, overlap=-1)
 
 
-# ---- LOOK_AHEAD
+# ---- LOSS_WEIGHTS
 
 
-@pytest.mark.parametrize("checkpoint", [False, True])
-@pytest.mark.parametrize(("modules", "n", "m"), [(2, 1, 0), (4, 2, 0), (2, 1, 1), (2, 5, 2), ([1, 3], 1, 0)])
-@pytest.mark.parametrize("kind", ["ResNet", "dropout", "shared", "CG", "cine", "cine CG"])
-def test_look_ahead_is_the_loss_after_frozen_steps(config_of, kind, modules, n, m, checkpoint):
-    model = model_of(config_of(kind, modules, *knobs(LOOK_AHEAD=n, OVERLAP=m, CHECKPOINT=checkpoint)))
+@pytest.mark.parametrize(("modules", "m", "weights"), [(2, 2, [0.1, 1.0]), (4, 1, [0.01, 0.1, 1, 3]), (2, 0, [2, 5.0])])
+@pytest.mark.parametrize("kind", ["ResNet", "shared", "cine CG"])
+def test_weights_are_of_the_local_losses(config_of, kind, modules, m, weights):
+    model = model_of(config_of(kind, modules, *knobs(OVERLAP=m, LOSS_WEIGHTS=weights)))
     batch = batch_of(config_of(kind, modules))
-
-    def loss_of(run, images, k):
-        steps = model.module_steps[k]
-        first, end = max(0, steps.start - m), min(steps.stop + n, len(images) - 1)
-        return loss_of_image(model, batch, run(run(images[first], first, steps.stop), steps.stop, end, frozen=True))
-
-    expected = explicit_gradients(model, batch, loss_of, seed=7)
-    assert_equal(gradients(model, batch, seed=7, batches=1), expected, rtol=5e-6)
+    unweighted = overlapping_loss(model, batch, m)
+    expected = explicit_gradients(model, batch, lambda run, images, k: weights[k] * unweighted(run, images, k), seed=7)
+    assert_equal(gradients(model, batch, seed=7, batches=1), expected, rtol=2e-6)
 
 
-@pytest.mark.parametrize("checkpoint", [False, True])
-def test_look_ahead_passes_the_own_image_on_and_leaves_statistics_alone(config_of, checkpoint):
-    cfg = config_of("BatchNorm", 4)
-    plain, model = model_of(cfg), model_of(config_of("BatchNorm", 4, *knobs(LOOK_AHEAD=2, CHECKPOINT=checkpoint)))
-    batch = batch_of(cfg)
-    a, b = plain(batch), model(batch)
-    assert torch.equal(a["pred"], b["pred"])
-    assert a["loss_module_1"] != b["loss_module_1"]
-    model.local_loss(batch, b).backward()
-    for (name, x), y in zip(model.named_buffers(), plain.buffers()):
-        assert torch.equal(x, y), name
-    assert all(p.requires_grad for p in model.parameters())
+def test_logged_losses_are_without_their_weights(config_of):
+    plain, weighted = (config_of("ResNet", 2, *knobs(LOSS_WEIGHTS=weights)) for weights in ([], [0.1, 1]))
+    batch = batch_of(plain)
+    assert torch.equal(model_of(weighted)(batch)["loss_module_1"], model_of(plain)(batch)["loss_module_1"])
 
 
 # ---- CLIP_NORM and LR_FACTORS
@@ -419,20 +401,17 @@ def test_weights_shared_by_modules_have_no_update_of_a_module(config_of):
 
 
 def test_a_weight_of_a_local_loss_cancels_under_adam(config_of):
-    """Why there is no key for weights: a power of two, so that rounding is the same; eps must not be felt."""
-    cfg = config_of("ResNet", 1)
+    """Without overlap; powers of two, so that rounding is the same; eps must not be felt."""
     trained = []
-    for weight in (1.0, 8.0):
-        torch.manual_seed(0)
-        network = plain_network(cfg, "GeneralizedUnrolledCNN")
-        model = GreedyUnrolled(network, 4, loss=lambda pred, target, w=weight: w * complex_l1(pred, target)).train()
+    for weights in ([], [0.25, 4, 0.5, 2]):
+        cfg = config_of("ResNet", 4, *knobs(LOSS_WEIGHTS=weights))
+        model = model_of(cfg)
         before = copy.deepcopy(model.state_dict())
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, eps=1e-30)
         batch = batch_of(cfg)
         for _ in range(3):
-            outputs = model(batch)
             optimizer.zero_grad()
-            (weight * complex_l1(outputs["pred"], outputs["target"])).backward()
+            model.local_loss(batch, model(batch)).backward()
             optimizer.step()
         trained.append(model.state_dict())
     assert any(not torch.equal(trained[0][key], before[key]) for key in before), "nothing was trained"
@@ -448,7 +427,8 @@ def test_a_weight_of_a_local_loss_cancels_under_adam(config_of):
         (2, knobs(CLIP_NORM=-1), ["MISC.GREEDY.CLIP_NORM: found -1", "non-negative"]),
         (2, knobs(LR_FACTORS="[1, 0]"), ["MISC.GREEDY.LR_FACTORS", "positive numbers"]),
         (2, knobs(LR_FACTORS="[1, 2, 3]"), ["MISC.GREEDY.LR_FACTORS: found 3 numbers", "allowed are 2"]),
-        (2, knobs(LOOK_AHEAD="far"), ["MISC.GREEDY.LOOK_AHEAD: found 'far'"]),
+        (2, knobs(LOSS_WEIGHTS="[1, 0]"), ["MISC.GREEDY.LOSS_WEIGHTS", "positive numbers"]),
+        (2, knobs(LOSS_WEIGHTS="[1]"), ["MISC.GREEDY.LOSS_WEIGHTS: found 1 numbers", "allowed are 2"]),
         (2, knobs(CG_BACKWARD="implicit"), ["MISC.GREEDY.CG_BACKWARD: found 'implicit'", "CGCineUnrolledCNN"]),
         (None, ["MISC.GREEDY.CG_BACKWARD", "implicit"], ["MISC.GREEDY.CG_BACKWARD", "GeneralizedUnrolledCNN"]),
         (None, ["MISC.GREEDY.AMP", "bf16"], ["MISC.GREEDY.AMP: found 'bf16'", "'GreedyUnrolled'"]),

@@ -38,7 +38,7 @@ KNOBS = [
     *("MISC.GREEDY.LR_FACTORS", "[0.5, 1, 2, 3]", "SOLVER.GRAD_ACCUM_ITERS", "3", "MODEL.UNROLLED.DROPOUT", "0.2"),
 ]
 # What needs the whole network in each process.
-REACH = ["MISC.GREEDY.OVERLAP", "1", "MISC.GREEDY.LOOK_AHEAD", "1"]
+REACH = ["MISC.GREEDY.OVERLAP", "1", "MISC.GREEDY.LOSS_WEIGHTS", "[0.1, 0.2, 0.5, 1]"]
 
 
 def opts_with(**changes):
@@ -549,7 +549,6 @@ def test_torchrun_restarts_and_resumes(write_config, tmp_path):
         (2, ["MODEL.META_ARCHITECTURE", "GeneralizedUnrolledCNN"], ["MODEL.META_ARCHITECTURE", "GreedyUnrolled"]),
         (2, ["MISC.GREEDY.REPLICAS", 2, "SOLVER.TRAIN_BATCH_SIZE", 3], ["SOLVER.TRAIN_BATCH_SIZE: found 3"]),
         (2, ["MISC.GREEDY.OVERLAP", 1], ["MISC.GREEDY.OVERLAP: found 1", "2 processes", "travel back"]),
-        (2, ["MISC.GREEDY.LOOK_AHEAD", 1], ["MISC.GREEDY.LOOK_AHEAD: found 1", "2 processes", "in another process"]),
         (2, ["MISC.GREEDY.REPLICAS", 2, "MODEL.RECON_LOSS.NAME", "k_l1_sum"], ["MODEL.RECON_LOSS.NAME", "k_l1_sum"]),
         (2, ["MISC.GREEDY.TRAINING", "invertible"], ["MISC.GREEDY.TRAINING: found 'invertible'", "one process"]),
     ],

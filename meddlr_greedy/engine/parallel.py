@@ -577,17 +577,12 @@ def _check_possible(cfg: CfgNode, place: Place) -> None:
             "MODEL.UNROLLED.SHARE_WEIGHTS: found True, but modules of different processes cannot share weights; allowed"
             f" is False, or MISC.GREEDY.REPLICAS {place.num_processes} (the whole network in each process)"
         )
-    reasons = {
-        "OVERLAP": "a gradient would have to travel back to the process before",
-        "LOOK_AHEAD": "the weights of the next steps are in another process",
-    }
-    for key, reason in reasons.items():
-        if cfg.MISC.GREEDY[key] and place.num_stages > 1:
-            raise UserError(
-                f"MISC.GREEDY.{key}: found {cfg.MISC.GREEDY[key]}, but a chain has {place.num_stages} processes, and"
-                f" {reason}; allowed is 0, or MISC.GREEDY.REPLICAS {place.num_processes} (the whole network in each"
-                " process)"
-            )
+    if cfg.MISC.GREEDY.OVERLAP and place.num_stages > 1:
+        raise UserError(
+            f"MISC.GREEDY.OVERLAP: found {cfg.MISC.GREEDY.OVERLAP}, but a chain has {place.num_stages} processes, and a"
+            " gradient would have to travel back to the process before; allowed is 0, or MISC.GREEDY.REPLICAS"
+            f" {place.num_processes} (the whole network in each process)"
+        )
     if place.num_replicas == 1:
         return
     batch_size, loss = cfg.SOLVER.TRAIN_BATCH_SIZE, cfg.MODEL.RECON_LOSS.NAME

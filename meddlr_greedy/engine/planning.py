@@ -212,8 +212,8 @@ def _plan(cfg: CfgNode, example: Example) -> StepMemory:
     cfg = cfg.clone().defrost()
     cfg.MODEL.DEVICE = "cpu"
     cfg.VIS_PERIOD = 0  # pictures are made on the host, now and then
-    # What needs no memory, and is not for every number of modules.
-    cfg.MISC.GREEDY.LR_FACTORS, cfg.MISC.GREEDY.CLIP_NORM = (), 0.0
+    # What needs (next to) no memory, and is not for every number of modules.
+    cfg.MISC.GREEDY.LR_FACTORS, cfg.MISC.GREEDY.LOSS_WEIGHTS, cfg.MISC.GREEDY.CLIP_NORM = (), (), 0.0
     with traced(_CUDA_BLOCK if on_cuda else 1, example.constant_along_readout) as trace:
         try:
             return _planned(cfg.freeze(), example, on_cuda, trace)

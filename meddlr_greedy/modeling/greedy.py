@@ -106,8 +106,7 @@ class GreedyUnrolled(nn.Module):
         overlap: m, the number of unrolled steps of the module before that a module's loss reaches, too; see
             :mod:`~meddlr_greedy.modeling.local_gradients`.
         amp: "bf16" lets the layers of the regulariser compute in bfloat16, in evaluation too; "" does not.
-        look_ahead: n, the number of unrolled steps, frozen, after which the local loss of a module is taken; fewer
-            where fewer follow. The image that is passed on is the module's own.
+        loss_weights: Weights of the local losses, that of the last module too, one for each; () is 1 for all.
         reversible: Trains end to end through :func:`~meddlr_greedy.modeling.invertible.run_reversibly`; for one module
             and a network that can be run backwards. The outputs then also hold ``inversion_error``.
         asked_of_trainer: Keys of the config that the trainer has to act on, with their values. It clears them; training
@@ -133,13 +132,14 @@ class GreedyUnrolled(nn.Module):
         checkpoint: bool = False,
         overlap: int = 0,
         amp: str = "",
-        look_ahead: int = 0,
+        loss_weights: Sequence[float] = (),
         reversible: bool = False,
         asked_of_trainer: Optional[Mapping[str, Any]] = None,
     ):
         super().__init__()
         _check_compatible(network)
-        GreedyConfig.from_mapping({"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp, "LOOK_AHEAD": look_ahead})
+        knobs = {"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp, "LOSS_WEIGHTS": tuple(loss_weights)}
+        GreedyConfig.from_mapping(knobs)
         # meddlr's checkpointer strips the prefix of this name when it loads into the plain network.
         self.model = network
         self.module_steps = partition_steps(len(network.step_sizes), num_modules)
@@ -149,8 +149,7 @@ class GreedyUnrolled(nn.Module):
         self.whole: Optional[WholeNetwork] = None
         self.reversible = reversible
         if reversible:
-            others = {"CHECKPOINT": checkpoint, "OVERLAP": overlap, "LOOK_AHEAD": look_ahead, "AMP": amp}
-            check_invertible(network, self.num_modules, others)
+            check_invertible(network, self.num_modules, knobs)
         self.local_loss = as_local_loss(loss)
         if not 0 <= num_inference_modules <= len(self.module_steps):
             raise UserError(
@@ -161,7 +160,12 @@ class GreedyUnrolled(nn.Module):
         self.checkpoint = checkpoint
         self.overlap = overlap
         self.amp = amp
-        self.look_ahead = look_ahead
+        if loss_weights and len(loss_weights) != self.num_modules:
+            raise UserError(
+                f"MISC.GREEDY.LOSS_WEIGHTS: found {len(loss_weights)} numbers, allowed are {self.num_modules} (one for"
+                " each module)"
+            )
+        self.loss_weights = list(loss_weights) or [1.0] * self.num_modules
         self.asked_of_trainer = dict(asked_of_trainer or {})
         shortest = min((len(steps) for steps in self.module_steps[:-1]), default=overlap)
         if overlap > shortest:
@@ -273,13 +277,9 @@ class GreedyUnrolled(nn.Module):
         """The unrolled steps of module ``k`` (from 0): image (B, H, W, [T,] M) to image."""
         return self.run_steps(self.module_steps[k], image, problem)
 
-    def run_steps(
-        self, steps: Sequence[int], image: torch.Tensor, problem: UnrolledProblem, frozen: bool = False
-    ) -> torch.Tensor:
-        """Unrolled steps (from 0), image (B, H, W, [T,] M) to image; frozen ones let gradients through alone."""
-        mode = StepMode(
-            recompute=self.checkpoint and self.training, bfloat16=self.amp == "bf16", frozen=frozen and self.training
-        )
+    def run_steps(self, steps: Sequence[int], image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
+        """Unrolled steps (from 0), image (B, H, W, [T,] M) to image."""
+        mode = StepMode(recompute=self.checkpoint and self.training, bfloat16=self.amp == "bf16")
         for i in steps:
             seed = self.seed_of_batch + i if self.training and self.seed_of_batch is not None else None
             image = run_step(self.model, i, image, problem, mode, seed)
@@ -358,7 +358,7 @@ class GreedyUnrolled(nn.Module):
             "checkpoint": greedy.CHECKPOINT,
             "overlap": greedy.OVERLAP,
             "amp": greedy.AMP,
-            "look_ahead": greedy.LOOK_AHEAD,
+            "loss_weights": greedy.LOSS_WEIGHTS,
             "reversible": greedy.TRAINING == "invertible",
             "asked_of_trainer": {key: getattr(greedy, key) for key in _KEYS_OF_TRAINER if getattr(greedy, key)},
             "loss": LeanLossComputer(cfg),

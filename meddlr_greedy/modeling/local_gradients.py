@@ -1,9 +1,9 @@
 r"""Losses and gradients of the modules for one mini-batch: the greedy algorithm itself.
 
 With :math:`\theta_j` the parameters of unrolled step j and :math:`L_k` the local loss of module k, which has the steps
-:math:`s_k \le j < e_k`, the gradient of a step is
+:math:`s_k \le j < e_k` and the weight :math:`w_k` (1 by default), the gradient of a step is
 
-.. math:: g_j = \sum_k \partial L_k / \partial \theta_j ,
+.. math:: g_j = \sum_k w_k \, \partial L_k / \partial \theta_j ,
 
 where the graph of :math:`L_k` begins at step :math:`s_k - m`: the image before that step is detached. Without overlap
 (m = 0) only the own module's loss reaches a step. With overlap (Xiong et al., "LoCo: Local Contrastive Representation
@@ -14,13 +14,13 @@ twice for that: the graph is cut at the tail, and the tail's graph lives until t
         before = head_k(image)                 # image: what the tail of module k - 1 gave, with its graph
         cut = detach(before)
         image = tail_k(cut)
-        loss_k = loss(image, target)
+        loss_k = w_k loss(image, target)
         gradient of loss_k with respect to tail_k and cut; keeps the graph of tail_k
         from the gradient of cut, that with respect to head_k and tail_{k-1}; frees their graphs
 
-With look-ahead (after Ma et al., "Scaling Supervised Local Learning with Augmented Auxiliary Networks", ICLR 2024; here
-the next steps themselves are the auxiliary network) the loss is that of the image n further steps on. The weights of
-these steps are those of this mini-batch, and count as constants.
+Weights that grow from module to module let a tail be trained for the image of the next module rather than for its own
+(weights of local losses: Corda-D'Incan et al., "Memory-efficient training for fully unrolled deep learned PET image
+reconstruction with iteration-dependent targets", IEEE TRPMS 2022).
 """
 
 from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -66,7 +66,7 @@ def forward_greedily(model: "GreedyUnrolled", problem: UnrolledProblem) -> Tuple
     model.mark(last, begins=True)
     image = model.run_steps(model.module_steps[last], image, problem)
     reached = model.parameters_of(_reached_steps(model, last))
-    graph = _Graph(image, reached, gradients, lambda: model.mark(last, begins=False))
+    graph = _Graph(image, reached, model.loss_weights[last], gradients, lambda: model.mark(last, begins=False))
     trainable = [p for p in model.model.parameters() if p.requires_grad]
     return _HandOutGradients.apply(graph, *trainable), losses
 
@@ -86,8 +86,9 @@ def _run_module(
     # Where nothing is to be cut, it is still the image that the network started from: some have a step for that one.
     cut = before.detach().requires_grad_() if before.requires_grad else before
     image = model.run_steps(tail, cut, problem)
-    loss = _local_loss(model, end, image, problem)
+    loss = model.local_loss(problem.inputs, {"pred": image, **problem.reference})
     value = loss.detach()
+    loss = model.loss_weights[k] * loss
 
     gradients: Gradients = {}
     if loss.requires_grad:  # a frozen module only passes its image on
@@ -98,13 +99,6 @@ def _run_module(
         if cut.requires_grad:
             _add(gradients, dict(zip(of_head, _gradient(before, of_head, found[-1]))))
     return image if of_tail else image.detach(), value, gradients
-
-
-def _local_loss(model: "GreedyUnrolled", end: int, image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
-    """The loss of a module that ends before unrolled step ``end``, of its image or of what comes ahead of it."""
-    ahead = range(end, min(end + model.look_ahead, model.num_steps))
-    image = model.run_steps(ahead, image, problem, frozen=True)
-    return model.local_loss(problem.inputs, {"pred": image, **problem.reference})
 
 
 def _reached_steps(model: "GreedyUnrolled", k: int) -> range:
@@ -134,6 +128,7 @@ class _Graph(NamedTuple):
 
     image: torch.Tensor
     parameters: Sequence[nn.Parameter]  #: that the last module's loss reaches
+    weight: float  #: of its loss
     gradients: Gradients
     on_done: Callable[[], None]
 
@@ -158,6 +153,7 @@ class _HandOutGradients(torch.autograd.Function):
         ctx.graph = None  # frees the activations
         gradients = graph.gradients
         if graph.image.requires_grad:
+            grad = grad if graph.weight == 1 else graph.weight * grad  # no copy of the image where none is needed
             _add(gradients, dict(zip(graph.parameters, _gradient(graph.image, graph.parameters, grad))))
         graph.on_done()
         return (None, *(gradients.pop(p, None) for p in parameters))

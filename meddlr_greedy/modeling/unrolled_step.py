@@ -24,7 +24,6 @@ class StepMode(NamedTuple):
 
     recompute: bool = False  #: keep nothing but the image for backward, and run the step again there
     bfloat16: bool = False  #: layers of the regulariser compute in bfloat16; data consistency in float32 as ever
-    frozen: bool = False  #: a gradient passes through to the image alone, and no running statistics change
 
 
 def block_of_step(network: GeneralizedUnrolledCNN, i: int) -> nn.Module:
@@ -57,7 +56,7 @@ def run_step(
     block = block_of_step(network, i)
 
     def step(image: torch.Tensor) -> torch.Tensor:
-        with _seeded(seed, image.device), _without_gradients_of(network) if mode.frozen else ExitStack():
+        with _seeded(seed, image.device):
             return network.step(
                 image=image,
                 model=_InBfloat16(block) if mode.bfloat16 else block,
@@ -67,17 +66,11 @@ def run_step(
                 dims=problem.dims,
             )
 
-    recompute = mode.recompute and torch.is_grad_enabled()
-    if not recompute and not mode.frozen:
+    if not (mode.recompute and torch.is_grad_enabled()):
         return step(image)
-    buffers = _FromBuffers(block)
-    first_run = buffers if mode.frozen else ExitStack()
-    if not recompute:
-        with first_run:
-            return step(image)
     # The first run is the forward, all later ones recompute. (Of context_fn, torch 2.2 allows less where tensors have
     # no values, as in a plan.)
-    contexts: Iterator[Any] = chain([first_run], repeat(buffers))
+    contexts: Iterator[Any] = chain([ExitStack()], repeat(_FromBuffers(block)))
 
     def run(image: torch.Tensor) -> torch.Tensor:
         with next(contexts):
@@ -142,16 +135,3 @@ class _FromBuffers:
 
 def _buffers(block: nn.Module) -> List[_Buffer]:
     return [_Buffer(part, name, value) for part in block.modules() for name, value in part.named_buffers(recurse=False)]
-
-
-@contextmanager
-def _without_gradients_of(network: nn.Module) -> Iterator[None]:
-    """Parameters count as constants in what is computed."""
-    trainable = [p for p in network.parameters() if p.requires_grad]
-    for p in trainable:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:  # a recomputation ends with an exception once everything needed is there
-        for p in trainable:
-            p.requires_grad_(True)

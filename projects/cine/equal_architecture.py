@@ -1,21 +1,25 @@
 """What greedy learning gives up at equal architecture, and what its options win back.
 
 The network of configs/cine/equal_architecture.yaml is trained end to end, greedily, and greedily with each option that
-lets a local loss see more of the network: three seeds each, all with the learning rate of the config. PSNR and SSIM are
-of the test set; differences are taken seed by seed. Memory and time of a step are measured, on a made-up batch of the
-same size.
+lets a local loss see more of the network. For each of these:
+
+    search       the learning rate that is best on the validation set, of the same ones for all: one seed
+    training     three seeds; PSNR and SSIM on the test set, differences taken seed by seed
+
+Memory and time of a step are measured, on a made-up batch of the same size.
 
 The command continues where it was ended: what is trained stays.
 
 Example::
 
     python -m projects.cine.pig --images pig_cine_sax.npz        # makes the data set, and more
-    python -m projects.cine.equal_architecture                   # most of an hour on two cores
+    python -m projects.cine.equal_architecture                   # an hour on two cores
 """
 
 import argparse
 import statistics
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -34,8 +38,9 @@ from projects.cine.trials import Trial, run_trials, scores
 HERE = Path(__file__).parent
 CONFIG = HERE.parents[1] / "configs" / "cine" / "equal_architecture.yaml"
 SEEDS = (1, 2, 3)
+LEARNING_RATES = ("8e-3", "4e-3", "16e-3")
 
-_OVERLAP, _LOOK_AHEAD = "MISC.GREEDY.OVERLAP", "MISC.GREEDY.LOOK_AHEAD"
+_OVERLAP, _WEIGHTS = "MISC.GREEDY.OVERLAP", "MISC.GREEDY.LOSS_WEIGHTS"
 BACKPROP, PLAIN = "backprop", "greedy"
 #: Label -> what it changes in the config. The first two are what the others are measured by.
 VARIANTS: Dict[str, Tuple[str, ...]] = {
@@ -43,22 +48,44 @@ VARIANTS: Dict[str, Tuple[str, ...]] = {
     PLAIN: (),
     "greedy, OVERLAP 1": (_OVERLAP, "1"),
     "greedy, OVERLAP 2": (_OVERLAP, "2"),
-    "greedy, LOOK_AHEAD 1": (_LOOK_AHEAD, "1"),
-    "greedy, OVERLAP 1, LOOK_AHEAD 1": (_OVERLAP, "1", _LOOK_AHEAD, "1"),
+    "greedy, OVERLAP 2, weights 0.01 0.1 1": (_OVERLAP, "2", _WEIGHTS, "[0.01, 0.1, 1]"),
 }
 
 
-def trials_of(output: Path, label: str) -> List[Trial]:
-    """The trainings of a variant, one for each seed."""
-    folder = output / label.replace(", ", "-").replace(" ", "-").lower()
-    return [Trial(folder / f"seed{seed}", CONFIG, (*VARIANTS[label], "SEED", str(seed))) for seed in SEEDS]
+@dataclass(frozen=True)
+class Side:
+    """One way to train the network.
+
+    Args:
+        output: Folder of the study.
+        label: One of :data:`VARIANTS`.
+    """
+
+    output: Path
+    label: str
+
+    def trial(self, rate: str, seed: int) -> Trial:
+        name = self.label.replace(", ", "-").replace(" ", "-").lower()
+        opts = (*VARIANTS[self.label], "SOLVER.BASE_LR", rate, "SEED", str(seed))
+        return Trial(self.output / name / f"lr{rate}-seed{seed}", CONFIG, opts)
+
+    def search(self) -> Dict[str, Trial]:
+        """Learning rate -> the training that tells what it is worth."""
+        return {rate: self.trial(rate, SEEDS[0]) for rate in LEARNING_RATES}
+
+    def best_rate(self) -> str:
+        return max(LEARNING_RATES, key=lambda rate: self.search()[rate].validation())
+
+    def final(self) -> List[Trial]:
+        return [self.trial(self.best_rate(), seed) for seed in SEEDS]
 
 
 def table(variants: Dict[str, Dict[str, Any]]) -> str:
     """The result as Markdown, and which variants stay within the memory of two plain ones.
 
     Args:
-        variants: Label -> ``psnr``, ``ssim``, ``val_psnr`` of each seed, ``bytes``, and ``step_s`` of each round.
+        variants: Label -> ``psnr``, ``ssim``, ``val_psnr`` of each seed, ``bytes``, ``step_s`` of each round, and
+            ``learning_rate``.
     """
     backprop, plain = variants[BACKPROP], variants[PLAIN]
     rows = []
@@ -70,6 +97,7 @@ def table(variants: Dict[str, Dict[str, Any]]) -> str:
         rows.append(
             {
                 "training": label,
+                "learning rate": variant["learning_rate"],
                 "PSNR (dB)": spread(variant["psnr"], 2),
                 "SSIM": spread(variant["ssim"], 4),
                 "PSNR to backprop (dB)": "" if label == BACKPROP else spread(differences, 2, sign="+"),
@@ -106,19 +134,22 @@ def main(argv: Sequence[str]) -> None:
     cfg = load_config(str(CONFIG))
     check_dataset_names(cfg.DATASETS.TEST)
     example = Example.of_data(cfg)
-    trials = {label: trials_of(args.output, label) for label in VARIANTS}
+    sides = [Side(args.output, label) for label in VARIANTS]
+    run_trials([trial for side in sides for trial in side.search().values()], args.jobs, "learning rates")
     # Seed by seed, so that what runs at the same time is alike.
-    run_trials([trial for of_seed in zip(*trials.values()) for trial in of_seed], args.jobs, "equal architecture")
+    run_trials([trial for seed in zip(*(side.final() for side in sides)) for trial in seed], args.jobs, "final")
     dataset = cfg.DATASETS.TEST[0]
     times = step_times({label: _cfg(label) for label in VARIANTS}, example)
     variants = {
-        label: {
-            **scores(of_label, dataset),
-            "val_psnr": [trial.validation() for trial in of_label],
-            "bytes": measured_peak(_cfg(label), example),
-            "step_s": times[label],
+        side.label: {
+            **scores(side.final(), dataset),
+            "val_psnr": [trial.validation() for trial in side.final()],
+            "learning_rate": side.best_rate(),
+            "search_val_psnr": {rate: trial.validation() for rate, trial in side.search().items()},
+            "bytes": measured_peak(_cfg(side.label), example),
+            "step_s": times[side.label],
         }
-        for label, of_label in trials.items()
+        for side in sides
     }
     result = {"variants": variants, "versions": versions(cfg.MODEL.DEVICE)}
     publish_result(args.page, "equal_architecture", result, table(variants))
