@@ -87,11 +87,11 @@ class GreedyConfig:
     OVERLAP: int = _key(0, "a non-negative integer (0: none)", _is_count)
     # Precision of the regulariser's layers, in training and evaluation; parameters and data consistency stay float32.
     AMP: str = _key("", "'' (float32) or 'bf16'", lambda value: value in ("", "bf16"))
-    # Weights of the local losses, one for each module; () is 1 for all. Under Adam they matter where several losses
-    # reach one parameter: with OVERLAP, or where modules share weights.
+    # Weights of the local losses, one for each module; () is 1 for all. Under Adam without weight decay they matter
+    # where several losses reach one parameter: with OVERLAP, or where modules share weights.
     LOSS_WEIGHTS: Tuple[float, ...] = _key((), "a list of positive numbers (one for each module), or []", _is_factors)
-    # Largest norm of the gradient of each module, clipped on its own before the update (of the whole gradient, where a
-    # network is not trained greedily); 0 clips nothing.
+    # Largest norm of the (weighted) gradient of each module, clipped on its own before the update (of the whole
+    # gradient, where a network is not trained greedily); 0 clips nothing.
     CLIP_NORM: float = _key(
         0.0, "a non-negative number (0: off)", lambda value: _is_number(value) and 0 <= value < float("inf")
     )
@@ -148,7 +148,7 @@ class GreedyConfig:
         """
         known = {f.name: f for f in fields(cls)}
         # meddlr's habit: tuples are written (2, 3) in YAML, which is a string
-        values = {key: _literal(value) if isinstance(value, str) else value for key, value in values.items()}
+        values = {key: _literal(value) for key, value in values.items()}
         for key, value in values.items():
             if key not in known:
                 raise UserError(
@@ -232,11 +232,14 @@ def _merged(base: Dict[str, Any], over: Dict[str, Any]) -> Dict[str, Any]:
     return out
 
 
-def _literal(text: str) -> Any:
+def _literal(value: Any) -> Any:
+    """What is written as text, also inside a list: to YAML, 1e-3 is text."""
+    if isinstance(value, list):
+        return [_literal(element) for element in value]
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(value) if isinstance(value, str) else value
     except (ValueError, SyntaxError):
-        return text
+        return value
 
 
 def _all_keys(cfg: CfgNode, section: str = "") -> List[str]:

@@ -10,7 +10,7 @@ from test_greedy import batches, held_bytes, plain_network, train_stock
 from test_train import assert_same_run, metrics
 from test_user_errors import expect_error
 
-from meddlr_greedy.config import load_config
+from meddlr_greedy.config import GreedyConfig, load_config, read_yaml
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
@@ -300,6 +300,16 @@ def test_values_are_checked_from_python_too(config_of):
         GreedyUnrolled(network, amp="fp16")
     with pytest.raises(UserError, match="MISC.GREEDY.OVERLAP: found -1"):
         GreedyUnrolled(network, overlap=-1)
+    with pytest.raises(UserError, match="MISC.GREEDY.LOSS_WEIGHTS: found 0.5, allowed is a list"):
+        GreedyUnrolled(network, num_modules=2, loss_weights=0.5)
+
+
+def test_numbers_in_lists_may_be_written_with_an_exponent(tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        "MISC:\n  GREEDY:\n    LR_FACTORS: [1e-2, 1]\n    HOOKS: [DecoupledTraining]\n"
+    )
+    values = read_yaml(str(tmp_path / "config.yaml"))["MISC"]["GREEDY"]
+    assert GreedyConfig.from_mapping(values).LR_FACTORS == (0.01, 1)
 
 
 # ---- LOSS_WEIGHTS

@@ -88,10 +88,11 @@ def test_peak_within_five_percent_of_the_trainer(plan_cfg, data, arch, modules):
     assert planned > 2**21  # not of a trivial size
 
 
-@pytest.mark.parametrize("key", ["CHECKPOINT", "OVERLAP", "CLIP_NORM"])
+@pytest.mark.parametrize("key", ["CHECKPOINT", "OVERLAP", "CLIP_NORM", "LR_FACTORS", "LOSS_WEIGHTS"])
 @pytest.mark.parametrize(("data", "arch"), [("flatmem", "GeneralizedUnrolledCNN"), ("beatmem", "CGCineUnrolledCNN")])
 def test_peak_with_the_knobs(plan_cfg, data, arch, key):
-    cfg = plan_cfg(data, arch, 2, f"MISC.GREEDY.{key}", key == "CHECKPOINT" or 1)
+    value = {"CHECKPOINT": True, "LR_FACTORS": [0.5, 2], "LOSS_WEIGHTS": [0.1, 0.7]}.get(key, 1)
+    cfg = plan_cfg(data, arch, 2, f"MISC.GREEDY.{key}", value)
     assert plan_step(cfg, Example.of_data(cfg)).peak == pytest.approx(measured_peak(cfg), rel=0.05)
 
 
@@ -112,7 +113,8 @@ def test_invertible_networks_and_their_alternatives(plan_cfg, arch):
 
 
 def test_alternatives_of_what_one_module_alone_allows(plan_cfg):
-    opts = ["MODEL.UNROLLED.SHARE_WEIGHTS", True, "MISC.GREEDY.CLIP_NORM", 1]
+    opts = ["MODEL.UNROLLED.SHARE_WEIGHTS", True, "MISC.GREEDY.CLIP_NORM", 1, "MISC.GREEDY.LR_FACTORS", [2]]
+    opts += ["MISC.GREEDY.LOSS_WEIGHTS", [2]]
     cfg = plan_cfg("beatmem", "CineUnrolledCNN", 1, *opts)
     assert all(plan_step(other, Example.of_data(cfg)).peak for other in alternatives(cfg).values())
 

@@ -15,7 +15,10 @@ TRAINER_REGISTRY = Registry("TRAINER")
 TRAINER_REGISTRY.__doc__ = "Trainers: called with the config, subclasses of meddlr's DefaultTrainer."
 
 HOOK_REGISTRY = Registry("HOOK")
-HOOK_REGISTRY.__doc__ = "Extra hooks of a trainer: called with the config, subclasses of meddlr's HookBase."
+HOOK_REGISTRY.__doc__ = (
+    "Extra hooks of a trainer: called with the config, subclasses of meddlr's HookBase. One that has a method close()"
+    " is closed when a training ends, also by an error."
+)
 
 
 def trainer_class(cfg: CfgNode) -> Any:

@@ -212,8 +212,6 @@ def _plan(cfg: CfgNode, example: Example) -> StepMemory:
     cfg = cfg.clone().defrost()
     cfg.MODEL.DEVICE = "cpu"
     cfg.VIS_PERIOD = 0  # pictures are made on the host, now and then
-    # What needs (next to) no memory, and is not for every number of modules.
-    cfg.MISC.GREEDY.LR_FACTORS, cfg.MISC.GREEDY.LOSS_WEIGHTS, cfg.MISC.GREEDY.CLIP_NORM = (), (), 0.0
     with traced(_CUDA_BLOCK if on_cuda else 1, example.constant_along_readout) as trace:
         try:
             return _planned(cfg.freeze(), example, on_cuda, trace)
@@ -293,6 +291,9 @@ def _check_data(model: Any, example: Example) -> None:
 
 # ---- other configs of the same network
 
+#: Keys that are for one number of modules, and need no memory in training.
+_FOR_ANY_MODULES = {"NUM_INFERENCE_MODULES": 0, "LR_FACTORS": (), "LOSS_WEIGHTS": (), "CLIP_NORM": 0.0}
+
 
 def with_value(cfg: CfgNode, key: str, value: int) -> CfgNode:
     """The config with another number of features, or of unrolled steps in modules of the same size.
@@ -306,7 +307,7 @@ def with_value(cfg: CfgNode, key: str, value: int) -> CfgNode:
         if modules != 1:
             size = max(len(steps) for steps in partition_steps(cfg.get_recursive(STEPS), modules))
             new.MISC.GREEDY.NUM_MODULES = -(-value // size)
-            new.MISC.GREEDY.NUM_INFERENCE_MODULES = 0
+            new.MISC.GREEDY.update(_FOR_ANY_MODULES)
         new.MODEL.UNROLLED.STEP_SIZES = tuple(cfg.MODEL.UNROLLED.STEP_SIZES[:1])
     return new.freeze()
 
@@ -321,7 +322,7 @@ def with_modules(cfg: CfgNode, num_modules: int, checkpoint: bool) -> CfgNode:
         new.MISC.GREEDY.META_ARCHITECTURE = new.MODEL.META_ARCHITECTURE
         new.MODEL.META_ARCHITECTURE = GreedyUnrolled.__name__
     new.MISC.GREEDY.NUM_MODULES = num_modules
-    new.MISC.GREEDY.NUM_INFERENCE_MODULES = 0
+    new.MISC.GREEDY.update(_FOR_ANY_MODULES)
     new.MISC.GREEDY.CHECKPOINT = checkpoint
     new.MISC.GREEDY.TRAINING = "greedy"
     return new.freeze()

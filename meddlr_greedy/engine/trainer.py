@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import time
+from contextlib import ExitStack
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
@@ -197,22 +198,22 @@ class GreedyTrainer(DefaultTrainer):
         # before it is written, the resumed run evaluates and logs again; killed after it, nothing is missing.
         self.register_hooks([meddlr_hooks.PeriodicWriter(writers, periods), self.checkpoint_writer])
         self._seek_first_batch()
-        with EventStorage(self.start_iter) as self.storage, handling_signals(lambda n, _: self._signals.append(n)):
-            try:
-                self.before_train()
-                self.run_state.restore_generators()
-                for iteration in range(self.start_iter, self.max_iter):
-                    self.iter = iteration
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
-                    ending = self._asked_to_end()
-                    if ending and self.iter + 1 < self.max_iter:
-                        self._end_for_signal(ending)
-                self.after_train()
-            finally:
-                for open_one in [*writers, *(hook for hook in self._hooks if hasattr(hook, "close"))]:
-                    open_one.close()
+        with ExitStack() as at_end:
+            self.storage = at_end.enter_context(EventStorage(self.start_iter))
+            at_end.enter_context(handling_signals(lambda n, _: self._signals.append(n)))
+            for to_close in [*writers, *(hook for hook in self._hooks if hasattr(hook, "close"))]:
+                at_end.callback(to_close.close)
+            self.before_train()
+            self.run_state.restore_generators()
+            for iteration in range(self.start_iter, self.max_iter):
+                self.iter = iteration
+                self.before_step()
+                self.run_step()
+                self.after_step()
+                ending = self._asked_to_end()
+                if ending and self.iter + 1 < self.max_iter:
+                    self._end_for_signal(ending)
+            self.after_train()
         results = getattr(self, "_last_eval_results", None)
         if results:
             verify_results(self.cfg, results)

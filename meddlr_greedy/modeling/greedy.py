@@ -138,7 +138,7 @@ class GreedyUnrolled(nn.Module):
     ):
         super().__init__()
         _check_compatible(network)
-        knobs = {"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp, "LOSS_WEIGHTS": tuple(loss_weights)}
+        knobs = {"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp, "LOSS_WEIGHTS": loss_weights}
         GreedyConfig.from_mapping(knobs)
         # meddlr's checkpointer strips the prefix of this name when it loads into the plain network.
         self.model = network

@@ -14,8 +14,8 @@ twice for that: the graph is cut at the tail, and the tail's graph lives until t
         before = head_k(image)                 # image: what the tail of module k - 1 gave, with its graph
         cut = detach(before)
         image = tail_k(cut)
-        loss_k = w_k loss(image, target)
-        gradient of loss_k with respect to tail_k and cut; keeps the graph of tail_k
+        loss_k = loss(image, target)
+        gradient of w_k loss_k with respect to tail_k and cut; keeps the graph of tail_k
         from the gradient of cut, that with respect to head_k and tail_{k-1}; frees their graphs
 
 Weights that grow from module to module let a tail be trained for the image of the next module rather than for its own
@@ -87,18 +87,16 @@ def _run_module(
     cut = before.detach().requires_grad_() if before.requires_grad else before
     image = model.run_steps(tail, cut, problem)
     loss = model.local_loss(problem.inputs, {"pred": image, **problem.reference})
-    value = loss.detach()
-    loss = model.loss_weights[k] * loss
 
     gradients: Gradients = {}
     if loss.requires_grad:  # a frozen module only passes its image on
+        (of_image,) = _gradient(loss, [image])
         wanted = [*of_tail, cut] if cut.requires_grad else of_tail
-        found = _gradient(loss, wanted, retain_graph=bool(of_tail))
-        del loss  # and its graph, which keeping that of the tail has kept
+        found = _gradient(image, wanted, _weighted(model.loss_weights[k], of_image), retain_graph=bool(of_tail))
         _add(gradients, dict(zip(of_tail, found)))
         if cut.requires_grad:
             _add(gradients, dict(zip(of_head, _gradient(before, of_head, found[-1]))))
-    return image if of_tail else image.detach(), value, gradients
+    return image if of_tail else image.detach(), loss.detach(), gradients
 
 
 def _reached_steps(model: "GreedyUnrolled", k: int) -> range:
@@ -114,6 +112,15 @@ def _gradient(
     retain_graph: bool = False,
 ) -> Sequence[Optional[torch.Tensor]]:
     return torch.autograd.grad(outputs, inputs, grad_outputs, allow_unused=True, retain_graph=retain_graph)
+
+
+def _weighted(weight: float, of_image: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
+    """The gradient of a loss with respect to its image, times the weight of the loss.
+
+    There, and not at the loss: the loss of the last module of a process is the trainer's, and every module has to give
+    the same bits whether it is the last or not.
+    """
+    return of_image if weight == 1 or of_image is None else weight * of_image
 
 
 def _add(gradients: Gradients, more: Mapping[nn.Parameter, Optional[torch.Tensor]]) -> None:
@@ -153,7 +160,7 @@ class _HandOutGradients(torch.autograd.Function):
         ctx.graph = None  # frees the activations
         gradients = graph.gradients
         if graph.image.requires_grad:
-            grad = grad if graph.weight == 1 else graph.weight * grad  # no copy of the image where none is needed
-            _add(gradients, dict(zip(graph.parameters, _gradient(graph.image, graph.parameters, grad))))
+            found = _gradient(graph.image, graph.parameters, _weighted(graph.weight, grad))
+            _add(gradients, dict(zip(graph.parameters, found)))
         graph.on_done()
         return (None, *(gradients.pop(p, None) for p in parameters))
