@@ -3,35 +3,34 @@
 import pytest
 from meddlr.modeling import build_model
 
-from meddlr_greedy.config import load_config
 from projects.cine import equal_architecture
-from projects.cine.equal_architecture import BACKPROP, CONFIG, LEARNING_RATES, PLAIN, SEEDS, VARIANTS, Side
+from projects.cine.equal_architecture import BACKPROP, LEARNING_RATES, PLAIN, SEEDS, VARIANTS, Variant
 from projects.cine.tables import publish_result
 from projects.cine.trials import Trial
 
 
 def test_variants_are_one_network_trained_in_other_ways(tmp_path):
-    cfgs = {label: load_config(str(CONFIG), opts) for label, opts in VARIANTS.items()}
-    plain = cfgs[PLAIN]
+    cfgs = {variant.label: variant.cfg for variant in all_variants(tmp_path)}
     assert [build_model(cfg).num_modules for cfg in cfgs.values()] == [1, 3, 3, 3, 3]  # none is refused
     for cfg in cfgs.values():
         for section in ("MODEL", "SOLVER", "DATASETS", "AUG_TRAIN", "DATALOADER"):
-            assert cfg[section] == plain[section]
-    trials = [side.trial(rate, seed) for side in sides(tmp_path) for rate in LEARNING_RATES for seed in SEEDS]
+            assert cfg[section] == cfgs[PLAIN][section]
+    trials = [v.trial(rate, seed) for v in all_variants(tmp_path) for rate in LEARNING_RATES for seed in SEEDS]
     assert len({trial.folder for trial in trials}) == len(trials) == 3 * 3 * len(VARIANTS)
 
 
 def test_the_rate_that_validates_best_is_trained_on_with_all_seeds(tmp_path, monkeypatch):
-    side = sides(tmp_path)[0]
-    best = side.search()["4e-3"].folder
+    variant = all_variants(tmp_path)[0]
+    best = variant.search()["4e-3"].folder
     monkeypatch.setattr(Trial, "validation", lambda trial: 30.0 + (trial.folder == best))
-    first, *others = side.final()
-    assert first == side.search()["4e-3"]
+    first, *others = variant.final()
+    assert (first.folder, first.opts) == (best, variant.search()["4e-3"].opts)
+    assert first.evaluates and not any(trial.evaluates for trial in variant.search().values())
     assert all("4e-3" in trial.opts for trial in others) and len(others) == 2
 
 
-def sides(output):
-    return [Side(output, label) for label in VARIANTS]
+def all_variants(output):
+    return [Variant(output, label) for label in VARIANTS]
 
 
 def _variant(psnr, megabytes, seconds=1.0):

@@ -53,7 +53,7 @@ VARIANTS: Dict[str, Tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Side:
+class Variant:
     """One way to train the network.
 
     Args:
@@ -64,14 +64,18 @@ class Side:
     output: Path
     label: str
 
-    def trial(self, rate: str, seed: int) -> Trial:
-        name = self.label.replace(", ", "-").replace(" ", "-").lower()
+    @property
+    def cfg(self) -> CfgNode:
+        return load_config(str(CONFIG), VARIANTS[self.label])
+
+    def trial(self, rate: str, seed: int, evaluates: bool = True) -> Trial:
+        folder = self.output / self.label.replace(", ", "-").replace(" ", "-").lower() / f"lr{rate}-seed{seed}"
         opts = (*VARIANTS[self.label], "SOLVER.BASE_LR", rate, "SEED", str(seed))
-        return Trial(self.output / name / f"lr{rate}-seed{seed}", CONFIG, opts)
+        return Trial(folder, CONFIG, opts, evaluates)
 
     def search(self) -> Dict[str, Trial]:
         """Learning rate -> the training that tells what it is worth."""
-        return {rate: self.trial(rate, SEEDS[0]) for rate in LEARNING_RATES}
+        return {rate: self.trial(rate, SEEDS[0], evaluates=False) for rate in LEARNING_RATES}
 
     def best_rate(self) -> str:
         return max(LEARNING_RATES, key=lambda rate: self.search()[rate].validation())
@@ -116,10 +120,6 @@ def table(variants: Dict[str, Dict[str, Any]]) -> str:
     return f"{text}\n\n{note}"
 
 
-def _cfg(label: str) -> CfgNode:
-    return load_config(str(CONFIG), VARIANTS[label])
-
-
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,25 +134,24 @@ def main(argv: Sequence[str]) -> None:
     cfg = load_config(str(CONFIG))
     check_dataset_names(cfg.DATASETS.TEST)
     example = Example.of_data(cfg)
-    sides = [Side(args.output, label) for label in VARIANTS]
-    run_trials([trial for side in sides for trial in side.search().values()], args.jobs, "learning rates")
+    variants = [Variant(args.output, label) for label in VARIANTS]
+    run_trials([trial for v in variants for trial in v.search().values()], args.jobs, "learning rates")
     # Seed by seed, so that what runs at the same time is alike.
-    run_trials([trial for seed in zip(*(side.final() for side in sides)) for trial in seed], args.jobs, "final")
-    dataset = cfg.DATASETS.TEST[0]
-    times = step_times({label: _cfg(label) for label in VARIANTS}, example)
-    variants = {
-        side.label: {
-            **scores(side.final(), dataset),
-            "val_psnr": [trial.validation() for trial in side.final()],
-            "learning_rate": side.best_rate(),
-            "search_val_psnr": {rate: trial.validation() for rate, trial in side.search().items()},
-            "bytes": measured_peak(_cfg(side.label), example),
-            "step_s": times[side.label],
+    run_trials([trial for of_seed in zip(*(v.final() for v in variants)) for trial in of_seed], args.jobs, "final")
+    times = step_times({v.label: v.cfg for v in variants}, example)
+    found = {
+        v.label: {
+            **scores(v.final(), cfg.DATASETS.TEST[0]),
+            "val_psnr": [trial.validation() for trial in v.final()],
+            "learning_rate": v.best_rate(),
+            "search_val_psnr": {rate: None if t.diverged else t.validation() for rate, t in v.search().items()},
+            "bytes": measured_peak(v.cfg, example),
+            "step_s": times[v.label],
         }
-        for side in sides
+        for v in variants
     }
-    result = {"variants": variants, "versions": versions(cfg.MODEL.DEVICE)}
-    publish_result(args.page, "equal_architecture", result, table(variants))
+    result = {"variants": found, "versions": versions(cfg.MODEL.DEVICE)}
+    publish_result(args.page, "equal_architecture", result, table(found))
 
 
 if __name__ == "__main__":
