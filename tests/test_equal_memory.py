@@ -126,6 +126,10 @@ def test_real_trials(write_config, tmp_path):
     assert trials[0].validation() > 0
     assert trials[1].results()["datasets"]
     run_trials(trials, 2, "test")  # nothing is left to do
+    scored = replace(trials[0], evaluates=True)
+    trained = (scored.folder / "metrics.json").read_text()
+    run_trials([scored], 1, "test")
+    assert scored.results()["datasets"] and (scored.folder / "metrics.json").read_text() == trained
     with pytest.raises(UserError, match="--jobs: found 0"):
         run_trials(trials, 0, "test")
     other = Trial(trials[0].folder, config, (*mask, "SEED", "3"), evaluates=False)

@@ -48,11 +48,7 @@ def scale_learning_rates(optimizer: Any, model: nn.Module, factors: Sequence[flo
     """
     modules = _parameters_of_modules(model, "LR_FACTORS", list(factors))
     assert isinstance(model, GreedyUnrolled), "refused with the config"
-    if len(factors) != model.num_modules:
-        raise UserError(
-            f"MISC.GREEDY.LR_FACTORS: found {len(factors)} numbers, allowed are {model.num_modules} (one for each"
-            " module)"
-        )
+    model.check_one_for_each_module("LR_FACTORS", factors)
     factor_of = {id(p): factors[k] for k, parameters in zip(model.own_modules, modules) for p in parameters}
     for group in optimizer.param_groups:
         (parameter,) = group["params"]

@@ -160,11 +160,8 @@ class GreedyUnrolled(nn.Module):
         self.checkpoint = checkpoint
         self.overlap = overlap
         self.amp = amp
-        if loss_weights and len(loss_weights) != self.num_modules:
-            raise UserError(
-                f"MISC.GREEDY.LOSS_WEIGHTS: found {len(loss_weights)} numbers, allowed are {self.num_modules} (one for"
-                " each module)"
-            )
+        if loss_weights:
+            self.check_one_for_each_module("LOSS_WEIGHTS", loss_weights)
         self.loss_weights = list(loss_weights) or [1.0] * self.num_modules
         self.asked_of_trainer = dict(asked_of_trainer or {})
         shortest = min((len(steps) for steps in self.module_steps[:-1]), default=overlap)
@@ -183,9 +180,12 @@ class GreedyUnrolled(nn.Module):
     def num_modules(self) -> int:
         return len(self.module_steps)
 
-    @property
-    def num_steps(self) -> int:
-        return len(self.model.step_sizes)
+    def check_one_for_each_module(self, key: str, numbers: Sequence[float]) -> None:
+        """Raises a UserError where a key of ``MISC.GREEDY`` has another number of elements than there are modules."""
+        if len(numbers) != self.num_modules:
+            raise UserError(
+                f"MISC.GREEDY.{key}: found {len(numbers)} numbers, allowed are {self.num_modules} (one for each module)"
+            )
 
     @property
     def is_last(self) -> bool:
@@ -297,7 +297,7 @@ class GreedyUnrolled(nn.Module):
         if not steps:
             return []
         own = self._ids_of_parameters(steps)
-        of_any_step = self._ids_of_parameters(range(self.num_steps))
+        of_any_step = self._ids_of_parameters(range(len(self.model.step_sizes)))
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         return [p for p in trainable if id(p) in own or id(p) not in of_any_step]
 

@@ -90,7 +90,7 @@ def _run_module(
 
     gradients: Gradients = {}
     if loss.requires_grad:  # a frozen module only passes its image on
-        (of_image,) = _gradient(loss, [image])
+        (of_image,) = torch.autograd.grad(loss, [image])
         wanted = [*of_tail, cut] if cut.requires_grad else of_tail
         found = _gradient(image, wanted, _weighted(model.loss_weights[k], of_image), retain_graph=bool(of_tail))
         _add(gradients, dict(zip(of_tail, found)))
@@ -114,13 +114,13 @@ def _gradient(
     return torch.autograd.grad(outputs, inputs, grad_outputs, allow_unused=True, retain_graph=retain_graph)
 
 
-def _weighted(weight: float, of_image: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
+def _weighted(weight: float, of_image: torch.Tensor) -> torch.Tensor:
     """The gradient of a loss with respect to its image, times the weight of the loss.
 
     There, and not at the loss: the loss of the last module of a process is the trainer's, and every module has to give
     the same bits whether it is the last or not.
     """
-    return of_image if weight == 1 or of_image is None else weight * of_image
+    return of_image if weight == 1 else weight * of_image
 
 
 def _add(gradients: Gradients, more: Mapping[nn.Parameter, Optional[torch.Tensor]]) -> None:

@@ -78,7 +78,8 @@ class Variant:
         return {rate: self.trial(rate, SEEDS[0], evaluates=False) for rate in LEARNING_RATES}
 
     def best_rate(self) -> str:
-        return max(LEARNING_RATES, key=lambda rate: self.search()[rate].validation())
+        trials = self.search()
+        return max(trials, key=lambda rate: trials[rate].validation())
 
     def final(self) -> List[Trial]:
         return [self.trial(self.best_rate(), seed) for seed in SEEDS]
@@ -136,13 +137,14 @@ def main(argv: Sequence[str]) -> None:
     example = Example.of_data(cfg)
     variants = [Variant(args.output, label) for label in VARIANTS]
     run_trials([trial for v in variants for trial in v.search().values()], args.jobs, "learning rates")
+    finals = {v.label: v.final() for v in variants}
     # Seed by seed, so that what runs at the same time is alike.
-    run_trials([trial for of_seed in zip(*(v.final() for v in variants)) for trial in of_seed], args.jobs, "final")
+    run_trials([trial for of_seed in zip(*finals.values()) for trial in of_seed], args.jobs, "final")
     times = step_times({v.label: v.cfg for v in variants}, example)
     found = {
         v.label: {
-            **scores(v.final(), cfg.DATASETS.TEST[0]),
-            "val_psnr": [trial.validation() for trial in v.final()],
+            **scores(finals[v.label], cfg.DATASETS.TEST[0]),
+            "val_psnr": [trial.validation() for trial in finals[v.label]],
             "learning_rate": v.best_rate(),
             "search_val_psnr": {rate: None if t.diverged else t.validation() for rate, t in v.search().items()},
             "bytes": measured_peak(v.cfg, example),

@@ -10,7 +10,6 @@ Example::
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from meddlr_greedy.data.masks import KT_MASK_FUNCS, KtMaskFunc, partial_echo, time_average_coverage
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically
+from projects.cine.tables import write_json
 
 #: Rows along the readout of a drawn mask: enough to see a partial echo.
 READOUT = 64
@@ -93,8 +93,7 @@ def main(argv: Sequence[str]) -> None:
 
     args.output.mkdir(parents=True, exist_ok=True)
     draw(masks, args.output / "sampling.png")
-    with written_atomically(args.output / "sampling.json") as partial:
-        partial.write_text(json.dumps(rows, indent=1) + "\n")
+    write_json(args.output / "sampling.json", rows)
     print(f"{args.seeds} masks of {args.lines} lines, {args.frames} frames")
     print(tabulate(rows, headers="keys", floatfmt=".3g", tablefmt="github"))
     print(f"written: {args.output / 'sampling.png'}, {args.output / 'sampling.json'}")

@@ -84,7 +84,7 @@ def publish_picture(picture: Path, path: Path, max_bytes: int = 3_000_000) -> No
                 frames[0].save(partial, format="GIF", save_all=True, append_images=frames[1:], **options)
 
 
-def write_json(path: Path, result: Mapping[str, Any]) -> None:
+def write_json(path: Path, result: Any) -> None:
     """The raw values of a result."""
     with written_atomically(path) as partial:
         partial.write_text(json.dumps(result, indent=1) + "\n")

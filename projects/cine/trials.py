@@ -91,7 +91,10 @@ class Trial:
         opts = ["OUTPUT_DIR", str(self.folder), *self.opts]
         train = [sys.executable, "-m", "meddlr_greedy.train_net", "--resume", *given, *opts]
         evaluate = [sys.executable, "-m", "meddlr_greedy.eval_net", "--num-figures", "1", *given, *opts]
-        return [train, evaluate] if self.evaluates else [train]
+        if not self.evaluates:
+            return [train]
+        is_trained = (self.folder / "model_final.pth").is_file()  # the last that a training writes; a search may have
+        return [evaluate] if is_trained else [train, evaluate]
 
 
 def run_trials(trials: Sequence[Trial], jobs: int, description: str) -> None:
