@@ -7,7 +7,8 @@ of the network. For each of these:
     training     the seeds; PSNR and SSIM on the test set, differences taken seed by seed
 
 End to end it is trained a second time, with the loss times 3: that cancels in Adam's update, but for how numbers are
-rounded, and what it changes is what chance changes. Memory and time of a step are measured, on a made-up batch of the same size.
+rounded, and what it changes is what chance changes. Memory and time of a step are measured, on a made-up batch of the
+same size.
 
 The command continues where it was ended: what is trained stays. The table goes between the marks of the config's name.
 
