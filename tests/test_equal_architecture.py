@@ -1,11 +1,26 @@
 """The study at equal architecture: what its trainings are, its table."""
 
+import math
+
 import pytest
+import torch
+import yaml
 from meddlr.modeling import build_model
 
 from meddlr_greedy.config import load_config
+from meddlr_greedy.engine.planning import Example
+from meddlr_greedy.errors import UserError
 from projects.cine import equal_architecture
-from projects.cine.equal_architecture import AGAIN, BACKPROP, CONFIG, PLAIN, VARIANTS, Variant
+from projects.cine.equal_architecture import (
+    AGAIN,
+    BACKPROP,
+    CONFIG,
+    PLAIN,
+    VARIANTS,
+    Variant,
+    check_suits,
+    search_rates,
+)
 from projects.cine.tables import publish_result
 from projects.cine.trials import Trial
 
@@ -25,18 +40,80 @@ def test_variants_are_one_network_trained_in_other_ways(config, tmp_path):
 
 def test_it_is_the_network_of_the_largest_memory_budget():
     cfg, budget = load_config(str(CONFIG)), load_config(str(CONFIG.with_name("equal_memory.yaml")))
-    assert cfg.MODEL.UNROLLED == budget.MODEL.UNROLLED and cfg.SOLVER == budget.SOLVER
+    assert cfg.MISC.GREEDY.META_ARCHITECTURE == budget.MODEL.META_ARCHITECTURE
+    for key in ("MODEL.UNROLLED", "MODEL.NORMALIZER", "SOLVER", "DATASETS", "AUG_TRAIN", "MISC.GREEDY.READOUT_CROP"):
+        assert cfg.get_recursive(key) == budget.get_recursive(key)
 
 
-def test_the_rate_that_validates_best_is_trained_on_with_all_seeds(tmp_path, monkeypatch):
-    variant = all_variants(tmp_path, CONFIG)[0]
-    assert sorted(variant.search()) == ["2e-3", "4e-3", "8e-3"]
-    best = variant.search()["2e-3"].folder
-    monkeypatch.setattr(Trial, "validation", lambda trial: 30.0 + (trial.folder == best))
+@pytest.mark.parametrize(
+    "best, trained",
+    [
+        ("4e-3", ["2e-3", "4e-3", "8e-3"]),
+        ("8e-3", ["2e-3", "4e-3", "8e-3", "16e-3"]),
+        ("1e-3", ["0.5e-3", "1e-3", "2e-3", "4e-3", "8e-3"]),
+    ],
+)
+def test_search_goes_on_until_the_best_rate_has_neighbours(tmp_path, monkeypatch, best, trained):
+    done = set()
+    variant = Variant(CONFIG, tmp_path, BACKPROP)
+
+    def distance(trial):
+        return abs(math.log2(float(trial.opts[trial.opts.index("SOLVER.BASE_LR") + 1]) / float(best)))
+
+    monkeypatch.setattr(Trial, "is_done", property(lambda trial: trial.folder in done))
+    monkeypatch.setattr(Trial, "validation", lambda trial: 30.0 - distance(trial))
+    monkeypatch.setattr(equal_architecture, "run_trials", lambda trials, *_: done.update(t.folder for t in trials))
+    search_rates([variant], jobs=1)
+    assert sorted(variant.search(), key=float) == trained and len(done) == len(trained)
     first, *others = variant.final(3)
-    assert (first.folder, first.opts) == (best, variant.search()["2e-3"].opts)
+    assert (first.folder, first.opts) == (variant.search()[best].folder, variant.search()[best].opts)
     assert first.evaluates and not any(trial.evaluates for trial in variant.search().values())
-    assert all("2e-3" in trial.opts for trial in others) and len(others) == 2
+    assert all(best in trial.opts for trial in others) and len(others) == 2
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"DATASETS": {"VAL": []}}, "DATASETS.VAL: found none"),
+        ({"TEST": {"VAL_METRICS": {"RECON": ["nrmse"]}}}, "TEST.VAL_METRICS.RECON: .*'psnr_scan' is needed"),
+        ({"MISC": {"GREEDY": {"NUM_MODULES": 1}}}, "plain greedy training is needed"),
+        ({"MISC": {"GREEDY": {"NUM_MODULES": 2}}}, "weights 0.01 0.1 1': MISC.GREEDY.LOSS_WEIGHTS: found 3"),
+        ({"MISC": {"GREEDY": {"NUM_MODULES": 5}}}, "OVERLAP 2': MISC.GREEDY.OVERLAP: found 2"),
+        ({"MISC": {"GREEDY": {"CLIP_NORM": 1.0}}}, "under Adam alone"),
+        ({"SOLVER": {"OPTIMIZER": "SGD"}}, "under Adam alone"),
+    ],
+)
+def test_what_does_not_suit_is_refused_before_training(tmp_path, monkeypatch, changed, message):
+    monkeypatch.setattr(equal_architecture, "check_dataset_names", lambda names: None)
+    config = tmp_path / "other.yaml"
+    config.write_text(yaml.safe_dump({"_BASE_": str(CONFIG), **changed}))
+    with pytest.raises(UserError, match=f"other.yaml.*{message}"):
+        check_suits(all_variants(tmp_path, config))
+
+
+def test_backprop_again_has_three_times_the_gradient_but_for_rounding():
+    gradients = []
+    for label in (BACKPROP, AGAIN):
+        torch.manual_seed(0)
+        cfg = load_config(str(CONFIG), (*VARIANTS[label], "MODEL.UNROLLED.NUM_FEATURES", "4"))
+        model = build_model(cfg).train()
+        example = Example.of_shape(cfg, (16, 24, 4, 2))
+        batch = example.batch(1, make=lambda shape, dtype: 0.3 * torch.randn(shape, dtype=dtype))
+        model(batch)["pred"].abs().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    expected, found = 3 * gradients[0], gradients[1]
+    assert 0 < (found - expected).norm() < 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [(["--seeds", "1"], "--seeds: found 1"), (["--config-file", "PATH/unmarked.yaml"], "<!-- unmarked -->")],
+)
+def test_wrong_arguments(arguments, message, tmp_path, capsys):
+    (tmp_path / "unmarked.yaml").write_text(yaml.safe_dump({"_BASE_": str(CONFIG)}))
+    with pytest.raises(SystemExit) as ended:
+        equal_architecture.main([argument.replace("PATH", str(tmp_path)) for argument in arguments])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
 
 
 def all_variants(output, config):
@@ -64,7 +141,7 @@ def test_table_compares_seed_by_seed_within_twice_the_memory(variants):
     lines = equal_architecture.table(variants).splitlines()
     assert "-0.67 ± 0.29" in lines[4] and "1.00 (1.00 to 1.00)" in lines[4]
     assert "2.00" in lines[5] and "1.50 (1.50 to 1.50)" in lines[5]
-    assert "better, -0.03 dB to backprop" in lines[-1]
+    assert "better, -0.03 ± 0.06 dB to backprop" in lines[-1]
 
 
 def test_result_beside_the_page(variants, tmp_path):

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from meddlr_greedy.config import load_config
 from meddlr_greedy.engine.planning import Example, plan_step, with_value
@@ -126,10 +127,21 @@ def test_real_trials(write_config, tmp_path):
     assert trials[0].validation() > 0
     assert trials[1].results()["datasets"]
     run_trials(trials, 2, "test")  # nothing is left to do
-    for trial in trials:  # nor after an update that brought a new key
-        note = trial.folder / "trial.yaml"
-        note.write_text(note.read_text().replace("    LOSS_WEIGHTS: []\n", ""))
-        trial.claim_folder()
+    # Nor after an update that brought a new key, nor after a move.
+    moved = replace(trials[0], folder=trials[0].folder.rename(tmp_path / "moved"))
+    note = moved.folder / "trial.yaml"
+    noted = note.read_text()
+    older = noted.replace("    LOSS_WEIGHTS: []\n", "")
+    assert older != noted
+    note.write_text(older)
+    moved.claim_folder()
+    assert yaml.safe_load(note.read_text())["MISC"]["GREEDY"]["LOSS_WEIGHTS"] == []
+    for text, opts in ((older, ("MISC.GREEDY.NUM_MODULES", "2")), (noted + "UNKNOWN: 1\n", ()), (noted, ("SEED", "7"))):
+        note.write_text(text)
+        with pytest.raises(UserError, match="moved: holds a training with another config"):
+            replace(moved, opts=(*moved.opts, *opts)).claim_folder()
+    note.write_text(noted)
+    moved.folder.rename(trials[0].folder)
     scored = replace(trials[0], evaluates=True)
     trained = (scored.folder / "metrics.json").read_text()
     run_trials([scored], 1, "test")

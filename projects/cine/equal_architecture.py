@@ -3,20 +3,21 @@
 The network of a config is trained end to end, greedily, and greedily with each option that lets a local loss see more
 of the network. For each of these:
 
-    search       the learning rate that is best on the validation set, of the same ones for all: one seed
+    search       the learning rate that is best on the validation set: the config's, its half and its double, and on, by
+                 factors of two, until the best one has a worse neighbour on each side; one seed
     training     the seeds; PSNR and SSIM on the test set, differences taken seed by seed
 
-End to end it is trained a second time, with the loss times 3: that cancels in Adam's update, but for how numbers are
-rounded, and what it changes is what chance changes. Memory and time of a step are measured, on a made-up batch of the
-same size.
+End to end it is trained a second time, with the loss times 3. Adam cancels that, but for its eps and for how numbers
+are rounded, a change of about 1e-5: the difference is what chance makes of a search and a training, with the seeds as
+they are. Memory and time of a step are measured, on a made-up batch of the same size.
 
 The command continues where it was ended: what is trained stays. The table goes between the marks of the config's name.
 
 Example::
 
     python -m projects.cine.pig --images pig_cine_sax.npz        # makes the data set, and more
-    python -m projects.cine.equal_architecture                   # an hour on two cores
-    python -m projects.cine.equal_architecture --config-file configs/cine/equal_architecture_deeper.yaml   # two hours
+    python -m projects.cine.equal_architecture                   # 50 minutes on two cores
+    python -m projects.cine.equal_architecture --config-file configs/cine/equal_architecture_deeper.yaml   # 90 minutes
 """
 
 import argparse
@@ -28,6 +29,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 from meddlr.config import CfgNode
+from meddlr.modeling import build_model
 from tabulate import tabulate
 
 from meddlr_greedy.config import load_config
@@ -40,12 +42,11 @@ from projects.cine.trials import Trial, run_trials, scores
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parents[1] / "configs" / "cine" / "equal_architecture.yaml"
-#: Factors of the config's learning rate that the search tries.
-RATE_FACTORS = (1.0, 0.5, 2.0)
 
 _OVERLAP, _WEIGHTS = "MISC.GREEDY.OVERLAP", "MISC.GREEDY.LOSS_WEIGHTS"
 _END_TO_END = ("MISC.GREEDY.NUM_MODULES", "1")
-BACKPROP, AGAIN, PLAIN = "backprop", "backprop, rounded otherwise", "greedy"
+SCORE = "psnr_scan"
+BACKPROP, AGAIN, PLAIN = "backprop", "backprop, loss times 3", "greedy"
 #: Label -> what it changes in the config. The first three are what the others are measured by.
 VARIANTS: Dict[str, Tuple[str, ...]] = {
     BACKPROP: _END_TO_END,
@@ -81,16 +82,64 @@ class Variant:
         return Trial(folder, self.config, opts, evaluates)
 
     def search(self) -> Dict[str, Trial]:
-        """Learning rate -> the training that tells what it is worth."""
-        rates = [f"{1000 * factor * self.cfg.SOLVER.BASE_LR:g}e-3" for factor in RATE_FACTORS]
+        """Learning rate -> the training that tells what it is worth; of all that are known to be needed so far."""
+        low, high = -1, 1
+        trials = self._at_powers(low, high)
+        while all(trial.is_done for trial in trials.values()):
+            best = list(trials).index(_best(trials))
+            if 0 < best < len(trials) - 1:
+                break
+            low, high = (low - 1, high) if best == 0 else (low, high + 1)
+            trials = self._at_powers(low, high)
+        return trials
+
+    def _at_powers(self, low: int, high: int) -> Dict[str, Trial]:
+        rates = [f"{1000 * 2**power * self.cfg.SOLVER.BASE_LR:g}e-3" for power in range(low, high + 1)]
         return {rate: self.trial(rate, seed=1, evaluates=False) for rate in rates}
 
-    def best_rate(self) -> str:
-        trials = self.search()
-        return max(trials, key=lambda rate: trials[rate].validation())
-
     def final(self, num_seeds: int) -> List[Trial]:
-        return [self.trial(self.best_rate(), seed) for seed in range(1, num_seeds + 1)]
+        rate = _best(self.search())
+        return [self.trial(rate, seed) for seed in range(1, num_seeds + 1)]
+
+
+def _best(trials: Dict[str, Trial]) -> str:
+    return max(trials, key=lambda rate: trials[rate].validation())
+
+
+def search_rates(variants: Sequence[Variant], jobs: int) -> None:
+    """Trains until each variant's best learning rate has a worse neighbour on each side."""
+    while True:
+        trials = [trial for variant in variants for trial in variant.search().values()]
+        if all(trial.is_done for trial in trials):
+            return
+        run_trials(trials, jobs, "learning rates")
+
+
+def check_suits(variants: Sequence[Variant]) -> None:
+    """Finds before anything is trained what would end a training, or make it another one than its label says.
+
+    Raises:
+        UserError: names the config, and the key.
+    """
+    config, cfg = variants[0].config, load_config(str(variants[0].config))
+    for key in ("TRAIN", "VAL", "TEST"):
+        if not cfg.DATASETS[key]:
+            raise UserError(f"{config}: DATASETS.{key}: found none, allowed is at least one data set")
+        check_dataset_names(cfg.DATASETS[key])
+    if SCORE not in cfg.TEST.VAL_METRICS.RECON:
+        raise UserError(f"{config}: TEST.VAL_METRICS.RECON: found {cfg.TEST.VAL_METRICS.RECON}, '{SCORE}' is needed")
+    greedy = cfg.MISC.GREEDY
+    if greedy.NUM_MODULES in (1, [1]) or greedy.OVERLAP or greedy.LOSS_WEIGHTS:
+        raise UserError(f"{config}: MISC.GREEDY: plain greedy training is needed: modules, no OVERLAP, no LOSS_WEIGHTS")
+    if cfg.SOLVER.OPTIMIZER != "Adam" or cfg.SOLVER.WEIGHT_DECAY or greedy.CLIP_NORM:
+        raise UserError(
+            f"{config}: '{AGAIN}' repeats '{BACKPROP}' under Adam alone, without WEIGHT_DECAY and CLIP_NORM"
+        )
+    for variant in variants:
+        try:
+            build_model(variant.cfg)
+        except UserError as error:
+            raise UserError(f"{config}, trained as '{variant.label}': {error}") from None
 
 
 def table(variants: Dict[str, Dict[str, Any]]) -> str:
@@ -102,10 +151,10 @@ def table(variants: Dict[str, Dict[str, Any]]) -> str:
     """
     backprop, plain = variants[BACKPROP], variants[PLAIN]
     rows = []
-    to_backprop: Dict[str, float] = {}
+    to_backprop: Dict[str, str] = {}
     for label, variant in variants.items():
         differences = [own - other for own, other in zip(variant["psnr"], backprop["psnr"])]
-        to_backprop[label] = statistics.mean(differences)
+        to_backprop[label] = spread(differences, 2, sign="+")
         time = ratio(variant["step_s"], plain["step_s"])
         rows.append(
             {
@@ -113,7 +162,7 @@ def table(variants: Dict[str, Dict[str, Any]]) -> str:
                 "learning rate": variant["learning_rate"],
                 "PSNR (dB)": spread(variant["psnr"], 2),
                 "SSIM": spread(variant["ssim"], 4),
-                "PSNR to backprop (dB)": "" if label == BACKPROP else spread(differences, 2, sign="+"),
+                "PSNR to backprop (dB)": "" if label == BACKPROP else to_backprop[label],
                 "memory (MB)": f"{variant['bytes'] / 1e6:.0f}",
                 "memory / greedy": f"{variant['bytes'] / plain['bytes']:.2f}",
                 "time / greedy": f"{time['ratio']:.2f} ({time['low']:.2f} to {time['high']:.2f})",
@@ -125,7 +174,7 @@ def table(variants: Dict[str, Dict[str, Any]]) -> str:
     best = max(affordable, key=lambda name: statistics.mean(variants[name]["val_psnr"]))
     note = (
         f"Best on the validation set, of the greedy ones within twice the memory of plain greedy: {best},"
-        f" {to_backprop[best]:+.2f} dB to backprop on the test set."
+        f" {to_backprop[best]} dB to backprop on the test set."
     )
     return f"{text}\n\n{note}"
 
@@ -136,9 +185,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--config-file", type=Path, default=CONFIG, metavar="FILE", help="the network, trained greedily"
     )
-    parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="of the trainings; default: the config's OUTPUT_DIR"
-    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the trainings go, in place of OUTPUT_DIR")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time, one thread each")
     parser.add_argument("--page", type=Path, default=HERE / "RESULTS.md", metavar="FILE", help="where the table goes")
@@ -151,10 +198,10 @@ def main(argv: Sequence[str]) -> None:
     cfg = load_config(str(args.config_file))
     name = args.config_file.stem
     check_page(args.page, name.replace("_", "-"))
-    check_dataset_names(cfg.DATASETS.TEST)
-    example = Example.of_data(cfg)
     variants = [Variant(args.config_file, args.output or Path(cfg.OUTPUT_DIR), label) for label in VARIANTS]
-    run_trials([trial for v in variants for trial in v.search().values()], args.jobs, "learning rates")
+    check_suits(variants)
+    example = Example.of_data(cfg)
+    search_rates(variants, args.jobs)
     finals = {v.label: v.final(args.seeds) for v in variants}
     # Seed by seed, so that what runs at the same time is alike.
     run_trials([trial for of_seed in zip(*finals.values()) for trial in of_seed], args.jobs, "final")
@@ -163,7 +210,7 @@ def main(argv: Sequence[str]) -> None:
         v.label: {
             **scores(finals[v.label], cfg.DATASETS.TEST[0]),
             "val_psnr": [trial.validation() for trial in finals[v.label]],
-            "learning_rate": v.best_rate(),
+            "learning_rate": _best(v.search()),
             "search_val_psnr": {rate: None if t.diverged else t.validation() for rate, t in v.search().items()},
             "bytes": measured_peak(v.cfg, example),
             "step_s": times[v.label],

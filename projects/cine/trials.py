@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
+import yaml
 from meddlr.config import CfgNode
 from tqdm import tqdm
 
@@ -61,13 +62,23 @@ class Trial:
         """
         config = load_config(str(self.config), ["OUTPUT_DIR", str(self.folder), *self.opts])
         note = self.folder / "trial.yaml"
-        if note.is_file() and _is_config(note, config):
-            return
-        if note.is_file() or (self.folder / "metrics.json").is_file():
+        is_used = note.is_file() or (self.folder / "metrics.json").is_file()
+        if is_used and not (note.is_file() and self._is_noted(note, config)):
             raise UserError(f"{self.folder}: holds a training with another config; remove it, or give another --output")
         self.folder.mkdir(parents=True, exist_ok=True)
         with written_atomically(note) as partial:
             partial.write_text(config.dump())
+
+    def _is_noted(self, note: Path, config: CfgNode) -> bool:
+        """Whether the note is of this config, wherever the folder was then.
+
+        A key that is younger than the note counts as its default: a new key of the plugin changes nothing by itself.
+        """
+        try:
+            noted = load_config(str(note), ["OUTPUT_DIR", str(self.folder)])
+        except UserError:  # a key that is gone, or another value than is allowed now
+            return False
+        return bool(yaml.safe_load(noted.dump()) == yaml.safe_load(config.dump()))
 
     @property
     def _results(self) -> Path:
@@ -154,14 +165,6 @@ def training_minutes(metrics_file: Path) -> float:
     ends = sorted(of_iteration)
     lengths = [end - begin for begin, end in zip([-1, *ends], ends)]
     return sum(length * of_iteration[end] for length, end in zip(lengths, ends)) / 60
-
-
-def _is_config(note: Path, config: CfgNode) -> bool:
-    """Whether a file holds that config; a key that is younger than the file has its default there."""
-    try:
-        return load_config(str(note)) == config
-    except UserError:  # a key that is gone, or another value than is allowed now
-        return False
 
 
 def _rows(metrics_file: Path) -> List[Dict[str, Any]]:
