@@ -16,8 +16,8 @@ from projects.cine.equal_architecture import (
     BACKPROP,
     CONFIG,
     PLAIN,
-    VARIANTS,
-    Variant,
+    all_variants,
+    changes,
     check_suits,
     search_rates,
 )
@@ -29,13 +29,13 @@ CONFIGS = (CONFIG, CONFIG.with_name("equal_architecture_deeper.yaml"))
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_variants_are_one_network_trained_in_other_ways(config, tmp_path):
-    cfgs = {variant.label: variant.cfg for variant in all_variants(tmp_path, config)}
-    assert [build_model(cfg).num_modules for cfg in cfgs.values()] == [1, 1, 3, 3, 3, 3]  # none is refused
+    cfgs = {variant.label: variant.cfg for variant in all_variants(config, tmp_path)}
+    assert [build_model(cfg).num_modules for cfg in cfgs.values()] == [1, 1, 3, 3, 3, 3, 2]  # none is refused
     for cfg in cfgs.values():
         for section in ("MODEL", "SOLVER", "DATASETS", "AUG_TRAIN", "DATALOADER"):
             assert cfg[section] == cfgs[PLAIN][section]
-    trials = [v.trial(rate, seed) for v in all_variants(tmp_path, config) for rate in v.search() for seed in (1, 2, 3)]
-    assert len({trial.folder for trial in trials}) == len(trials) == 3 * 3 * len(VARIANTS)
+    trials = [v.trial(rate, seed) for v in all_variants(config, tmp_path) for rate in v.search() for seed in (1, 2, 3)]
+    assert len({trial.folder for trial in trials}) == len(trials) == 3 * 3 * len(cfgs)
 
 
 def test_it_is_the_network_of_the_largest_memory_budget():
@@ -55,7 +55,7 @@ def test_it_is_the_network_of_the_largest_memory_budget():
 )
 def test_search_goes_on_until_the_best_rate_has_neighbours(tmp_path, monkeypatch, best, trained):
     done = set()
-    variant = Variant(CONFIG, tmp_path, BACKPROP)
+    variant = all_variants(CONFIG, tmp_path)[0]
 
     def distance(trial):
         return abs(math.log2(float(trial.opts[trial.opts.index("SOLVER.BASE_LR") + 1]) / float(best)))
@@ -88,14 +88,14 @@ def test_what_does_not_suit_is_refused_before_training(tmp_path, monkeypatch, ch
     config = tmp_path / "other.yaml"
     config.write_text(yaml.safe_dump({"_BASE_": str(CONFIG), **changed}))
     with pytest.raises(UserError, match=f"other.yaml.*{message}"):
-        check_suits(all_variants(tmp_path, config))
+        check_suits(all_variants(config, tmp_path))
 
 
 def test_backprop_again_has_three_times_the_gradient_but_for_rounding():
     gradients = []
     for label in (BACKPROP, AGAIN):
         torch.manual_seed(0)
-        cfg = load_config(str(CONFIG), (*VARIANTS[label], "MODEL.UNROLLED.NUM_FEATURES", "4"))
+        cfg = load_config(str(CONFIG), (*changes(5)[label], "MODEL.UNROLLED.NUM_FEATURES", "4"))
         model = build_model(cfg).train()
         example = Example.of_shape(cfg, (16, 24, 4, 2))
         batch = example.batch(1, make=lambda shape, dtype: 0.3 * torch.randn(shape, dtype=dtype))
@@ -114,10 +114,6 @@ def test_wrong_arguments(arguments, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         equal_architecture.main([argument.replace("PATH", str(tmp_path)) for argument in arguments])
     assert ended.value.code == 2 and message in capsys.readouterr().err
-
-
-def all_variants(output, config):
-    return [Variant(config, output, label) for label in VARIANTS]
 
 
 def _variant(psnr, megabytes, seconds=1.0):

@@ -43,19 +43,28 @@ from projects.cine.trials import Trial, run_trials, scores
 HERE = Path(__file__).parent
 CONFIG = HERE.parents[1] / "configs" / "cine" / "equal_architecture.yaml"
 
-_OVERLAP, _WEIGHTS = "MISC.GREEDY.OVERLAP", "MISC.GREEDY.LOSS_WEIGHTS"
-_END_TO_END = ("MISC.GREEDY.NUM_MODULES", "1")
 SCORE = "psnr_scan"
+_MODULES, _OVERLAP, _WEIGHTS = "MISC.GREEDY.NUM_MODULES", "MISC.GREEDY.OVERLAP", "MISC.GREEDY.LOSS_WEIGHTS"
 BACKPROP, AGAIN, PLAIN = "backprop", "backprop, loss times 3", "greedy"
-#: Label -> what it changes in the config. The first three are what the others are measured by.
-VARIANTS: Dict[str, Tuple[str, ...]] = {
-    BACKPROP: _END_TO_END,
-    AGAIN: (*_END_TO_END, _WEIGHTS, "[3]"),
-    PLAIN: (),
-    "greedy, OVERLAP 1": (_OVERLAP, "1"),
-    "greedy, OVERLAP 2": (_OVERLAP, "2"),
-    "greedy, OVERLAP 2, weights 0.01 0.1 1": (_OVERLAP, "2", _WEIGHTS, "[0.01, 0.1, 1]"),
-}
+
+
+def changes(num_steps: int) -> Dict[str, Tuple[str, ...]]:
+    """Label -> what that training changes in a config of ``num_steps`` unrolled steps in three modules.
+
+    The first three are what the others are measured by. In the last, two losses reach all steps but one each: the first
+    all but the last step, the second all but the first one.
+    """
+    return {
+        BACKPROP: (_MODULES, "1"),
+        AGAIN: (_MODULES, "1", _WEIGHTS, "[3]"),
+        PLAIN: (),
+        "greedy, OVERLAP 1": (_OVERLAP, "1"),
+        "greedy, OVERLAP 2": (_OVERLAP, "2"),
+        "greedy, OVERLAP 2, weights 0.01 0.1 1": (_OVERLAP, "2", _WEIGHTS, "[0.01, 0.1, 1]"),
+        f"greedy, modules of {num_steps - 1} and 1 steps, OVERLAP {num_steps - 2}, weights 0.1 1": (
+            *(_MODULES, f"[{num_steps - 1}, 1]", _OVERLAP, str(num_steps - 2), _WEIGHTS, "[0.1, 1]"),
+        ),
+    }
 
 
 @dataclass(frozen=True)
@@ -65,20 +74,22 @@ class Variant:
     Args:
         config: The network and its plain greedy training.
         output: Folder of the study.
-        label: One of :data:`VARIANTS`.
+        label: One of :func:`changes`.
+        opts: What it changes in the config.
     """
 
     config: Path
     output: Path
     label: str
+    opts: Tuple[str, ...]
 
     @property
     def cfg(self) -> CfgNode:
-        return load_config(str(self.config), VARIANTS[self.label])
+        return load_config(str(self.config), self.opts)
 
     def trial(self, rate: str, seed: int, evaluates: bool = True) -> Trial:
         folder = self.output / self.label.replace(", ", "-").replace(" ", "-").lower() / f"lr{rate}-seed{seed}"
-        opts = (*VARIANTS[self.label], "SOLVER.BASE_LR", rate, "SEED", str(seed))
+        opts = (*self.opts, "SOLVER.BASE_LR", rate, "SEED", str(seed))
         return Trial(folder, self.config, opts, evaluates)
 
     def search(self) -> Dict[str, Trial]:
@@ -100,6 +111,12 @@ class Variant:
     def final(self, num_seeds: int) -> List[Trial]:
         rate = _best(self.search())
         return [self.trial(rate, seed) for seed in range(1, num_seeds + 1)]
+
+
+def all_variants(config: Path, output: Path) -> List[Variant]:
+    """The ways to train the network of a config that are compared."""
+    num_steps = load_config(str(config)).MODEL.UNROLLED.NUM_UNROLLED_STEPS
+    return [Variant(config, output, label, opts) for label, opts in changes(num_steps).items()]
 
 
 def _best(trials: Dict[str, Trial]) -> str:
@@ -198,7 +215,7 @@ def main(argv: Sequence[str]) -> None:
     cfg = load_config(str(args.config_file))
     name = args.config_file.stem
     check_page(args.page, name.replace("_", "-"))
-    variants = [Variant(args.config_file, args.output or Path(cfg.OUTPUT_DIR), label) for label in VARIANTS]
+    variants = all_variants(args.config_file, args.output or Path(cfg.OUTPUT_DIR))
     check_suits(variants)
     example = Example.of_data(cfg)
     search_rates(variants, args.jobs)
