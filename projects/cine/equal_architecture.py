@@ -16,8 +16,8 @@ The command continues where it was ended: what is trained stays. The table goes 
 Example::
 
     python -m projects.cine.pig --images pig_cine_sax.npz        # makes the data set, and more
-    python -m projects.cine.equal_architecture                   # 50 minutes on two cores
-    python -m projects.cine.equal_architecture --config-file configs/cine/equal_architecture_deeper.yaml   # 90 minutes
+    python -m projects.cine.equal_architecture                   # an hour on two cores
+    python -m projects.cine.equal_architecture --config-file configs/cine/equal_architecture_deeper.yaml   # two hours
 """
 
 import argparse
