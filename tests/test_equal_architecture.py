@@ -17,6 +17,7 @@ from projects.cine.equal_architecture import (
     CONFIG,
     PLAIN,
     all_variants,
+    best_rate,
     changes,
     check_suits,
     search_rates,
@@ -63,9 +64,9 @@ def test_search_goes_on_until_the_best_rate_has_neighbours(tmp_path, monkeypatch
     monkeypatch.setattr(Trial, "is_done", property(lambda trial: trial.folder in done))
     monkeypatch.setattr(Trial, "validation", lambda trial: 30.0 - distance(trial))
     monkeypatch.setattr(equal_architecture, "run_trials", lambda trials, *_: done.update(t.folder for t in trials))
-    search_rates([variant], jobs=1)
+    rate = best_rate(search_rates([variant], jobs=1)[BACKPROP])
     assert sorted(variant.search(), key=float) == trained and len(done) == len(trained)
-    first, *others = variant.final(3)
+    first, *others = variant.final(rate, 3)
     assert (first.folder, first.opts) == (variant.search()[best].folder, variant.search()[best].opts)
     assert first.evaluates and not any(trial.evaluates for trial in variant.search().values())
     assert all(best in trial.opts for trial in others) and len(others) == 2
@@ -77,6 +78,7 @@ def test_search_goes_on_until_the_best_rate_has_neighbours(tmp_path, monkeypatch
         ({"DATASETS": {"VAL": []}}, "DATASETS.VAL: found none"),
         ({"TEST": {"VAL_METRICS": {"RECON": ["nrmse"]}}}, "TEST.VAL_METRICS.RECON: .*'psnr_scan' is needed"),
         ({"MISC": {"GREEDY": {"NUM_MODULES": 1}}}, "plain greedy training is needed"),
+        ({"MISC": {"GREEDY": {"NUM_MODULES": [5]}}}, "plain greedy training is needed"),
         ({"MISC": {"GREEDY": {"NUM_MODULES": 2}}}, "weights 0.01 0.1 1': MISC.GREEDY.LOSS_WEIGHTS: found 3"),
         ({"MISC": {"GREEDY": {"NUM_MODULES": 5}}}, "OVERLAP 2': MISC.GREEDY.OVERLAP: found 2"),
         ({"MISC": {"GREEDY": {"CLIP_NORM": 1.0}}}, "under Adam alone"),

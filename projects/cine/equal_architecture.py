@@ -36,14 +36,14 @@ from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.engine.planning import Example
 from meddlr_greedy.errors import UserError, exit_with_one_line
+from meddlr_greedy.modeling.greedy import partition_steps
 from projects.cine.measuring import measured_peak, ratio, step_times, versions
 from projects.cine.tables import check_page, publish_result, spread
-from projects.cine.trials import Trial, run_trials, scores
+from projects.cine.trials import SCORE, Trial, run_trials, scores
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parents[1] / "configs" / "cine" / "equal_architecture.yaml"
 
-SCORE = "psnr_scan"
 _MODULES, _OVERLAP, _WEIGHTS = "MISC.GREEDY.NUM_MODULES", "MISC.GREEDY.OVERLAP", "MISC.GREEDY.LOSS_WEIGHTS"
 BACKPROP, AGAIN, PLAIN = "backprop", "backprop, loss times 3", "greedy"
 
@@ -97,7 +97,7 @@ class Variant:
         low, high = -1, 1
         trials = self._at_powers(low, high)
         while all(trial.is_done for trial in trials.values()):
-            best = list(trials).index(_best(trials))
+            best = list(trials).index(best_rate(trials))
             if 0 < best < len(trials) - 1:
                 break
             low, high = (low - 1, high) if best == 0 else (low, high + 1)
@@ -105,11 +105,11 @@ class Variant:
         return trials
 
     def _at_powers(self, low: int, high: int) -> Dict[str, Trial]:
-        rates = [f"{1000 * 2**power * self.cfg.SOLVER.BASE_LR:g}e-3" for power in range(low, high + 1)]
+        middle = self.cfg.SOLVER.BASE_LR
+        rates = [f"{1000 * 2**power * middle:g}e-3" for power in range(low, high + 1)]
         return {rate: self.trial(rate, seed=1, evaluates=False) for rate in rates}
 
-    def final(self, num_seeds: int) -> List[Trial]:
-        rate = _best(self.search())
+    def final(self, rate: str, num_seeds: int) -> List[Trial]:
         return [self.trial(rate, seed) for seed in range(1, num_seeds + 1)]
 
 
@@ -119,16 +119,18 @@ def all_variants(config: Path, output: Path) -> List[Variant]:
     return [Variant(config, output, label, opts) for label, opts in changes(num_steps).items()]
 
 
-def _best(trials: Dict[str, Trial]) -> str:
+def best_rate(trials: Dict[str, Trial]) -> str:
+    """Of the learning rates of a search, the one that validates best."""
     return max(trials, key=lambda rate: trials[rate].validation())
 
 
-def search_rates(variants: Sequence[Variant], jobs: int) -> None:
-    """Trains until each variant's best learning rate has a worse neighbour on each side."""
+def search_rates(variants: Sequence[Variant], jobs: int) -> Dict[str, Dict[str, Trial]]:
+    """Trains until each variant's best learning rate has a worse neighbour on each side: the searches, by label."""
     while True:
-        trials = [trial for variant in variants for trial in variant.search().values()]
+        searches = {variant.label: variant.search() for variant in variants}
+        trials = [trial for search in searches.values() for trial in search.values()]
         if all(trial.is_done for trial in trials):
-            return
+            return searches
         run_trials(trials, jobs, "learning rates")
 
 
@@ -146,7 +148,8 @@ def check_suits(variants: Sequence[Variant]) -> None:
     if SCORE not in cfg.TEST.VAL_METRICS.RECON:
         raise UserError(f"{config}: TEST.VAL_METRICS.RECON: found {cfg.TEST.VAL_METRICS.RECON}, '{SCORE}' is needed")
     greedy = cfg.MISC.GREEDY
-    if greedy.NUM_MODULES in (1, [1]) or greedy.OVERLAP or greedy.LOSS_WEIGHTS:
+    is_whole = len(partition_steps(cfg.MODEL.UNROLLED.NUM_UNROLLED_STEPS, greedy.NUM_MODULES)) == 1
+    if is_whole or greedy.OVERLAP or greedy.LOSS_WEIGHTS:
         raise UserError(f"{config}: MISC.GREEDY: plain greedy training is needed: modules, no OVERLAP, no LOSS_WEIGHTS")
     if cfg.SOLVER.OPTIMIZER != "Adam" or cfg.SOLVER.WEIGHT_DECAY or greedy.CLIP_NORM:
         raise UserError(
@@ -218,8 +221,9 @@ def main(argv: Sequence[str]) -> None:
     variants = all_variants(args.config_file, args.output or Path(cfg.OUTPUT_DIR))
     check_suits(variants)
     example = Example.of_data(cfg)
-    search_rates(variants, args.jobs)
-    finals = {v.label: v.final(args.seeds) for v in variants}
+    searches = search_rates(variants, args.jobs)
+    rates = {label: best_rate(search) for label, search in searches.items()}
+    finals = {v.label: v.final(rates[v.label], args.seeds) for v in variants}
     # Seed by seed, so that what runs at the same time is alike.
     run_trials([trial for of_seed in zip(*finals.values()) for trial in of_seed], args.jobs, "final")
     times = step_times({v.label: v.cfg for v in variants}, example)
@@ -227,8 +231,8 @@ def main(argv: Sequence[str]) -> None:
         v.label: {
             **scores(finals[v.label], cfg.DATASETS.TEST[0]),
             "val_psnr": [trial.validation() for trial in finals[v.label]],
-            "learning_rate": _best(v.search()),
-            "search_val_psnr": {rate: None if t.diverged else t.validation() for rate, t in v.search().items()},
+            "learning_rate": rates[v.label],
+            "search_val_psnr": {rate: None if t.diverged else t.validation() for rate, t in searches[v.label].items()},
             "bytes": measured_peak(v.cfg, example),
             "step_s": times[v.label],
         }

@@ -22,8 +22,10 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
 from meddlr_greedy.files import written_atomically
 
-__all__ = ["Trial", "run_trials", "scores", "training_minutes"]
+__all__ = ["SCORE", "Trial", "run_trials", "scores", "training_minutes"]
 
+#: The metric that decides a search, and the first of the results.
+SCORE = "psnr_scan"
 _LOG = "console.txt"
 _NON_FINITE = "stopped before the update"  # said where a loss is not finite
 
@@ -88,13 +90,13 @@ class Trial:
         """What ``eval_net`` wrote."""
         return json.loads(self._results.read_text())
 
-    def validation(self, metric: str = "val_psnr_scan") -> float:
-        """A metric of the last validation of the training; minus infinity where it diverged."""
-        return -math.inf if self.diverged else self._validations(metric)[-1]
+    def validation(self) -> float:
+        """:data:`SCORE` at the last validation of the training; minus infinity where it diverged."""
+        return -math.inf if self.diverged else self._validations()[-1]
 
-    def _validations(self, metric: str = "val_psnr_scan") -> List[float]:
+    def _validations(self) -> List[float]:
         rows = _rows(self.folder / "metrics.json")
-        names = [name for row in rows for name in row if name.endswith(metric)]
+        names = [name for row in rows for name in row if name.endswith(f"val_{SCORE}")]
         return [row[name] for row in rows for name in names[:1] if name in row]
 
     def commands(self) -> List[List[str]]:
@@ -153,7 +155,7 @@ def scores(trials: Sequence[Trial], dataset: str) -> Dict[str, Any]:
     results = [trial.results() for trial in trials]
     of_dataset = [r["datasets"][dataset]["reconstruction"] for r in results]
     out: Dict[str, Any] = {"parameters": results[0]["parameters"]}
-    for name, metric in (("psnr", "psnr_scan"), ("ssim", "ssim (Wang)_scan")):
+    for name, metric in (("psnr", SCORE), ("ssim", "ssim (Wang)_scan")):
         out[name] = [values[metric]["mean"] for values in of_dataset]
     out["minutes"] = [training_minutes(trial.folder / "metrics.json") for trial in trials]
     return out
