@@ -9,13 +9,13 @@ Example::
     python -m meddlr_greedy.compare results/cine/backprop results/cine/greedy --output results/cine/compared
 """
 
-import argparse
 from pathlib import Path
 from typing import Optional, Sequence
 
 import pandas as pd
 from tqdm import tqdm
 
+from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.evaluation.comparison import UNITS, compare_runs, load_runs
 from meddlr_greedy.files import written_atomically
@@ -25,11 +25,7 @@ __all__ = ["main"]
 
 @exit_with_one_line
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m meddlr_greedy.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("python -m meddlr_greedy.compare", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="output folder of an evaluated run, at least two")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for tables and pictures")
     parser.add_argument("--labels", nargs="+", default=[], metavar="NAME", help="names of the runs (default: folders)")

@@ -20,11 +20,12 @@ from meddlr.modeling import build_model
 from meddlr.utils import env
 from torch import nn
 
+from meddlr_greedy.arguments import run_parser
 from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.data.loader import build_val_loader
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
-from meddlr_greedy.engine.launch import argument_parser, setup_run
+from meddlr_greedy.engine.launch import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.evaluation.report import (
     RESULTS_FILE,
@@ -39,7 +40,7 @@ from meddlr_greedy.evaluation.report import (
 
 @exit_with_one_line
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    parser = argument_parser(__doc__)
+    parser = run_parser("python -m meddlr_greedy.eval_net", __doc__)
     parser.add_argument("--weights", default="", metavar="FILE", help="checkpoint to evaluate")
     parser.add_argument(
         "--num-figures", type=int, default=2, metavar="N", help="slices to draw per data set (default: 2)"
@@ -106,8 +107,8 @@ def evaluate_test_sets(
 
 
 def _override(opts: Sequence[str], key: str) -> str:
-    """The value of a key among the overrides at the end of the command line, or an empty string."""
-    return opts[opts.index(key) + 1] if key in opts[:-1] else ""
+    """The value of a key among the overrides of the command line, or an empty string."""
+    return dict(zip(opts[::2], opts[1::2])).get(key, "")
 
 
 if __name__ == "__main__":

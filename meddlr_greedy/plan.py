@@ -11,7 +11,6 @@ Example::
         MODEL.UNROLLED.NUM_FEATURES 96
 """
 
-import argparse
 import json
 import re
 import time
@@ -22,6 +21,7 @@ from meddlr.config import CfgNode
 from tabulate import tabulate
 from tqdm import tqdm
 
+from meddlr_greedy.arguments import CommandParser, add_config_arguments
 from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import register_datasets
 from meddlr_greedy.engine.planning import (
@@ -56,12 +56,8 @@ _RULE = (
 
 @exit_with_one_line
 def main(argv: Optional[Sequence[str]] = None) -> Dict[str, Any]:
-    parser = argparse.ArgumentParser(
-        prog="python -m meddlr_greedy.plan",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config-file", default="", metavar="FILE", help="config of the training")
+    parser = CommandParser("python -m meddlr_greedy.plan", __doc__)
+    add_config_arguments(parser)
     parser.add_argument("--memory", metavar="SIZE", help=f"memory of the device, for example 24GB; {', '.join(_UNITS)}")
     parser.add_argument(
         "--shape",
@@ -70,7 +66,6 @@ def main(argv: Optional[Sequence[str]] = None) -> Dict[str, Any]:
     )
     parser.add_argument("--maps", type=int, metavar="M", help="map sets, with --shape (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the plan, in bytes")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
     args = parser.parse_args(argv)
 
     start = time.perf_counter()

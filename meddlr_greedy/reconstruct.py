@@ -21,7 +21,6 @@ Example::
         --weights results/cine/greedy/model_best.pth scan1.h5 scan2.h5 --output results/recon
 """
 
-import argparse
 import os
 import re
 import time
@@ -39,6 +38,7 @@ from torch import nn
 from tqdm import tqdm
 
 import meddlr_greedy
+from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config import load_config
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.engine.launch import check_device
@@ -145,11 +145,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 @exit_with_one_line
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m meddlr_greedy.reconstruct",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("python -m meddlr_greedy.reconstruct", __doc__)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="scan to reconstruct, an HDF5 file")
     parser.add_argument("--config-file", required=True, metavar="FILE", help="the config of the training run")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the images; files are replaced")

@@ -15,10 +15,11 @@ import contextlib
 import sys
 from typing import Any, Optional, Sequence
 
+from meddlr_greedy.arguments import run_parser
 from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets, warn_of_shared_subjects
 from meddlr_greedy.engine.build import trainer_class
-from meddlr_greedy.engine.launch import argument_parser, handling_signals, save_config, setup_run
+from meddlr_greedy.engine.launch import handling_signals, save_config, setup_run
 from meddlr_greedy.engine.processes import Job, end_at_once, in_job, launch
 from meddlr_greedy.errors import UserError, exit_with_one_line
 
@@ -28,7 +29,7 @@ __all__ = ["main"]
 @exit_with_one_line
 def main(argv: Optional[Sequence[str]] = None) -> Any:
     arguments = list(sys.argv[1:] if argv is None else argv)
-    args = argument_parser(__doc__).parse_args(arguments)
+    args = run_parser("python -m meddlr_greedy.train_net", __doc__).parse_args(arguments)
     if args.eval_only:
         raise UserError("--eval-only: use python -m meddlr_greedy.eval_net")
     if args.num_gpus > 1 and not in_job():

@@ -1,6 +1,5 @@
-"""Starting a run: command line, device, threads, seed, log and output folder."""
+"""Starting a run: device, threads, seed, log and output folder."""
 
-import argparse
 import contextlib
 import logging
 import os
@@ -9,7 +8,7 @@ from typing import Any, Callable, Iterator, Optional
 
 import torch
 from meddlr.config import CfgNode
-from meddlr.engine import default_argument_parser, default_setup
+from meddlr.engine import default_setup
 from meddlr.utils import env
 from meddlr.utils.logger import setup_logger
 
@@ -19,15 +18,7 @@ from meddlr_greedy.engine.processes import Job
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically
 
-__all__ = ["argument_parser", "check_device", "handling_signals", "save_config", "setup_run"]
-
-
-def argument_parser(description: Optional[str] = None) -> argparse.ArgumentParser:
-    """meddlr's flags, with a description of your own."""
-    parser = default_argument_parser()
-    parser.description = description
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    return parser
+__all__ = ["check_device", "handling_signals", "save_config", "setup_run"]
 
 
 def check_device(cfg: CfgNode) -> torch.device:
@@ -70,7 +61,7 @@ def setup_run(cfg: CfgNode, args: Any, trains: bool, job: Optional[Job] = None) 
 
     Args:
         cfg: The config.
-        args: Command line, see :func:`argument_parser`.
+        args: Command line, see :func:`meddlr_greedy.arguments.run_parser`.
         trains: Whether the run writes checkpoints.
         job: The processes that this one belongs to, if there are several.
 

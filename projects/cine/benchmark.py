@@ -39,6 +39,7 @@ from sigpy.mri.app import EspiritCalib
 from tabulate import tabulate
 from torch import nn
 
+from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config import GreedyConfig, load_config
 from meddlr_greedy.data.datasets import register_datasets
 from meddlr_greedy.data.loader import ExampleLoader, build_train_loader
@@ -506,7 +507,7 @@ COMMANDS = {**{f.__name__: f for f in (memory, plan, step, timing, parts, loader
 
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser("python -m projects.cine.benchmark", __doc__)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--output", type=Path, default=Path("results/benchmark"), help="folder of the JSON files")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")

@@ -26,10 +26,11 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
+from meddlr_greedy.arguments import run_parser
 from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.data.loader import ExampleLoader, build_val_loader
-from meddlr_greedy.engine.launch import argument_parser, setup_run
+from meddlr_greedy.engine.launch import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.eval_net import evaluate_test_sets, make_results_folder
 from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator
@@ -250,7 +251,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argument_parser(__doc__)
+    parser = run_parser("python -m projects.cine.compressed_sensing", __doc__)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the results (sets OUTPUT_DIR)")
     parser.add_argument("--iterations", type=int, default=200, metavar="N", help="of the solver (default: 200)")
     parser.add_argument(

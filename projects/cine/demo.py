@@ -5,12 +5,12 @@ Example::
     python -m projects.cine.demo
 """
 
-import argparse
 import os
 import sys
 from typing import Sequence
 
 from meddlr_greedy import eval_net, train_net
+from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.data.datasets import datasets_root
 from meddlr_greedy.errors import exit_with_one_line
 from projects.cine import simulate
@@ -20,7 +20,7 @@ CONFIG = os.path.join(os.path.dirname(__file__), "..", "..", "configs", "cine", 
 
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser("python -m projects.cine.demo", __doc__)
     parser.add_argument("--output", default="results/demo", metavar="FOLDER", help="weights, metrics and pictures")
     args = parser.parse_args(argv)
     config = ["--config-file", os.path.relpath(CONFIG), "OUTPUT_DIR", args.output]

@@ -20,7 +20,6 @@ Example::
     python -m projects.cine.equal_architecture --config-file configs/cine/equal_architecture_deeper.yaml   # two hours
 """
 
-import argparse
 import statistics
 import sys
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from meddlr.config import CfgNode
 from meddlr.modeling import build_model
 from tabulate import tabulate
 
+from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.engine.planning import Example
@@ -201,7 +201,7 @@ def table(variants: Dict[str, Dict[str, Any]]) -> str:
 
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser("python -m projects.cine.equal_architecture", __doc__)
     parser.add_argument(
         "--config-file", type=Path, default=CONFIG, metavar="FILE", help="the network, trained greedily"
     )

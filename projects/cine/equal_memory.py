@@ -30,7 +30,6 @@ Example::
     python -m projects.cine.equal_memory --full                  # on a GPU
 """
 
-import argparse
 import statistics
 import sys
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from meddlr.config import CfgNode
 from tabulate import tabulate
 
 from meddlr_greedy import compare
+from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.engine.planning import FEATURES, STEPS, Example, Largest, StepMemory, largest, plan_step, with_value
@@ -349,7 +349,7 @@ def draw(budgets: Sequence[Dict[str, Any]], path: Path) -> None:
 
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser("python -m projects.cine.equal_memory", __doc__)
     parser.add_argument("--full", action="store_true", help="24 GB of a GPU, full matrix (see above)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="(default: results/equal-memory[-full])")
     parser.add_argument("--jobs", type=int, help="trainings at the same time (default: 2, of one thread; --full: 1)")

@@ -14,7 +14,6 @@ Example::
     python -m projects.cine.pig --images pig_cine_sax.npz --study 12x
 """
 
-import argparse
 import json
 import math
 import subprocess
@@ -27,9 +26,10 @@ import torch
 from torch import nn
 
 from meddlr_greedy import compare, eval_net
+from meddlr_greedy.arguments import CommandParser, run_parser
 from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import datasets_root, register_datasets
-from meddlr_greedy.engine.launch import argument_parser, setup_run
+from meddlr_greedy.engine.launch import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.eval_net import evaluate_test_sets, make_results_folder
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER, run_info
@@ -166,7 +166,7 @@ def _evaluate(study: Study, output: Path) -> Dict[str, Any]:
     if study.compares and not _results_file(output, _START).is_file():
         cfg = load_config(str(first), ["OUTPUT_DIR", str(_folder(output, _START))])
         register_datasets()
-        cfg = setup_run(cfg, argument_parser().parse_args([]), trains=False)
+        cfg = setup_run(cfg, run_parser().parse_args([]), trains=False)
         model = PhaseConstrained()
         info = {**run_info(cfg, model, weights=cfg.OUTPUT_DIR, iteration=None), "weights": None, "architecture": _START}
         evaluate_test_sets(cfg, model, info, make_results_folder(cfg), num_figures=0, label=_START)
@@ -198,7 +198,7 @@ def _results_file(output: Path, label: str) -> Path:
 
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser("python -m projects.cine.pig", __doc__)
     parser.add_argument("--images", required=True, metavar="FILE", help="the series, .npz or .npy")
     parser.add_argument("--study", choices=[*STUDIES], default="8x", help="default: %(default)s")
     parser.add_argument("--output", metavar="FOLDER", help="weights, metrics and pictures (default: results/<name>)")

@@ -10,7 +10,6 @@ Example::
     python -m projects.cine.pipeline_figure --output results --from results/scaling/scaling.json   # measured times
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically
 
@@ -188,7 +188,7 @@ def _draw_tasks(axis: Axes, tasks: Sequence[Task], unit: float) -> None:
 
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser("python -m projects.cine.pipeline_figure", __doc__)
     parser.add_argument("--output", type=Path, default=Path("results/scaling"), help="folder of pipeline.png")
     parser.add_argument(
         "--from", dest="scaling", type=Path, metavar="FILE", help="scaling.json; else a backward takes two forwards"

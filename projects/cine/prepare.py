@@ -17,6 +17,7 @@ import argparse
 import time
 from typing import Any, Dict, Optional, Sequence
 
+from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.errors import exit_with_one_line
 from projects.cine.dataset import CoilMaps, say_what_is_next
 from projects.cine.preparation import COMPRESSIONS, DEFAULT_COILS, MISSING, Preparation, prepare_dataset
@@ -25,11 +26,7 @@ from projects.cine.splits import check
 
 
 def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m projects.cine.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("python -m projects.cine.prepare", __doc__)
     commands = parser.add_subparsers(dest="source", required=True, metavar="{ismrmrd,cmrxrecon,images}")
     shared = _shared_options()
     measured = _measured_options()

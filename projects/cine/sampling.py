@@ -9,7 +9,6 @@ Example::
     python -m projects.cine.sampling --lines 144 --frames 20 --accelerations 10 15 --output results/sampling
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
@@ -21,6 +20,7 @@ from meddlr.data.transforms.subsample import MASK_FUNC_REGISTRY
 from tabulate import tabulate
 from tqdm import tqdm
 
+from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.data.masks import KT_MASK_FUNCS, KtMaskFunc, partial_echo, time_average_coverage
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically
@@ -70,7 +70,7 @@ def draw(masks: Dict[str, torch.Tensor], path: Path) -> None:
 
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser("python -m projects.cine.sampling", __doc__)
     parser.add_argument("--masks", nargs="+", default=KT_MASK_FUNCS, choices=KT_MASK_FUNCS, metavar="NAME")
     parser.add_argument("--lines", type=int, default=144, help="phase encodes W")
     parser.add_argument("--frames", type=int, default=20, help="cardiac phases T")

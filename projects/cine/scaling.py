@@ -56,6 +56,7 @@ from meddlr.config import get_cfg
 from meddlr.modeling import build_model
 from tabulate import tabulate
 
+from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config import GreedyConfig
 from meddlr_greedy.engine.channel import Message, Receiver, Sender
 from meddlr_greedy.engine.launch import check_device
@@ -488,7 +489,7 @@ def table_of(predictions: Sequence[Prediction]) -> str:
 
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser("python -m projects.cine.scaling", __doc__)
     parser.add_argument(
         "--output", type=Path, default=Path("results/scaling"), help="folder of the JSON file and figure"
     )

@@ -9,7 +9,6 @@ Example::
     python -m projects.cine.self_supervised
 """
 
-import argparse
 import json
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Dict, Sequence
 
 from meddlr_greedy import eval_net, train_net
+from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.data.datasets import datasets_root
 from meddlr_greedy.errors import exit_with_one_line
 from projects.cine import simulate
@@ -44,11 +44,11 @@ def table(study: Dict[str, Any]) -> str:
 
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser("python -m projects.cine.self_supervised", __doc__)
     parser.add_argument("--output", default="results/self-supervised", metavar="FOLDER", help="weights and metrics")
     parser.add_argument("--page", default=str(HERE / "README.md"), metavar="FILE", help="where the table goes")
     parser.add_argument("--results", default=str(HERE / "results"), metavar="FOLDER", help="where the JSON goes")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of both configs")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of both configs")
     args = parser.parse_args(argv)
 
     simulate.main(["--output", str(datasets_root() / "phantom")])

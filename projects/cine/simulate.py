@@ -27,6 +27,7 @@ import sigpy as sp
 from sigpy.mri import birdcage_maps
 from tqdm import tqdm
 
+from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from projects.cine.dataset import (
     CoilMaps,
@@ -470,11 +471,7 @@ def _already_holds(folder: Path, contents: Dict[str, str], overwrite: bool) -> b
 
 
 def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m projects.cine.simulate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("python -m projects.cine.simulate", __doc__)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="the data set, <root>/<name>")
     parser.add_argument("--overwrite", action="store_true", help="replace another simulated data set in FOLDER")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,0 +1,69 @@
+"""The command line of all commands: flags before and after the overrides of the config, mistakes in one line."""
+
+import argparse
+import re
+import sys
+from typing import Any, NoReturn, Optional
+
+from meddlr_greedy.errors import did_you_mean
+
+__all__ = ["CommandParser", "add_config_arguments", "run_parser"]
+
+# A number that an override may give, however it is written; argparse alone takes "-1e-3" for a flag.
+_NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser of a command whose flags stand anywhere, also behind positional arguments.
+
+    Args:
+        prog: How the command is called, for example ``python -m meddlr_greedy.train_net``.
+        description: The text of ``--help``, with an example.
+        **kwargs: For ``argparse.ArgumentParser``.
+    """
+
+    def __init__(self, prog: Optional[str] = None, description: Optional[str] = None, **kwargs: Any):
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(prog=prog, description=description, allow_abbrev=False, **kwargs)
+        self._negative_number_matcher = re.compile(f"{_NEGATIVE_NUMBER.pattern}$")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parses flags and positional arguments in any order."""
+        if self._subparsers is not None:  # argparse cannot mix these; each sub-command's own parser can
+            return super().parse_args(args, namespace)
+        return self.parse_intermixed_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command with one line and status 2."""
+        unknown = re.fullmatch(r"unrecognized arguments: (--\S+).*", message)
+        near = did_you_mean(unknown.group(1), self._option_string_actions) if unknown else ""
+        print(f"error: {message}{near}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--config-file`` and the overrides ``KEY VALUE ...``, which become ``config_file`` and ``opts``."""
+    parser.add_argument("--config-file", default="", metavar="FILE", help="config, a YAML file")
+    parser.add_argument(
+        "opts", nargs="*", metavar="KEY VALUE", help="overrides of the config, for example SOLVER.MAX_ITER 100"
+    )
+
+
+def run_parser(prog: Optional[str] = None, description: Optional[str] = None) -> CommandParser:
+    """A parser with the flags of meddlr's train_net and eval_net.
+
+    Args:
+        prog: How the command is called.
+        description: The text of ``--help``.
+    """
+    parser = CommandParser(prog, description)
+    add_config_arguments(parser)
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--restart-iter", action="store_true", help="count iterations from 0 again")
+    parser.add_argument("--eval-only", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
+    parser.add_argument("--devices", type=int, nargs=1, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--debug", action="store_true", help="meddlr's debug mode, and tracebacks of errors")
+    parser.add_argument("--reproducible", "--repro", action="store_true", help="meddlr's reproducible mode")
+    parser.add_argument("--auto-version", action="store_true", help="make a numbered folder inside of OUTPUT_DIR")
+    return parser
