@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.ops.acquisition import coil_sensitivities
 from meddlr_greedy.ops.coils import (
     compress_coils,
     geometric_compression,
@@ -12,7 +13,6 @@ from meddlr_greedy.ops.coils import (
     svd_compression,
     whitening_matrix,
 )
-from projects.cine.simulate import coil_sensitivities
 
 
 def randn(*shape):

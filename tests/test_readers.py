@@ -16,6 +16,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 
 from meddlr_greedy.data.dataset import check_scan_file
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.ops.acquisition import coil_sensitivities, random_smooth_phase
 from projects.cine import dataset, preparation, prepare, simulate
 from projects.cine.dataset import CoilMaps
 from projects.cine.phantom import beating_heart
@@ -23,7 +24,7 @@ from projects.cine.preparation import Preparation, prepare_dataset
 from projects.cine.readers import images
 from projects.cine.readers import ismrmrd as ismrmrd_reader
 from projects.cine.readers.scan import RawSlice, complete, slice_spacing
-from projects.cine.simulate import _random, coil_sensitivities, random_smooth_phase
+from projects.cine.simulate import _random
 from projects.cine.splits import ScanInfo, split_scans
 
 SLICES, PHASES, HEIGHT, WIDTH, COILS = 2, 4, 64, 48, 6

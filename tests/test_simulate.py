@@ -14,15 +14,13 @@ from meddlr.forward import SenseModel
 from meddlr_greedy.config import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.ops.acquisition import coil_sensitivities, crop_kspace, noise_reference
 from projects.cine import simulate
 from projects.cine.dataset import say_what_is_next
 from projects.cine.phantom import Anatomy, beating_heart, left_ventricular_volume
 from projects.cine.simulate import (
     Acquisition,
-    coil_sensitivities,
-    crop_kspace,
     load_series,
-    noise_reference,
     parse_split,
     simulate_phantom_dataset,
     simulate_series_dataset,

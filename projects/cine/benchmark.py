@@ -51,6 +51,7 @@ from meddlr_greedy.engine.planning import Example, plan_step
 from meddlr_greedy.errors import exit_with_one_line
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.modeling.spatiotemporal import SpatioTemporalConv, SpatioTemporalResBlock, SpatioTemporalResNet
+from meddlr_greedy.ops.acquisition import acquire, coil_sensitivities
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.espirit import espirit_maps
 from projects.cine.measuring import (
@@ -68,7 +69,6 @@ from projects.cine.measuring import (
 )
 from projects.cine.phantom import beating_heart
 from projects.cine.pipeline_runner import METHODS, NETWORK, SIDES, TimedStep, TimingCase, run_side
-from projects.cine.simulate import acquire, coil_sensitivities
 from projects.cine.tables import in_words, insert_table, write_json
 
 RECIPE = Path(__file__).parents[2] / "configs" / "cine" / "dl_espirit.yaml"
