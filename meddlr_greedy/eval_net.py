@@ -21,7 +21,7 @@ from meddlr.utils import env
 from torch import nn
 
 from meddlr_greedy.arguments import run_parser
-from meddlr_greedy.config import load_config
+from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.data.loader import build_val_loader
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer

@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 import meddlr_greedy
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.config import load_config
+from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.engine.launch import check_device
 from meddlr_greedy.errors import UserError, exit_with_one_line, naming

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.stats import wilcoxon
 
 from meddlr_greedy import compare, eval_net
-from meddlr_greedy.config import load_config
+from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.comparison import MIN_PAIRS, compare_runs, load_runs, paired_test

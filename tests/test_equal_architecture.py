@@ -7,7 +7,7 @@ import torch
 import yaml
 from meddlr.modeling import build_model
 
-from meddlr_greedy.config import load_config
+from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine.planning import Example
 from meddlr_greedy.errors import UserError
 from projects.cine import equal_architecture

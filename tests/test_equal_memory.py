@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from meddlr_greedy.config import load_config
+from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine.planning import Example, plan_step, with_value
 from meddlr_greedy.errors import UserError
 from projects.cine import equal_memory

@@ -10,7 +10,9 @@ from test_greedy import batches, held_bytes, plain_network, train_stock
 from test_train import assert_same_run, metrics
 from test_user_errors import expect_error
 
-from meddlr_greedy.config import GreedyConfig, load_config, read_yaml
+from meddlr_greedy.config.loading import load_config
+from meddlr_greedy.config.safe_yaml import read_yaml
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy import GreedyUnrolled

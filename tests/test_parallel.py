@@ -16,7 +16,7 @@ import torch
 from meddlr.modeling import build_model
 from test_train import ROOT, load, metrics, wait_for
 
-from meddlr_greedy.config import load_config
+from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine import processes
 from meddlr_greedy.engine.channel import Receiver, Sender
 from meddlr_greedy.engine.memory import HeldForBackward

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from meddlr_greedy.config import load_config
+from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.errors import UserError
 from projects.cine.pig import STUDIES, table
 from projects.cine.tables import publish_picture

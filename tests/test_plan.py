@@ -10,7 +10,7 @@ from conftest import write_dataset
 from meddlr.utils.events import EventStorage
 
 from meddlr_greedy import plan
-from meddlr_greedy.config import load_config
+from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine.planning import (
     FEATURES,
     STEPS,

@@ -13,7 +13,7 @@ from meddlr.modeling import build_model
 from PIL import Image
 
 from meddlr_greedy import reconstruct
-from meddlr_greedy.config import load_config
+from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.loader import build_val_loader
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.evaluation import GreedyReconEvaluator

@@ -8,10 +8,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import sigpy as sp
 import torch
 from meddlr.forward import SenseModel
 
-from meddlr_greedy.config import load_config
+from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.acquisition import coil_sensitivities, crop_kspace, noise_reference
@@ -77,8 +78,8 @@ def series_file(tmp_path_factory):
 def test_cropping_kspace_is_evaluating_the_fourier_series_of_fewer_frequencies():
     rng = np.random.default_rng(0)
     image = rng.standard_normal((12, 10)) + 1j * rng.standard_normal((12, 10))
-    kspace = simulate.sp.fft(image)
-    low = simulate.sp.ifft(crop_kspace(kspace, (6, 4)))
+    kspace = sp.fft(image)
+    low = sp.ifft(crop_kspace(kspace, (6, 4)))
 
     def dft(n_positions, n_frequencies, sign):
         position = (np.arange(n_positions) - n_positions // 2) / n_positions
@@ -93,7 +94,7 @@ def test_cropping_kspace_is_evaluating_the_fourier_series_of_fewer_frequencies()
 
 def test_cropping_kspace_keeps_intensities():
     image = np.full((3, 30, 20), 7.0, np.complex64)
-    low = simulate.sp.ifft(crop_kspace(simulate.sp.fft(image, axes=(-2, -1)), (14, 9)), axes=(-2, -1))
+    low = sp.ifft(crop_kspace(sp.fft(image, axes=(-2, -1)), (14, 9)), axes=(-2, -1))
     assert low.dtype == np.complex64
     np.testing.assert_allclose(low, np.full((3, 14, 9), 7), rtol=1e-5)
 

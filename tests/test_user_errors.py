@@ -8,7 +8,8 @@ import pytest
 import torch
 from meddlr.modeling import build_model
 
-from meddlr_greedy.config import GreedyConfig, load_config
+from meddlr_greedy.config.loading import load_config
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.train_net import main
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional, Sequence
 import numpy as np
 import torch
 
-from meddlr_greedy.config import GreedyConfig
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError
 
 __all__ = ["Augmentation", "CineAugmentor", "mirrored"]

@@ -19,7 +19,7 @@ from meddlr.data.transforms.subsample import MASK_FUNC_REGISTRY, build_mask_func
 from meddlr.data.transforms.transform import DataTransform
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from meddlr_greedy.config import GreedyConfig
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.data.dataset import (
     CINE_AXES,
     CheckedSliceData,

@@ -12,7 +12,7 @@ import torch
 from meddlr.data.transforms.subsample import MaskFunc
 from meddlr.data.transforms.transform import DataTransform, Normalizer
 
-from meddlr_greedy.config import GreedyConfig
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.data.augment import Augmentation, CineAugmentor
 from meddlr_greedy.data.loss_lines import draw_loss_lines
 from meddlr_greedy.data.masks import KT_MASK_FUNCS, partial_echo

@@ -12,7 +12,7 @@ from meddlr.engine import default_setup
 from meddlr.utils import env
 from meddlr.utils.logger import setup_logger
 
-from meddlr_greedy.config import read_yaml
+from meddlr_greedy.config.safe_yaml import read_yaml
 from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.engine.processes import Job
 from meddlr_greedy.errors import UserError

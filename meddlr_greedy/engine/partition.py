@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import torch
 from meddlr.config import CfgNode
 
-from meddlr_greedy.config import GreedyConfig
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.modeling.greedy import GreedyUnrolled, partition_steps

@@ -8,7 +8,7 @@ from meddlr.config.config import configurable
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY, build_model
 from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 
-from meddlr_greedy.config import GreedyConfig
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.modeling.inputs import prepare_inputs
 from meddlr_greedy.ops.cine_sense import CineSenseModel

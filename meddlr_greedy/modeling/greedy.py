@@ -26,7 +26,7 @@ from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 from meddlr.utils.events import get_event_storage
 from torch import nn
 
-from meddlr_greedy.config import GreedyConfig
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.modeling.inputs import UnrolledProblem, prepare_inputs
 from meddlr_greedy.modeling.invertible import check_invertible, run_reversibly

@@ -24,7 +24,7 @@ from meddlr.modeling.loss_computer import (
 )
 from meddlr.ops import complex as cplx
 
-from meddlr_greedy.config import GreedyConfig
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.modeling.inputs import MeasuredLines
 

@@ -40,7 +40,8 @@ from tabulate import tabulate
 from torch import nn
 
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.config import GreedyConfig, load_config
+from meddlr_greedy.config.loading import load_config
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.data.datasets import register_datasets
 from meddlr_greedy.data.loader import ExampleLoader, build_train_loader
 from meddlr_greedy.data.seeding import seed_transform

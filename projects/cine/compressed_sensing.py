@@ -27,7 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 from meddlr_greedy.arguments import run_parser
-from meddlr_greedy.config import load_config
+from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.data.loader import ExampleLoader, build_val_loader
 from meddlr_greedy.engine.launch import setup_run

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import torch
 
-from meddlr_greedy.config import load_config
+from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.datasets import ROOT_VARIABLE, datasets_root
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically

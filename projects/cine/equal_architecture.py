@@ -32,7 +32,7 @@ from meddlr.modeling import build_model
 from tabulate import tabulate
 
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.config import load_config
+from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
 from meddlr_greedy.engine.planning import Example
 from meddlr_greedy.errors import UserError, exit_with_one_line

@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 import meddlr_greedy
-from meddlr_greedy.config import GreedyConfig
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.engine.planning import Example, TrainingStep
 

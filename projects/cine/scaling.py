@@ -57,7 +57,7 @@ from meddlr.modeling import build_model
 from tabulate import tabulate
 
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.config import GreedyConfig
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.engine.channel import Message, Receiver, Sender
 from meddlr_greedy.engine.launch import check_device
 from meddlr_greedy.engine.parallel import choose_backend

@@ -17,7 +17,7 @@ import yaml
 from meddlr.config import CfgNode
 from tqdm import tqdm
 
-from meddlr_greedy.config import load_config
+from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
 from meddlr_greedy.files import written_atomically

@@ -1,0 +1,131 @@
+"""From a config file and overrides to a checked config of meddlr that holds the plugin's keys."""
+
+from dataclasses import asdict
+from typing import Any, Callable, List, Mapping, Sequence
+
+from meddlr.config import CfgNode, get_cfg
+from meddlr.data.transforms.transform import NORMALIZER_REGISTRY
+from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
+
+from meddlr_greedy.config.safe_yaml import read_yaml
+from meddlr_greedy.config.schema import PREFIX, GreedyConfig
+from meddlr_greedy.errors import UserError, did_you_mean
+
+__all__ = ["load_config"]
+
+
+def _all_keys(cfg: CfgNode, section: str = "") -> List[str]:
+    """The dotted names of all keys, or of those of a section."""
+    node = cfg.get_recursive(section) if section else cfg
+    prefix = f"{section}." if section else ""
+    keys: List[str] = []
+    for key, value in node.items():
+        keys += _all_keys(cfg, prefix + key) if isinstance(value, CfgNode) else [prefix + key]
+    return keys
+
+
+def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Reads a meddlr config with the plugin's keys, safely.
+
+    Args:
+        config_file: Path of a YAML file; ``_BASE_`` names a file to start from.
+        opts: Overrides ``KEY VALUE KEY VALUE ...``.
+
+    Returns:
+        A frozen config whose ``MISC.GREEDY`` holds all keys.
+
+    Raises:
+        UserError: names the file or the key, what was found and what is allowed.
+    """
+    opts = list(opts[1:] if opts and opts[0] == "--" else opts)
+    if len(opts) % 2:
+        raise UserError(f"overrides: 'KEY VALUE' pairs expected, found {' '.join(opts)!r}")
+    if not config_file:
+        raise UserError("--config-file: missing; give a YAML file, for example configs/cine/greedy.yaml")
+    values = read_yaml(config_file)
+    overrides = dict(zip(opts[::2], opts[1::2]))
+    cfg = get_cfg()
+    _check_sections(values, cfg)
+    misc = values.get("MISC", {})
+    greedy = misc.pop("GREEDY", None) or {}
+    if not isinstance(greedy, dict):
+        raise UserError(f"MISC.GREEDY: found {greedy!r}, allowed is a mapping of keys to values")
+    greedy.update({key[len(PREFIX) :]: value for key, value in overrides.items() if key.startswith(PREFIX)})
+
+    _merge(config_file, cfg.merge_from_other_cfg, CfgNode(values))
+    for key, value in overrides.items():
+        if not key.startswith(PREFIX):
+            if isinstance(cfg.get_recursive(key, None), CfgNode):
+                raise UserError(f"{key}: a section; allowed are its keys, for example {_all_keys(cfg, key)[0]}")
+            _merge(f"override {key}", cfg.merge_from_list, [key, value])
+    cfg.MISC.GREEDY = CfgNode(asdict(GreedyConfig.from_mapping(greedy)))
+    _check_is_greedy(cfg)
+    if cfg.TIME_SCALE not in ("epoch", "iter"):
+        raise UserError(f"TIME_SCALE: found '{cfg.TIME_SCALE}', allowed are 'epoch' and 'iter'")
+    if cfg.SEED >= 2**32:
+        raise UserError(f"SEED: found {cfg.SEED}, allowed is below 2**32 (negative: a random one)")
+    _check_registered(cfg, "MODEL.NORMALIZER.NAME", [name for name, _ in NORMALIZER_REGISTRY])
+    if not cfg.MODEL.META_ARCHITECTURE.startswith("monai/"):
+        _check_registered(cfg, "MODEL.META_ARCHITECTURE", [name for name, _ in META_ARCH_REGISTRY])
+    _check_cg_backward(cfg)
+    return cfg.freeze()
+
+
+def _check_is_greedy(cfg: CfgNode) -> None:
+    """Keys that a network which is not trained greedily would ignore."""
+    if cfg.MODEL.META_ARCHITECTURE == "GreedyUnrolled":
+        return
+    for key in ("CHECKPOINT", "OVERLAP", "AMP", "LR_FACTORS", "LOSS_WEIGHTS"):
+        if cfg.MISC.GREEDY[key]:
+            raise UserError(
+                f"{PREFIX}{key}: found {cfg.MISC.GREEDY[key]!r}, but MODEL.META_ARCHITECTURE is"
+                f" '{cfg.MODEL.META_ARCHITECTURE}'; allowed with 'GreedyUnrolled' (NUM_MODULES 1 is backpropagation)"
+            )
+
+
+def _check_cg_backward(cfg: CfgNode) -> None:
+    """Networks without conjugate gradients of the plugin would ignore it."""
+    greedy, name = cfg.MISC.GREEDY, cfg.MODEL.META_ARCHITECTURE
+    networks = {registered: network for registered, network in META_ARCH_REGISTRY}
+    network = networks.get(greedy.META_ARCHITECTURE if name == "GreedyUnrolled" else name)
+    if greedy.CG_BACKWARD != "unrolled" and not getattr(network, "chooses_cg_backward", False):
+        raise UserError(
+            f"{PREFIX}CG_BACKWARD: found '{greedy.CG_BACKWARD}', which is for CGCineUnrolledCNN and its subclasses;"
+            f" allowed for {getattr(network, '__name__', name)} is 'unrolled'"
+        )
+
+
+def _check_sections(values: Mapping[str, Any], cfg: CfgNode, prefix: str = "") -> None:
+    """Unknown keys, and values in the place of sections; below MISC, misspelt keys of the plugin."""
+    for key, value in values.items():
+        if key not in cfg:
+            plugins_own = ("GREEDY", "PLUGIN")
+            if prefix == "MISC.":
+                near = did_you_mean(key, plugins_own) if key not in plugins_own else ""
+            else:
+                near = "" if cfg.is_new_allowed() else did_you_mean(prefix + key, _all_keys(get_cfg())) or " "
+            if near:
+                raise UserError(f"{prefix}{key}: unknown key{near}")
+        elif isinstance(cfg[key], CfgNode):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{prefix}{key}: found {value!r}, allowed is a section (a mapping of keys to values)")
+            _check_sections(value, cfg[key], f"{prefix}{key}.")
+
+
+def _merge(source: str, merge: Callable[[Any], Any], values: Any) -> None:
+    """Merges with yacs; what it says of a mistake becomes one line."""
+    try:
+        merge(values)
+    except (KeyError, AssertionError) as error:
+        key = str(error.args[0]).split(": ")[-1]
+        raise UserError(f"{key}: unknown key{did_you_mean(key, _all_keys(get_cfg()))}") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def _check_registered(cfg: CfgNode, key: str, names: Sequence[str]) -> None:
+    name = cfg.get_recursive(key)
+    if name not in names:
+        raise UserError(
+            f"{key}: unknown name '{name}', allowed are {', '.join(sorted(names))}{did_you_mean(name, names)}"
+        )
