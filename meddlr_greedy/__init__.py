@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 PLUGIN = "meddlr_greedy"
 
 from meddlr_greedy.data import masks, normalizers  # noqa: E402, F401
-from meddlr_greedy.data.datasets import register_datasets  # noqa: E402
+from meddlr_greedy.data.catalog import register_datasets  # noqa: E402
 from meddlr_greedy.modeling import (  # noqa: E402, F401
     cine,
     invertible,

@@ -22,8 +22,8 @@ from torch import nn
 
 from meddlr_greedy.arguments import run_parser
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
-from meddlr_greedy.data.loader import build_val_loader
+from meddlr_greedy.data.build import build_val_loader
+from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.engine.launch import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line

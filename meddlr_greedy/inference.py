@@ -13,11 +13,10 @@ from meddlr.data.transforms.transform import DataTransform
 from meddlr.forward.mri import hard_data_consistency
 from torch import nn
 
-from meddlr_greedy.data.dataset import CINE_AXES, PLAIN_AXES, _check_attributes, _check_cartesian
+from meddlr_greedy.data.scan_file import CINE_AXES, PLAIN_AXES, Geometry, check_attributes, check_cartesian
 from meddlr_greedy.data.transform import CineDataTransform
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.evaluator import as_complex
-from meddlr_greedy.evaluation.slices import Geometry
 from meddlr_greedy.modeling.greedy import GreedyUnrolled
 
 __all__ = ["AcquiredScan", "AcquiredSlice", "Reconstruction", "Reconstructor", "use_modules"]
@@ -63,8 +62,8 @@ class AcquiredScan:
             raise UserError(f"{path}: no such file")
         try:
             with h5py.File(path, "r") as file:
-                _check_cartesian(path, file, "kspace")
-                _check_attributes(path, file)
+                check_cartesian(path, file, "kspace")
+                check_attributes(path, file)
                 self._check_arrays(file)
                 #: Shape of k-space, (S, H, W, T, C) or (S, H, W, C).
                 self.shape: Tuple[int, ...] = file["kspace"].shape

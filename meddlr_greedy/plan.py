@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from meddlr_greedy.arguments import CommandParser, add_config_arguments
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.data.datasets import register_datasets
+from meddlr_greedy.data.catalog import register_datasets
 from meddlr_greedy.engine.planning import (
     FEATURES,
     STEPS,

@@ -17,7 +17,7 @@ from typing import Any, Optional, Sequence
 
 from meddlr_greedy.arguments import run_parser
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.data.datasets import check_dataset_names, register_datasets, warn_of_shared_subjects
+from meddlr_greedy.data.catalog import check_dataset_names, register_datasets, warn_of_shared_subjects
 from meddlr_greedy.engine.build import trainer_class
 from meddlr_greedy.engine.launch import handling_signals, save_config, setup_run
 from meddlr_greedy.engine.processes import Job, end_at_once, in_job, launch

@@ -17,7 +17,7 @@ from meddlr.data.transforms.subsample import MASK_FUNC_REGISTRY, MaskFunc  # noq
 from meddlr.ops import fft2c, ifft2c  # noqa: E402
 from meddlr.utils.logger import setup_logger  # noqa: E402
 
-from meddlr_greedy.data.datasets import register_datasets  # noqa: E402
+from meddlr_greedy.data.catalog import register_datasets  # noqa: E402
 
 torch.set_num_threads(1)
 

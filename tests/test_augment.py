@@ -11,8 +11,9 @@ from meddlr.ops import fft2c
 from meddlr_greedy.data.augment import Augmentation, CineAugmentor, mirrored
 from meddlr_greedy.data.masks import partial_echo
 from meddlr_greedy.data.normalizers import LeanTopMagnitudeNormalizer, TimeAverageNormalizer, lean
+from meddlr_greedy.data.sampled_lines import SampledLines
 from meddlr_greedy.data.seeding import SeededMaskFunc, seed_transform
-from meddlr_greedy.data.transform import CineDataTransform, SampledLines
+from meddlr_greedy.data.transform import CineDataTransform
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 

@@ -12,11 +12,12 @@ from scipy.stats import wilcoxon
 
 from meddlr_greedy import compare, eval_net
 from meddlr_greedy.config.loading import load_config
+from meddlr_greedy.data.scan_file import Geometry
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.comparison import MIN_PAIRS, compare_runs, load_runs, paired_test
 from meddlr_greedy.evaluation.report import RESULTS_FOLDER, DatasetReport, write_results
-from meddlr_greedy.evaluation.slices import IMAGES, Geometry, KeptSlice
+from meddlr_greedy.evaluation.slices import IMAGES, KeptSlice
 
 FRAMES = 3
 

@@ -13,13 +13,16 @@ from meddlr.data import DatasetCatalog
 from meddlr.data.transforms.subsample import MaskFunc, build_mask_func
 from meddlr.ops import fft2c
 
-from meddlr_greedy.data import datasets as datasets_module
+from meddlr_greedy.data import catalog as datasets_module
 from meddlr_greedy.data.augment import Augmentation
-from meddlr_greedy.data.dataset import CineSliceData, check_scan_file
-from meddlr_greedy.data.datasets import check_dataset_names, register_datasets, warn_of_shared_subjects
-from meddlr_greedy.data.loader import ResumableBatchSampler, build_train_loader, build_val_loader
+from meddlr_greedy.data.build import build_train_loader, build_val_loader
+from meddlr_greedy.data.catalog import check_dataset_names, register_datasets, warn_of_shared_subjects
+from meddlr_greedy.data.dataset import CineSliceData
+from meddlr_greedy.data.sampled_lines import SampledLines
+from meddlr_greedy.data.sampler import ResumableBatchSampler
+from meddlr_greedy.data.scan_file import check_scan_file
 from meddlr_greedy.data.seeding import EVAL_EPOCH, SeededMaskFunc, example_seed
-from meddlr_greedy.data.transform import CineDataTransform, SampledLines
+from meddlr_greedy.data.transform import CineDataTransform
 from meddlr_greedy.errors import UserError
 from projects.cine import benchmark
 

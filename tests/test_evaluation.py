@@ -17,6 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from meddlr_greedy import eval_net, train_net
 from meddlr_greedy.config.loading import load_config
+from meddlr_greedy.data.scan_file import Geometry
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation import GreedyReconEvaluator, ZeroFilledEvaluator
@@ -25,7 +26,7 @@ from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure
 from meddlr_greedy.evaluation.heart import Profile, heart_region
 from meddlr_greedy.evaluation.metrics import default_cine_metrics, fold_frames, higher_is_better
 from meddlr_greedy.evaluation.report import ALL_SUBJECTS, DatasetReport, find_weights
-from meddlr_greedy.evaluation.slices import IMAGES, Geometry, KeptSlice, read_slices, write_slices
+from meddlr_greedy.evaluation.slices import IMAGES, KeptSlice, read_slices, write_slices
 
 MEAN, STD = 0.25, 3.0  # of the normalised images that a batch holds
 

@@ -45,7 +45,7 @@ CASES = [
 @pytest.fixture(scope="session", autouse=True)
 def larger_datasets(datasets):
     """Two data sets whose tensors are large enough to be most of the memory."""
-    from meddlr_greedy.data.datasets import register_datasets
+    from meddlr_greedy.data.catalog import register_datasets
 
     for name, shape in SHAPES.items():
         write_dataset(datasets, name, {"train": 2, "val": 1, "test": 1}, **shape)

@@ -14,7 +14,7 @@ import pytest
 from ismrmrd import constants
 from pydicom.dataset import FileDataset, FileMetaDataset
 
-from meddlr_greedy.data.dataset import check_scan_file
+from meddlr_greedy.data.scan_file import check_scan_file
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.acquisition import coil_sensitivities, random_smooth_phase
 from projects.cine import dataset, preparation, prepare, simulate

@@ -14,7 +14,7 @@ from PIL import Image
 
 from meddlr_greedy import reconstruct
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.data.loader import build_val_loader
+from meddlr_greedy.data.build import build_val_loader
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.evaluation import GreedyReconEvaluator
 from meddlr_greedy.inference import AcquiredScan

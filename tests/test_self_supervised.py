@@ -16,8 +16,8 @@ from test_user_errors import expect_error
 
 from meddlr_greedy import eval_net
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.data.datasets import has_targets, register_datasets
-from meddlr_greedy.data.loader import build_train_loader, build_val_loader
+from meddlr_greedy.data.build import build_train_loader, build_val_loader
+from meddlr_greedy.data.catalog import has_targets, register_datasets
 from meddlr_greedy.data.loss_lines import draw_loss_lines
 from meddlr_greedy.data.masks import GoldenStepKtMaskFunc, VariableDensityKtMaskFunc, central_lines
 from meddlr_greedy.errors import UserError

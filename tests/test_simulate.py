@@ -13,7 +13,7 @@ import torch
 from meddlr.forward import SenseModel
 
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
+from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.acquisition import coil_sensitivities, crop_kspace, noise_reference
 from projects.cine import simulate

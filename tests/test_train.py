@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from meddlr_greedy.data import datasets as datasets_module
+from meddlr_greedy.data import catalog as datasets_module
 from meddlr_greedy.engine import GreedyTrainer
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.engine.processes import PeerLost

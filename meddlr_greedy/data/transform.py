@@ -5,7 +5,7 @@ Of undersampled k-space only the sampled lines, one in R, are not zero. So every
 """
 
 import math
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 import torch
@@ -17,10 +17,11 @@ from meddlr_greedy.data.augment import Augmentation, CineAugmentor
 from meddlr_greedy.data.loss_lines import draw_loss_lines
 from meddlr_greedy.data.masks import KT_MASK_FUNCS, partial_echo
 from meddlr_greedy.data.normalizers import lean
+from meddlr_greedy.data.sampled_lines import SampledLines
 from meddlr_greedy.data.seeding import EVAL_EPOCH, example_name, example_seed
 from meddlr_greedy.errors import UserError
 
-__all__ = ["CineDataTransform", "SampledLines"]
+__all__ = ["CineDataTransform"]
 
 # meddlr's mask functions that cannot make a mask of shape (1, H, W, T, 1).
 _PLANE_MASKS = ("RandomMaskFunc", "PoissonDiskMaskFunc", "EquispacedMaskFunc1D", "EquispacedMaskFunc2D")
@@ -179,93 +180,6 @@ class CineDataTransform(DataTransform):
         if self.add_motion and (self._is_test or (not is_fixed and self.rng.uniform() < self.p_motion)):
             masked_kspace = self.motion_simulator(masked_kspace, seed=seed)
         return masked_kspace.squeeze(0)
-
-
-class SampledLines(NamedTuple):
-    """The sampled lines of k-space, those of all frames side by side."""
-
-    values: torch.Tensor  #: (H, L, C), complex64
-    places: torch.Tensor  #: w T + t of each line, (L,)
-    mask: torch.Tensor  #: (1, W, T, 1), or (H, W, T, 1) where it varies along the readout; float32
-
-    @classmethod
-    def of(cls, kspace: torch.Tensor, mask: torch.Tensor, augmentation: Augmentation) -> "SampledLines":
-        """The lines of augmented k-space that a mask samples and that hold signal.
-
-        Args:
-            kspace: Shape (H, W, T, C), before the augmentation.
-            mask: Shape (1, W, T, 1) or (H, W, T, 1), for the augmented k-space.
-            augmentation: Is applied to the sampled lines only; the result is the same.
-        """
-        num_frames = kspace.shape[2]
-        w, t = mask.amax(dim=0).squeeze(-1).nonzero(as_tuple=True)
-        source = torch.from_numpy(augmentation.lines)[w] * num_frames + torch.from_numpy(augmentation.frames)[t]
-        values = augmentation.readout(kspace.flatten(1, 2).index_select(1, source))
-        if mask.shape[0] > 1:
-            values = values * mask[:, w, t]
-        signal = _with_signal(values)
-        if not signal.all():
-            mask = mask.clone(memory_format=torch.contiguous_format)
-            mask[:, w[~signal], t[~signal]] = 0
-            values, w, t = values[:, signal], w[signal], t[signal]
-        return cls(values, w * num_frames + t, mask)
-
-    def kspace(self, shape: Tuple[int, ...]) -> torch.Tensor:
-        """k-space (H, W, T, C), zero where it is not sampled."""
-        # numpy asks the system for huge pages, which torch does not: most of the time of a large allocation is faults.
-        kspace = torch.from_numpy(np.empty(shape, self.values.numpy().dtype)).zero_()
-        kspace.flatten(1, 2).index_copy_(1, self.places, self.values)
-        return kspace
-
-    def only(self, chosen: torch.Tensor) -> "SampledLines":
-        """The lines for which ``chosen``, (W, T), is true."""
-        own = chosen.flatten()[self.places]
-        return SampledLines(self.values[:, own], self.places[own], self.mask * chosen.unsqueeze(-1))
-
-    def time_average(self) -> "SampledLines":
-        """One frame of W lines: each line's sum over the frames that sampled it, divided by their number."""
-        num_lines, num_frames = self.mask.shape[1:3]
-        w, count = torch.div(self.places, num_frames, rounding_mode="floor"), self.mask.sum(dim=2)
-        total = torch.zeros(self.values.shape[0], num_lines, self.values.shape[2], dtype=self.values.dtype)
-        total.index_add_(1, w, self.values)
-        mask = (count > 0).float().unsqueeze(2)
-        return SampledLines(total / count.clamp(min=1), torch.arange(num_lines), mask)
-
-    def adjoint(self, maps: torch.Tensor) -> torch.Tensor:
-        """A^H: the zero-filled image (H, W, T, M) for maps (H, W, 1, C, M).
-
-        As :class:`meddlr_greedy.ops.cine_sense.CineSenseModel` computes it; but lines of zeros get no FFT along the
-        readout, and coil images are made frame by frame, which fits into the cache.
-        """
-        num_rows, num_lines, _, num_coils, num_maps = maps.shape
-        num_frames = self.mask.shape[2]
-        readout = torch.fft.fftshift(
-            torch.fft.ifft(torch.fft.ifftshift(self.values, dim=0), dim=0, norm="ortho"), dim=0
-        )  # (H, L, C)
-        # Along the phase encode the FFT is centred by the place and the phase of the lines, which are few, so that
-        # neither maps nor images have to be moved.
-        centre = num_lines // 2
-        w = torch.div(self.places, num_frames, rounding_mode="floor") - centre
-        phase = torch.exp(-2j * math.pi * centre / num_lines * w.double()).to(maps.dtype)
-        readout = (readout * phase[:, None]).permute(2, 0, 1).contiguous()  # (C, H, L)
-        maps_conj = maps[:, :, 0].permute(3, 2, 0, 1).contiguous().conj_physical()
-        image = torch.empty(num_maps, num_frames, num_rows, num_lines, dtype=maps.dtype)
-        for frame in range(num_frames):
-            own = (self.places % num_frames == frame).nonzero().squeeze(1)
-            hybrid = torch.zeros(num_coils, num_rows, num_lines, dtype=maps.dtype)
-            hybrid.index_copy_(2, w[own] % num_lines, readout.index_select(2, own))
-            coil_images = torch.fft.ifft(hybrid, dim=-1, norm="ortho")
-            for m in range(num_maps):
-                torch.sum(maps_conj[m] * coil_images, dim=0, out=image[m, frame])
-        return image.permute(2, 3, 1, 0)
-
-
-def _with_signal(values: torch.Tensor) -> torch.Tensor:
-    """Which of the lines (H, L, C) are not all zero, (L,)."""
-    signal = (values[len(values) // 2] != 0).any(dim=1)  # nearly always all of them: one point is enough to know
-    if not signal.all():
-        signal = (values != 0).any(dim=0).any(dim=1)
-    return signal
 
 
 def _narrowed(mask: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,7 @@ from meddlr.evaluation import DatasetEvaluator, inference_on_dataset
 from meddlr.evaluation.testing import print_csv_format
 from torch import nn
 
-from meddlr_greedy.data.loader import build_train_loader
+from meddlr_greedy.data.build import build_train_loader
 from meddlr_greedy.data.seeding import example_seed
 from meddlr_greedy.engine.build import TRAINER_REGISTRY
 from meddlr_greedy.engine.channel import END, Message, Receiver, Sender, receive

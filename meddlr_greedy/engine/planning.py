@@ -12,7 +12,7 @@ import torch
 from meddlr.config import CfgNode
 from meddlr.utils.events import EventStorage
 
-from meddlr_greedy.data.loader import build_train_loader
+from meddlr_greedy.data.build import build_train_loader
 from meddlr_greedy.engine.trace import Trace, traced
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import UserError

@@ -18,9 +18,9 @@ from meddlr.solver import GradAccumOptimizer
 from meddlr.utils.events import CommonMetricPrinter, EventStorage, JSONWriter, TensorboardXWriter
 from torch.nn import DataParallel
 
+from meddlr_greedy.data.build import build_train_loader, build_val_loader
+from meddlr_greedy.data.catalog import has_targets
 from meddlr_greedy.data.dataset import CineSliceData
-from meddlr_greedy.data.datasets import has_targets
-from meddlr_greedy.data.loader import build_train_loader, build_val_loader
 from meddlr_greedy.data.seeding import example_seed
 from meddlr_greedy.engine.accumulation import ResumableGradAccumOptimizer
 from meddlr_greedy.engine.build import TRAINER_REGISTRY, build_hooks

@@ -27,11 +27,12 @@ from torch import nn
 from tqdm import tqdm
 
 import meddlr_greedy
+from meddlr_greedy.data.scan_file import Geometry
 from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator, ZeroFilledEvaluator, as_complex
 from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure
-from meddlr_greedy.evaluation.slices import Geometry, KeptSlice, write_slices
+from meddlr_greedy.evaluation.slices import KeptSlice, write_slices
 from meddlr_greedy.files import written_atomically
 
 __all__ = [

@@ -1,37 +1,19 @@
 """The slices that an evaluation keeps to be looked at: images in physical units, in a small HDF5 file."""
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Sequence
 
 import h5py
 import numpy as np
 
+from meddlr_greedy.data.scan_file import Geometry
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically
 
-__all__ = ["IMAGES", "Geometry", "KeptSlice", "read_slices", "write_slices"]
+__all__ = ["IMAGES", "KeptSlice", "read_slices", "write_slices"]
 
 #: The images of a kept slice, by their names in the file.
 IMAGES = ("zero_filled", "reconstruction", "target")
-
-
-class Geometry(NamedTuple):
-    """What is known of pixels and frames: mm (readout, phase encode), ms; ``None`` where it is not."""
-
-    pixel_spacing_mm: Optional[Tuple[float, float]] = None
-    frame_time_ms: Optional[float] = None
-
-    @classmethod
-    def of(cls, attributes: Mapping[str, Any]) -> "Geometry":
-        """From the attributes of an HDF5 file or group."""
-        spacing, frame_time = attributes.get("pixel_spacing_mm"), attributes.get("frame_time_ms")
-        return cls(
-            None if spacing is None else (float(spacing[0]), float(spacing[1])),
-            None if frame_time is None else float(np.squeeze(frame_time)),
-        )
-
-    def as_attributes(self) -> Dict[str, Any]:
-        return {key: value for key, value in self._asdict().items() if value is not None}
 
 
 class KeptSlice(NamedTuple):

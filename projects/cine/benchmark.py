@@ -42,8 +42,9 @@ from torch import nn
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.config.schema import GreedyConfig
-from meddlr_greedy.data.datasets import register_datasets
-from meddlr_greedy.data.loader import ExampleLoader, build_train_loader
+from meddlr_greedy.data.build import build_train_loader
+from meddlr_greedy.data.catalog import register_datasets
+from meddlr_greedy.data.loader import ExampleLoader
 from meddlr_greedy.data.seeding import seed_transform
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.engine.launch import check_device

@@ -28,8 +28,9 @@ from tqdm import tqdm
 
 from meddlr_greedy.arguments import run_parser
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
-from meddlr_greedy.data.loader import ExampleLoader, build_val_loader
+from meddlr_greedy.data.build import build_val_loader
+from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
+from meddlr_greedy.data.loader import ExampleLoader
 from meddlr_greedy.engine.launch import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.eval_net import evaluate_test_sets, make_results_folder

@@ -2,44 +2,26 @@
 
 import json
 import os
-import re
 import shlex
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, Sequence, Tuple
+from typing import Any, Dict, Sequence, Tuple
 
 import h5py
 import numpy as np
 import torch
 
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.data.datasets import ROOT_VARIABLE, datasets_root
-from meddlr_greedy.errors import UserError
-from meddlr_greedy.files import written_atomically
+from meddlr_greedy.data.catalog import ROOT_VARIABLE, datasets_root
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.espirit import espirit_maps
 from projects.cine.splits import SPLITS, check
 
-__all__ = [
-    "CoilMaps",
-    "ScanEntry",
-    "WriteError",
-    "annotations",
-    "coil_combination",
-    "say_what_is_next",
-    "sense_arrays",
-    "writing",
-    "write_scan",
-]
+__all__ = ["CoilMaps", "ScanEntry", "annotations", "coil_combination", "say_what_is_next", "sense_arrays"]
 
 _CONFIGS = Path(__file__).parents[2] / "configs" / "cine"
 CONFIG = _CONFIGS / "greedy.yaml"
 CONFIG_WITHOUT_TARGETS = _CONFIGS / "dl_espirit_greedy_self_supervised.yaml"
-
-
-class WriteError(UserError):
-    """The output cannot be written (a full disk, say): no other file will fare better."""
 
 
 # --- Maps and target ---
@@ -104,52 +86,6 @@ def coil_combination(kspace: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """The target (H, W, T, M): fully sampled k-space (H, W, T, C) combined with the conjugate maps (H, W, 1, C, M)."""
     signal_model = CineSenseModel(torch.from_numpy(maps)[None])
     return signal_model(torch.from_numpy(np.ascontiguousarray(kspace))[None], adjoint=True)[0].numpy()
-
-
-# --- Scans ---
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns what the file system or HDF5 raises on writing into a :class:`WriteError`."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # HDF5 raises RuntimeError where it flushes to a full disk
-        reason = re.search(r"error message = '(.*?)'", str(error))
-        raise WriteError(f"{path}: cannot be written ({reason.group(1) if reason else error})") from error
-
-
-def write_scan(
-    path: Path, num_slices: int, slices: Iterable[Dict[str, np.ndarray]], attributes: Dict[str, Any]
-) -> None:
-    """Writes one HDF5 file, whole or not at all, slice by slice with one slice in memory.
-
-    Args:
-        path: The file, in a folder that is made where it is missing.
-        num_slices: Number of slices S.
-        slices: Of each slice the arrays by name; in the file they have S as a first axis.
-        attributes: Of the file; ``None`` is left out.
-
-    Raises:
-        WriteError: where the file cannot be written.
-    """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with written_atomically(path) as partial:
-        with writing(path):
-            file = h5py.File(partial, "w")
-        try:
-            for i, arrays in enumerate(slices):
-                with writing(path):
-                    for name, array in arrays.items():
-                        if name not in file:
-                            file.create_dataset(name, (num_slices, *array.shape), array.dtype)
-                        file[name][i] = array
-            with writing(path):
-                file.attrs.update({name: value for name, value in attributes.items() if value is not None})
-        finally:
-            with writing(path):
-                file.close()
 
 
 # --- Annotations ---

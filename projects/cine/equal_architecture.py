@@ -33,7 +33,7 @@ from tabulate import tabulate
 
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
+from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.engine.planning import Example
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.modeling.greedy import partition_steps

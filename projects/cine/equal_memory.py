@@ -45,7 +45,7 @@ from tabulate import tabulate
 from meddlr_greedy import compare
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.data.datasets import check_dataset_names, register_datasets
+from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.engine.planning import FEATURES, STEPS, Example, Largest, StepMemory, largest, plan_step, with_value
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically

@@ -28,7 +28,7 @@ from torch import nn
 from meddlr_greedy import compare, eval_net
 from meddlr_greedy.arguments import CommandParser, run_parser
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.data.datasets import datasets_root, register_datasets
+from meddlr_greedy.data.catalog import datasets_root, register_datasets
 from meddlr_greedy.engine.launch import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.eval_net import evaluate_test_sets, make_results_folder

@@ -19,7 +19,8 @@ from meddlr.engine.train_loop import HookBase
 
 from meddlr_greedy import train_net
 from meddlr_greedy.data import loader
-from meddlr_greedy.data.datasets import ROOT_VARIABLE
+from meddlr_greedy.data.catalog import ROOT_VARIABLE
+from meddlr_greedy.data.sampler import ResumableBatchSampler
 from meddlr_greedy.engine.build import HOOK_REGISTRY
 from meddlr_greedy.engine.planning import TrainingStep
 from meddlr_greedy.errors import UserError
@@ -199,7 +200,7 @@ def _preload_batches() -> None:
             yield dict(first)
 
     original = loader.ExampleLoader.__iter__
-    is_training = loader.ResumableBatchSampler
+    is_training = ResumableBatchSampler
 
     def chosen(self: Any) -> Any:
         return endless(self) if isinstance(self.batch_sampler, is_training) else original(self)

@@ -16,18 +16,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from meddlr_greedy.data.scan_file import write_scan
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.files import written_atomically
+from meddlr_greedy.files import WriteError, writing, written_atomically
 from meddlr_greedy.ops.coils import compress_coils, geometric_compression, svd_compression
-from projects.cine.dataset import (
-    CoilMaps,
-    ScanEntry,
-    WriteError,
-    annotations,
-    sense_arrays,
-    write_scan,
-    writing,
-)
+from projects.cine.dataset import CoilMaps, ScanEntry, annotations, sense_arrays
 from projects.cine.parallel import in_parallel
 from projects.cine.readers import cmrxrecon, images, ismrmrd
 from projects.cine.readers.scan import RawScan, RawSlice, are_neighbours, complete, stem

@@ -17,7 +17,7 @@ from typing import Any, Dict, Sequence
 
 from meddlr_greedy import eval_net, train_net
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.data.datasets import datasets_root
+from meddlr_greedy.data.catalog import datasets_root
 from meddlr_greedy.errors import exit_with_one_line
 from projects.cine import simulate
 from projects.cine.tables import in_words, insert_table, write_json

@@ -26,16 +26,10 @@ import numpy as np
 from tqdm import tqdm
 
 from meddlr_greedy.arguments import CommandParser
+from meddlr_greedy.data.scan_file import write_scan
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.ops.acquisition import acquire, coil_sensitivities, noise_reference, random_smooth_phase
-from projects.cine.dataset import (
-    CoilMaps,
-    ScanEntry,
-    annotations,
-    say_what_is_next,
-    sense_arrays,
-    write_scan,
-)
+from projects.cine.dataset import CoilMaps, ScanEntry, annotations, say_what_is_next, sense_arrays
 from projects.cine.phantom import FIELD_OF_VIEW_MM, Anatomy, beating_heart
 from projects.cine.readers.images import CineSeries, load_series
 from projects.cine.readers.scan import RawScan, RawSlice, are_neighbours, stem

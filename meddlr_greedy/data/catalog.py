@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 from meddlr.data import DatasetCatalog, MetadataCatalog
 from meddlr.data.datasets.register_mrco import load_mrco_json
 
-from meddlr_greedy.data.dataset import check_scan_file, datasets_in
+from meddlr_greedy.data.scan_file import check_scan_file, datasets_in
 from meddlr_greedy.errors import UserError, did_you_mean
 
 __all__ = ["check_dataset_names", "datasets_root", "has_targets", "register_datasets", "warn_of_shared_subjects"]
@@ -109,10 +109,10 @@ def has_targets(name: str, keys: Optional[Mapping[str, str]] = None) -> bool:
 
     Args:
         name: The data set.
-        keys: Names in the files, see :func:`meddlr_greedy.data.dataset.check_scan_file`.
+        keys: Names in the files, see :func:`meddlr_greedy.data.scan_file.check_scan_file`.
 
     Raises:
-        UserError: See :func:`check_dataset_names` and :func:`meddlr_greedy.data.dataset.check_scan_file`.
+        UserError: See :func:`check_dataset_names` and :func:`meddlr_greedy.data.scan_file.check_scan_file`.
     """
     check_dataset_names([name])
     paths = [scan["file_name"] for scan in DatasetCatalog.get(name)]
