@@ -20,6 +20,7 @@ __all__ = [
     "did_you_mean",
     "exit_with_one_line",
     "naming",
+    "print_error",
 ]
 
 _T = TypeVar("_T")
@@ -80,3 +81,11 @@ def exit_with_one_line(main: Callable[..., _T]) -> Callable[..., _T]:
             sys.exit(error.exit_status)
 
     return wrapped
+
+
+def print_error(line: str, details: str = "") -> None:
+    """Prints a line on stderr that begins with ``error:``, below ``details``.
+
+    It is one write, so that lines of several processes do not mix.
+    """
+    os.write(2, f"{details}error: {' '.join(line.split())}\n".encode())

@@ -20,8 +20,10 @@ from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets, warn_of_shared_subjects
 from meddlr_greedy.engine.build import trainer_class
 from meddlr_greedy.engine.launch import handling_signals, save_config, setup_run
-from meddlr_greedy.engine.processes import Job, end_at_once, in_job, launch
 from meddlr_greedy.errors import UserError, exit_with_one_line
+from meddlr_greedy.jobs.environment import in_job
+from meddlr_greedy.jobs.job import Job, end_at_once
+from meddlr_greedy.jobs.launch import launch
 
 __all__ = ["main"]
 

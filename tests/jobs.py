@@ -5,9 +5,9 @@ import time
 
 import conftest  # noqa: F401 (its mask function, in every process)
 
-from meddlr_greedy.engine.processes import Job
+from meddlr_greedy.jobs.job import Job
+from meddlr_greedy.jobs.local import preload
 from meddlr_greedy.train_net import main
-from projects.cine.local_job import preload
 
 preload("jobs")
 

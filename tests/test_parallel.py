@@ -17,15 +17,15 @@ from meddlr.modeling import build_model
 from test_train import ROOT, load, metrics, wait_for
 
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.engine import processes
 from meddlr_greedy.engine.channel import Receiver, Sender
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.engine.parallel import ParallelGreedyTrainer
 from meddlr_greedy.engine.partition import Place, balanced_partition, measure_modules
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.jobs import job as processes
+from meddlr_greedy.jobs.local import LocalJob
 from meddlr_greedy.modeling.losses import complex_l1
 from meddlr_greedy.train_net import main as train_main
-from projects.cine.local_job import LocalJob
 
 # An evaluation and a checkpoint in between, and a learning rate that changes.
 OPTS = [

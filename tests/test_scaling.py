@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from meddlr_greedy.jobs.local import LocalJob
 from projects.cine import scaling
-from projects.cine.local_job import LocalJob
 from projects.cine.pipeline_figure import BACKWARD, FORWARD, UPDATE, greedy_schedule, one_forward_one_backward
 from projects.cine.pipeline_figure import main as pipeline_main
 from projects.cine.scaling import (

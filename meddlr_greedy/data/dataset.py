@@ -9,7 +9,14 @@ from typing import Any, Dict, List, Mapping, Optional
 import numpy as np
 from meddlr.data.slice_dataset import SliceData
 
-from meddlr_greedy.data.scan_file import CINE_AXES, MAGNITUDE_TARGET, PLAIN_AXES, check_scan_file, datasets_in
+from meddlr_greedy.data.scan_file import (
+    CINE_AXES,
+    MAGNITUDE_TARGET,
+    PLAIN_AXES,
+    check_scan_file,
+    datasets_in,
+    names_in_file,
+)
 from meddlr_greedy.errors import UserError
 
 __all__ = ["CheckedSliceData", "CineSliceData"]

@@ -6,8 +6,8 @@ from meddlr.config import CfgNode
 from meddlr.engine.train_loop import HookBase
 from meddlr.utils.registry import Registry
 
-from meddlr_greedy.engine.processes import in_job
 from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.jobs.environment import in_job
 
 __all__ = ["HOOK_REGISTRY", "TRAINER_REGISTRY", "build_hooks", "trainer_class"]
 

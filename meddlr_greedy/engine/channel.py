@@ -18,7 +18,7 @@ from typing import Any, ContextManager, Dict, List, Optional
 import torch
 import torch.distributed as dist
 
-from meddlr_greedy.engine.processes import PeerLost, is_lost_connection
+from meddlr_greedy.jobs.board import PeerLost, is_lost_connection
 
 __all__ = ["END", "Message", "Receiver", "Sender", "receive", "send"]
 

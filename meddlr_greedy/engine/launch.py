@@ -14,9 +14,9 @@ from meddlr.utils.logger import setup_logger
 
 from meddlr_greedy.config.safe_yaml import read_yaml
 from meddlr_greedy.engine.memory import keep_freed_memory
-from meddlr_greedy.engine.processes import Job
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically
+from meddlr_greedy.jobs.job import Job
 
 __all__ = ["check_device", "handling_signals", "save_config", "setup_run"]
 

@@ -42,10 +42,11 @@ from meddlr_greedy.engine.partition import (
     store_partition,
     stored_partition,
 )
-from meddlr_greedy.engine.processes import Job, PeerLost, is_lost_connection
 from meddlr_greedy.engine.shards import merge_optimizers, merge_schedulers, select_optimizer, select_scheduler
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import Preempted, UserError
+from meddlr_greedy.jobs.board import PeerLost, is_lost_connection
+from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.modeling.greedy import GreedyUnrolled, partition_steps
 
 __all__ = ["ParallelGreedyTrainer", "choose_backend"]

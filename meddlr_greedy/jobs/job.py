@@ -6,10 +6,8 @@ leaves a sign of life each second, which one other process watches, and there th
 others see that within a second and end, whatever they are waiting for: a lost peer hangs nobody.
 """
 
-import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -17,14 +15,16 @@ import traceback
 import uuid
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Iterator, List, Optional
 
 import torch
 import torch.distributed as dist
 
-from meddlr_greedy.errors import OneLineError, Preempted, UserError
+from meddlr_greedy.errors import OneLineError, Preempted, UserError, print_error
+from meddlr_greedy.jobs.board import Board, PeerLost, is_lost_connection
+from meddlr_greedy.jobs.environment import num_processes
 
-__all__ = ["Board", "Job", "PeerLost", "end_at_once", "in_job", "is_lost_connection", "launch", "num_processes"]
+__all__ = ["Job", "end_at_once"]
 
 HEARTBEAT_S = 1.0
 #: Silence after which a process counts as lost. Dead ones are noticed sooner, by their closed connections.
@@ -35,72 +35,6 @@ JOIN_S = 300.0
 GRACE_S = 3.0
 #: How long processes may take to end by themselves once one has failed.
 END_S = 8.0
-
-
-class PeerLost(ConnectionError):
-    """The connection to a neighbouring process broke."""
-
-    def __init__(self, rank: int, cause: Any):
-        super().__init__(str(cause))
-        self.rank = rank
-
-
-class Board:
-    """Where the processes of a job leave word for each other.
-
-    Args:
-        store: A store of torch.distributed; not for several threads at a time.
-        attempt: Keeps the words of an earlier attempt, which failed and was restarted, apart.
-    """
-
-    def __init__(self, store: dist.TCPStore, attempt: str = ""):
-        self.store = store
-        self.attempt_name = attempt
-        self.prefix = f"meddlr_greedy/{attempt}/"
-
-    def write(self, key: str, value: str) -> None:
-        self.store.set(self.prefix + key, value)
-
-    def read(self, key: str) -> Optional[str]:
-        """What stands there, or None."""
-        # Swaps nothing for nothing: the one way to look without waiting that torch 2.2 has, too.
-        return self.store.compare_set(self.prefix + key, "", "").decode() or None
-
-    def wait_for(self, key: str) -> str:
-        self.store.wait([self.prefix + key], timedelta(days=1))
-        return self.store.get(self.prefix + key).decode()
-
-    def attempt(self) -> "Board":
-        """The part of the board for the present attempt, where the first process has begun one."""
-        return Board(self.store, self.read("attempt") or "none")
-
-    def name(self, rank: int) -> str:
-        """A process with its modules, for messages."""
-        modules = self.read(f"modules/{rank}")
-        return f"rank {rank} ({modules})" if modules else f"rank {rank}"
-
-    def report_failure(self, line: str, status: int) -> bool:
-        """Leaves word of a failure; False where another process was first."""
-        report = json.dumps({"line": line, "status": status, "by": f"{os.getpid()}/{threading.get_ident()}"})
-        return self.store.compare_set(self.prefix + "failure", "", report) == report.encode()
-
-    def failure_status(self) -> Optional[int]:
-        """The exit status of the process that failed first, or None."""
-        report = self.read("failure")
-        return None if report is None else json.loads(report)["status"]
-
-
-def num_processes() -> int:
-    """The number of processes of this job; 1 outside of a job."""
-    try:
-        return int(os.environ.get("WORLD_SIZE", "1"))
-    except ValueError:
-        raise UserError(f"WORLD_SIZE: found '{os.environ['WORLD_SIZE']}', allowed is a number") from None
-
-
-def in_job() -> bool:
-    """Whether this process was started as one of several."""
-    return num_processes() > 1
 
 
 class Job:
@@ -241,7 +175,7 @@ class Job:
             self._fail_for_lost_peer(error.rank, _first_line(error))
         except Preempted as end:  # all processes end so, each by itself
             if self.rank == self.world_size - 1:
-                _say(str(end))
+                print_error(str(end))
             self._leave(end.exit_status)
         except OneLineError as error:
             self.fail(str(error), error.exit_status)
@@ -259,7 +193,7 @@ class Job:
         with self._store_may_be_gone():
             line = f"{self.board.name(self.rank)}: {message}"
             if self.board.report_failure(line, status):
-                _say(line, details)
+                print_error(line, details)
         self._leave(status)
 
     def _fail_for_lost_peer(self, rank: int, cause: str) -> None:
@@ -267,7 +201,7 @@ class Job:
         with self._store_may_be_gone():
             line = f"{self.board.name(rank)}: lost (killed, or out of reach: {cause})"
             if self.board.report_failure(line, 1):
-                _say(line)
+                print_error(line)
         self._leave(1)
 
     def _wait_for_another_report(self) -> None:
@@ -289,7 +223,7 @@ class Job:
             if self._ended.is_set():
                 return
             if self.rank == 1:  # nobody can agree any more on who says it
-                _say(f"rank 0: lost, with the job's store (killed, or out of reach: {_first_line(error)})")
+                print_error(f"rank 0: lost, with the job's store (killed, or out of reach: {_first_line(error)})")
             self._leave(1)
 
     def _leave(self, status: int) -> None:
@@ -334,7 +268,7 @@ class Job:
                 if time.monotonic() - seen > patience:
                     line = f"{board.name(watched)}: lost (no sign of life for {patience:.0f} s)"
                     if board.report_failure(line, 1):
-                        _say(line)
+                        print_error(line)
                     self._leave(1)
 
     def _act_on_signals(self) -> None:
@@ -351,81 +285,8 @@ def end_at_once(number: int, frame: Any) -> None:
     ``except Exception`` (meddlr's look at the environment has several) or inside a callback of the interpreter.
     """
     name = signal.Signals(number).name
-    _say(f"{name} received outside the training; nothing is lost, continue with --resume")
+    print_error(f"{name} received outside the training; nothing is lost, continue with --resume")
     os._exit(Preempted.exit_status)
-
-
-def launch(num: int, arguments: Sequence[str], module: str) -> int:
-    """Runs ``python -m module arguments`` in ``num`` processes on this machine, until all have ended.
-
-    Args:
-        num: Number of processes.
-        arguments: Of the command line.
-        module: The entry point.
-
-    Returns:
-        The exit status: 0 if all ended well, else that of the process which failed first.
-    """
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    threads = max(1, (os.cpu_count() or 1) // num)
-    environment = {
-        "OMP_NUM_THREADS": str(threads),
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "WORLD_SIZE": str(num),
-        "LOCAL_WORLD_SIZE": str(num),
-    }
-    command = [sys.executable, "-m", module, *arguments]
-    processes: List[subprocess.Popen] = []
-
-    def forward(number: int, frame: Any) -> None:
-        for process in processes:
-            process.send_signal(number)
-
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        for rank in range(num):
-            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            processes.append(subprocess.Popen(command, env={**environment, **ranks}))
-        return _wait_for_all(processes, Board(store))
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-        for number, before in previous.items():
-            signal.signal(number, before)
-
-
-def _wait_for_all(processes: List[subprocess.Popen], everywhere: Board) -> int:
-    """Waits; once a process has failed, the others are given ``END_S`` seconds."""
-    deadline: Optional[float] = None
-    status = 0
-    running: Dict[int, subprocess.Popen] = dict(enumerate(processes))
-    while running and (deadline is None or time.monotonic() < deadline):
-        time.sleep(0.1)
-        for rank, process in list(running.items()):
-            if process.poll() is None:
-                continue
-            del running[rank]
-            if process.returncode == 0:
-                continue
-            board = everywhere.attempt()
-            if process.returncode < 0:
-                line = f"{board.name(rank)}: killed by {signal.Signals(-process.returncode).name}"
-                if board.report_failure(line, 1):
-                    _say(line)
-            status = status or board.failure_status() or (process.returncode if process.returncode > 0 else 1)
-            deadline = deadline or time.monotonic() + END_S
-    return status
-
-
-def _say(line: str, details: str = "") -> None:
-    # One write, so that lines of several processes do not mix.
-    os.write(2, f"{details}error: {' '.join(line.split())}\n".encode())
 
 
 def _first_line(error: BaseException) -> str:
@@ -435,10 +296,3 @@ def _first_line(error: BaseException) -> str:
 
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def is_lost_connection(error: BaseException) -> bool:
-    """Whether torch.distributed says that the other side is gone."""
-    if not isinstance(error, RuntimeError) or isinstance(error, torch.cuda.OutOfMemoryError):
-        return False
-    return any(word in str(error) for word in ("onnection closed", "onnection reset", "Broken pipe", "gloo", "NCCL"))
