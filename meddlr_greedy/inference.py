@@ -17,7 +17,7 @@ from meddlr_greedy.data.scan_file import CINE_AXES, PLAIN_AXES, Geometry, check_
 from meddlr_greedy.data.transform import CineDataTransform
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.evaluator import as_complex
-from meddlr_greedy.modeling.greedy import GreedyUnrolled
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 
 __all__ = ["AcquiredScan", "AcquiredSlice", "Reconstruction", "Reconstructor", "use_modules"]
 

@@ -35,7 +35,7 @@ from meddlr_greedy.engine.planning import (
 )
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically
-from meddlr_greedy.modeling.greedy import GreedyUnrolled
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 
 __all__ = ["main"]
 

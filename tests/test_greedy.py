@@ -12,7 +12,8 @@ from torch import nn
 
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.greedy import GreedyUnrolled, partition_steps
+from meddlr_greedy.modeling.greedy.modules import partition_steps
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.losses import complex_l1
 
 BLOCKS = {

@@ -11,9 +11,9 @@ from torch import nn
 
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.greedy import GreedyUnrolled
-from meddlr_greedy.modeling.invertible import InvertibleResBlock, InvertibleSpatioTemporalResNet
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.losses import complex_l1
+from meddlr_greedy.modeling.regularizers.invertible import InvertibleResBlock, InvertibleSpatioTemporalResNet
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.lipschitz import convolution_norm_bound
 from meddlr_greedy.train_net import main as train_main
@@ -197,7 +197,7 @@ def test_gradient_is_that_of_plain_backpropagation(batch, arch, share, num_steps
 
 
 def test_gradient_of_conjugate_gradients_is_that_of_their_iterations(batch, monkeypatch):
-    from meddlr_greedy.modeling import invertible
+    from meddlr_greedy.modeling.networks import invertible
     from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient
 
     network = make_network("InvertibleCGCineUnrolledCNN", NUM_EMAPS=2)

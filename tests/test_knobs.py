@@ -15,7 +15,7 @@ from meddlr_greedy.config.safe_yaml import read_yaml
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.greedy import GreedyUnrolled
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.losses import complex_l1
 from meddlr_greedy.train_net import main as train_main
 from projects.cine.measuring import make_batch

@@ -7,9 +7,9 @@ from meddlr.modeling import build_model
 
 from meddlr_greedy.data.masks import VariableDensityKtMaskFunc
 from meddlr_greedy.engine.memory import HeldForBackward
-from meddlr_greedy.modeling import phase_constrained
-from meddlr_greedy.modeling.greedy import GreedyUnrolled
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.losses import complex_l1
+from meddlr_greedy.modeling.networks import phase_constrained
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.phase_constrained import (
     phase_constrained_reconstruction,

@@ -21,8 +21,8 @@ from meddlr_greedy.data.catalog import has_targets, register_datasets
 from meddlr_greedy.data.loss_lines import draw_loss_lines
 from meddlr_greedy.data.masks import GoldenStepKtMaskFunc, VariableDensityKtMaskFunc, central_lines
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.greedy import partition_steps
-from meddlr_greedy.modeling.inputs import MeasuredLines
+from meddlr_greedy.modeling.greedy.modules import partition_steps
+from meddlr_greedy.modeling.problem import MeasuredLines
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.train_net import main as train_main
 from projects.cine import self_supervised

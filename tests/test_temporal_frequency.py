@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.temporal_frequency import TemporalFrequencyResNet, fourier_basis
+from meddlr_greedy.modeling.regularizers.temporal_frequency import TemporalFrequencyResNet, fourier_basis
 
 
 @pytest.mark.parametrize("num_frames, num_frequencies", [(12, 5), (11, 5), (4, 0), (20, 3)])

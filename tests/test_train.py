@@ -17,7 +17,7 @@ from meddlr_greedy.data import catalog as datasets_module
 from meddlr_greedy.engine import GreedyTrainer
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.jobs.board import PeerLost
-from meddlr_greedy.modeling.greedy import GreedyUnrolled
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.losses import LeanLossComputer
 from meddlr_greedy.train_net import main as train_main
 

@@ -47,7 +47,8 @@ from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import Preempted, UserError
 from meddlr_greedy.jobs.board import PeerLost, is_lost_connection
 from meddlr_greedy.jobs.job import Job
-from meddlr_greedy.modeling.greedy import GreedyUnrolled, partition_steps
+from meddlr_greedy.modeling.greedy.modules import partition_steps
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 
 __all__ = ["ParallelGreedyTrainer", "choose_backend"]
 

@@ -16,7 +16,8 @@ from meddlr.config import CfgNode
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically
-from meddlr_greedy.modeling.greedy import GreedyUnrolled, partition_steps
+from meddlr_greedy.modeling.greedy.modules import partition_steps
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 
 __all__ = [
     "PARTITION_FILE",

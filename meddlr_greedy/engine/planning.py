@@ -16,7 +16,8 @@ from meddlr_greedy.data.build import build_train_loader
 from meddlr_greedy.engine.trace import Trace, traced
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.greedy import GreedyUnrolled, partition_steps
+from meddlr_greedy.modeling.greedy.modules import partition_steps
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 
 __all__ = [
     "FEATURES",

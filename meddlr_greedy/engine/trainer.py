@@ -32,7 +32,7 @@ from meddlr_greedy.errors import NonFiniteLossError, Preempted, UserError, namin
 from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator
 from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC, HeldOutEvaluator
 from meddlr_greedy.files import written_atomically
-from meddlr_greedy.modeling.greedy import GreedyUnrolled
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 
 __all__ = ["GreedyTrainer"]
 

@@ -7,7 +7,7 @@ from meddlr.engine.hooks import LRScheduler
 from torch import nn
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.greedy import GreedyUnrolled
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 
 __all__ = ["LearningRates", "clip_gradients", "scale_learning_rates"]
 

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch.distributed as dist
 
+from meddlr_greedy.errors import print_error
 from meddlr_greedy.jobs.board import Board
 from meddlr_greedy.jobs.job import END_S
 

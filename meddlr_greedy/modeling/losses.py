@@ -26,7 +26,7 @@ from meddlr.ops import complex as cplx
 
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
-from meddlr_greedy.modeling.inputs import MeasuredLines
+from meddlr_greedy.modeling.problem import MeasuredLines
 
 __all__ = ["LeanLossComputer", "LocalLoss", "as_local_loss", "complex_l1", "measured_loss", "recon_loss"]
 
@@ -133,7 +133,7 @@ def measured_loss(name: str, image: torch.Tensor, lines: MeasuredLines) -> torch
     :math:`\frac{1}{2} (\|e\|_1 / \|y\|_1 + \|e\|_2 / \|y\|_2)` for each example, the mean over examples, with the
     measured lines y. The error e is y - A x and, where no coil sees the image, the image x itself: there it is zero, as
     is a target (of coil images combined with the conjugate maps), but no line tells. All sums are weighted, see
-    :class:`~meddlr_greedy.modeling.inputs.MeasuredLines`.
+    :class:`~meddlr_greedy.modeling.problem.MeasuredLines`.
 
     Args:
         name: "k_l1_l2_sum_normalized", or "k_l1_sum_normalized" for the first term, without the half.

@@ -52,7 +52,11 @@ from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.engine.planning import Example, plan_step
 from meddlr_greedy.errors import exit_with_one_line
 from meddlr_greedy.files import written_atomically
-from meddlr_greedy.modeling.spatiotemporal import SpatioTemporalConv, SpatioTemporalResBlock, SpatioTemporalResNet
+from meddlr_greedy.modeling.regularizers.spatiotemporal import (
+    SpatioTemporalConv,
+    SpatioTemporalResBlock,
+    SpatioTemporalResNet,
+)
 from meddlr_greedy.ops.acquisition import acquire, coil_sensitivities
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.espirit import espirit_maps

@@ -25,7 +25,7 @@ from meddlr_greedy.engine.build import HOOK_REGISTRY
 from meddlr_greedy.engine.planning import TrainingStep
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.jobs.local import LocalJob, preload
-from meddlr_greedy.modeling.greedy import GreedyUnrolled
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from projects.cine.measuring import now, write_example_scan
 
 __all__ = ["METHODS", "SIDES", "Clock", "Side", "TimedStep", "TimingCase", "chain_throughput", "run_side"]

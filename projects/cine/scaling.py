@@ -67,7 +67,7 @@ from meddlr_greedy.files import written_atomically
 from meddlr_greedy.jobs.environment import in_job
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.jobs.launch import launch
-from meddlr_greedy.modeling.greedy import GreedyUnrolled
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from projects.cine.measuring import Batch, held_megabytes, make_batch, make_cfg, versions
 from projects.cine.pipeline_runner import NETWORK, chain_throughput
 from projects.cine.tables import in_words, insert_table, write_json

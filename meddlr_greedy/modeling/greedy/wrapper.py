@@ -11,11 +11,11 @@ Learning for Large-Scale Accelerated MRI Reconstruction", arXiv 2207.08393)::
     update all parameters
 
 K = 1 is end-to-end backpropagation. Activations are held for one module at a time. The loop itself, and how far a loss
-may reach beyond its module, are in :mod:`~meddlr_greedy.modeling.local_gradients`; how a single step runs is in
-:mod:`~meddlr_greedy.modeling.unrolled_step`.
+may reach beyond its module, are in :mod:`~meddlr_greedy.modeling.greedy.local_gradients`; how a single step runs is in
+:mod:`~meddlr_greedy.modeling.greedy.unrolled_step`.
 """
 
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 import torch
 from meddlr.config import CfgNode
@@ -28,59 +28,21 @@ from torch import nn
 
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
-from meddlr_greedy.modeling.inputs import UnrolledProblem, prepare_inputs
-from meddlr_greedy.modeling.invertible import check_invertible, run_reversibly
-from meddlr_greedy.modeling.local_gradients import forward_greedily
+from meddlr_greedy.modeling.contract import check_compatible, is_compatible
+from meddlr_greedy.modeling.greedy.inversion import check_invertible, run_reversibly
+from meddlr_greedy.modeling.greedy.local_gradients import forward_greedily
+from meddlr_greedy.modeling.greedy.modules import WholeNetwork, partition_steps
+from meddlr_greedy.modeling.greedy.unrolled_step import StepMode, block_of_step, run_step
 from meddlr_greedy.modeling.losses import LeanLossComputer, as_local_loss, complex_l1
-from meddlr_greedy.modeling.unrolled_step import StepMode, block_of_step, run_step
+from meddlr_greedy.modeling.problem import UnrolledProblem, prepare_inputs
 
-__all__ = ["GreedyUnrolled", "partition_steps"]
+__all__ = ["GreedyUnrolled"]
 
 #: Wrappers of meddlr that train an inner architecture with losses of their own.
 _WRAPPERS = ("N2R", "M2R", "NM2R", "A2R", "SSDU", "DENOISING")
 
 #: Keys of the config that take effect in the update, which is the trainer's.
 _KEYS_OF_TRAINER = ("CLIP_NORM", "LR_FACTORS")
-
-
-def partition_steps(num_steps: int, num_modules: Union[int, Sequence[int]]) -> List[range]:
-    """Cuts ``num_steps`` unrolled steps into modules of consecutive steps.
-
-    Args:
-        num_steps: N, the unrolled steps of the network.
-        num_modules: K, or the number of steps of each module. An uneven K gives the larger modules first.
-
-    Returns:
-        One range of step indices per module.
-
-    Raises:
-        UserError: where K is larger than N, or the sizes do not add up to N.
-    """
-    key = "MISC.GREEDY.NUM_MODULES"
-    if isinstance(num_modules, int):
-        if not 1 <= num_modules <= num_steps:
-            raise UserError(
-                f"{key}: found {num_modules}, allowed is 1 to {num_steps} (the number of unrolled steps,"
-                " MODEL.UNROLLED.NUM_UNROLLED_STEPS)"
-            )
-        size, larger = divmod(num_steps, num_modules)
-        sizes = [size + 1] * larger + [size] * (num_modules - larger)
-    else:
-        sizes = list(num_modules)
-        if not sizes or min(sizes) < 1 or sum(sizes) != num_steps:
-            raise UserError(
-                f"{key}: found sizes {sizes}, allowed are positive sizes that add up to {num_steps}"
-                " (the number of unrolled steps, MODEL.UNROLLED.NUM_UNROLLED_STEPS)"
-            )
-    ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
-    return [range(end - size, end) for end, size in zip(ends, sizes)]
-
-
-class WholeNetwork(NamedTuple):
-    """Names in the whole network, of which a process may keep a part."""
-
-    shapes: Dict[str, Tuple[int, ...]]  #: of parameters and buffers
-    trainable: List[str]  #: parameters, in the order of the network
 
 
 @META_ARCH_REGISTRY.register()
@@ -104,10 +66,10 @@ class GreedyUnrolled(nn.Module):
         checkpoint: Whether backward runs the unrolled steps again, one by one, so that a module keeps the images
             between its steps alone (gradient checkpointing); gradients are the same, bit for bit.
         overlap: m, the number of unrolled steps of the module before that a module's loss reaches, too; see
-            :mod:`~meddlr_greedy.modeling.local_gradients`.
+            :mod:`~meddlr_greedy.modeling.greedy.local_gradients`.
         amp: "bf16" lets the layers of the regulariser compute in bfloat16, in evaluation too; "" does not.
         loss_weights: Weights of the local losses, that of the last module too, one for each; () is 1 for all.
-        reversible: Trains end to end through :func:`~meddlr_greedy.modeling.invertible.run_reversibly`; for one module
+        reversible: Trains end to end by :func:`~meddlr_greedy.modeling.greedy.inversion.run_reversibly`: for one module
             and a network that can be run backwards. The outputs then also hold ``inversion_error``.
         asked_of_trainer: Keys of the config that the trainer has to act on, with their values. It clears them; training
             is refused as long as there are any.
@@ -137,7 +99,7 @@ class GreedyUnrolled(nn.Module):
         asked_of_trainer: Optional[Mapping[str, Any]] = None,
     ):
         super().__init__()
-        _check_compatible(network)
+        check_compatible(network)
         knobs = {"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp, "LOSS_WEIGHTS": loss_weights}
         GreedyConfig.from_mapping(knobs)
         # meddlr's checkpointer strips the prefix of this name when it loads into the plain network.
@@ -369,35 +331,10 @@ def build_network(cfg: CfgNode, name: str) -> nn.Module:
     """The network that ``MISC.GREEDY.META_ARCHITECTURE`` names, built by meddlr's registry."""
     key = "MISC.GREEDY.META_ARCHITECTURE"
     if name == GreedyUnrolled.__name__ or name not in META_ARCH_REGISTRY:
-        networks = [n for n, c in META_ARCH_REGISTRY if isinstance(c, type) and _is_compatible(c)]
+        networks = [n for n, c in META_ARCH_REGISTRY if isinstance(c, type) and is_compatible(c)]
         raise UserError(
             f"{key}: found '{name}', allowed are {', '.join(sorted(networks))}{did_you_mean(name, networks)}"
         )
     cfg = cfg.clone().defrost()
     cfg.MODEL.META_ARCHITECTURE = name
     return META_ARCH_REGISTRY.get(name)(cfg.freeze())
-
-
-def _is_compatible(network_class: Any) -> bool:
-    if not issubclass(network_class, GeneralizedUnrolledCNN):
-        return False
-    if network_class.forward is GeneralizedUnrolledCNN.forward:
-        return True
-    # Declared by the class whose forward it is, or by a subclass that knows it; not by one that it overrides.
-    classes = network_class.__mro__
-    owner = next(i for i, c in enumerate(classes) if "forward" in vars(c))
-    return any(vars(c).get("greedy_compatible", False) for c in classes[: owner + 1])
-
-
-def _check_compatible(network: nn.Module) -> None:
-    if not _is_compatible(type(network)):
-        raise UserError(
-            f"MISC.GREEDY.META_ARCHITECTURE: {type(network).__name__} cannot be trained greedily: allowed is a"
-            " GeneralizedUnrolledCNN, or a subclass driven through step() (one that overrides forward declares"
-            " greedy_compatible = True)"
-        )
-    if not isinstance(network.resnets, nn.Module):
-        raise UserError(
-            "GreedyUnrolled: the network's blocks are a plain list, so it has no trainable blocks; pass an"
-            " nn.ModuleList"
-        )

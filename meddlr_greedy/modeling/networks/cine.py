@@ -10,7 +10,7 @@ from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
-from meddlr_greedy.modeling.inputs import prepare_inputs
+from meddlr_greedy.modeling.problem import prepare_inputs
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient, implicit_conjugate_gradient
 

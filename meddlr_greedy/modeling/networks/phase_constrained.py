@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 
-from meddlr_greedy.modeling.cine import CGCineUnrolledCNN, Regulariser
+from meddlr_greedy.modeling.networks.cine import CGCineUnrolledCNN, Regulariser
 from meddlr_greedy.ops.phase_constrained import phase_constrained_reconstruction, smooth_phase
 
 __all__ = ["PhaseConstrainedCineUnrolledCNN"]

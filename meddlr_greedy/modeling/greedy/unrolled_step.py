@@ -14,7 +14,7 @@ from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from meddlr_greedy.modeling.inputs import UnrolledProblem
+from meddlr_greedy.modeling.problem import UnrolledProblem
 
 __all__ = ["StepMode", "block_of_step", "run_step"]
 

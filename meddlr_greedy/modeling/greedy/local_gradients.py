@@ -29,10 +29,10 @@ import torch
 from torch import nn
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.inputs import UnrolledProblem
+from meddlr_greedy.modeling.problem import UnrolledProblem
 
 if TYPE_CHECKING:
-    from meddlr_greedy.modeling.greedy import GreedyUnrolled
+    from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 
 __all__ = ["forward_greedily"]
 

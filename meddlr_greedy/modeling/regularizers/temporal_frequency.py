@@ -11,7 +11,7 @@ from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from torch import nn
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.spatiotemporal import residual_options
+from meddlr_greedy.modeling.regularizers.spatiotemporal import residual_options
 
 __all__ = ["TemporalFrequencyResNet", "fourier_basis"]
 

@@ -1,0 +1,1 @@
+"""Greedy learning: modules, local gradients, and the network that trains by them."""

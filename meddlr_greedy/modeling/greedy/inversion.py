@@ -1,0 +1,127 @@
+"""Training of invertible networks: backward runs the unrolled steps backwards."""
+
+import math
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+import torch
+from torch import nn
+
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.greedy.unrolled_step import StepMode, block_of_step, run_step
+from meddlr_greedy.modeling.networks.invertible import InvertibleCineUnrolledCNN
+from meddlr_greedy.modeling.problem import UnrolledProblem
+
+__all__ = ["check_invertible", "run_reversibly"]
+
+
+def check_invertible(network: nn.Module, num_modules: int, others: Mapping[str, Any]) -> None:
+    """Refuses what :func:`run_reversibly` does not train.
+
+    Args:
+        network: The network to train.
+        num_modules: K.
+        others: Keys of ``MISC.GREEDY`` that change how a step runs or what a loss reaches, with their values.
+
+    Raises:
+        UserError: for a network without an inverse, more than one module, or one of the other keys.
+    """
+    if not isinstance(network, InvertibleCineUnrolledCNN):
+        raise UserError(
+            f"MISC.GREEDY.TRAINING: found 'invertible', but {type(network).__name__} has no inverse; allowed for"
+            " MISC.GREEDY.META_ARCHITECTURE are InvertibleCineUnrolledCNN and InvertibleCGCineUnrolledCNN"
+        )
+    if num_modules != 1:
+        raise UserError(
+            f"MISC.GREEDY.NUM_MODULES: found {num_modules}, but MISC.GREEDY.TRAINING 'invertible' is end-to-end"
+            " backpropagation, which allows 1"
+        )
+    for key, value in others.items():
+        if value:
+            raise UserError(
+                f"MISC.GREEDY.{key}: found {value!r}, which MISC.GREEDY.TRAINING 'invertible' does not allow; leave it"
+                " out"
+            )
+
+
+def run_reversibly(
+    network: InvertibleCineUnrolledCNN, problem: UnrolledProblem, on_done: Optional[Callable[[], None]] = None
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """All unrolled steps of a network; backward runs them back, and holds the activations of one step at a time.
+
+    Args:
+        network: The network to train.
+        problem: The batch; the steps start from its zero-filled image A^H y, complex, shape (B, H, W, T, M).
+        on_done: Called at the end of backward.
+
+    Returns:
+        The image of the last step, with the gradient of the network's parameters, and the error of the inversion, a
+        scalar: the norm of the difference between the zero-filled image and what backward has led back to it, relative
+        to the norm of the zero-filled image. Backward writes it; before, it is NaN.
+    """
+    error = torch.full((), math.nan, device=problem.zf_image.device)
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    return _Reversible.apply(_Run(network, problem, error, on_done), *trainable), error
+
+
+class _Run(NamedTuple):
+    """The steps of one batch, and the way back."""
+
+    network: InvertibleCineUnrolledCNN
+    problem: UnrolledProblem
+    error: torch.Tensor
+    on_done: Optional[Callable[[], None]]
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.network.step_sizes)
+
+    def forward(self) -> torch.Tensor:
+        image = self.problem.zf_image
+        for i in range(self.num_steps):
+            image = run_step(self.network, i, image, self.problem, StepMode())
+        return image
+
+    def backward(self, image: torch.Tensor, grad: torch.Tensor) -> Dict[nn.Parameter, torch.Tensor]:
+        gradients: Dict[nn.Parameter, torch.Tensor] = {}
+        for i in reversed(range(self.num_steps)):
+            image = self._before(i, image).requires_grad_()
+            with torch.enable_grad():
+                output = run_step(self.network, i, image, self.problem, StepMode())
+            parameters = self._trainable(i)
+            grad, *of_parameters = torch.autograd.grad(output, [image, *parameters], grad)
+            for p, g in zip(parameters, of_parameters):
+                gradients[p] = gradients[p] + g if p in gradients else g  # where weights are shared
+            image = image.detach()
+        zf_image = self.problem.zf_image
+        self.error.copy_((image - zf_image).norm() / zf_image.norm())
+        return gradients
+
+    def _before(self, i: int, image: torch.Tensor) -> torch.Tensor:
+        """The image that step ``i`` made ``image`` of."""
+        block: Any = block_of_step(self.network, i)
+        A: Any = self.problem.A
+        step_size = self.network.step_sizes[i].to(image.device)
+        return self.network.inverse_step(
+            image=image, model=block, A=A, zf_image=self.problem.zf_image, step_size=step_size
+        )
+
+    def _trainable(self, i: int) -> List[nn.Parameter]:
+        parameters: List[Any] = [*block_of_step(self.network, i).parameters(), self.network.step_sizes[i]]
+        return [p for p in parameters if p.requires_grad]
+
+
+class _Reversible(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, run: _Run, *parameters: nn.Parameter) -> torch.Tensor:  # type: ignore[override]
+        image = run.forward()
+        ctx.run, ctx.parameters = run, parameters
+        ctx.save_for_backward(image)
+        return image
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+        (image,) = ctx.saved_tensors
+        gradients = ctx.run.backward(image, grad)
+        if ctx.run.on_done is not None:
+            ctx.run.on_done()
+        return (None, *(gradients.get(p) for p in ctx.parameters))

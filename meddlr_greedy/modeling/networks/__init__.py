@@ -1,0 +1,1 @@
+"""Unrolled networks of the plugin."""

@@ -1,0 +1,1 @@
+"""Regularizers: what an unrolled step learns."""
