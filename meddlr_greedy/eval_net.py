@@ -24,18 +24,12 @@ from meddlr_greedy.arguments import run_parser
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.build import build_val_loader
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
-from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
+from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, find_weights
 from meddlr_greedy.engine.launch import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
-from meddlr_greedy.evaluation.report import (
-    RESULTS_FILE,
-    RESULTS_FOLDER,
-    DatasetReport,
-    evaluate_dataset,
-    find_weights,
-    run_info,
-    write_results,
-)
+from meddlr_greedy.evaluation.report import DatasetReport
+from meddlr_greedy.evaluation.run import evaluate_dataset, run_info, write_results
+from meddlr_greedy.evaluation.tables import RESULTS_FILE, RESULTS_FOLDER
 
 
 @exit_with_one_line

@@ -40,11 +40,10 @@ from tqdm import tqdm
 import meddlr_greedy
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
+from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, find_weights
 from meddlr_greedy.engine.launch import check_device
 from meddlr_greedy.errors import UserError, exit_with_one_line, naming
 from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure
-from meddlr_greedy.evaluation.report import find_weights
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.inference import AcquiredScan, Reconstruction, Reconstructor, use_modules
 from meddlr_greedy.nifti import NiftiWriter

@@ -16,8 +16,10 @@ from meddlr_greedy.data.scan_file import Geometry
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.comparison import MIN_PAIRS, compare_runs, load_runs, paired_test
-from meddlr_greedy.evaluation.report import RESULTS_FOLDER, DatasetReport, write_results
+from meddlr_greedy.evaluation.report import DatasetReport
+from meddlr_greedy.evaluation.run import write_results
 from meddlr_greedy.evaluation.slices import IMAGES, KeptSlice
+from meddlr_greedy.evaluation.tables import RESULTS_FOLDER
 
 FRAMES = 3
 

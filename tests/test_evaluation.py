@@ -18,15 +18,17 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from meddlr_greedy import eval_net, train_net
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.scan_file import Geometry
-from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
+from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, find_weights
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation import GreedyReconEvaluator, ZeroFilledEvaluator
 from meddlr_greedy.evaluation import report as report_module
 from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure
 from meddlr_greedy.evaluation.heart import Profile, heart_region
-from meddlr_greedy.evaluation.metrics import default_cine_metrics, fold_frames, higher_is_better
-from meddlr_greedy.evaluation.report import ALL_SUBJECTS, DatasetReport, find_weights
+from meddlr_greedy.evaluation.metrics.definitions import default_cine_metrics, higher_is_better
+from meddlr_greedy.evaluation.metrics.functional import fold_frames
+from meddlr_greedy.evaluation.report import DatasetReport
 from meddlr_greedy.evaluation.slices import IMAGES, KeptSlice, read_slices, write_slices
+from meddlr_greedy.evaluation.tables import ALL_SUBJECTS
 
 MEAN, STD = 0.25, 3.0  # of the normalised images that a batch holds
 

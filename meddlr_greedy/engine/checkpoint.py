@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from meddlr.checkpoint import Checkpointer
 from meddlr.config import CfgNode
+from meddlr.utils import env
+from torch import nn
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically
 
-__all__ = ["BEST_CHECKPOINT", "GreedyCheckpointer", "RunState", "plain_name"]
+__all__ = ["BEST_CHECKPOINT", "GreedyCheckpointer", "RunState", "find_weights", "plain_name"]
 
 #: The checkpoint with the best validation metric of a run.
 BEST_CHECKPOINT = "model_best.pth"
@@ -181,3 +183,38 @@ class RunState:
         np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
         version, words, gauss = state["python_rng"]
         random.setstate((version, tuple(words.tolist()), gauss))
+
+
+def find_weights(output_dir: str, given: str = "", fallback: str = "", last: bool = False) -> str:
+    """Chooses the weights to evaluate.
+
+    Args:
+        output_dir: Folder of the training run.
+        given: Path that the user asked for; it is taken.
+        fallback: Path from the config file (where training started), taken if the run left no checkpoint.
+        last: Take the last checkpoint even if there is a best one.
+
+    Returns:
+        str: ``given``, else the best checkpoint, else the last one, else ``fallback``.
+
+    Raises:
+        UserError: There are no such weights.
+    """
+    best = os.path.join(output_dir, BEST_CHECKPOINT)
+    checkpointer = GreedyCheckpointer(nn.Module(), output_dir)  # only asked for names of files
+    if given:
+        weights = given
+    elif os.path.isfile(best) and not last:
+        weights = best
+    elif checkpointer.has_checkpoint():
+        weights = checkpointer.get_checkpoint_file()
+    else:
+        weights = fallback
+    if not weights:
+        raise UserError(
+            f"OUTPUT_DIR: no {BEST_CHECKPOINT} and no last checkpoint in '{output_dir}'; train first "
+            "(python -m meddlr_greedy.train_net), or name the weights with --weights FILE"
+        )
+    if not env.get_path_manager().isfile(weights):
+        raise UserError(f"MODEL.WEIGHTS: no file '{weights}'")
+    return weights

@@ -17,7 +17,7 @@ from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC
-from meddlr_greedy.evaluation.metrics import higher_is_better
+from meddlr_greedy.evaluation.metrics.definitions import higher_is_better
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 
 __all__ = ["BestCheckpoint", "CheckpointWriter", "DecoupledTraining", "FlushAtEnd", "IsolatedEvaluation"]

@@ -11,8 +11,8 @@ from scipy.stats import wilcoxon
 from tabulate import tabulate
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.evaluation.report import DETAILS, HEADLINES, LABELS, RESULTS_FILE, RESULTS_FOLDER, draw_slice
 from meddlr_greedy.evaluation.slices import KeptSlice, read_slices
+from meddlr_greedy.evaluation.tables import DETAILS, HEADLINES, LABELS, RESULTS_FILE, RESULTS_FOLDER, draw_slice
 
 __all__ = ["MIN_PAIRS", "UNITS", "Comparison", "Run", "compare_runs", "load_runs", "paired_test"]
 

@@ -13,15 +13,9 @@ from meddlr.metrics.collection import MetricCollection
 
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.evaluation.heart import heart_region
-from meddlr_greedy.evaluation.metrics import (
-    CINE_METRICS,
-    CineSlice,
-    ReconMetricCollection,
-    VolumeSSIM,
-    build_cine_metrics,
-    default_cine_metrics,
-    magnitude,
-)
+from meddlr_greedy.evaluation.metrics.collection import ReconMetricCollection, VolumeSSIM, build_cine_metrics
+from meddlr_greedy.evaluation.metrics.definitions import CINE_METRICS, CineSlice, default_cine_metrics
+from meddlr_greedy.evaluation.metrics.functional import magnitude
 
 __all__ = ["GreedyReconEvaluator", "ZeroFilledEvaluator", "as_complex"]
 
@@ -39,7 +33,7 @@ class GreedyReconEvaluator(ReconEvaluator):
 
     - what meddlr computes per slice is computed per frame, with image ids "scan-slice-frame";
     - the data range of PSNR and SSIM is the target's largest magnitude in the whole scan, for frames too;
-    - M map sets are combined, see :mod:`meddlr_greedy.evaluation.metrics`;
+    - M map sets are combined, see :mod:`meddlr_greedy.evaluation.metrics.definitions`;
     - "psnr_scan", "nrmse_scan" and the like are taken over all pixels of the scan, "ssim (Wang)_scan" is the mean
       over its frames;
     - "ssim_complex (Wang)" compares complex images, "ssim (Wang)" magnitudes, as in meddlr;
@@ -47,11 +41,11 @@ class GreedyReconEvaluator(ReconEvaluator):
       (:func:`~meddlr_greedy.evaluation.heart.heart_region`), with the largest magnitude in there as data range. With
       "_scan" behind, it is the mean over the slices that have a heart; NaN where none has;
     - "nrmse_xt" is the NRMSE of the magnitude of the x-t profile through the middle of the heart region, "nrmse_tstd"
-      that of the temporal standard deviation of its pixels (:func:`~meddlr_greedy.evaluation.metrics.nrmse_tstd`): one
+      that of the temporal standard deviation of its pixels (``nrmse_tstd``): one
       value per slice, with image id "scan-slice".
 
     The last three kinds exist for cine only. Without names given, a cine series is scored by all that
-    :func:`~meddlr_greedy.evaluation.metrics.default_cine_metrics` lists, 2D by meddlr's default.
+    ``default_cine_metrics`` lists, 2D by meddlr's default.
 
     A cine scan is scored, and forgotten, when the first slice of the next one arrives: about one scan is in memory,
     whatever ``TEST.FLUSH_PERIOD``. Its slices must therefore follow one another, as in meddlr's validation loader.

@@ -5,71 +5,19 @@ What stays, in one folder: ``results.json``, and per data set ``<name>_slices.cs
 names the other files, and :mod:`meddlr_greedy.evaluation.comparison` reads them.
 """
 
-import importlib.metadata
-import json
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional
 
-import h5py
-import numpy as np
 import pandas as pd
-import torch
-from meddlr.config import CfgNode
-from meddlr.data.slice_dataset import SliceData
-from meddlr.data.transforms.transform import build_normalizer
-from meddlr.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
-from meddlr.utils import env
 from tabulate import tabulate
-from torch import nn
-from tqdm import tqdm
 
-import meddlr_greedy
-from meddlr_greedy.data.scan_file import Geometry
-from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer
-from meddlr_greedy.errors import UserError
-from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator, ZeroFilledEvaluator, as_complex
-from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure
 from meddlr_greedy.evaluation.slices import KeptSlice, write_slices
+from meddlr_greedy.evaluation.tables import ALL_SUBJECTS, DETAILS, HEADLINES, LABELS, draw_slice
 from meddlr_greedy.files import written_atomically
 
-__all__ = [
-    "ALL_SUBJECTS",
-    "DETAILS",
-    "HEADLINES",
-    "LABELS",
-    "RESULTS_FILE",
-    "RESULTS_FOLDER",
-    "DatasetReport",
-    "draw_slice",
-    "evaluate_dataset",
-    "find_weights",
-    "run_info",
-    "write_results",
-]
-
-RESULTS_FOLDER = "test_results"  # in the folder of a run
-RESULTS_FILE = "results.json"
-
-#: Column of the printed table -> metric. Complex PSNR and NRMSE, as meddlr's own headline numbers.
-HEADLINES = {"PSNR": "psnr", "SSIM": "ssim (Wang)", "NRMSE": "nrmse"}
-#: Methods by their names in files and in print.
-LABELS = {"zero_filled": "zero-filled", "reconstruction": "reconstruction"}
-
-#: In the table of subjects: mean and standard deviation over the subjects' means.
-ALL_SUBJECTS = "(all subjects)"
-
-#: Row of the second table, of cine -> metrics of its columns.
-DETAILS = {
-    "image, complex": {"PSNR": "psnr", "SSIM": "ssim_complex (Wang)", "NRMSE": "nrmse"},
-    "image, magnitude": {"PSNR": "psnr_mag", "SSIM": "ssim (Wang)", "NRMSE": "nrmse_mag"},
-    "heart, complex": {"PSNR": "psnr_heart", "SSIM": "ssim_complex (Wang)_heart", "NRMSE": "nrmse_heart"},
-    "heart, magnitude": {"PSNR": "psnr_mag_heart", "SSIM": "ssim (Wang)_heart", "NRMSE": "nrmse_mag_heart"},
-    "heart, x-t profile": {"NRMSE": "nrmse_xt"},
-    "heart, temporal std": {"NRMSE": "nrmse_tstd"},
-}
+__all__ = ["DatasetReport"]
 
 
 @dataclass
@@ -186,177 +134,6 @@ class DatasetReport:
                 cells = [_cell(label, _values_of(table, n)) for label, n in names for table in methods.values()]
                 rows.append([name, *cells])
         return tabulate(rows, headers=headers, disable_numparse=True) if rows else ""
-
-
-class _SliceKeeper(DatasetEvaluator):
-    """Keeps the images of the slices that will be drawn, on the CPU, in the units of the file, and no others."""
-
-    def __init__(self, cfg: CfgNode, wanted: Iterable[Tuple[str, int]]):
-        self._normalizer = build_normalizer(cfg)
-        self._wanted = frozenset(wanted)
-        self.images: Dict[Tuple[str, int], Dict[str, np.ndarray]] = {}
-
-    def process(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        kept = {(metadata["scan_id"], int(metadata["slice_id"])): i for i, metadata in enumerate(inputs["metadata"])}
-        kept = {key: i for key, i in kept.items() if key in self._wanted}
-        if not kept:
-            return
-        names = {"zero_filled": "zf_image", "reconstruction": "pred", "target": "target"}
-        for name, output in names.items():
-            images = as_complex(outputs[output]).detach()
-            scale = {"mean": inputs["mean"], "std": inputs["std"], "channels_last": True}
-            images = self._normalizer.undo(image=images, target=images, **scale)["image"].cpu().numpy()
-            for key, i in kept.items():
-                # A copy: a slice of the batch would keep the batch.
-                self.images.setdefault(key, {})[name] = images[i].astype(np.complex64)
-
-
-def evaluate_dataset(cfg: CfgNode, model: nn.Module, loader, dataset_name: str, num_figures: int = 2) -> DatasetReport:
-    """Runs the model once over a data set; scores it and the zero-filled images, and keeps a few slices to draw.
-
-    Args:
-        cfg: meddlr's config.
-        model: A network that returns ``pred``, ``target`` and ``zf_image``.
-        loader: Batches with ``metadata``, the slices of a scan one after the other.
-        dataset_name: Its name in the results.
-        num_figures: Slices to draw: the middle ones of the first scans.
-    """
-    if len(loader) == 0:
-        raise UserError(f"DATASETS.TEST: data set '{dataset_name}' holds no examples")
-    evaluators = {
-        "zero_filled": ZeroFilledEvaluator(cfg, dataset_name=dataset_name, prefix=None),
-        "reconstruction": GreedyReconEvaluator(cfg, dataset_name=dataset_name, prefix=None),
-    }
-    for evaluator in evaluators.values():
-        # By default meddlr keeps all 2D images until the end; -1: until the scan is complete.
-        evaluator.flush_period = evaluator.flush_period or -1
-    examples = _slice_data(loader.dataset).examples
-    scans = {Path(example["file_name"]).stem: str(example["file_name"]) for example in examples}
-    keeper = _SliceKeeper(cfg, _middle_slices(examples, num_figures))
-    inference_on_dataset(
-        model,
-        tqdm(loader, desc=dataset_name, unit="batch", dynamic_ncols=True),
-        DatasetEvaluators([*evaluators.values(), keeper], as_list=True),
-    )
-    return DatasetReport(
-        name=dataset_name,
-        label="greedy" if cfg.MODEL.META_ARCHITECTURE == "GreedyUnrolled" else LABELS["reconstruction"],
-        is_cine=evaluators["reconstruction"].is_cine,
-        tables={method: evaluator.table() for method, evaluator in evaluators.items()},
-        slices=[
-            KeptSlice(scan, slice_id, images, Geometry.of(_attributes(scans[scan])))
-            for (scan, slice_id), images in keeper.images.items()
-        ],
-        subjects={scan: _subject(scan, _attributes(path)) for scan, path in scans.items()},
-    )
-
-
-def find_weights(output_dir: str, given: str = "", fallback: str = "", last: bool = False) -> str:
-    """Chooses the weights to evaluate.
-
-    Args:
-        output_dir: Folder of the training run.
-        given: Path that the user asked for; it is taken.
-        fallback: Path from the config file (where training started), taken if the run left no checkpoint.
-        last: Take the last checkpoint even if there is a best one.
-
-    Returns:
-        str: ``given``, else the best checkpoint, else the last one, else ``fallback``.
-
-    Raises:
-        UserError: There are no such weights.
-    """
-    best = os.path.join(output_dir, BEST_CHECKPOINT)
-    checkpointer = GreedyCheckpointer(nn.Module(), output_dir)  # only asked for names of files
-    if given:
-        weights = given
-    elif os.path.isfile(best) and not last:
-        weights = best
-    elif checkpointer.has_checkpoint():
-        weights = checkpointer.get_checkpoint_file()
-    else:
-        weights = fallback
-    if not weights:
-        raise UserError(
-            f"OUTPUT_DIR: no {BEST_CHECKPOINT} and no last checkpoint in '{output_dir}'; train first "
-            "(python -m meddlr_greedy.train_net), or name the weights with --weights FILE"
-        )
-    if not env.get_path_manager().isfile(weights):
-        raise UserError(f"MODEL.WEIGHTS: no file '{weights}'")
-    return weights
-
-
-def run_info(cfg: CfgNode, model: nn.Module, weights: str, iteration: Optional[int]) -> Dict[str, Any]:
-    """What is evaluated: weights (relative to ``OUTPUT_DIR``) and their iteration, parameters, seed, versions."""
-    return {
-        "weights": os.path.relpath(weights, cfg.OUTPUT_DIR),
-        "iteration": iteration,
-        "architecture": cfg.MODEL.META_ARCHITECTURE,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "seed": cfg.SEED,
-        "versions": {
-            "torch": torch.__version__,
-            "meddlr": importlib.metadata.version("meddlr"),
-            "meddlr_greedy": meddlr_greedy.__version__,
-        },
-    }
-
-
-def write_results(path: Path, info: Mapping[str, Any], reports: Sequence[DatasetReport]) -> None:
-    """Writes ``results.json``: ``info``, and per data set metrics and files; other files of eval_net are removed."""
-    results = {**info, "datasets": {report.name: report.as_dict(path.parent) for report in reports}}
-    with written_atomically(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-    current = {file for report in reports for file in (*report.figures, *report.files.values())}
-    own = ("*-slice*.png", "*-slice*.gif", "*_slices.csv", "*_subjects.csv", "*_images.h5")
-    for stale in {file for pattern in own for file in path.parent.glob(pattern)} - current:
-        stale.unlink()
-
-
-def draw_slice(
-    recons: Mapping[str, np.ndarray],
-    kept: KeptSlice,
-    stem: Path,
-    title_metrics: Mapping[str, Mapping[str, float]],
-    title: str,
-) -> List[Path]:
-    """Draws reconstructions of one slice beside its target, as ``<stem>.png`` and, of a series, ``<stem>.gif``."""
-    png, gif = Path(f"{stem}.png"), Path(f"{stem}.gif")
-    target = kept.images["target"]
-    draw_recon_figure(recons, png, title_metrics, target=target, title=title, **kept.geometry._asdict())
-    if target.ndim < 4:
-        return [png]
-    draw_cine_gif(recons, gif, title_metrics, target=target, title=title, **kept.geometry._asdict())
-    return [png, gif]
-
-
-def _slice_data(dataset: Any) -> SliceData:
-    """meddlr's data set, inside those that are wrapped around it."""
-    while not isinstance(dataset, SliceData):
-        dataset = dataset.dataset
-    return dataset
-
-
-def _middle_slices(examples: Sequence[Mapping[str, Any]], num_scans: int) -> List[Tuple[str, int]]:
-    """(scan id, slice id) of the middle slice of each of the first scans."""
-    slices_of_file: Dict[str, List[int]] = {}
-    for example in examples:
-        slices_of_file.setdefault(str(example["file_name"]), []).append(int(example["slice_id"]))
-    return [
-        (Path(file_name).stem, sorted(slices)[len(slices) // 2])
-        for file_name, slices in list(slices_of_file.items())[:num_scans]
-    ]
-
-
-def _attributes(file_name: str) -> Dict[str, Any]:
-    with h5py.File(file_name, "r") as scan:
-        return dict(scan.attrs)
-
-
-def _subject(scan: str, attributes: Mapping[str, Any]) -> str:
-    """Whom a scan is of: its attribute ``subject_id``, else each scan is a subject of its own."""
-    subject = attributes.get("subject_id", scan)
-    return subject.decode() if isinstance(subject, bytes) else str(subject)
 
 
 def _grouped(values: pd.DataFrame, keys: List[str]) -> pd.DataFrame:

@@ -35,7 +35,7 @@ from meddlr_greedy.engine.launch import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.eval_net import evaluate_test_sets, make_results_folder
 from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator
-from meddlr_greedy.evaluation.report import run_info
+from meddlr_greedy.evaluation.run import run_info
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.total_variation import total_variation_reconstruction
 
