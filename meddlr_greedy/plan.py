@@ -24,18 +24,12 @@ from tqdm import tqdm
 from meddlr_greedy.arguments import CommandParser, add_config_arguments
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import register_datasets
-from meddlr_greedy.engine.planning import (
-    FEATURES,
-    STEPS,
-    Example,
-    alternatives,
-    largest,
-    plan_step,
-    with_modules,
-)
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.planning.example import Example
+from meddlr_greedy.planning.search import FEATURES, STEPS, alternatives, largest, with_modules
+from meddlr_greedy.planning.step_memory import plan_step
 
 __all__ = ["main"]
 

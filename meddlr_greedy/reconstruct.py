@@ -45,8 +45,9 @@ from meddlr_greedy.engine.launch import check_device
 from meddlr_greedy.errors import UserError, exit_with_one_line, naming
 from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure
 from meddlr_greedy.files import written_atomically
-from meddlr_greedy.inference import AcquiredScan, Reconstruction, Reconstructor, use_modules
-from meddlr_greedy.nifti import NiftiWriter
+from meddlr_greedy.reconstruction.acquired import AcquiredScan
+from meddlr_greedy.reconstruction.nifti import NiftiWriter
+from meddlr_greedy.reconstruction.reconstructor import Reconstruction, Reconstructor, use_modules
 
 __all__ = ["main", "reconstruct_scan"]
 

@@ -8,8 +8,8 @@ import yaml
 from meddlr.modeling import build_model
 
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.engine.planning import Example
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.planning.example import Example
 from projects.cine import equal_architecture
 from projects.cine.equal_architecture import (
     AGAIN,

@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.engine.planning import Example, plan_step, with_value
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.planning.example import Example
+from meddlr_greedy.planning.search import with_value
+from meddlr_greedy.planning.step_memory import plan_step
 from projects.cine import equal_memory
 from projects.cine.equal_memory import BEST, FEATURES, FULL, GREEDY, OWN, SMALL, STEPS, Budget, Candidate, Study
 from projects.cine.trials import Trial, run_trials

@@ -17,14 +17,15 @@ from meddlr.modeling import build_model
 from test_train import ROOT, load, metrics, wait_for
 
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.engine.channel import Receiver, Sender
 from meddlr_greedy.engine.memory import HeldForBackward
-from meddlr_greedy.engine.parallel import ParallelGreedyTrainer
-from meddlr_greedy.engine.partition import Place, balanced_partition, measure_modules
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.jobs import job as processes
 from meddlr_greedy.jobs.local import LocalJob
 from meddlr_greedy.modeling.losses import complex_l1
+from meddlr_greedy.parallel.channel import Receiver, Sender
+from meddlr_greedy.parallel.partition import balanced_partition, measure_modules
+from meddlr_greedy.parallel.place import Place
+from meddlr_greedy.parallel.trainer import ParallelGreedyTrainer
 from meddlr_greedy.train_net import main as train_main
 
 # An evaluation and a checkpoint in between, and a learning rate that changes.
@@ -555,26 +556,26 @@ def test_torchrun_restarts_and_resumes(write_config, tmp_path):
     ],
 )
 def test_impossible_requests(write_config, num, opts, words):
-    from meddlr_greedy.engine.parallel import _check_possible
+    from meddlr_greedy.parallel.limits import check_possible
 
     cfg = load_config(str(write_config(modules=4)), [str(value) for value in opts])
     with pytest.raises(UserError) as error:
-        _check_possible(cfg, Place.of(0, num, cfg.MISC.GREEDY.REPLICAS))
+        check_possible(cfg, Place.of(0, num, cfg.MISC.GREEDY.REPLICAS))
     for word in words:
         assert word in str(error.value)
 
 
 def test_batches_and_norms_that_replicas_cannot_share(make_cfg):
-    from meddlr_greedy.engine.parallel import _check_last_batch, _check_replicable
+    from meddlr_greedy.parallel.limits import check_last_batch, check_replicable
 
     place = Place.of(0, 2, 2)
     model = build_model(make_cfg(["MODEL.UNROLLED.CONV_BLOCK.NORM", "batch"]))
     with pytest.raises(UserError, match="MISC.GREEDY.REPLICAS: found 2.*BatchNorm"):
-        _check_replicable(model, place)
+        check_replicable(model, place)
     cfg = make_cfg(["SOLVER.TRAIN_BATCH_SIZE", 2, "DATALOADER.DROP_LAST", False])
     loader = SimpleNamespace(dataset=range(5))
     with pytest.raises(UserError, match="DATALOADER.DROP_LAST"):
-        _check_last_batch(loader, cfg, place)
+        check_last_batch(loader, cfg, place)
 
 
 def test_parameters_of_no_step_in_particular_cannot_be_parted(make_cfg):

@@ -11,19 +11,12 @@ from meddlr.utils.events import EventStorage
 
 from meddlr_greedy import plan
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.engine.planning import (
-    FEATURES,
-    STEPS,
-    Example,
-    TrainingStep,
-    alternatives,
-    largest,
-    plan_step,
-    with_modules,
-    with_value,
-)
-from meddlr_greedy.engine.trace import traced
+from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.engine.trainer import GreedyTrainer
+from meddlr_greedy.planning.example import Example
+from meddlr_greedy.planning.search import FEATURES, STEPS, alternatives, largest, with_modules, with_value
+from meddlr_greedy.planning.step_memory import plan_step
+from meddlr_greedy.planning.trace import traced
 from projects.cine.measuring import peak_bytes
 
 SHAPES = {

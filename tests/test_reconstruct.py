@@ -17,8 +17,8 @@ from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.build import build_val_loader
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.evaluation import GreedyReconEvaluator
-from meddlr_greedy.inference import AcquiredScan
-from meddlr_greedy.nifti import NiftiWriter
+from meddlr_greedy.reconstruction.acquired import AcquiredScan
+from meddlr_greedy.reconstruction.nifti import NiftiWriter
 from projects.cine.benchmark import peaks_of_reconstruct, write_acquired
 
 CINE, FLAT = ("CineUnrolledCNN", "beat"), ("GeneralizedUnrolledCNN", "flat")
@@ -323,7 +323,7 @@ def test_memory_does_not_grow_with_the_number_of_slices(trained, tmp_path):
 
 
 def test_config_of_the_caller_stays_as_it_is(trained):
-    from meddlr_greedy.inference import Reconstructor
+    from meddlr_greedy.reconstruction.reconstructor import Reconstructor
 
     config, _ = trained(*CINE)
     cfg = load_config(config)

@@ -49,7 +49,6 @@ from meddlr_greedy.data.seeding import seed_transform
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.engine.launch import check_device
 from meddlr_greedy.engine.memory import keep_freed_memory
-from meddlr_greedy.engine.planning import Example, plan_step
 from meddlr_greedy.errors import exit_with_one_line
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.modeling.regularizers.spatiotemporal import (
@@ -60,6 +59,8 @@ from meddlr_greedy.modeling.regularizers.spatiotemporal import (
 from meddlr_greedy.ops.acquisition import acquire, coil_sensitivities
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.espirit import espirit_maps
+from meddlr_greedy.planning.example import Example
+from meddlr_greedy.planning.step_memory import plan_step
 from projects.cine.measuring import (
     Batch,
     Step,

@@ -34,9 +34,9 @@ from tabulate import tabulate
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
-from meddlr_greedy.engine.planning import Example
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.modeling.greedy.modules import partition_steps
+from meddlr_greedy.planning.example import Example
 from projects.cine.measuring import measured_peak, ratio, step_times, versions
 from projects.cine.tables import check_page, publish_result, spread
 from projects.cine.trials import SCORE, Trial, run_trials, scores

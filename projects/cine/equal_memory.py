@@ -46,9 +46,11 @@ from meddlr_greedy import compare
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
-from meddlr_greedy.engine.planning import FEATURES, STEPS, Example, Largest, StepMemory, largest, plan_step, with_value
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically
+from meddlr_greedy.planning.example import Example
+from meddlr_greedy.planning.search import FEATURES, STEPS, Largest, largest, with_value
+from meddlr_greedy.planning.step_memory import StepMemory, plan_step
 from projects.cine.measuring import measured_peak, ratio, step_times, versions
 from projects.cine.tables import check_page, publish_picture, publish_result, results_folder, spread
 from projects.cine.trials import Trial, run_trials, scores

@@ -23,7 +23,8 @@ from tqdm import tqdm
 import meddlr_greedy
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.engine.memory import HeldForBackward
-from meddlr_greedy.engine.planning import Example, TrainingStep
+from meddlr_greedy.engine.step import TrainingStep
+from meddlr_greedy.planning.example import Example
 
 __all__ = [
     "Batch",

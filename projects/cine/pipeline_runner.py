@@ -22,7 +22,7 @@ from meddlr_greedy.data import loader
 from meddlr_greedy.data.catalog import ROOT_VARIABLE
 from meddlr_greedy.data.sampler import ResumableBatchSampler
 from meddlr_greedy.engine.build import HOOK_REGISTRY
-from meddlr_greedy.engine.planning import TrainingStep
+from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.jobs.local import LocalJob, preload
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled

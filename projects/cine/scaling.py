@@ -58,16 +58,16 @@ from tabulate import tabulate
 
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config.schema import GreedyConfig
-from meddlr_greedy.engine.channel import Message, Receiver, Sender
 from meddlr_greedy.engine.launch import check_device
-from meddlr_greedy.engine.parallel import choose_backend
-from meddlr_greedy.engine.partition import balanced_partition
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.jobs.environment import in_job
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.jobs.launch import launch
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.parallel.channel import Message, Receiver, Sender
+from meddlr_greedy.parallel.partition import balanced_partition
+from meddlr_greedy.parallel.trainer import choose_backend
 from projects.cine.measuring import Batch, held_megabytes, make_batch, make_cfg, versions
 from projects.cine.pipeline_runner import NETWORK, chain_throughput
 from projects.cine.tables import in_words, insert_table, write_json

@@ -1,0 +1,1 @@
+"""Parallel greedy learning: the modules of one network spread over processes."""

@@ -1,0 +1,53 @@
+"""Batches on their way down a chain of processes."""
+
+from typing import Any, Dict, Iterator, Optional
+
+import torch
+from meddlr.evaluation import DatasetEvaluator
+
+from meddlr_greedy.parallel.channel import Message, Receiver, Sender
+
+#: Tag of batches between two processes, so that they are not taken for reports.
+BATCHES = 0
+
+
+class ReceivedBatches:
+    """What the process before hands on, in the place of a loader."""
+
+    def __init__(self, receiver: Receiver, kind: str, num_batches: Optional[int] = None):
+        self._receiver, self._kind, self._num_batches = receiver, kind, num_batches
+        #: The signal for which the run ends after the last batch that came, or 0.
+        self.ends_for = 0
+
+    def __len__(self) -> int:
+        assert self._num_batches is not None, "training has no end"
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[Message]:
+        count = 0
+        while self._num_batches is None or count < self._num_batches:
+            count += 1
+            message = self._receiver.get()
+            kind = message.pop("kind")
+            assert kind == self._kind, f"found {kind}, expected {self._kind}"
+            self.ends_for = message.pop("ends_for", 0)
+            yield message
+
+
+class HandOn(DatasetEvaluator):
+    """In the place of an evaluator, where the network goes on in another process."""
+
+    def __init__(self, sender: Optional[Sender]):
+        assert sender is not None
+        self._sender = sender
+
+    def process(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:
+        self._sender.put(batch_message("evaluation", outputs))
+
+
+def batch_message(kind: str, outputs: Dict[str, Any]) -> Message:
+    """The batch to hand on: its tensors, and whose images they are."""
+    batch = outputs.pop("problem").handed_on(outputs["pred"])
+    kept = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
+    named = {key: batch[key] for key in ("metadata", "dims") if key in batch}
+    return {**kept, **named, "kind": kind}

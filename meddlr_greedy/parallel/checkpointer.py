@@ -1,0 +1,146 @@
+"""Checkpoints of a network that is spread over the processes of a chain."""
+
+import io
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+
+from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, plain_name
+from meddlr_greedy.jobs.board import PeerLost, is_lost_connection
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.parallel.channel import END, Message, Sender, receive
+from meddlr_greedy.parallel.place import Place
+from meddlr_greedy.parallel.shards import merge_optimizers, merge_schedulers, select_optimizer, select_scheduler
+
+#: Tag of reports to the process that writes, so that they are not taken for batches.
+REPORTS = 1
+# Reports (measurements, states) that may wait for the writer; more than a chain has batches in flight.
+_WAITING_REPORTS = 1024
+
+
+class ChainCheckpointer(GreedyCheckpointer):
+    """Checkpoints in the format of a single process: gathered from the first chain, written by its last process.
+
+    To gather, a process sends its part and goes on; the writer comes last and finds everything there.
+    """
+
+    def __init__(self, model: GreedyUnrolled, save_dir: str, *, place: Place, **checkpointables: Any):
+        super().__init__(model, save_dir, **checkpointables)
+        assert model.whole is not None
+        self._whole = model.whole
+        own = set(dict(model.named_parameters()))
+        self._positions = [i for i, name in enumerate(self._whole.trainable) if name in own - self._given_up()]
+        self._place = place
+        self._reports: Optional[Sender] = None
+        self._gathered: Tuple[Optional[int], Dict[str, Any]] = (None, {})
+
+    def _given_up(self) -> set:
+        return set(self.model.state_dict()) - set(self.model.own_state_dict())
+
+    @property
+    def _writes(self) -> bool:
+        return self._place.rank == self._place.writer
+
+    def connect(self) -> None:
+        """Opens the way to the writer, for states and for what else it has to know (:meth:`report`)."""
+        if not self._writes:
+            cpu = torch.device("cpu")
+            self._reports = Sender(self._place.writer, depth=_WAITING_REPORTS, device=cpu, tag=REPORTS)
+
+    def close(self) -> None:
+        if self._reports is not None:
+            self._reports.close()
+        else:
+            self.reports(END["kind"], self._place.num_processes)
+
+    def report(self, kind: str, message: Message) -> None:
+        """Tells the writer something; for all other processes."""
+        assert self._reports is not None
+        self._reports.put({**message, "kind": kind})
+
+    def reports(self, kind: str, num_processes: int) -> List[Message]:
+        """The next report of each of the first ``num_processes``, in their order; for the writer."""
+        received = []
+        for rank in (rank for rank in range(num_processes) if rank != self._place.writer):
+            try:
+                received.append(receive(rank, tag=REPORTS))
+            except RuntimeError as error:
+                if not is_lost_connection(error):
+                    raise
+                raise PeerLost(rank, error) from error
+            assert received[-1]["kind"] == kind, f"found {received[-1]['kind']}, expected {kind}"
+        return received
+
+    def gather(self, iteration: int) -> None:
+        """Collects the state after an iteration, once however often it is asked for; called in all processes."""
+        if self._gathered[0] == iteration or self._place.replica > 0:
+            return
+        part = {**super().state(), "model": self.model.own_state_dict(), "positions": self._positions}
+        part.pop("run")  # that of the writer is the run's
+        if not self._writes:
+            self.report("state", _pack(part))
+            self._gathered = (iteration, {})
+            return
+        parts = [*map(_unpack, self.reports("state", self._place.num_stages)), part]
+        positions = [p["positions"] for p in parts]
+        weights = {name: value for p in parts for name, value in p["model"].items()}
+        whole = {
+            "model": {name: weights[name] for name in self._whole.shapes},
+            "optimizer": merge_optimizers([p["optimizer"] for p in parts], positions),
+            "scheduler": merge_schedulers([p["scheduler"] for p in parts], positions),
+        }
+        self._gathered = (iteration, whole)
+
+    def save(self, name: str, tag: bool = True, **kwargs: Any) -> None:
+        self.gather(kwargs["iteration"])
+        if self._writes:
+            super().save(name, tag, **kwargs)
+
+    def state(self) -> Dict[str, Any]:
+        # The generators as they are now, not as they were inside an evaluation, when the rest may have been gathered.
+        return {**self._gathered[1], "run": self.checkpointables["run"].state_dict()}
+
+    def release(self) -> None:
+        """Lets go of what was gathered: the whole network does not fit everywhere."""
+        self._gathered = (self._gathered[0], {})
+
+    def prune(self, keep: int) -> None:
+        if self._writes:
+            super().prune(keep)
+
+    def load(self, path: str, checkpointables: Optional[list] = None) -> Dict[str, Any]:
+        parts = dict(self.checkpointables)
+        selects = {"optimizer": select_optimizer, "scheduler": select_scheduler}
+        for key, select in selects.items():
+            self.checkpointables[key] = _Part(parts[key], lambda whole, select=select: select(whole, self._positions))
+        try:
+            return super().load(path, checkpointables)
+        finally:
+            self.checkpointables.update(parts)
+
+    def _shapes(self) -> Dict[str, Tuple[int, ...]]:
+        return self._whole.shapes
+
+    def _load_weights(self, weights: Dict[str, torch.Tensor]) -> None:
+        own = {key: weights[plain_name(key)] for key in self.model.own_state_dict()}
+        self.model.load_state_dict(own, strict=False)
+
+
+class _Part:
+    """Loads what belongs here of the whole network's state."""
+
+    def __init__(self, part: Any, select: Any):
+        self._part, self._select = part, select
+
+    def load_state_dict(self, whole: Dict[str, Any]) -> None:
+        self._part.load_state_dict(self._select(whole))
+
+
+def _pack(state: Dict[str, Any]) -> Message:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return {"state": torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)}
+
+
+def _unpack(message: Message) -> Dict[str, Any]:
+    return torch.load(io.BytesIO(message["state"].numpy()), map_location="cpu", weights_only=True)

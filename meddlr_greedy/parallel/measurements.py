@@ -1,0 +1,62 @@
+"""Measurements of all processes of a chain, brought to the one that writes."""
+
+import time
+from typing import Dict, List, Sequence
+
+from meddlr.engine.train_loop import HookBase
+
+
+class ShareMeasurements(HookBase):
+    """Brings what every process of a chain has logged to the writer, before it writes.
+
+    Adds, for each process: ``rank_<r>/batches_per_s``; ``rank_<r>/wait_s``, the time for which it waited for its
+    neighbours, per batch; ``rank_<r>/idle_share``, the same as a share of all time; and ``rank_<r>/in_flight_mb``, the
+    memory of batches on their way to and from it. The bottleneck is the process that waits least.
+    """
+
+    def __init__(self, period: int, eval_period: int):
+        self._periods = [p for p in (period, eval_period) if p]
+        self._values: List[Dict[str, float]] = []
+
+    def before_train(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._since, self._waited_before = time.perf_counter(), self.trainer.waited_s()
+        self._values = []
+
+    def after_step(self) -> None:
+        trainer = self.trainer
+        done = trainer.iter + 1
+        values = {}
+        if trainer.place.replica == 0 and not trainer.is_writer:
+            names = ("loss_module_", "module_", *(["data_time"] if trainer.place.is_first else []))
+            values = {k: v for k, v in trainer.storage.latest().items() if k.startswith(names)}
+        self._values.append(values)
+        if done != trainer.max_iter and not any(done % period == 0 for period in self._periods):
+            return  # nothing is written in this iteration
+        values.update(self._of_this_process())
+        if trainer.is_writer:
+            reports = trainer.checkpointer.reports("measurements", trainer.place.num_processes)
+            for of_process in (self._values, *(report["values"] for report in reports)):
+                self._put(of_process)
+        else:
+            trainer.checkpointer.report("measurements", {"values": self._values})
+        self._start()
+
+    def _of_this_process(self) -> Dict[str, float]:
+        elapsed, count = time.perf_counter() - self._since, len(self._values)
+        waited = self.trainer.waited_s() - self._waited_before
+        values = {
+            "batches_per_s": count / elapsed,
+            "wait_s": waited / count,
+            "idle_share": waited / elapsed,
+            "in_flight_mb": self.trainer.in_flight_mb(),
+        }
+        return {f"rank_{self.trainer.job.rank}/{name}": value for name, value in values.items()}
+
+    def _put(self, values_of_iterations: Sequence[Dict[str, float]]) -> None:
+        for values in values_of_iterations:
+            for name, value in values.items():
+                is_smoothed = not name.startswith(("module_", "rank_"))
+                self.trainer.storage.put_scalar(name, value, smoothing_hint=is_smoothed)

@@ -1,0 +1,339 @@
+"""Parallel greedy learning: the modules of one network spread over processes, through which the batches flow.
+
+No gradient goes back from one module to the one before. So the process of module k may start mini-batch t + 1 as soon
+as it has updated on mini-batch t, while later modules still work on t: a pipeline without bubbles after it has filled,
+without stale gradients, and with the results of a single process, bit for bit. Each process, in a loop::
+
+    image, problem = receive()                 # of mini-batch t; the first process reads and prepares the batch
+    for each own module: image = forward;  if it is the last: send(detach(image));  gradient of its local loss
+    update own parameters                      # and on to mini-batch t + 1, at once
+
+Everything else of a run follows the batches down the chain: validation images, the request to end, what is measured.
+Files are written by the last process, which is the last to be done with each iteration and so never waits for one.
+"""
+
+import json
+import logging
+import os
+import time
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import torch
+import torch.distributed as dist
+from meddlr.config import CfgNode
+from meddlr.evaluation import inference_on_dataset
+from meddlr.evaluation.testing import print_csv_format
+
+from meddlr_greedy.data.build import build_train_loader
+from meddlr_greedy.data.seeding import example_seed
+from meddlr_greedy.engine.build import TRAINER_REGISTRY
+from meddlr_greedy.engine.launch import handling_signals
+from meddlr_greedy.engine.trainer import GreedyTrainer
+from meddlr_greedy.errors import Preempted, UserError
+from meddlr_greedy.jobs.job import Job
+from meddlr_greedy.modeling.greedy.modules import partition_steps
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.parallel.batches import BATCHES, HandOn, ReceivedBatches
+from meddlr_greedy.parallel.channel import Receiver, Sender
+from meddlr_greedy.parallel.checkpointer import ChainCheckpointer
+from meddlr_greedy.parallel.limits import check_last_batch, check_possible, check_replicable, num_modules
+from meddlr_greedy.parallel.measurements import ShareMeasurements
+from meddlr_greedy.parallel.partition import balanced_partition, measure_modules, store_partition, stored_partition
+from meddlr_greedy.parallel.place import Place
+
+__all__ = ["ParallelGreedyTrainer", "choose_backend"]
+
+logger = logging.getLogger(__name__)
+
+
+def choose_backend(device: str) -> str:
+    """NCCL where each process of a machine has a GPU of its own; gloo on CPUs, and where processes share a GPU."""
+    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+    own_gpu = device.startswith("cuda") and torch.cuda.device_count() >= processes_here
+    return "cpu:gloo,cuda:nccl" if own_gpu and dist.is_nccl_available() else "gloo"
+
+
+def place_of_this_process(cfg: CfgNode) -> Place:
+    job = Job.current()
+    return Place.of(job.rank, job.world_size, cfg.MISC.GREEDY.REPLICAS)
+
+
+@TRAINER_REGISTRY.register()
+class ParallelGreedyTrainer(GreedyTrainer):
+    """:class:`GreedyTrainer` over the processes of a job, with the same results, logs and checkpoints.
+
+    World size = ``MISC.GREEDY.REPLICAS`` x the number of processes in a chain. ``MISC.GREEDY.PARTITION`` says which
+    modules a process runs; only their parameters, optimizer state and activations live there.
+
+    Raises:
+        UserError: for what cannot be spread over these processes, before anything is trained.
+    """
+
+    model: GreedyUnrolled
+    for_several_processes = True
+
+    def __init__(self, cfg: CfgNode):
+        self.job = Job.current()
+        self.place = place_of_this_process(cfg)
+        check_possible(cfg, self.place)
+        backend = self.job.agree("backend", choose_backend(cfg.MODEL.DEVICE))
+        self.job.init_process_group(backend)
+        self._stage_on_cpu = backend == "gloo"
+        if self._stage_on_cpu and cfg.MODEL.DEVICE != "cpu":
+            logger.warning("Processes share GPUs: what they exchange passes through host memory (gloo, not NCCL)")
+        self._replicas = _group_of_replicas(self.place)
+        cfg = self._with_partition(cfg)
+        own = _own_modules(cfg, self.place)
+        self.job.introduce(_name_modules(own))
+
+        super().__init__(cfg)
+        check_replicable(self.model, self.place)
+        check_last_batch(self.data_loader, cfg, self.place)
+        self.checkpointer = ChainCheckpointer(
+            self.model,
+            cfg.OUTPUT_DIR,
+            place=self.place,
+            run=self.run_state,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+        )
+        self._receiver: Optional[Receiver] = None
+        self._sender: Optional[Sender] = None
+        self._waited_for_replicas_s = 0.0
+        self._ends_for = 0  # the signal for which the run ends after this batch
+        logger.info("Process %d of %d runs %s", self.job.rank, self.job.world_size, _name_modules(own))
+
+    @property
+    def is_writer(self) -> bool:
+        return self.job.rank == self.place.writer
+
+    # ---- parts, built from the config
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        place = place_of_this_process(cfg)
+        return build_train_loader(cfg, cfg.SEED, share=(place.replica, place.num_replicas))
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> Any:
+        model: Any = super().build_model(cfg)  # whole, so that the weights start as in a single process
+        if cfg.MISC.GREEDY.PARTITION != "auto":
+            model.keep_modules(_own_modules(cfg, place_of_this_process(cfg)))
+        return model
+
+    def build_hooks(self) -> list:
+        self.measurements = ShareMeasurements(self.cfg.MISC.GREEDY.LOG_PERIOD, self.cfg.TEST.EVAL_PERIOD)
+        return [*super().build_hooks(), self.measurements]
+
+    def build_writers(self) -> list:
+        return super().build_writers() if self.is_writer else []
+
+    def _with_partition(self, cfg: CfgNode) -> CfgNode:
+        """The config with the partition as a list; "auto" is measured by the first process, once a run."""
+        partition = cfg.MISC.GREEDY.PARTITION
+        if partition == "auto":
+            measured = None
+            if self.job.rank == 0:
+                measured = json.dumps(self._balanced_partition(cfg))
+            partition = tuple(json.loads(self.job.agree("partition", measured)))
+        cfg = cfg.clone().defrost()
+        cfg.MISC.GREEDY.PARTITION = partition
+        return cfg.freeze()
+
+    def _balanced_partition(self, cfg: CfgNode) -> List[int]:
+        num_stages = self.place.num_stages
+        sizes = [len(steps) for steps in partition_steps(cfg.MODEL.UNROLLED.NUM_UNROLLED_STEPS, num_modules(cfg))]
+        if num_stages in (1, len(sizes)):
+            return [len(sizes) // num_stages] * num_stages
+        key = {"steps_of_modules": sizes, "processes": num_stages, "batch_size": cfg.SOLVER.TRAIN_BATCH_SIZE}
+        stored = stored_partition(cfg.OUTPUT_DIR, key)
+        if stored is not None:
+            return stored
+        cfg = cfg.clone().defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+            model = self.build_model(cfg.freeze()).to(cfg.MODEL.DEVICE)
+            seconds = measure_modules(model, next(iter(self.build_train_loader(cfg))))
+        partition = balanced_partition(seconds, num_stages)
+        store_partition(cfg.OUTPUT_DIR, key, partition, seconds)
+        logger.info("Measured %s s for the modules; modules of each process: %s", _rounded(seconds), partition)
+        return partition
+
+    # ---- training
+
+    def resume_or_load(self, resume: bool = True, restart_iter: bool = False) -> None:
+        super().resume_or_load(resume, restart_iter)
+        found = f"iteration {self.start_iter}"
+        agreed = self.job.agree("start", found)
+        if found != agreed:
+            raise UserError(
+                f"OUTPUT_DIR: {self.cfg.OUTPUT_DIR} starts from {found} here, but from {agreed} on rank 0; all"
+                " processes must see the same folder"
+            )
+
+    def train(self) -> Optional[Dict[str, Any]]:
+        with self._connected():
+            return super().train()
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Channels to the neighbours; at a regular end, all processes leave together."""
+        device = next(self.model.parameters()).device
+        depth = self.cfg.MISC.GREEDY.BATCHES_IN_FLIGHT
+        options = {"depth": depth, "device": device, "tag": BATCHES, "stage_on_cpu": self._stage_on_cpu}
+        if not self.place.is_last:
+            self._sender = Sender(self.job.rank + 1, **options)
+        if not self.place.is_first:
+            self._receiver = Receiver(self.job.rank - 1, **options)
+            self.data_loader = ReceivedBatches(self._receiver, "training")
+        self.checkpointer.connect()
+        self.job.in_training = True  # to the end: what is left to do then is short, and half of it would be nothing
+        try:
+            yield
+        except Preempted:
+            self._leave_together()
+            raise
+        self._leave_together()
+
+    def _leave_together(self) -> None:
+        with handling_signals(lambda number, frame: None):
+            if self._sender is not None:
+                self._sender.close()
+            self.checkpointer.close()
+            self.job.finish()
+
+    def _seek_first_batch(self) -> None:
+        if self.place.is_first:
+            super()._seek_first_batch()
+
+    def _next_batch(self) -> Dict[str, Any]:
+        return super()._next_batch() if self.place.is_first else next(self._data_loader_iter)
+
+    def run_step(self) -> None:
+        self.checkpointer.release()
+        if self.place.is_first:
+            self._ends_for = self._agreed_signal()
+        super().run_step()
+
+    def _agreed_signal(self) -> int:
+        """The signal that asked for the end, or 0; the same in the first processes of all replicas."""
+        if self._signals and not self.job.asked_to_end:
+            self.job.ask_to_end(self._signals[0])
+        asked = self._signals[0] if self._signals else self.job.asked_to_end
+        if self._replicas is None:
+            return asked
+        agreed = torch.tensor([asked])
+        with self._waiting_for_replicas():
+            dist.all_reduce(agreed, dist.ReduceOp.MAX, group=self._replicas)
+        return int(agreed)
+
+    @contextmanager
+    def _waiting_for_replicas(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._waited_for_replicas_s += time.perf_counter() - start
+
+    def _asked_to_end(self) -> int:
+        if self.place.is_first:
+            return self._ends_for
+        if self._signals and not self.job.asked_to_end:
+            self.job.ask_to_end(self._signals[0])  # the first process hears of it, and tells it with a batch
+        return self.data_loader.ends_for
+
+    def _hand_on(self, outputs: Dict[str, Any]) -> None:
+        """Before backward, so that the next process need not wait for it."""
+        if self._sender is not None:
+            ends_for = self._ends_for if self.place.is_first else self.data_loader.ends_for
+            self._sender.put({**batch_message("training", outputs), "ends_for": ends_for})
+
+    def _loss(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
+        if self.place.is_last:
+            return super()._loss(inputs, outputs)
+        loss = self.model.local_loss(inputs, outputs)
+        return loss, {f"loss_module_{self.model.own_modules.stop}": loss}
+
+    def _average(self, values: Dict[str, float]) -> None:
+        """Gradients, and what is logged, become those of the whole batch: the replicas' mean."""
+        if self._replicas is None:
+            return
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        logged = torch.tensor(list(values.values()), dtype=gradients[0].dtype, device=gradients[0].device)
+        flat = torch.cat([g.reshape(-1) for g in (*gradients, logged)])
+        with self._waiting_for_replicas():
+            dist.all_reduce(flat, group=self._replicas)
+        flat /= self.place.num_replicas
+        *averaged, logged = flat.split([g.numel() for g in (*gradients, logged)])
+        for g, mean in zip(gradients, averaged):
+            g.copy_(mean.view_as(g))
+        values.update(zip(values, logged.tolist()))
+
+    def _seed_of_batch(self) -> int:
+        if self.place.replica == 0:
+            return super()._seed_of_batch()
+        return example_seed(max(self.cfg.SEED, 0), self.iter, f"random layers, replica {self.place.replica}")
+
+    def waited_s(self) -> float:
+        """Seconds that this process has waited for others so far."""
+        sides = [side for side in (self._receiver, self._sender) if side is not None]
+        return sum(side.waited_s for side in sides) + self._waited_for_replicas_s
+
+    def in_flight_mb(self) -> float:
+        """Memory of the batches that may wait beside this process."""
+        sides = [side for side in (self._receiver, self._sender) if side is not None]
+        # Those in the queue, and the one in the hand of its thread.
+        return sum(side.largest_bytes for side in sides) * (self.cfg.MISC.GREEDY.BATCHES_IN_FLIGHT + 1) / 1e6
+
+    # ---- evaluation
+
+    def evaluate(self) -> Dict[str, Any]:
+        """Validation flows down the first chain like training; its last process scores."""
+        results: Dict[str, Any] = {}
+        if self.place.replica == 0:
+            for name in self.cfg.DATASETS.VAL or self.cfg.DATASETS.TEST:
+                evaluator = self.build_evaluator(self.cfg, name, is_val=True) if self.place.is_last else None
+                batches = self._evaluation_batches(name)
+                results[name] = inference_on_dataset(self.model, batches, evaluator or HandOn(self._sender))
+        if self.cfg.DATASETS.VAL:  # whether this becomes the best checkpoint is known at the end of the chain alone
+            self.checkpointer.gather(min(self.iter, self.max_iter - 1))  # a finished run stands one behind its end
+        if not self.is_writer:
+            return {}
+        for of_dataset in results.values():
+            print_csv_format(of_dataset)
+        self._last_eval_results = results
+        return results
+
+    def _evaluation_batches(self, name: str) -> Any:
+        batches: Any
+        if self.place.is_first:
+            batches = self.build_test_loader(self.cfg, name)
+        else:
+            assert self._receiver is not None
+            batches = ReceivedBatches(self._receiver, "evaluation", self._receiver.get()["num_batches"])
+        if self._sender is not None:
+            self._sender.put({"kind": "evaluation begins", "num_batches": len(batches)})
+        return batches
+
+
+def _own_modules(cfg: CfgNode, place: Place) -> range:
+    sizes = cfg.MISC.GREEDY.PARTITION
+    first = sum(sizes[: place.stage])
+    return range(first, first + sizes[place.stage])
+
+
+def _name_modules(own: range) -> str:
+    return f"module {own.stop}" if len(own) == 1 else f"modules {own.start + 1} to {own.stop}"
+
+
+def _group_of_replicas(place: Place) -> Any:
+    """The processes that run the same modules as this one in all replicas; None where there is one replica."""
+    own = None
+    if place.num_replicas > 1:
+        for stage in range(place.num_stages):  # each group is made by all processes, in the same order
+            group = dist.new_group([replica * place.num_stages + stage for replica in range(place.num_replicas)])
+            own = group if stage == place.stage else own
+    return own
+
+
+def _rounded(seconds: Sequence[float]) -> List[float]:
+    return [round(s, 4) for s in seconds]

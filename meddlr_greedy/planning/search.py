@@ -1,0 +1,115 @@
+"""Plans of other configs of the same network, and the largest that fits."""
+
+import itertools
+from typing import Any, Dict, NamedTuple, Optional, Tuple
+
+from meddlr.config import CfgNode
+
+from meddlr_greedy.modeling.greedy.modules import partition_steps
+from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.planning.example import Example
+from meddlr_greedy.planning.step_memory import StepMemory, plan_step
+
+__all__ = ["FEATURES", "Largest", "STEPS", "alternatives", "largest", "with_modules", "with_value"]
+
+
+FEATURES = "MODEL.UNROLLED.NUM_FEATURES"
+STEPS = "MODEL.UNROLLED.NUM_UNROLLED_STEPS"
+
+#: Keys that are for one number of modules, and need no memory in training.
+_FOR_ANY_MODULES = {"NUM_INFERENCE_MODULES": 0, "LR_FACTORS": (), "LOSS_WEIGHTS": (), "CLIP_NORM": 0.0}
+
+
+def with_value(cfg: CfgNode, key: str, value: int) -> CfgNode:
+    """The config with another number of features, or of unrolled steps in modules of the same size.
+
+    One module stays one: backpropagation.
+    """
+    new = cfg.clone().defrost()
+    new.set_recursive(key, value)
+    modules = _modules(cfg)
+    if key == STEPS:
+        if modules != 1:
+            size = max(len(steps) for steps in partition_steps(cfg.get_recursive(STEPS), modules))
+            new.MISC.GREEDY.NUM_MODULES = -(-value // size)
+            new.MISC.GREEDY.update(_FOR_ANY_MODULES)
+        new.MODEL.UNROLLED.STEP_SIZES = tuple(cfg.MODEL.UNROLLED.STEP_SIZES[:1])
+    return new.freeze()
+
+
+def with_modules(cfg: CfgNode, num_modules: int, checkpoint: bool) -> CfgNode:
+    """The config with its network in ``num_modules`` modules; one module without checkpointing is backpropagation.
+
+    An invertible network is trained without being run backwards.
+    """
+    new = cfg.clone().defrost()
+    if new.MODEL.META_ARCHITECTURE != GreedyUnrolled.__name__:
+        new.MISC.GREEDY.META_ARCHITECTURE = new.MODEL.META_ARCHITECTURE
+        new.MODEL.META_ARCHITECTURE = GreedyUnrolled.__name__
+    new.MISC.GREEDY.NUM_MODULES = num_modules
+    new.MISC.GREEDY.update(_FOR_ANY_MODULES)
+    new.MISC.GREEDY.CHECKPOINT = checkpoint
+    new.MISC.GREEDY.TRAINING = "greedy"
+    return new.freeze()
+
+
+def alternatives(cfg: CfgNode) -> Dict[Tuple[int, bool], CfgNode]:
+    """(modules, checkpointed) -> config: 1, 2, 4, ... and N modules of the N unrolled steps, each both ways.
+
+    Without those that ``MISC.GREEDY.OVERLAP`` is too long for.
+    """
+    steps, overlap = cfg.get_recursive(STEPS), cfg.MISC.GREEDY.OVERLAP
+    counts = {steps, *itertools.takewhile(lambda k: k < steps, (2**i for i in itertools.count()))}
+    counts = {k for k in counts if k == 1 or min(map(len, partition_steps(steps, k)[:-1])) >= overlap}
+    return {(k, again): with_modules(cfg, k, again) for k in sorted(counts) for again in (False, True)}
+
+
+def _modules(cfg: CfgNode) -> Any:
+    """NUM_MODULES of a greedy config, 1 of another."""
+    is_greedy = cfg.MODEL.META_ARCHITECTURE == GreedyUnrolled.__name__
+    return cfg.MISC.GREEDY.NUM_MODULES if is_greedy else 1
+
+
+class Largest(NamedTuple):
+    """The largest value of a key whose training step fits; 0 if none does."""
+
+    value: int
+    memory: Optional[StepMemory]
+    is_bound: bool  #: the largest that was tried: more might fit
+
+
+def largest(cfg: CfgNode, example: Example, budget: int, key: str, bound: int) -> Largest:
+    """The largest value of ``key`` with which training and evaluation stay within a budget.
+
+    Args:
+        cfg: The config; everything but ``key`` is kept (and the steps of a module, not the number of modules).
+        example: A training example.
+        budget: Bytes.
+        key: :data:`FEATURES` or :data:`STEPS`.
+        bound: The largest value to try.
+
+    Returns:
+        The value, and what its step needs.
+    """
+    plans: Dict[int, StepMemory] = {}
+
+    def fits(value: int) -> bool:
+        plans[value] = plan_step(with_value(cfg, key, value), example)
+        return plans[value].fits(budget)
+
+    low, high = 0, min(cfg.get_recursive(key), bound)
+    while fits(high):
+        if high == bound:
+            return Largest(high, plans[high], is_bound=True)
+        low, high = high, min(4 * high, bound)
+    by_line = True
+    while high - low > 1:
+        # Memory grows about linearly between two plans; halving in turn closes the interval from both sides.
+        middle = (low + high) // 2
+        if by_line and low:
+            below, above = plans[low].peak, plans[high].peak
+            middle = low + int((high - low) * (budget - below) / max(above - below, 1))
+            middle = min(max(middle, low + 1), high - 1)
+        low, high = (middle, high) if fits(middle) else (low, middle)
+        by_line = not by_line
+    return Largest(low, plans.get(low), is_bound=False)

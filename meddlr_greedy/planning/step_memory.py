@@ -1,0 +1,150 @@
+"""The memory of a training step of a config, predicted without a GPU, data or computing.
+
+The trainer's own step runs inside :func:`~meddlr_greedy.planning.trace.traced`: forward, losses, backward and update,
+as in an iteration that has others before it (the old gradients and the optimizer's state are there). What an operation
+needs for itself inside a library (workspaces of cuDNN) is not seen.
+"""
+
+from typing import Any, Dict, List, NamedTuple, Tuple
+
+import torch
+from meddlr.config import CfgNode
+
+from meddlr_greedy.engine.step import TrainingStep
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.planning.example import Example
+from meddlr_greedy.planning.trace import Trace, traced
+
+__all__ = ["StepMemory", "plan_step"]
+
+
+# The caching allocator of CUDA gives memory in multiples of this.
+_CUDA_BLOCK = 512
+
+
+class StepMemory(NamedTuple):
+    """What one training step needs, in bytes, and what it computes."""
+
+    parameters: int  #: with buffers
+    gradients: int  #: of the parameters, kept from one step to the next
+    optimizer: int  #: its state
+    batch: int  #: of this size on the network's device
+    activations: Tuple[int, ...]  #: of each module, forward and backward: the peak above what was there as it began
+    peak: int  #: of the whole step, everything included
+    evaluation: int  #: the same of the network's forward in evaluation, with a batch of SOLVER.TEST_BATCH_SIZE
+    operations: float  #: of the whole step, recomputation included; see :class:`~meddlr_greedy.planning.trace.Trace`
+
+    def fits(self, budget: int) -> bool:
+        return max(self.peak, self.evaluation) <= budget
+
+
+class _PlannedStep(TrainingStep):
+    """The step on tensors without values."""
+
+    def _seed_of_batch(self) -> Any:
+        return None  # what random layers draw does not matter
+
+    def _read(self, scalars: Dict[str, torch.Tensor]) -> Dict[str, float]:
+        return dict.fromkeys(scalars, 0.0)
+
+
+# A plan is a function of config and example, and searches come back to some.
+_plans: Dict[Tuple[str, str], StepMemory] = {}
+
+
+def plan_step(cfg: CfgNode, example: Example) -> StepMemory:
+    """What one training step of a config needs.
+
+    For MODEL.DEVICE "cuda" the batch is copied to the device, the optimizer works on lists of tensors, and sizes are
+    rounded up as CUDA's allocator does. meddlr's conjugate gradients, which stop early where they have converged, are
+    planned at their last iteration.
+
+    Raises:
+        UserError: what is wrong with the config; or the network looks at the values of its data.
+    """
+    asked = (cfg.dump(), repr(example))
+    if asked not in _plans:
+        _plans[asked] = _plan(cfg, example)
+    return _plans[asked]
+
+
+def _plan(cfg: CfgNode, example: Example) -> StepMemory:
+    on_cuda = cfg.MODEL.DEVICE.startswith("cuda")
+    cfg = cfg.clone().defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.VIS_PERIOD = 0  # pictures are made on the host, now and then
+    with traced(_CUDA_BLOCK if on_cuda else 1, example.constant_along_readout) as trace:
+        try:
+            return _planned(cfg.freeze(), example, on_cuda, trace)
+        except (NotImplementedError, torch._subclasses.fake_tensor.DataDependentOutputException) as error:
+            raise UserError(
+                f"MODEL.META_ARCHITECTURE: {cfg.MODEL.META_ARCHITECTURE} cannot be planned, since what it does depends"
+                f" on the values of its data ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+            ) from error
+
+
+def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> StepMemory:
+    batch = example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE)
+    batch_bytes = trace.alive
+    on_host = batch_bytes if on_cuda else 0
+    step = _PlannedStep(cfg, batch)
+    _check_data(step.model, example)
+    if on_cuda:
+        # Stands for the copy to the device, which lives as long as the network needs it.
+        step.model.register_forward_pre_hook(lambda _, args: ({key: x.clone() for key, x in args[0].items()},))
+        for group in step.optimizer.param_groups:
+            if "foreach" in group:
+                group["foreach"] = True
+    parameters = trace.alive - batch_bytes
+
+    # As after an iteration: gradients and the optimizer's state are there.
+    for p in step.model.parameters():
+        p.grad = torch.empty_like(p) if p.requires_grad else None
+    gradients = trace.alive - batch_bytes - parameters
+    step.optimizer.step()
+    optimizer = trace.alive - batch_bytes - parameters - gradients
+
+    activations: Dict[int, int] = {}
+    peaks: List[int] = []
+    begun: List[int] = []
+
+    def on_module(k: int, begins: bool) -> None:
+        peaks.append(trace.peak)
+        if begins:
+            begun[:] = [trace.alive]
+        else:
+            activations[k] = trace.peak - begun[0]
+        trace.reset_peak()
+
+    step.on_module = on_module
+    trace.reset_peak()
+    trace.operations = 0.0
+    step.run_step()
+    peak, operations = max(*peaks, trace.peak) - on_host, trace.operations
+
+    before = trace.alive
+    batch = example.batch(cfg.SOLVER.TEST_BATCH_SIZE, evaluated=True)
+    on_host += trace.alive - before if on_cuda else 0
+    trace.reset_peak()
+    step.model.eval()
+    with torch.no_grad():
+        step.model(batch)
+    return StepMemory(
+        parameters,
+        gradients,
+        optimizer,
+        batch_bytes,
+        tuple(activations[k] for k in sorted(activations)),
+        peak,
+        trace.peak - on_host,
+        operations,
+    )
+
+
+def _check_data(model: Any, example: Example) -> None:
+    takes_cine = getattr(getattr(model, "model", model), "kspace_axes", 4) == 5
+    if takes_cine != example.is_cine:
+        raise UserError(
+            f"shape: found {example.tensors['kspace'][0]}, but the network takes"
+            f" {'cine, H,W,T,C' if takes_cine else '2D, H,W,C'}"
+        )
