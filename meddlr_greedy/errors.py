@@ -10,13 +10,14 @@ import functools
 import os
 import sys
 from contextlib import contextmanager
-from typing import Callable, Iterable, Iterator, TypeVar
+from typing import Any, Callable, Iterable, Iterator, TypeVar
 
 __all__ = [
     "NonFiniteLossError",
     "OneLineError",
     "Preempted",
     "UserError",
+    "check",
     "did_you_mean",
     "exit_with_one_line",
     "naming",
@@ -89,3 +90,9 @@ def print_error(line: str, details: str = "") -> None:
     It is one write, so that lines of several processes do not mix.
     """
     os.write(2, f"{details}error: {' '.join(line.split())}\n".encode())
+
+
+def check(condition: bool, option: str, found: Any, allowed: str) -> None:
+    """Raises a UserError about a command-line option unless ``condition``."""
+    if not condition:
+        raise UserError(f"{option}: found {found}, allowed {allowed}")

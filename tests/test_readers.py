@@ -14,18 +14,21 @@ import pytest
 from ismrmrd import constants
 from pydicom.dataset import FileDataset, FileMetaDataset
 
+from meddlr_greedy import prepare
 from meddlr_greedy.data.scan_file import check_scan_file
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.ops.acquisition import coil_sensitivities, random_smooth_phase
-from projects.cine import dataset, preparation, prepare, simulate
-from projects.cine.dataset import CoilMaps
-from projects.cine.phantom import beating_heart
-from projects.cine.preparation import Preparation, prepare_dataset
-from projects.cine.readers import images
-from projects.cine.readers import ismrmrd as ismrmrd_reader
-from projects.cine.readers.scan import RawSlice, complete, slice_spacing
-from projects.cine.simulate import _random
-from projects.cine.splits import ScanInfo, split_scans
+from meddlr_greedy.ops.acquisition import coil_sensitivities, random_smooth_phase, seeded_generator
+from meddlr_greedy.preparation import coil_maps as dataset
+from meddlr_greedy.preparation import dataset as preparation
+from meddlr_greedy.preparation import simulate
+from meddlr_greedy.preparation.coil_maps import CoilMaps
+from meddlr_greedy.preparation.dataset import prepare_dataset
+from meddlr_greedy.preparation.phantom import beating_heart
+from meddlr_greedy.preparation.readers import images
+from meddlr_greedy.preparation.readers import ismrmrd as ismrmrd_reader
+from meddlr_greedy.preparation.readers.scan import RawSlice, complete, slice_spacing
+from meddlr_greedy.preparation.slice import Preparation
+from meddlr_greedy.preparation.splits import ScanInfo, split_scans
 
 SLICES, PHASES, HEIGHT, WIDTH, COILS = 2, 4, 64, 48, 6
 
@@ -483,7 +486,7 @@ def test_data_of_another_mask_are_not_taken_for_done(heart, tmp_path, before):
 
 def expected_magnitude(magnitude, subject):
     """The root sum of squares of the simulated coils is part of what is acquired."""
-    maps = coil_sensitivities(magnitude.shape[-2:], 8, _random(0, subject, "coils"))
+    maps = coil_sensitivities(magnitude.shape[-2:], 8, seeded_generator(0, subject, "coils"))
     return magnitude * np.linalg.norm(maps, axis=0)
 
 
@@ -955,7 +958,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_half_written(bad_files, tmp_path
 
 def test_an_interrupted_run_goes_on(bad_files, tmp_path, monkeypatch):
     files = [bad_files / "good.h5", bad_files / "other_good.h5"]
-    converted, convert = [], preparation._slice_arrays
+    converted, convert = [], preparation.slice_arrays
 
     def interrupted(scan, *arguments):
         converted.append(scan.path.name)
@@ -963,7 +966,7 @@ def test_an_interrupted_run_goes_on(bad_files, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return convert(scan, *arguments)
 
-    monkeypatch.setattr(preparation, "_slice_arrays", interrupted)
+    monkeypatch.setattr(preparation, "slice_arrays", interrupted)
     arguments = (tmp_path / "out", "ismrmrd", *files)
     with pytest.raises(KeyboardInterrupt):
         prepared(*arguments, split=("1", "1", "0"))

@@ -15,12 +15,11 @@ from meddlr.forward import SenseModel
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.ops.acquisition import coil_sensitivities, crop_kspace, noise_reference
-from projects.cine import simulate
-from projects.cine.dataset import say_what_is_next
-from projects.cine.phantom import Anatomy, beating_heart, left_ventricular_volume
-from projects.cine.simulate import (
-    Acquisition,
+from meddlr_greedy.ops.acquisition import Acquisition, coil_sensitivities, crop_kspace, noise_reference
+from meddlr_greedy.preparation import simulate
+from meddlr_greedy.preparation.annotations import say_what_is_next
+from meddlr_greedy.preparation.phantom import Anatomy, beating_heart, left_ventricular_volume
+from meddlr_greedy.preparation.simulate import (
     load_series,
     parse_split,
     simulate_phantom_dataset,

@@ -72,7 +72,8 @@ def check_dataset_names(names: Sequence[str]) -> None:
             raise UserError(
                 f"DATASETS: no data set '{name}' in '{', '.join(map(str, _searched))}' ({ROOT_VARIABLE}); "
                 f"found there: {', '.join(_registered) or 'none'}; it needs <name>/annotations/<split>.json, "
-                "which `python -m projects.cine.simulate` writes" + did_you_mean(name, DatasetCatalog.list())
+                "which `python -m meddlr_greedy.preparation.simulate` writes"
+                + did_you_mean(name, DatasetCatalog.list())
             )
         try:
             DatasetCatalog.get(name)

@@ -1,12 +1,16 @@
 """Simulated acquisition: from a magnitude image to multi-coil k-space with phase, coil sensitivities and noise."""
 
-from typing import Tuple
+import zlib
+from dataclasses import dataclass
+from typing import Any, Tuple
 
 import numpy as np
 import sigpy as sp
 from sigpy.mri import birdcage_maps
 
-__all__ = ["acquire", "coil_sensitivities", "crop_kspace", "noise_reference", "random_smooth_phase"]
+from meddlr_greedy.errors import check
+
+__all__ = ["Acquisition", "acquire", "coil_sensitivities", "crop_kspace", "noise_reference", "random_smooth_phase"]
 
 
 _SPACE = (-2, -1)  # (H, W) of arrays ordered (C, T, H, W)
@@ -80,3 +84,36 @@ def acquire(
     kspace = crop_kspace(sp.fft(coil_images, axes=_SPACE), matrix)
     noise = rng.standard_normal((2, *kspace.shape), np.float32)
     return kspace + np.float32(noise_std) * (noise[0] + 1j * noise[1])
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """How k-space is acquired from an image.
+
+    Args:
+        matrix: Acquired points (H, W) along readout and phase encode.
+        coils: Number of coils C.
+        noise: Standard deviation of the real and of the imaginary part of the noise in each coil image, relative to
+            :func:`noise_reference`. FFTs are orthonormal and maps have unit norm over coils: noise of the same standard
+            deviation is in k-space and, where maps are not zero, in the target.
+        seed: Decides every random choice.
+
+    Raises:
+        UserError: where a value is not allowed.
+    """
+
+    matrix: Tuple[int, int] = (96, 80)
+    coils: int = 8
+    noise: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self):
+        check(min(self.matrix) >= 8, "--matrix", self.matrix, "at least 8 along both axes")
+        check(self.coils >= 1, "--coils", self.coils, "at least 1")
+        check(0 <= self.noise <= 100, "--noise", self.noise, "0 to 100")
+        check(0 <= self.seed < 2**63, "--seed", self.seed, "0 to 2**63 - 1")
+
+
+def seeded_generator(seed: int, *key: Any) -> np.random.Generator:
+    """An independent generator for each (seed, key)."""
+    return np.random.default_rng([seed, zlib.crc32("/".join(map(str, key)).encode())])

@@ -34,7 +34,7 @@ from meddlr_greedy.errors import Preempted, UserError
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
-from meddlr_greedy.parallel.batches import BATCHES, HandOn, ReceivedBatches
+from meddlr_greedy.parallel.batches import BATCHES, HandOn, ReceivedBatches, batch_message
 from meddlr_greedy.parallel.channel import Receiver, Sender
 from meddlr_greedy.parallel.checkpointer import ChainCheckpointer
 from meddlr_greedy.parallel.limits import check_last_batch, check_possible, check_replicable, num_modules

@@ -61,6 +61,7 @@ from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.espirit import espirit_maps
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.step_memory import plan_step
+from meddlr_greedy.preparation.phantom import beating_heart
 from projects.cine.measuring import (
     Batch,
     Step,
@@ -74,7 +75,6 @@ from projects.cine.measuring import (
     versions,
     write_example_scan,
 )
-from projects.cine.phantom import beating_heart
 from projects.cine.pipeline_runner import METHODS, NETWORK, SIDES, TimedStep, TimingCase, run_side
 from projects.cine.tables import in_words, insert_table, write_json
 

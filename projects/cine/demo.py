@@ -13,7 +13,7 @@ from meddlr_greedy import eval_net, train_net
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.data.catalog import datasets_root
 from meddlr_greedy.errors import exit_with_one_line
-from projects.cine import simulate
+from meddlr_greedy.preparation import simulate
 
 CONFIG = os.path.join(os.path.dirname(__file__), "..", "..", "configs", "cine", "demo.yaml")
 

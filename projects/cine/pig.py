@@ -25,7 +25,7 @@ from typing import Any, Callable, Dict, List, Sequence
 import torch
 from torch import nn
 
-from meddlr_greedy import compare, eval_net
+from meddlr_greedy import compare, eval_net, prepare
 from meddlr_greedy.arguments import CommandParser, run_parser
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import datasets_root, register_datasets
@@ -36,7 +36,8 @@ from meddlr_greedy.evaluation.run import run_info
 from meddlr_greedy.evaluation.tables import RESULTS_FILE, RESULTS_FOLDER
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.phase_constrained import phase_constrained_reconstruction
-from projects.cine import compressed_sensing, prepare, simulate
+from meddlr_greedy.preparation import simulate
+from projects.cine import compressed_sensing
 from projects.cine.tables import in_words, insert_table, publish_picture, results_folder, write_json
 from projects.cine.trials import training_minutes
 

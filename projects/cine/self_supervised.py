@@ -19,7 +19,7 @@ from meddlr_greedy import eval_net, train_net
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.data.catalog import datasets_root
 from meddlr_greedy.errors import exit_with_one_line
-from projects.cine import simulate
+from meddlr_greedy.preparation import simulate
 from projects.cine.tables import in_words, insert_table, write_json
 
 HERE = Path(__file__).parent

@@ -16,7 +16,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.misc import is_dicom
 
 from meddlr_greedy.errors import UserError
-from projects.cine.readers.scan import SAME_PLACE_MM, slice_spacing, stem
+from meddlr_greedy.preparation.readers.scan import SAME_PLACE_MM, slice_spacing, stem
 
 __all__ = ["CineSeries", "find", "load_images", "load_series"]
 

@@ -14,7 +14,15 @@ from ismrmrd.hdf5 import acquisition_header_dtype
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.coils import noise_covariance, whitening_matrix
-from projects.cine.readers.scan import RawScan, RawSlice, find_files, reading, remove_oversampling, slice_spacing, stem
+from meddlr_greedy.preparation.readers.scan import (
+    RawScan,
+    RawSlice,
+    find_files,
+    reading,
+    remove_oversampling,
+    slice_spacing,
+    stem,
+)
 
 __all__ = ["find", "open_scan"]
 

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from meddlr_greedy.errors import UserError
-from projects.cine.readers.scan import RawScan, RawSlice, find_files, reading, remove_oversampling
+from meddlr_greedy.preparation.readers.scan import RawScan, RawSlice, find_files, reading, remove_oversampling
 
 __all__ = ["find", "open_scan", "subject"]
 

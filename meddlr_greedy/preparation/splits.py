@@ -1,23 +1,17 @@
 """Which subjects go to train, val and test."""
 
 import re
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from meddlr_greedy.errors import UserError
+from meddlr_greedy.errors import UserError, check
 
-__all__ = ["SLICE_BLOCKS", "SPLITS", "ScanInfo", "check", "parse_split", "split_scans"]
+__all__ = ["SLICE_BLOCKS", "SPLITS", "ScanInfo", "parse_split", "split_scans"]
 
 SPLITS = ("train", "val", "test")
 #: How a split is marked where there is one subject only.
 SLICE_BLOCKS = "slice blocks of one subject"
-
-
-def check(condition: bool, option: str, found: Any, allowed: str) -> None:
-    """Raises a UserError about a command-line option unless ``condition``."""
-    if not condition:
-        raise UserError(f"{option}: found {found}, allowed {allowed}")
 
 
 class ScanInfo(NamedTuple):

@@ -1,12 +1,12 @@
 """Prepares measured cine (ISMRMRD, CMRxRecon) or cine images (DICOM, NIfTI, npy, npz) as a data set to train on.
 
-    python -m projects.cine.prepare ismrmrd OCMR/fs_*.h5 --output datasets/ocmr --jobs 4
-    python -m projects.cine.prepare cmrxrecon MultiCoil/Cine/TrainingSet/FullSample --output datasets/cmrxrecon --maps 2
-    python -m projects.cine.prepare images dicom/patient* --output datasets/patients --matrix 128 128
+    python -m meddlr_greedy.prepare ismrmrd OCMR/fs_*.h5 --output datasets/ocmr --jobs 4
+    python -m meddlr_greedy.prepare cmrxrecon MultiCoil/Cine/TrainingSet/FullSample --output datasets/cmrxrecon --maps 2
+    python -m meddlr_greedy.prepare images dicom/patient* --output datasets/patients --matrix 128 128
 
 The way of a slice: k-space, prewhitened and without readout oversampling -> virtual coils -> ESPIRiT maps from the mean
 over cardiac phases -> target, the coil combination of fully sampled k-space. Images take the way of
-`python -m projects.cine.simulate` to k-space. What is undersampled on purpose keeps its mask and has no target.
+simulation to k-space. What is undersampled on purpose keeps its mask and has no target.
 
 Each file becomes <output>/scans/<name>.h5 as soon as it is done; run again, the command keeps what is there. A file
 that cannot be used is reported and skipped, and the exit status is then 2. Splits are by subject; where there is one
@@ -18,15 +18,16 @@ import time
 from typing import Any, Dict, Optional, Sequence
 
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.errors import exit_with_one_line
-from projects.cine.dataset import CoilMaps, say_what_is_next
-from projects.cine.preparation import COMPRESSIONS, DEFAULT_COILS, MISSING, Preparation, prepare_dataset
-from projects.cine.simulate import Acquisition
-from projects.cine.splits import check
+from meddlr_greedy.errors import check, exit_with_one_line
+from meddlr_greedy.ops.acquisition import Acquisition
+from meddlr_greedy.preparation.annotations import say_what_is_next
+from meddlr_greedy.preparation.coil_maps import CoilMaps
+from meddlr_greedy.preparation.dataset import prepare_dataset
+from meddlr_greedy.preparation.slice import COMPRESSIONS, DEFAULT_COILS, MISSING, Preparation
 
 
 def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = CommandParser("python -m projects.cine.prepare", __doc__)
+    parser = CommandParser("python -m meddlr_greedy.prepare", __doc__)
     commands = parser.add_subparsers(dest="source", required=True, metavar="{ismrmrd,cmrxrecon,images}")
     shared = _shared_options()
     measured = _measured_options()
@@ -38,7 +39,7 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         help="ISMRMRD files, as of OCMR",
         description="ISMRMRD files (.h5, .mrd) of Cartesian 2D cine, e.g. OCMR (https://ocmr.info; mind its terms).\n"
         "Files named us_... are taken to be undersampled on purpose.\n\n"
-        "    python -m projects.cine.prepare ismrmrd OCMR/fs_*.h5 --output datasets/ocmr --split 0.7 0.1 0.2",
+        "    python -m meddlr_greedy.prepare ismrmrd OCMR/fs_*.h5 --output datasets/ocmr --split 0.7 0.1 0.2",
         **raw,
     )
     challenge = commands.add_parser(
@@ -46,7 +47,7 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         parents=[shared, measured],
         help="files of the CMRxRecon challenges 2023 to 2025",
         description="MATLAB v7.3 files of the CMRxRecon challenges 2023 to 2025; a folder is a subject.\n\n"
-        "    python -m projects.cine.prepare cmrxrecon TrainingSet/FullSample --output datasets/cmrxrecon",
+        "    python -m meddlr_greedy.prepare cmrxrecon TrainingSet/FullSample --output datasets/cmrxrecon",
         **raw,
     )
     challenge.add_argument(
@@ -60,8 +61,8 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         parents=[shared],
         help="DICOM series, NIfTI, npy or npz",
         description="Simulates k-space, coils and phase from magnitude images: folders of DICOM files (one view),\n"
-        "NIfTI files (x, y, slice, phase), and npy or npz as for python -m projects.cine.simulate.\n\n"
-        "    python -m projects.cine.prepare images dicom/patient* --output datasets/patients --matrix 128 128",
+        "NIfTI files (x, y, slice, phase), and npy or npz as for python -m meddlr_greedy.preparation.simulate.\n\n"
+        "    python -m meddlr_greedy.prepare images dicom/patient* --output datasets/patients --matrix 128 128",
         **raw,
     )
     pair = {"nargs": 2, "type": int, "metavar": ("H", "W")}
@@ -139,7 +140,7 @@ def _measured_options() -> argparse.ArgumentParser:
 
 @exit_with_one_line
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command ``python -m projects.cine.prepare``."""
+    """The command ``python -m meddlr_greedy.prepare``."""
     arguments = _parse_arguments(argv)
     start = time.perf_counter()
     coil_maps = CoilMaps(arguments.maps, arguments.calib, arguments.crop, arguments.soft_maps)

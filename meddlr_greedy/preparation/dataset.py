@@ -4,174 +4,30 @@ import functools
 import hashlib
 import json
 import os
-import re
 import sys
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import h5py
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from meddlr_greedy.data.scan_file import write_scan
-from meddlr_greedy.errors import UserError
+from meddlr_greedy.errors import UserError, check
 from meddlr_greedy.files import WriteError, writing, written_atomically
-from meddlr_greedy.ops.coils import compress_coils, geometric_compression, svd_compression
-from projects.cine.dataset import CoilMaps, ScanEntry, annotations, sense_arrays
-from projects.cine.parallel import in_parallel
-from projects.cine.readers import cmrxrecon, images, ismrmrd
-from projects.cine.readers.scan import RawScan, RawSlice, are_neighbours, complete, stem
-from projects.cine.simulate import Acquisition, simulated_scan
-from projects.cine.splits import SLICE_BLOCKS, SPLITS, ScanInfo, check, split_scans
+from meddlr_greedy.preparation.annotations import ScanEntry, annotations
+from meddlr_greedy.preparation.readers.scan import RawScan, are_neighbours, stem
+from meddlr_greedy.preparation.slice import Preparation, slice_arrays
+from meddlr_greedy.preparation.sources import SOURCES, compile_pattern, open_scan, subject_of_path
+from meddlr_greedy.preparation.splits import SLICE_BLOCKS, SPLITS, ScanInfo, split_scans
+from meddlr_greedy.preparation.workers import in_parallel
 
-__all__ = ["COMPRESSIONS", "DEFAULT_COILS", "MISSING", "SOURCES", "Preparation", "prepare_dataset"]
+__all__ = ["prepare_dataset"]
 
 _DESCRIPTION = "Prepared multi-coil cine"
 _FORMAT = 1  # raised when the same parameters come to give other data, so that old files are not taken for new
-#: What is done where a phase or line is missing.
-MISSING = ("refuse", "fill")
-#: Kinds of coil compression.
-COMPRESSIONS: Dict[str, Optional[Callable]] = {
-    "geometric": geometric_compression,
-    "svd": svd_compression,
-    "none": None,
-}
-#: Virtual coils.
-DEFAULT_COILS = 8
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What is done with k-space.
-
-    Args:
-        coil_maps: How ESPIRiT maps are estimated.
-        coils: Virtual coils V.
-        compression: "geometric" (for each readout position), "svd" or "none", which keeps the coils.
-        missing: What is done where a phase or line of a fully sampled scan is missing: "refuse" or "fill".
-        pixel_spacing_mm: Along readout and phase encode, where the file does not tell.
-        frame_time_ms: Time between cardiac phases, where the file does not tell.
-
-    Raises:
-        UserError: where a value is not allowed.
-    """
-
-    coil_maps: CoilMaps = field(default_factory=CoilMaps)
-    coils: Optional[int] = DEFAULT_COILS
-    compression: str = "geometric"
-    missing: str = "refuse"
-    pixel_spacing_mm: Optional[Tuple[float, float]] = None
-    frame_time_ms: Optional[float] = None
-
-    def __post_init__(self):
-        check(self.compression in COMPRESSIONS, "--compression", self.compression, ", ".join(COMPRESSIONS))
-        check(self.missing in MISSING, "--missing", self.missing, ", ".join(MISSING))
-        if self.compression != "none":
-            check((self.coils or 0) >= 1, "--coils", self.coils, "at least 1")
-        for option, values in (
-            ("--pixel-spacing", self.pixel_spacing_mm or ()),
-            ("--frame-time", () if self.frame_time_ms is None else (self.frame_time_ms,)),
-        ):
-            check(all(0 < value < float("inf") for value in values), option, values, "above 0")
-
-
-# --- Sources ---
-
-
-class Source(NamedTuple):
-    """Where scans come from.
-
-    Args:
-        find: Finds the files among what is given.
-        open_scan: Opens one of them.
-        subject_by_path: Who a file shows, by its path alone: stands in for what a file that cannot be opened says.
-    """
-
-    find: Callable[[Sequence[str]], List[Path]]
-    open_scan: Callable[..., RawScan]
-    subject_by_path: Callable[[Path], str] = stem
-
-
-def _open_images(path: Path, acquisition: Dict[str, Any], acquired_matrix: Optional[Tuple[int, int]]) -> RawScan:
-    series = images.load_images(path)
-    size = series.magnitude.shape[-2:]
-    settings = {"matrix": tuple(acquired_matrix or size), **acquisition}
-    return simulated_scan(series, Acquisition(**settings), acquired_matrix)
-
-
-#: Sub-command -> source.
-SOURCES = {
-    "ismrmrd": Source(ismrmrd.find, ismrmrd.open_scan),
-    "cmrxrecon": Source(cmrxrecon.find, cmrxrecon.open_scan, cmrxrecon.subject),
-    "images": Source(images.find, _open_images),
-}
-
-
-# --- One slice ---
-
-
-def _slice_arrays(scan: RawScan, slice_id: int, preparation: Preparation) -> Tuple[Dict[str, np.ndarray], List[str]]:
-    """The arrays of one slice as they lie in the file, and what there is to tell about it."""
-    where = f"{scan.path}: slice {slice_id}"
-    raw, notes = scan.load_slice(slice_id), []
-    if not np.isfinite(raw.kspace).all():
-        raise UserError(f"{where}: found NaN or infinite values in k-space, allowed finite ones")
-    if not raw.kspace.any():
-        raise UserError(f"{where}: found nothing but zeros in k-space")
-    if scan.undersampled:
-        empty = np.flatnonzero(~raw.sampled.any(axis=(0, 1)))
-        if empty.size:
-            raise UserError(f"{where}: no line of cardiac phase {empty[0]}, allowed at least one of each")
-    else:
-        raw, notes = complete(raw, preparation.missing, where)
-    calib_width = preparation.coil_maps.calib_width
-    _check_calibration(where, raw, calib_width)
-    kspace = _compressed(where, raw.kspace, preparation)
-    count = raw.sampled.sum(axis=2)[..., None]
-    kspace_calib = kspace.sum(axis=2) / np.maximum(count, 1).astype(np.float32)
-    arrays = sense_arrays(kspace, kspace_calib, preparation.coil_maps, has_target=not scan.undersampled)
-    if scan.undersampled:
-        # What an asymmetric echo left out stays out, though coil compression spreads a little into it.
-        arrays["kspace"] = kspace * raw.sampled[..., None]
-        arrays["mask"] = raw.sampled[..., None].astype(np.uint8)
-    return arrays, notes
-
-
-def _check_calibration(where: str, raw: RawSlice, calib_width: int) -> None:
-    """A UserError where the calibration region was not sampled in full, in all phases together."""
-    height, width = raw.kspace.shape[:2]
-    sampled = np.broadcast_to(raw.sampled.any(axis=2), (height, width))
-
-    def is_sampled(size: int) -> bool:
-        if size > min(height, width):
-            return False
-        top, left = height // 2 - size // 2, width // 2 - size // 2
-        return bool(sampled[top : top + size, left : left + size].all())
-
-    if not is_sampled(calib_width):
-        largest = next((size for size in range(min(height, width), 0, -1) if is_sampled(size)), 0)
-        raise UserError(
-            f"{where}: calibration region of {calib_width} x {calib_width}: only the central {largest} x {largest} of "
-            f"{height} x {width} was sampled, allowed --calib 6 to {largest}"
-        )
-
-
-def _compressed(where: str, kspace: np.ndarray, preparation: Preparation) -> np.ndarray:
-    compression, num_coils = COMPRESSIONS[preparation.compression], kspace.shape[-1]
-    if compression is None:
-        return kspace
-    if preparation.coils > num_coils:
-        raise UserError(
-            f"{where}: --coils: found {preparation.coils} with {num_coils} coils in the file, allowed 1 to "
-            f"{num_coils}, or --compression none"
-        )
-    if preparation.coils == num_coils:
-        return kspace
-    measured = torch.from_numpy(kspace)
-    return compress_coils(measured, compression(measured, preparation.coils)).numpy()
 
 
 # --- One file ---
@@ -206,7 +62,7 @@ def _convert(task: _Task, on_slice: Callable[[], Any] = lambda: None) -> List[st
 
     def slices() -> Iterator[Dict[str, np.ndarray]]:
         for slice_id in task.slices:
-            arrays, told = _slice_arrays(scan, slice_id, task.preparation)
+            arrays, told = slice_arrays(scan, slice_id, task.preparation)
             notes.extend(told)
             yield arrays
             on_slice()
@@ -282,8 +138,8 @@ def prepare_dataset(
     check(jobs >= 1, "--jobs", jobs, "at least 1")
     folder, preparation = Path(output).resolve(), preparation or Preparation()
     _check_folder(folder)
-    pattern = _compiled(subject_pattern)
-    opener = functools.partial(_open, source, options or {}, pattern)
+    pattern = compile_pattern(subject_pattern)
+    opener = functools.partial(open_scan, source, options or {}, pattern)
     paths = SOURCES[source].find([os.fspath(given) for given in inputs])
     paths = [path for path in paths if folder not in path.resolve().parents]  # the output may lie beside the inputs
     tell = _Teller(progress, single=len(paths) == 1)
@@ -293,7 +149,7 @@ def prepare_dataset(
         tell.finish(len(paths))
         raise UserError(f"found no file to prepare in {', '.join(map(str, inputs))}")
     # A file that cannot be used keeps its place: the split of the others is the same with and without it.
-    by_path = functools.partial(_subject_by_path, source, pattern)
+    by_path = functools.partial(subject_of_path, source, pattern)
     infos = {name: scan.info or ScanInfo(by_path(scan.path), 0) for name, scan in scans.items()}
     blocks, split_by = split_scans(split, infos, split_seed, train_needed=not _are_undersampled(scans))
     given = {**asdict(preparation), "coil_maps": preparation.coil_maps.parameters}
@@ -400,41 +256,6 @@ def _convert_all(tasks: Sequence[_Task], jobs: int, tell: "_Teller", name: str) 
             else:
                 tell.notes(result)
     return failed
-
-
-def _open(source: str, options: Dict[str, Any], pattern: Optional["re.Pattern[str]"], path: Path) -> RawScan:
-    scan = SOURCES[source].open_scan(path, **options)
-    if pattern is None and scan.names_subject:
-        return scan
-    if pattern is None:
-        note = f"{path}: no patient ID in it; taken for a subject, '{scan.subject_id}' (see --subject-pattern)"
-        return replace(scan, notes=(*scan.notes, note))
-    subject = _matched(pattern, path)
-    if not subject:
-        raise UserError(f"--subject-pattern: '{pattern.pattern}' finds no subject in {path}")
-    return replace(scan, subject_id=subject)
-
-
-def _subject_by_path(source: str, pattern: Optional["re.Pattern[str]"], path: Path) -> str:
-    return (_matched(pattern, path) if pattern else "") or SOURCES[source].subject_by_path(path)
-
-
-def _matched(pattern: "re.Pattern[str]", path: Path) -> str:
-    found = pattern.search(str(path))
-    return (found.group(1) or "") if found else ""
-
-
-def _compiled(pattern: Optional[str]) -> Optional["re.Pattern[str]"]:
-    if pattern is None:
-        return None
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"--subject-pattern: found '{pattern}', no regular expression ({error})") from error
-    check(
-        compiled.groups >= 1, "--subject-pattern", f"'{pattern}'", "a regular expression with a group, e.g. '(P\\d+)'"
-    )
-    return compiled
 
 
 def _scan_names(paths: Sequence[Path]) -> Dict[Path, str]:

@@ -1,7 +1,7 @@
 """Simulates a multi-coil cine data set, from a beating-heart phantom or from a series of cine images.
 
-    python -m projects.cine.simulate --output datasets/phantom
-    python -m projects.cine.simulate --output datasets/pig --images pig_cine_sax.npz \\
+    python -m meddlr_greedy.preparation.simulate --output datasets/phantom
+    python -m meddlr_greedy.preparation.simulate --output datasets/pig --images pig_cine_sax.npz \\
         --acquired-matrix 224 160 --matrix 128 128 --split 0-6,13-19 7-8 9-12
 
 The way of a slice: magnitude -> smooth phase -> coil sensitivities -> k-space at the full matrix -> centre of k-space
@@ -17,7 +17,6 @@ import json
 import os
 import tempfile
 import time
-import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -27,51 +26,26 @@ from tqdm import tqdm
 
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.data.scan_file import write_scan
-from meddlr_greedy.errors import UserError, exit_with_one_line
-from meddlr_greedy.ops.acquisition import acquire, coil_sensitivities, noise_reference, random_smooth_phase
-from projects.cine.dataset import CoilMaps, ScanEntry, annotations, say_what_is_next, sense_arrays
-from projects.cine.phantom import FIELD_OF_VIEW_MM, Anatomy, beating_heart
-from projects.cine.readers.images import CineSeries, load_series
-from projects.cine.readers.scan import RawScan, RawSlice, are_neighbours, stem
-from projects.cine.splits import SLICE_BLOCKS, SPLITS, check, parse_split
+from meddlr_greedy.errors import UserError, check, exit_with_one_line
+from meddlr_greedy.ops.acquisition import (
+    Acquisition,
+    acquire,
+    coil_sensitivities,
+    noise_reference,
+    random_smooth_phase,
+    seeded_generator,
+)
+from meddlr_greedy.preparation.annotations import ScanEntry, annotations, say_what_is_next
+from meddlr_greedy.preparation.coil_maps import CoilMaps, sense_arrays
+from meddlr_greedy.preparation.phantom import FIELD_OF_VIEW_MM, Anatomy, beating_heart
+from meddlr_greedy.preparation.readers.images import CineSeries, load_series
+from meddlr_greedy.preparation.readers.scan import RawScan, RawSlice, are_neighbours, stem
+from meddlr_greedy.preparation.splits import SLICE_BLOCKS, SPLITS, parse_split
 
-__all__ = ["Acquisition", "simulate_phantom_dataset", "simulate_series_dataset", "simulated_scan"]
+__all__ = ["simulate_phantom_dataset", "simulate_series_dataset", "simulated_scan"]
 
 _DESCRIPTION = "Simulated multi-coil cine"
 _FORMAT = 2  # raised when the same parameters come to give other data, so that old files are not taken for new
-
-
-@dataclass(frozen=True)
-class Acquisition:
-    """How k-space is acquired from an image.
-
-    Args:
-        matrix: Acquired points (H, W) along readout and phase encode.
-        coils: Number of coils C.
-        noise: Standard deviation of the real and of the imaginary part of the noise in each coil image, relative to
-            :func:`noise_reference`. FFTs are orthonormal and maps have unit norm over coils: noise of the same standard
-            deviation is in k-space and, where maps are not zero, in the target.
-        seed: Decides every random choice.
-
-    Raises:
-        UserError: where a value is not allowed.
-    """
-
-    matrix: Tuple[int, int] = (96, 80)
-    coils: int = 8
-    noise: float = 0.01
-    seed: int = 0
-
-    def __post_init__(self):
-        check(min(self.matrix) >= 8, "--matrix", self.matrix, "at least 8 along both axes")
-        check(self.coils >= 1, "--coils", self.coils, "at least 1")
-        check(0 <= self.noise <= 100, "--noise", self.noise, "0 to 100")
-        check(0 <= self.seed < 2**63, "--seed", self.seed, "0 to 2**63 - 1")
-
-
-def _random(seed: int, *key: Any) -> np.random.Generator:
-    """An independent generator for each (seed, key)."""
-    return np.random.default_rng([seed, zlib.crc32("/".join(map(str, key)).encode())])
 
 
 # --- One scan ---
@@ -112,13 +86,13 @@ def _acquire_slice(
 ) -> np.ndarray:
     """From magnitude (T, H0, W0) to k-space (H, W, T, C)."""
     shape, seed = (magnitude.shape[1], magnitude.shape[2]), acquisition.seed
-    phase = random_smooth_phase(shape, len(magnitude), _random(seed, subject_id, "phase", slice_id))
+    phase = random_smooth_phase(shape, len(magnitude), seeded_generator(seed, subject_id, "phase", slice_id))
     kspace = acquire(
         magnitude * np.exp(1j * phase),
-        coil_sensitivities(shape, acquisition.coils, _random(seed, subject_id, "coils")),
+        coil_sensitivities(shape, acquisition.coils, seeded_generator(seed, subject_id, "coils")),
         acquisition.matrix,
         noise_std,
-        _random(seed, subject_id, "noise", slice_id),
+        seeded_generator(seed, subject_id, "noise", slice_id),
     )
     return np.ascontiguousarray(kspace.transpose(2, 3, 1, 0))
 
@@ -157,7 +131,7 @@ def simulated_scan(
     """A series of images as if it had been measured: its slices are simulated where they are loaded.
 
     Args:
-        series: From :func:`projects.cine.readers.images.load_images`.
+        series: From :func:`meddlr_greedy.preparation.readers.images.load_images`.
         acquisition: How k-space is acquired.
         acquired_matrix: As for :func:`simulate_series_dataset`.
 
@@ -227,7 +201,7 @@ def simulate_phantom_dataset(
 
     def draw(subject_id: str) -> CineSeries:
         def rng():
-            return _random(acquisition.seed, subject_id, "anatomy")
+            return seeded_generator(acquisition.seed, subject_id, "anatomy")
 
         magnitude = [beating_heart(shape, frames, position, rng()) for position in positions]
         return CineSeries(
@@ -383,7 +357,7 @@ def _already_holds(folder: Path, contents: Dict[str, str], overwrite: bool) -> b
 
 
 def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = CommandParser("python -m projects.cine.simulate", __doc__)
+    parser = CommandParser("python -m meddlr_greedy.preparation.simulate", __doc__)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="the data set, <root>/<name>")
     parser.add_argument("--overwrite", action="store_true", help="replace another simulated data set in FOLDER")
     parser.add_argument("--seed", type=int, default=0)
@@ -451,7 +425,7 @@ def _refuse_options_of_the_other_source(arguments: argparse.Namespace) -> None:
 
 @exit_with_one_line
 def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command ``python -m projects.cine.simulate``."""
+    """The command ``python -m meddlr_greedy.preparation.simulate``."""
     arguments = _parse_arguments(argv)
     start = time.perf_counter()
     coil_maps = CoilMaps(arguments.maps)

@@ -1,0 +1,1 @@
+"""From scans and images to data sets to train on."""

@@ -1,0 +1,1 @@
+"""Readers of scanner files and of images."""

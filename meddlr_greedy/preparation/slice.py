@@ -1,0 +1,128 @@
+"""One slice: from measured k-space to the arrays of the scan file."""
+
+from dataclasses import dataclass, field
+from typing import Callable, Dict, List, Optional, Tuple
+
+import numpy as np
+import torch
+
+from meddlr_greedy.errors import UserError, check
+from meddlr_greedy.ops.coils import compress_coils, geometric_compression, svd_compression
+from meddlr_greedy.preparation.coil_maps import CoilMaps, sense_arrays
+from meddlr_greedy.preparation.readers.scan import RawScan, RawSlice, complete
+
+__all__ = [
+    "COMPRESSIONS",
+    "DEFAULT_COILS",
+    "MISSING",
+    "Preparation",
+    "slice_arrays",
+]
+
+
+#: What is done where a phase or line is missing.
+MISSING = ("refuse", "fill")
+#: Kinds of coil compression.
+COMPRESSIONS: Dict[str, Optional[Callable]] = {
+    "geometric": geometric_compression,
+    "svd": svd_compression,
+    "none": None,
+}
+#: Virtual coils.
+DEFAULT_COILS = 8
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done with k-space.
+
+    Args:
+        coil_maps: How ESPIRiT maps are estimated.
+        coils: Virtual coils V.
+        compression: "geometric" (for each readout position), "svd" or "none", which keeps the coils.
+        missing: What is done where a phase or line of a fully sampled scan is missing: "refuse" or "fill".
+        pixel_spacing_mm: Along readout and phase encode, where the file does not tell.
+        frame_time_ms: Time between cardiac phases, where the file does not tell.
+
+    Raises:
+        UserError: where a value is not allowed.
+    """
+
+    coil_maps: CoilMaps = field(default_factory=CoilMaps)
+    coils: Optional[int] = DEFAULT_COILS
+    compression: str = "geometric"
+    missing: str = "refuse"
+    pixel_spacing_mm: Optional[Tuple[float, float]] = None
+    frame_time_ms: Optional[float] = None
+
+    def __post_init__(self):
+        check(self.compression in COMPRESSIONS, "--compression", self.compression, ", ".join(COMPRESSIONS))
+        check(self.missing in MISSING, "--missing", self.missing, ", ".join(MISSING))
+        if self.compression != "none":
+            check((self.coils or 0) >= 1, "--coils", self.coils, "at least 1")
+        for option, values in (
+            ("--pixel-spacing", self.pixel_spacing_mm or ()),
+            ("--frame-time", () if self.frame_time_ms is None else (self.frame_time_ms,)),
+        ):
+            check(all(0 < value < float("inf") for value in values), option, values, "above 0")
+
+
+def slice_arrays(scan: RawScan, slice_id: int, preparation: Preparation) -> Tuple[Dict[str, np.ndarray], List[str]]:
+    """The arrays of one slice as they lie in the file, and what there is to tell about it."""
+    where = f"{scan.path}: slice {slice_id}"
+    raw, notes = scan.load_slice(slice_id), []
+    if not np.isfinite(raw.kspace).all():
+        raise UserError(f"{where}: found NaN or infinite values in k-space, allowed finite ones")
+    if not raw.kspace.any():
+        raise UserError(f"{where}: found nothing but zeros in k-space")
+    if scan.undersampled:
+        empty = np.flatnonzero(~raw.sampled.any(axis=(0, 1)))
+        if empty.size:
+            raise UserError(f"{where}: no line of cardiac phase {empty[0]}, allowed at least one of each")
+    else:
+        raw, notes = complete(raw, preparation.missing, where)
+    calib_width = preparation.coil_maps.calib_width
+    _check_calibration(where, raw, calib_width)
+    kspace = _compressed(where, raw.kspace, preparation)
+    count = raw.sampled.sum(axis=2)[..., None]
+    kspace_calib = kspace.sum(axis=2) / np.maximum(count, 1).astype(np.float32)
+    arrays = sense_arrays(kspace, kspace_calib, preparation.coil_maps, has_target=not scan.undersampled)
+    if scan.undersampled:
+        # What an asymmetric echo left out stays out, though coil compression spreads a little into it.
+        arrays["kspace"] = kspace * raw.sampled[..., None]
+        arrays["mask"] = raw.sampled[..., None].astype(np.uint8)
+    return arrays, notes
+
+
+def _check_calibration(where: str, raw: RawSlice, calib_width: int) -> None:
+    """A UserError where the calibration region was not sampled in full, in all phases together."""
+    height, width = raw.kspace.shape[:2]
+    sampled = np.broadcast_to(raw.sampled.any(axis=2), (height, width))
+
+    def is_sampled(size: int) -> bool:
+        if size > min(height, width):
+            return False
+        top, left = height // 2 - size // 2, width // 2 - size // 2
+        return bool(sampled[top : top + size, left : left + size].all())
+
+    if not is_sampled(calib_width):
+        largest = next((size for size in range(min(height, width), 0, -1) if is_sampled(size)), 0)
+        raise UserError(
+            f"{where}: calibration region of {calib_width} x {calib_width}: only the central {largest} x {largest} of "
+            f"{height} x {width} was sampled, allowed --calib 6 to {largest}"
+        )
+
+
+def _compressed(where: str, kspace: np.ndarray, preparation: Preparation) -> np.ndarray:
+    compression, num_coils = COMPRESSIONS[preparation.compression], kspace.shape[-1]
+    if compression is None:
+        return kspace
+    if preparation.coils > num_coils:
+        raise UserError(
+            f"{where}: --coils: found {preparation.coils} with {num_coils} coils in the file, allowed 1 to "
+            f"{num_coils}, or --compression none"
+        )
+    if preparation.coils == num_coils:
+        return kspace
+    measured = torch.from_numpy(kspace)
+    return compress_coils(measured, compression(measured, preparation.coils)).numpy()
