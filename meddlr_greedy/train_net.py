@@ -24,6 +24,7 @@ from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.jobs.environment import in_job
 from meddlr_greedy.jobs.job import Job, end_at_once
 from meddlr_greedy.jobs.launch import launch
+from meddlr_greedy.parallel import trainer as _  # noqa: F401 (registers both trainers)
 
 __all__ = ["main"]
 

@@ -11,8 +11,8 @@ from conftest import random_complex
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.total_variation import objective, total_variation_reconstruction
-from projects.cine import compressed_sensing
-from projects.cine.compressed_sensing import CompressedSensing, tune
+from projects.cine.baselines import compressed_sensing
+from projects.cine.baselines.compressed_sensing import CompressedSensing, tune
 
 # H, W, T, C, M
 SHAPE = (12, 10, 5, 4, 2)

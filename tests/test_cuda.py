@@ -6,7 +6,7 @@ from meddlr.modeling import build_model
 
 from meddlr_greedy.modeling.losses import complex_l1
 from meddlr_greedy.train_net import main
-from projects.cine.measuring import make_batch, make_cfg
+from projects.cine.support.measuring import make_batch, make_cfg
 
 pytestmark = [
     pytest.mark.cuda,

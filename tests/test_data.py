@@ -24,7 +24,8 @@ from meddlr_greedy.data.scan_file import check_scan_file
 from meddlr_greedy.data.seeding import EVAL_EPOCH, SeededMaskFunc, example_seed
 from meddlr_greedy.data.transform import CineDataTransform
 from meddlr_greedy.errors import UserError
-from projects.cine import benchmark
+from projects.cine.benchmarks import __main__ as benchmark
+from projects.cine.benchmarks.data import LOADER_CASES
 
 HEIGHT, WIDTH, FRAMES, COILS, MAPS = 10, 32, 4, 3, 2
 KINDS = ["plane", "cine"]
@@ -718,6 +719,6 @@ def test_loader_benchmark_runs(root, tmp_path, monkeypatch, capsys):
         torch.set_num_threads(threads)
         register_datasets(root)
     rows = json.loads((tmp_path / "loader.json").read_text())["rows"]
-    assert [row["example"] for row in rows] == list(benchmark.LOADER_CASES)
+    assert [row["example"] for row in rows] == list(LOADER_CASES)
     assert all(row[f"examples/s, {workers} workers"] > 0 for row in rows for workers in (0, 1, 2))
     assert "ratio to reading" in capsys.readouterr().out

@@ -10,8 +10,8 @@ from meddlr.modeling import build_model
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.planning.example import Example
-from projects.cine import equal_architecture
-from projects.cine.equal_architecture import (
+from projects.cine.studies import equal_architecture
+from projects.cine.studies.equal_architecture import (
     AGAIN,
     BACKPROP,
     CONFIG,
@@ -22,8 +22,8 @@ from projects.cine.equal_architecture import (
     check_suits,
     search_rates,
 )
-from projects.cine.tables import publish_result
-from projects.cine.trials import Trial
+from projects.cine.support.tables import publish_result
+from projects.cine.support.trials import Trial
 
 CONFIGS = (CONFIG, CONFIG.with_name("equal_architecture_deeper.yaml"))
 

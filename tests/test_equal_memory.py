@@ -9,11 +9,12 @@ import yaml
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.planning.example import Example
-from meddlr_greedy.planning.search import with_value
+from meddlr_greedy.planning.search import FEATURES, STEPS, with_value
 from meddlr_greedy.planning.step_memory import plan_step
-from projects.cine import equal_memory
-from projects.cine.equal_memory import BEST, FEATURES, FULL, GREEDY, OWN, SMALL, STEPS, Budget, Candidate, Study
-from projects.cine.trials import Trial, run_trials
+from projects.cine.studies import equal_memory
+from projects.cine.studies.budget import FULL, SMALL, Budget, Candidate
+from projects.cine.studies.equal_memory import BEST, GREEDY, OWN, Study
+from projects.cine.support.trials import Trial, run_trials
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.losses import complex_l1
 from meddlr_greedy.train_net import main as train_main
-from projects.cine.measuring import make_batch
+from projects.cine.support.measuring import make_batch
 
 # Kinds of networks: data, architecture, overrides.
 DROPOUT = ["MODEL.UNROLLED.DROPOUT", "0.3"]

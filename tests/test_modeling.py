@@ -14,7 +14,7 @@ from meddlr.utils.events import EventStorage
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.losses import complex_l1
 from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalConv, SpatioTemporalResNet
-from projects.cine.benchmark import StockCine, StockConv
+from projects.cine.benchmarks.parts import StockCine, StockConv
 
 
 def randn(*shape):

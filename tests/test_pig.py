@@ -8,9 +8,9 @@ from PIL import Image
 
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.errors import UserError
-from projects.cine.pig import STUDIES, table
-from projects.cine.tables import publish_picture
-from projects.cine.trials import training_minutes
+from projects.cine.studies.pig import STUDIES, table
+from projects.cine.support.tables import publish_picture
+from projects.cine.support.trials import training_minutes
 
 
 def results(psnr, zero_filled=20.0):

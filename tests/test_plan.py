@@ -17,7 +17,7 @@ from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.search import FEATURES, STEPS, alternatives, largest, with_modules, with_value
 from meddlr_greedy.planning.step_memory import plan_step
 from meddlr_greedy.planning.trace import traced
-from projects.cine.measuring import peak_bytes
+from projects.cine.support.measuring import peak_bytes
 
 SHAPES = {
     "flatmem": {"num_slices": 2, "height": 48, "width": 40, "num_coils": 4},

@@ -5,22 +5,25 @@ from argparse import Namespace
 from dataclasses import asdict, replace
 
 import pytest
+from meddlr.modeling import build_model
 
 from meddlr_greedy.jobs.local import LocalJob
-from projects.cine import scaling
-from projects.cine.pipeline_figure import BACKWARD, FORWARD, UPDATE, greedy_schedule, one_forward_one_backward
-from projects.cine.pipeline_figure import main as pipeline_main
-from projects.cine.scaling import (
+from projects.cine.benchmarks.timed_runs import NETWORK
+from projects.cine.scaling import __main__ as scaling
+from projects.cine.scaling.figure import DEVICES, MODULES
+from projects.cine.scaling.measure import measure_modules
+from projects.cine.scaling.model import (
     DATA_PARALLEL,
-    DEVICES,
     GREEDY,
-    MODULES,
     Measured,
     backprop_throughput,
     data_parallel_throughput,
     greedy_throughput,
     predict,
 )
+from projects.cine.scaling.timeline import BACKWARD, FORWARD, UPDATE, greedy_schedule, one_forward_one_backward
+from projects.cine.scaling.timeline import main as pipeline_main
+from projects.cine.support.measuring import make_batch, make_cfg
 
 MEASURED = Measured(
     forward_s=0.05,
@@ -239,10 +242,10 @@ def test_a_file_without_times_is_refused(main, tmp_path, capsys):
 
 
 def test_parts_of_a_module_are_measured():
-    cfg = scaling.make_cfg("cpu", "CineUnrolledCNN", 2, 4, 2)
-    model = scaling.build_model(cfg).train()
+    cfg = make_cfg("cpu", "CineUnrolledCNN", 2, 4, 2)
+    model = build_model(cfg).train()
     before = [p.clone() for p in model.parameters()]
-    means = scaling.measure_modules(model, scaling.make_batch("cpu", (16, 12, 4), 2), "cpu", seconds=0)
+    means = measure_modules(model, make_batch("cpu", (16, 12, 4), 2), "cpu", seconds=0)
     measured = {name for name in asdict(MEASURED) if name.endswith("_s")} - {"latency_s", "transfer_s"}
     assert set(means) == measured and min(means.values()) > 0
     assert any((p != q).any() for p, q in zip(model.parameters(), before)), "nothing was updated"
@@ -254,9 +257,9 @@ def test_two_processes_measure(tmp_path):
     assert job.wait() == [0, 0], job.text()[-3000:]
     measured = json.loads(path.read_text())["measured"]
     assert all(value > 0 for value in measured.values())
-    height, width, num_frames = scaling.NETWORK["shape"]
+    height, width, num_frames = NETWORK["shape"]
     example = height * width * num_frames
     assert measured["image_bytes"] == 8 * example
     # Image, zero-filled image and target; the mask, one for all coils; maps without frames; mean and deviation.
-    maps = 8 * height * width * scaling.NETWORK["num_coils"]
+    maps = 8 * height * width * NETWORK["num_coils"]
     assert measured["message_bytes"] == 3 * 8 * example + 4 * example + maps + 2 * 4

@@ -25,7 +25,7 @@ from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.modeling.problem import MeasuredLines
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.train_net import main as train_main
-from projects.cine import self_supervised
+from projects.cine.studies import self_supervised
 
 LOSS = "k_l1_l2_sum_normalized"
 OPTS = ["MISC.GREEDY.LOSS_LINES", "0.4", "MODEL.RECON_LOSS.NAME", LOSS]

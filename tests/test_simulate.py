@@ -15,7 +15,13 @@ from meddlr.forward import SenseModel
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.ops.acquisition import Acquisition, coil_sensitivities, crop_kspace, noise_reference
+from meddlr_greedy.ops.acquisition import (
+    Acquisition,
+    coil_sensitivities,
+    crop_kspace,
+    noise_reference,
+    seeded_generator,
+)
 from meddlr_greedy.preparation import simulate
 from meddlr_greedy.preparation.annotations import say_what_is_next
 from meddlr_greedy.preparation.phantom import Anatomy, beating_heart, left_ventricular_volume
@@ -109,7 +115,7 @@ def test_noise_has_the_defined_level_and_is_white(tmp_path):
         for noise in (0, level)
     )
     for name, subject in (("train/subject000.h5", "subject000"), ("test/subject002.h5", "subject002")):
-        anatomy = simulate._random(0, subject, "anatomy")
+        anatomy = seeded_generator(0, subject, "anatomy")
         reference = np.percentile(beating_heart((64, 48), 4, 0.5, anatomy), 95)
         noise = (noisy[name]["kspace"] - quiet[name]["kspace"]) / (level * reference)
         samples = np.concatenate([noise.real.ravel(), noise.imag.ravel()])

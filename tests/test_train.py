@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from meddlr_greedy.data import catalog as datasets_module
-from meddlr_greedy.engine import GreedyTrainer
 from meddlr_greedy.engine.memory import HeldForBackward
+from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.jobs.board import PeerLost
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.losses import LeanLossComputer

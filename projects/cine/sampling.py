@@ -24,7 +24,7 @@ from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.data.masks import KT_MASK_FUNCS, KtMaskFunc, partial_echo, time_average_coverage
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically
-from projects.cine.tables import write_json
+from projects.cine.support.tables import write_json
 
 #: Rows along the readout of a drawn mask: enough to see a partial echo.
 READOUT = 64

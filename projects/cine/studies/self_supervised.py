@@ -6,7 +6,7 @@ lines held out of the acquired ones (SSDU). Both are evaluated on the same test 
 
 Example::
 
-    python -m projects.cine.self_supervised
+    python -m projects.cine.studies.self_supervised
 """
 
 import json
@@ -20,7 +20,7 @@ from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.data.catalog import datasets_root
 from meddlr_greedy.errors import exit_with_one_line
 from meddlr_greedy.preparation import simulate
-from projects.cine.tables import in_words, insert_table, write_json
+from projects.cine.support.tables import in_words, insert_table, write_json
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs" / "cine"
@@ -44,7 +44,7 @@ def table(study: Dict[str, Any]) -> str:
 
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
-    parser = CommandParser("python -m projects.cine.self_supervised", __doc__)
+    parser = CommandParser("python -m projects.cine.studies.self_supervised", __doc__)
     parser.add_argument("--output", default="results/self-supervised", metavar="FOLDER", help="weights and metrics")
     parser.add_argument("--page", default=str(HERE / "README.md"), metavar="FILE", help="where the table goes")
     parser.add_argument("--results", default=str(HERE / "results"), metavar="FOLDER", help="where the JSON goes")

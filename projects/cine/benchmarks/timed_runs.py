@@ -26,11 +26,11 @@ from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.jobs.local import LocalJob, preload
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
-from projects.cine.measuring import now, write_example_scan
+from projects.cine.support.measuring import now, write_example_scan
 
 __all__ = ["METHODS", "SIDES", "Clock", "Side", "TimedStep", "TimingCase", "chain_throughput", "run_side"]
 
-preload("projects.cine.pipeline_runner")
+preload("projects.cine.benchmarks.timed_runs")
 
 CLOCK_FILE = "clock-rank{}.json"
 

@@ -15,9 +15,9 @@ The command continues where it was ended: what is trained stays. The table goes 
 
 Example::
 
-    python -m projects.cine.pig --images pig_cine_sax.npz        # makes the data set, and more
-    python -m projects.cine.equal_architecture                   # an hour on two cores
-    python -m projects.cine.equal_architecture --config-file configs/cine/equal_architecture_deeper.yaml   # two hours
+    python -m projects.cine.studies.pig --images pig_cine_sax.npz        # makes the data set, and more
+    python -m projects.cine.studies.equal_architecture                   # an hour on two cores
+    python -m projects.cine.studies.equal_architecture --config-file configs/cine/equal_architecture_deeper.yaml
 """
 
 import statistics
@@ -37,9 +37,9 @@ from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.planning.example import Example
-from projects.cine.measuring import measured_peak, ratio, step_times, versions
-from projects.cine.tables import check_page, publish_result, spread
-from projects.cine.trials import SCORE, Trial, run_trials, scores
+from projects.cine.support.measuring import measured_peak, ratio, step_times, versions
+from projects.cine.support.tables import check_page, publish_result, spread
+from projects.cine.support.trials import SCORE, Trial, run_trials, scores
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parents[1] / "configs" / "cine" / "equal_architecture.yaml"
@@ -201,7 +201,7 @@ def table(variants: Dict[str, Dict[str, Any]]) -> str:
 
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
-    parser = CommandParser("python -m projects.cine.equal_architecture", __doc__)
+    parser = CommandParser("python -m projects.cine.studies.equal_architecture", __doc__)
     parser.add_argument(
         "--config-file", type=Path, default=CONFIG, metavar="FILE", help="the network, trained greedily"
     )

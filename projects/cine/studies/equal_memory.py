@@ -22,24 +22,23 @@ With --full, the budget is 24 GB of a GPU, for 224 x 160, 20 phases, 8 coils and
 
 Example::
 
-    python -m projects.cine.pig --images pig_cine_sax.npz        # makes the data set, and more
-    python -m projects.cine.equal_memory                         # hours on two cores
+    python -m projects.cine.studies.pig --images pig_cine_sax.npz        # makes the data set, and more
+    python -m projects.cine.studies.equal_memory                         # hours on two cores
 
     python -m meddlr_greedy.prepare images pig_cine_sax.npz --acquired-matrix 224 160 --maps 2 --coils 8 \\
         --split 0-6,13-19 7-8 9-12 --output datasets/pigfull
-    python -m projects.cine.equal_memory --full                  # on a GPU
+    python -m projects.cine.studies.equal_memory --full                  # on a GPU
 """
 
 import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from meddlr.config import CfgNode
 from tabulate import tabulate
 
 from meddlr_greedy import compare
@@ -49,207 +48,15 @@ from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.planning.example import Example
-from meddlr_greedy.planning.search import FEATURES, STEPS, Largest, largest, with_value
-from meddlr_greedy.planning.step_memory import StepMemory, plan_step
-from projects.cine.measuring import measured_peak, ratio, step_times, versions
-from projects.cine.tables import check_page, publish_picture, publish_result, results_folder, spread
-from projects.cine.trials import Trial, run_trials, scores
+from projects.cine.studies.budget import FULL, HERE, SMALL, Budget, Candidate
+from projects.cine.support.measuring import ratio, step_times, versions
+from projects.cine.support.tables import check_page, publish_picture, publish_result, results_folder, spread
+from projects.cine.support.trials import Trial, run_trials, scores
 
-HERE = Path(__file__).parent
-CONFIGS = HERE.parents[1] / "configs" / "cine"
-MODULES = "MISC.GREEDY.NUM_MODULES"
-
-#: Depths of the candidates, in that of the budget's network; deeper ones are as much narrower.
-SHALLOWER = 0.6
-DEEPER = (1.6, 2.5)
 SEEDS = (1, 2, 3)
-FILLED = 0.95
 
 #: The sides of the table: what the memory was needed for before, the best that backpropagation makes of it, and greedy.
 OWN, BEST, GREEDY = "backprop, the budget's network", "backprop, best shape", "greedy"
-
-
-@dataclass(frozen=True)
-class Size:
-    """One size of the study.
-
-    Attributes:
-        name: Of the result.
-        backprop: Config of the network that gives the budgets.
-        greedy: Its greedy twin.
-        learning_rates: To try; the first one while the shape is sought.
-        budgets: Unrolled steps of the networks that give the budgets, in the order of the study.
-        memory: Bytes; the one budget where it is given, with the number of steps as the depth to start from.
-    """
-
-    name: str
-    backprop: Path
-    greedy: Path
-    learning_rates: Tuple[str, ...]
-    budgets: Tuple[int, ...]
-    memory: Optional[int] = None
-
-
-SMALL = Size(
-    "equal_memory",
-    CONFIGS / "equal_memory.yaml",
-    CONFIGS / "equal_memory_greedy.yaml",
-    learning_rates=("4e-3", "8e-3", "2e-3"),
-    budgets=(3, 5, 4),  # the smallest and the one of the config first
-)
-FULL = Size(
-    "equal_memory_full",
-    CONFIGS / "equal_memory_full.yaml",
-    CONFIGS / "equal_memory_full_greedy.yaml",
-    learning_rates=("1e-3", "2e-3", "5e-4"),
-    budgets=(5,),
-    memory=24 * 10**9,
-)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A network that fills a budget.
-
-    Attributes:
-        config: Config file.
-        steps: Unrolled steps.
-        features: Of the regulariser.
-        modules: Greedy modules; 1 is backpropagation.
-        memory: What its training step needs, as planned.
-    """
-
-    config: Path
-    steps: int
-    features: int
-    modules: int
-    memory: StepMemory
-
-    @property
-    def opts(self) -> Tuple[str, ...]:
-        modules = () if self.modules == 1 else (MODULES, str(self.modules))
-        return (STEPS, str(self.steps), FEATURES, str(self.features), *modules)
-
-    @property
-    def cfg(self) -> CfgNode:
-        return load_config(str(self.config), self.opts)
-
-    @property
-    def name(self) -> str:
-        return f"steps{self.steps}-features{self.features}-modules{self.modules}"
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Networks that fill the memory of a training step.
-
-    Attributes:
-        size: Of the study.
-        example: Of its data.
-        steps: Of the network that gives the budget.
-        features: Of the same.
-        bytes: The budget.
-        memory: What a training step of that network needs, and computes.
-    """
-
-    size: Size
-    example: Example
-    steps: int
-    features: int
-    bytes: int
-    memory: StepMemory
-
-    @classmethod
-    def of_steps(cls, size: Size, example: Example, steps: int) -> "Budget":
-        """The peak of the network of the config with so many steps; or ``size.memory`` and the widest that fits."""
-        cfg = load_config(str(size.backprop), [STEPS, str(steps)])
-        features, memory = cfg.get_recursive(FEATURES), None
-        if size.memory is None:
-            memory = plan_step(cfg, example)
-        else:
-            features, memory, _ = largest(cfg, example, size.memory, FEATURES, bound=1024)
-        if memory is None:
-            raise UserError(f"{size.backprop}: no network of {steps} steps fits in {size.memory} bytes")
-        return cls(size, example, steps, features, size.memory or memory.peak, memory)
-
-    @property
-    def network(self) -> Candidate:
-        return Candidate(self.size.backprop, self.steps, self.features, 1, self.memory)
-
-    def backprop(self) -> List[Candidate]:
-        """Shallower, as deep as, and deeper than the network of the budget, each as wide as fits."""
-
-        def shape(steps: int) -> Optional[Candidate]:
-            widest = self._widest(load_config(str(self.size.backprop), [STEPS, str(steps)]), steps)
-            found = widest.memory
-            return None if found is None else Candidate(self.size.backprop, steps, widest.value, 1, found)
-
-        return self._filling([self._fullest(shape, times) for times in (SHALLOWER, 1, *DEEPER)])
-
-    def greedy(self, max_operations: float) -> List[Candidate]:
-        """Modules as deep as the network of the budget, and deeper, each as wide as fits."""
-
-        def plan(modules: int, of_module: int, features: int) -> StepMemory:
-            return plan_step(self._greedy_cfg(modules, of_module, features), self.example)
-
-        def shape(of_module: int) -> Optional[Candidate]:
-            features = self._widest(self._greedy_cfg(2, of_module), of_module).value
-            while features:
-                # Every module computes the same: two numbers of modules tell of all. At least two, or it is not greedy.
-                of_two, of_three = (plan(n, of_module, features).operations for n in (2, 3))
-                if of_two > max_operations:
-                    return None
-                modules = 2 + int((max_operations - of_two) / (of_three - of_two))
-                memory = plan(modules, of_module, features)
-                if memory.peak <= self.bytes:
-                    return Candidate(self.size.greedy, modules * of_module, features, modules, memory)
-                features -= 1  # the parameters of more modules need some memory, too
-            return None
-
-        return self._filling([self._fullest(shape, times) for times in (1, DEEPER[0])])
-
-    def measured(self, candidates: Sequence[Candidate]) -> Dict[Candidate, int]:
-        """Peak bytes of a training step, of those that fill 95 to 100 % of the budget when measured, too.
-
-        Raises:
-            UserError: none of them does.
-        """
-        peaks = {c: measured_peak(c.cfg, self.example) for c in candidates}
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # the trainings are other processes
-        filling = {c: peak for c, peak in peaks.items() if FILLED * self.bytes <= peak <= self.bytes}
-        if not filling:
-            raise self._unfilled("measured", peaks)
-        return filling
-
-    def _greedy_cfg(self, modules: int, of_module: int, features: int = 0) -> CfgNode:
-        opts = [STEPS, str(modules * of_module), MODULES, str(modules)]
-        return load_config(str(self.size.greedy), opts + ([FEATURES, str(features)] if features else []))
-
-    def _widest(self, cfg: CfgNode, held_steps: int) -> Largest:
-        """The most features that fit, looked for from where memory is about that of the budget's network."""
-        cfg = with_value(cfg, FEATURES, max(1, round(self.features * self.steps / held_steps)))
-        return largest(cfg, self.example, self.bytes, FEATURES, bound=1024)
-
-    def _fullest(self, shape: Callable[[int], Optional[Candidate]], times: float) -> Optional[Candidate]:
-        """Of neighbouring depths the one that fills the budget best: features are whole, so not every one can."""
-        steps = round(times * self.steps)
-        near = [shape(n) for n in range(steps - 1, steps + 2) if n > 0]
-        return max((c for c in near if c), key=lambda c: c.memory.peak, default=None)
-
-    def _filling(self, candidates: Sequence[Optional[Candidate]]) -> List[Candidate]:
-        found = sorted({c for c in candidates if c}, key=lambda c: c.steps)
-        filling = [c for c in found if FILLED * self.bytes <= c.memory.peak <= self.bytes]
-        if not filling:
-            raise self._unfilled("planned", {c: c.memory.peak for c in found})
-        return filling
-
-    def _unfilled(self, how: str, peaks: Mapping[Candidate, int]) -> UserError:
-        tried = ", ".join(f"{c.name}: {peak / self.bytes:.1%}" for c, peak in peaks.items())
-        return UserError(
-            f"no network fills {FILLED:.0%} to 100 % of {self.bytes / 1e6:.0f} MB, {how}"
-            f" ({tried or 'none fits, within the operations that --times allows'})"
-        )
 
 
 @dataclass(frozen=True)
@@ -351,7 +158,7 @@ def draw(budgets: Sequence[Dict[str, Any]], path: Path) -> None:
 
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
-    parser = CommandParser("python -m projects.cine.equal_memory", __doc__)
+    parser = CommandParser("python -m projects.cine.studies.equal_memory", __doc__)
     parser.add_argument("--full", action="store_true", help="24 GB of a GPU, full matrix (see above)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="(default: results/equal-memory[-full])")
     parser.add_argument("--jobs", type=int, help="trainings at the same time (default: 2, of one thread; --full: 1)")

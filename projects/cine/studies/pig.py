@@ -11,7 +11,7 @@ in --output stays.
 
 Example::
 
-    python -m projects.cine.pig --images pig_cine_sax.npz --study 12x
+    python -m projects.cine.studies.pig --images pig_cine_sax.npz --study 12x
 """
 
 import json
@@ -37,9 +37,9 @@ from meddlr_greedy.evaluation.tables import RESULTS_FILE, RESULTS_FOLDER
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.phase_constrained import phase_constrained_reconstruction
 from meddlr_greedy.preparation import simulate
-from projects.cine import compressed_sensing
-from projects.cine.tables import in_words, insert_table, publish_picture, results_folder, write_json
-from projects.cine.trials import training_minutes
+from projects.cine.baselines import compressed_sensing
+from projects.cine.support.tables import in_words, insert_table, publish_picture, results_folder, write_json
+from projects.cine.support.trials import training_minutes
 
 PAGE = Path(__file__).with_name("README.md")
 CONFIGS = Path(__file__).parents[2] / "configs" / "cine"
@@ -200,7 +200,7 @@ def _results_file(output: Path, label: str) -> Path:
 
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
-    parser = CommandParser("python -m projects.cine.pig", __doc__)
+    parser = CommandParser("python -m projects.cine.studies.pig", __doc__)
     parser.add_argument("--images", required=True, metavar="FILE", help="the series, .npz or .npy")
     parser.add_argument("--study", choices=[*STUDIES], default="8x", help="default: %(default)s")
     parser.add_argument("--output", metavar="FOLDER", help="weights, metrics and pictures (default: results/<name>)")

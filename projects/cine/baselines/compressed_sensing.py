@@ -8,7 +8,7 @@ DIR/test_results/results.json holds the same, and the weights and every step of 
 
 Example::
 
-    python -m projects.cine.compressed_sensing --config-file configs/cine/pig.yaml --output results/pig-cs
+    python -m projects.cine.baselines.compressed_sensing --config-file configs/cine/pig.yaml --output results/pig-cs
 """
 
 import argparse
@@ -183,7 +183,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = run_parser("python -m projects.cine.compressed_sensing", __doc__)
+    parser = run_parser("python -m projects.cine.baselines.compressed_sensing", __doc__)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the results (sets OUTPUT_DIR)")
     parser.add_argument("--iterations", type=int, default=200, metavar="N", help="of the solver (default: 200)")
     parser.add_argument(

@@ -6,8 +6,8 @@ the same weights, so the pipeline drains at each update. In the greedy pipeline 
 
 Example::
 
-    python -m projects.cine.pipeline_figure --output projects/cine/results
-    python -m projects.cine.pipeline_figure --output results --from results/scaling/scaling.json   # measured times
+    python -m projects.cine.scaling.timeline --output projects/cine/results
+    python -m projects.cine.scaling.timeline --output results --from results/scaling/scaling.json   # measured times
 """
 
 import json
@@ -188,7 +188,7 @@ def _draw_tasks(axis: Axes, tasks: Sequence[Task], unit: float) -> None:
 
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
-    parser = CommandParser("python -m projects.cine.pipeline_figure", __doc__)
+    parser = CommandParser("python -m projects.cine.scaling.timeline", __doc__)
     parser.add_argument("--output", type=Path, default=Path("results/scaling"), help="folder of pipeline.png")
     parser.add_argument(
         "--from", dest="scaling", type=Path, metavar="FILE", help="scaling.json; else a backward takes two forwards"

@@ -1,0 +1,1 @@
+"""Reconstructions that networks are compared with."""

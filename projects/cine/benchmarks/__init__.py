@@ -1,0 +1,1 @@
+"""Measurements: memory, time, agreement with stock parts."""

@@ -1,0 +1,1 @@
+"""A model of the throughput on many devices, checked against runs."""

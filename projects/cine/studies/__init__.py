@@ -1,0 +1,1 @@
+"""Trainings on real data whose results stand on the pages."""
