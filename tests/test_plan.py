@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from conftest import write_dataset
 from meddlr.utils.events import EventStorage
 
 from meddlr_greedy import plan
@@ -18,6 +17,7 @@ from meddlr_greedy.planning.search import FEATURES, STEPS, alternatives, largest
 from meddlr_greedy.planning.step_memory import plan_step
 from meddlr_greedy.planning.trace import traced
 from projects.cine.support.measuring import peak_bytes
+from tests.helpers.scans import write_dataset
 
 SHAPES = {
     "flatmem": {"num_slices": 2, "height": 48, "width": 40, "num_coils": 4},

@@ -7,12 +7,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import write_dataset
 from meddlr.forward import SenseModel
 from meddlr.modeling import build_loss_computer, build_model
-from test_parallel import assert_same_training, ended_well, start  # noqa: F401 (a fixture)
-from test_train import load, metrics
-from test_user_errors import expect_error
 
 from meddlr_greedy import eval_net
 from meddlr_greedy.config.loading import load_config
@@ -26,6 +22,15 @@ from meddlr_greedy.modeling.problem import MeasuredLines
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.train_net import main as train_main
 from projects.cine.studies import self_supervised
+from tests.helpers.errors import expect_error
+from tests.helpers.jobs import ended_well  # noqa: F401 (a fixture)
+from tests.helpers.runs import (
+    assert_same_training,  # noqa: F401 (a fixture)
+    load,
+    metrics,
+)
+from tests.helpers.scans import write_dataset
+from tests.parallel.test_parallel import start  # noqa: F401 (a fixture)
 
 LOSS = "k_l1_l2_sum_normalized"
 OPTS = ["MISC.GREEDY.LOSS_LINES", "0.4", "MODEL.RECON_LOSS.NAME", LOSS]
@@ -50,10 +55,10 @@ def sampled_by(mask_func, num_lines=24, num_frames=5):
     ],
     ids=["two central lines", "more than four", "the line of zero frequency", "no central line"],
 )
-def test_loss_lines_are_acquired_ones_beside_the_centre(sampled, kept, fraction):
-    centre = central_lines(len(sampled), kept)
+def test_loss_lines_are_acquired_ones_beside_the_center(sampled, kept, fraction):
+    center = central_lines(len(sampled), kept)
     others = sampled.copy()
-    others[centre] = False
+    others[center] = False
     expected = max(1, int(round(fraction * others.sum())))
     drawn = np.zeros(sampled.shape)
     for seed in range(300):
@@ -67,12 +72,12 @@ def test_loss_lines_are_acquired_ones_beside_the_centre(sampled, kept, fraction)
 
 
 def test_no_line_left():
-    centre_alone = np.zeros((12, 3), bool)
-    centre_alone[central_lines(12, 4)] = True
+    center_alone = np.zeros((12, 3), bool)
+    center_alone[central_lines(12, 4)] = True
     with pytest.raises(
         UserError, match="LOSS_LINES: found 0.4, but of the 12 acquired lines of scan 7 .* for the loss"
     ):
-        draw_loss_lines(centre_alone, 0.4, np.random.RandomState(0), "scan 7")
+        draw_loss_lines(center_alone, 0.4, np.random.RandomState(0), "scan 7")
     one = np.zeros((12, 3), bool)
     one[0, 0] = True
     with pytest.raises(UserError, match="for the network"):

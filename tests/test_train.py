@@ -1,6 +1,5 @@
 """The entry point and the trainer: from a config to weights, killed and resumed."""
 
-import json
 import os
 import random
 import shutil
@@ -8,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,42 +18,7 @@ from meddlr_greedy.jobs.board import PeerLost
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.losses import LeanLossComputer
 from meddlr_greedy.train_net import main as train_main
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def train(config, *opts):
-    return train_main(["--config-file", str(config), *opts])
-
-
-def load(path):
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def assert_same_run(a, b):
-    """Model, optimizer, scheduler and generators of two checkpoints are equal, bit for bit."""
-    a, b = load(a), load(b)
-    assert a.keys() == b.keys()
-
-    def compare(x, y, where):
-        if isinstance(x, torch.Tensor):
-            assert torch.equal(x, y), where
-        elif isinstance(x, dict):
-            assert x.keys() == y.keys(), where
-            for key in x:
-                compare(x[key], y[key], f"{where}.{key}")
-        elif isinstance(x, (list, tuple)):
-            assert len(x) == len(y), where
-            for i, (u, v) in enumerate(zip(x, y)):
-                compare(u, v, f"{where}[{i}]")
-        else:
-            assert x == y, where
-
-    compare(a, b, "")
-
-
-def metrics(run):
-    return [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
+from tests.helpers.runs import ROOT, assert_same_run, load, metrics, train, wait_for
 
 
 @pytest.mark.parametrize(
@@ -245,14 +208,6 @@ def start(config, *flags, opts=(), env=()):
         text=True,
         start_new_session=True,
     )
-
-
-def wait_for(condition, process, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[0][-3000:]
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.01)
 
 
 # FixedMaskFunc lives in the tests; processes use a registered mask.

@@ -81,7 +81,7 @@ class GreedyConfig:
     CHECKPOINT: bool = _key(False, "True or False", lambda value: isinstance(value, bool))
     # Unrolled steps of the module before that the local loss of a module reaches, too (one process in a chain).
     OVERLAP: int = _key(0, "a non-negative integer (0: none)", _is_count)
-    # Precision of the regulariser's layers, in training and evaluation; parameters and data consistency stay float32.
+    # Precision of the regularizer's layers, in training and evaluation; parameters and data consistency stay float32.
     AMP: str = _key("", "'' (float32) or 'bf16'", lambda value: value in ("", "bf16"))
     # Weights of the local losses, one for each module; () is 1 for all. Under Adam without weight decay they matter
     # where several losses reach one parameter: with OVERLAP, or where modules share weights.
@@ -99,7 +99,7 @@ class GreedyConfig:
     )
     # Chains of processes that each train on their share of every batch; in one process without effect.
     REPLICAS: int = _key(1, "a positive integer", _is_positive)
-    # Batches that may queue on each side of the way between two neighbouring processes.
+    # Batches that may queue on each side of the way between two neighboring processes.
     BATCHES_IN_FLIGHT: int = _key(2, "a positive integer", _is_positive)
     # Trainer of meddlr_greedy.train_net, a name in TRAINER_REGISTRY; "auto" is GreedyTrainer, or ParallelGreedyTrainer
     # where several processes were started.
@@ -123,9 +123,9 @@ class GreedyConfig:
     PARTIAL_ECHO: float = _key(
         0.0, "a number from 0 to below 0.5", lambda value: _is_number(value) and 0 <= value < 0.5
     )
-    # Cine, training only: points to keep along the readout, around a random centre; 0 keeps all.
+    # Cine, training only: points to keep along the readout, around a random center; 0 keeps all.
     READOUT_CROP: int = _key(0, "a non-negative integer (0: no crop)", _is_count)
-    # Standard deviation of the centre of READOUT_CROP, in pixels.
+    # Standard deviation of the center of READOUT_CROP, in pixels.
     READOUT_CROP_JITTER: float = _key(
         32.0, "a non-negative number of pixels", lambda value: _is_number(value) and 0 <= value < float("inf")
     )

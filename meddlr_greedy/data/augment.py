@@ -1,4 +1,4 @@
-"""Augmentation of cine: readout crop with a jittered centre, and flips along readout, phase encode and time.
+"""Augmentation of cine: readout crop with a jittered center, and flips along readout, phase encode and time.
 
 It is applied to image, coil maps and k-space alike, so that the k-space of the augmented images is the augmented
 k-space. Sandino et al., MRM 2021 (DL-ESPIRiT).
@@ -16,9 +16,9 @@ __all__ = ["Augmentation", "CineAugmentor", "mirrored"]
 
 
 def mirrored(size: int) -> np.ndarray:
-    """Returns the indices (size,) that mirror an axis at its centre ``size // 2``, periodically.
+    """Returns the indices (size,) that mirror an axis at its center ``size // 2``, periodically.
 
-    The centred FFT of a mirrored axis is the mirrored FFT. An axis of odd size is reversed; one of even size keeps its
+    The centerd FFT of a mirrored axis is the mirrored FFT. An axis of odd size is reversed; one of even size keeps its
     first element, which has no partner, in place.
     """
     return (2 * (size // 2) - np.arange(size)) % size
@@ -62,7 +62,7 @@ class CineAugmentor:
 
     Args:
         readout_crop: Points to keep along the readout; 0 keeps all.
-        readout_jitter: Standard deviation of the centre of the crop, in pixels; the crop stays inside the image.
+        readout_jitter: Standard deviation of the center of the crop, in pixels; the crop stays inside the image.
         flip_probability: Probability of a flip, for each of readout, phase encode and time.
     """
 
@@ -92,8 +92,8 @@ class CineAugmentor:
                 f"MISC.GREEDY.READOUT_CROP: found {crop}, but the data have {height} readout points; "
                 f"0 (no crop) to {height} is allowed"
             )
-        centre = height // 2 + int(round(rng.normal(0, self.readout_jitter)))
-        start = min(max(centre - crop // 2, 0), height - crop)
+        center = height // 2 + int(round(rng.normal(0, self.readout_jitter)))
+        start = min(max(center - crop // 2, 0), height - crop)
         flip_rows, flip_lines, flip_frames = rng.uniform(size=3) < self.flip_probability
         rows, lines, frames = Augmentation.none((crop, *shape[1:3]))
         return Augmentation(

@@ -20,7 +20,7 @@ def draw_loss_lines(sampled: np.ndarray, fraction: float, rng: np.random.RandomS
     """Draws the lines for the loss, uniformly among the acquired ones of all frames; the others are the network's.
 
     The central lines that every frame has acquired, up to four of them, stay with the network. As the acquired lines
-    are denser towards the centre, so are those for the loss.
+    are denser towards the center, so are those for the loss.
 
     Args:
         sampled: Whether a line is acquired, (W, T), bool: W phase encodes, T frames.

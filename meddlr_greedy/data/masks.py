@@ -40,7 +40,7 @@ _KEY = "AUG_TRAIN.UNDERSAMPLE"
 
 
 class KtMaskFunc(MaskFunc):
-    """Base of the k-t masks; a subclass says how the lines outside the centre are chosen.
+    """Base of the k-t masks; a subclass says how the lines outside the center are chosen.
 
     Args:
         accelerations: R, or a range (low, high) from which R is drawn uniformly for each mask.
@@ -152,10 +152,10 @@ class KtMaskFunc(MaskFunc):
 
 @MASK_FUNC_REGISTRY.register()
 class VariableDensityKtMaskFunc(KtMaskFunc):
-    """k-t mask with lines drawn anew for every frame, denser towards the centre.
+    """k-t mask with lines drawn anew for every frame, denser towards the center.
 
     Frames are drawn one after the other, in random order, so that all are alike in distribution. In each,
-    lines are drawn without replacement, a line at distance r from the centre with a weight of
+    lines are drawn without replacement, a line at distance r from the center with a weight of
 
         r^-1.5 * 0.5^(number of frames drawn before that sampled it).
 
@@ -183,15 +183,15 @@ class VariableDensityKtMaskFunc(KtMaskFunc):
 class GoldenStepKtMaskFunc(KtMaskFunc):
     """k-t mask of DL-ESPIRiT: a perturbed comb of variable density, shifted from frame to frame by the golden step.
 
-    A line at distance r from the centre is sampled with the density
+    A line at distance r from the center is sampled with the density
 
         p(r) = (1 + r / r0)^-1.5,
 
-    one at the centre and (1 / r)^1.5 further out; r0 is the one length with which the lines are as many as R asks
+    one at the center and (1 / r)^1.5 further out; r0 is the one length with which the lines are as many as R asks
     for. For each mask the density is perturbed, line by line, by up to 40 %. Sampled are the lines where its running
     sum passes the teeth of a comb of spacing one: where the density is 1 / R they lie R lines apart. In frame t the
     comb is shifted by round(0.618034 R t) mod R such lines, from a random start (Sandino et al., MRM 2021). The golden
-    step spreads the shifts of any number of frames evenly, so that the time average has no gaps in its centre.
+    step spreads the shifts of any number of frames evenly, so that the time average has no gaps in its center.
     """
 
     DENSITY_POWER = 1.5
@@ -213,7 +213,7 @@ class GoldenStepKtMaskFunc(KtMaskFunc):
         for frame, count in enumerate(num_outer):
             running = np.cumsum(_expected_numbers(density, count))
             shift = start + round(self.GOLDEN_STEP * acceleration * frame)
-            # Counted from the centre, so that a frame with one line more does not move the comb there.
+            # Counted from the center, so that a frame with one line more does not move the comb there.
             phase = (shift / acceleration + running[outer < dc].max(initial=0)) % 1
             sampled[_passed_by_teeth(running, count, phase), frame] = True
         return sampled
@@ -223,7 +223,7 @@ class GoldenStepKtMaskFunc(KtMaskFunc):
 class GaussianKtMaskFunc(KtMaskFunc):
     """k-t mask with lines drawn anew for every frame from a Gaussian on a constant, as in CMRxRecon (2024, 2025).
 
-    Lines are drawn without replacement; a line at distance r from the centre of W lines has the weight
+    Lines are drawn without replacement; a line at distance r from the center of W lines has the weight
     0.1 + a / (1 - a) exp(-r^2 / (W / 5)^2), a = 0.2. Frames are independent of each other.
     """
 
@@ -245,7 +245,7 @@ class UniformKtMaskFunc(KtMaskFunc):
     """k-t mask with equally spaced lines, moved on by one line from frame to frame (interleaved).
 
     The comb of lines is the same in all frames, its place in the first one random. It lies on the lines
-    outside the centre, and its spacing is not always a whole number; the spacing is larger than R if central
+    outside the center, and its spacing is not always a whole number; the spacing is larger than R if central
     lines are asked for, since R counts them. In frames with one line more than others, that is the line
     sampled least often, so all lines are sampled by some frame if R allows as many.
     """
@@ -271,7 +271,7 @@ def partial_echo(mask: torch.Tensor, fraction: float) -> torch.Tensor:
 
     Args:
         mask: Shape (1, H, W, T, 1), H along the readout.
-        fraction: The part of the readout that is not acquired, 0 to below 0.5 (the centre stays).
+        fraction: The part of the readout that is not acquired, 0 to below 0.5 (the center stays).
 
     Returns:
         torch.Tensor: The mask with its first round(fraction H) rows zero; where that is none, ``mask`` itself.

@@ -72,11 +72,11 @@ class SampledLines(NamedTuple):
         readout = torch.fft.fftshift(
             torch.fft.ifft(torch.fft.ifftshift(self.values, dim=0), dim=0, norm="ortho"), dim=0
         )  # (H, L, C)
-        # Along the phase encode the FFT is centred by the place and the phase of the lines, which are few, so that
+        # Along the phase encode the FFT is centerd by the place and the phase of the lines, which are few, so that
         # neither maps nor images have to be moved.
-        centre = num_lines // 2
-        w = torch.div(self.places, num_frames, rounding_mode="floor") - centre
-        phase = torch.exp(-2j * math.pi * centre / num_lines * w.double()).to(maps.dtype)
+        center = num_lines // 2
+        w = torch.div(self.places, num_frames, rounding_mode="floor") - center
+        phase = torch.exp(-2j * math.pi * center / num_lines * w.double()).to(maps.dtype)
         readout = (readout * phase[:, None]).permute(2, 0, 1).contiguous()  # (C, H, L)
         maps_conj = maps[:, :, 0].permute(3, 2, 0, 1).contiguous().conj_physical()
         image = torch.empty(num_maps, num_frames, num_rows, num_lines, dtype=maps.dtype)

@@ -2,7 +2,7 @@
 
 Images come as (H, W, M), series as (H, W, T, M): H readout, W phase encode, T cardiac phases, M map sets; complex,
 numpy or torch. Shown is the magnitude (root sum of squares over the map sets). A picture has one column for the
-target, where there is one, and one for each named reconstruction. All panels share one grey window; the error is the
+target, where there is one, and one for each named reconstruction. All panels share one gray window; the error is the
 difference of the magnitudes, enlarged by ``ERROR_GAIN``.
 """
 
@@ -128,7 +128,7 @@ def draw_recon_figure(
         _draw_profiles(axes[-1], columns.images, line, white, pixel_spacing_mm, frame_time_ms)
     figure.suptitle(title, fontsize=12)
     figure.supxlabel(
-        "magnitude, one grey window for all panels"
+        "magnitude, one gray window for all panels"
         + ("; yellow: heart region and line of the x-t profile" if is_series else ""),
         fontsize=9,
         color="0.35",
@@ -187,7 +187,7 @@ def draw_cine_gif(
             if name not in panels:
                 axis.text(0.5, 0.5, _ERROR, color="0.6", fontsize=9, ha="center", va="center")
                 continue
-            # Nearest neighbour, at a whole number of screen pixels: the pixels are shown as they are.
+            # Nearest neighbor, at a whole number of screen pixels: the pixels are shown as they are.
             image = axis.imshow(
                 panels[name][..., 0], cmap="gray", vmin=0, vmax=white, aspect="auto", interpolation="nearest"
             )
@@ -231,7 +231,7 @@ def _magnitude(images: Images) -> np.ndarray:
 
 
 def _white_level(reference: np.ndarray) -> float:
-    """Top of the grey window, which starts at zero."""
+    """Top of the gray window, which starts at zero."""
     return float(np.percentile(reference, _WINDOW_PERCENTILE) or reference.max() or 1.0)
 
 

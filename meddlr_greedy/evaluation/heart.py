@@ -17,7 +17,7 @@ Series = TypeVar("Series", np.ndarray, torch.Tensor)
 _SMOOTHING = 0.012  # standard deviation of the Gaussian over the variance, relative to the size of the image
 _REACH = 0.03  # relative to the size of the image: walls this near belong together; margin around what moves
 _THRESHOLD = 0.12  # of the largest variance (above that at rest): belongs to what moves
-_WINDOW = 0.3  # standard deviation of the Gaussian that favours the centre, relative to the image along each axis
+_WINDOW = 0.3  # standard deviation of the Gaussian that favors the center, relative to the image along each axis
 _TAIL = 0.02  # of the variance that may lie beyond each side of the region
 # What noise alone does not reach above the variance at rest, in standard deviations of it and relative to it (in bright
 # tissue, noise makes the magnitude vary up to 2.3 times as much as in the dark around the body).
@@ -47,7 +47,7 @@ class HeartRegion(NamedTuple):
     Attributes:
         rows: Along the readout, start and stop (exclusive).
         columns: Along the phase encode.
-        line: Row or column through the centre of the box, of the two the one whose pixels change more.
+        line: Row or column through the center of the box, of the two the one whose pixels change more.
     """
 
     rows: slice
@@ -75,7 +75,7 @@ def heart_region(target: Union[np.ndarray, torch.Tensor]) -> HeartRegion:
     """Finds the heart by its temporal variance.
 
     The variance of the magnitude over time is smoothed a little, so that a single noisy pixel does not count, and
-    weighted by a wide window, since an exam is planned with the heart near the centre. What exceeds the variance at
+    weighted by a wide window, since an exam is planned with the heart near the center. What exceeds the variance at
     rest (the median over the image) by an eighth of the largest excess moves. Moving parts close to each other (the
     walls on both sides of a ventricle) belong together, and of such groups the one with the largest sum of variance is
     the heart: in a small vessel the variance may well be larger. The region is the box that holds all of it but its
@@ -100,7 +100,7 @@ def heart_region(target: Union[np.ndarray, torch.Tensor]) -> HeartRegion:
     if not excess.max() > least:
         return HeartRegion(slice(0, 0), slice(0, 0), Profile(0, height // 2))
 
-    weighted = excess * np.multiply.outer(_centre_window(height), _centre_window(width))
+    weighted = excess * np.multiply.outer(_center_window(height), _center_window(width))
     moving = np.where((excess > least) & (weighted > _THRESHOLD * weighted.max()), weighted, 0)
     reach = max(round(_REACH * size), 1)
     group_of, num_groups = ndimage.label(_within(reach, moving > 0))
@@ -112,7 +112,7 @@ def heart_region(target: Union[np.ndarray, torch.Tensor]) -> HeartRegion:
     return HeartRegion(rows, columns, lines[int(np.argmax(changes))])
 
 
-def _centre_window(length: int) -> np.ndarray:
+def _center_window(length: int) -> np.ndarray:
     position = (np.arange(length) + 0.5) / length - 0.5
     return np.exp(-0.5 * (position / _WINDOW) ** 2)
 

@@ -13,7 +13,7 @@ __all__ = ["Board", "PeerLost", "is_lost_connection"]
 
 
 class PeerLost(ConnectionError):
-    """The connection to a neighbouring process broke."""
+    """The connection to a neighboring process broke."""
 
     def __init__(self, rank: int, cause: Any):
         super().__init__(str(cause))

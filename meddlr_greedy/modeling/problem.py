@@ -32,7 +32,7 @@ class MeasuredLines(NamedTuple):
     ) -> "MeasuredLines":
         """Weights for masks (B, H, W, T, 1) of the lines held out and of the others, and maps (B, H, W, 1, C, M).
 
-        Acquired lines are denser towards the centre of k-space, by a factor of ten and more. So that an error anywhere
+        Acquired lines are denser towards the center of k-space, by a factor of ten and more. So that an error anywhere
         counts the same, as it does in an image, a line is weighted by one over the number of frames that have acquired
         it, and a pixel that no coil sees by the mean of that.
         """

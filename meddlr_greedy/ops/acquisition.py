@@ -33,14 +33,14 @@ def random_smooth_phase(shape: Tuple[int, int], num_frames: int, rng: np.random.
     y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     offset, *slopes = rng.uniform(-1, 1, 6) * (np.pi, 1, 1, 0.7, 0.7, 0.7)
     static = offset + sum(a * term for a, term in zip(slopes, (x, y, x * y, x * x, y * y)))
-    centre_x, centre_y = rng.uniform(-0.2, 0.2, 2)
-    bump = np.exp(-((x - centre_x) ** 2 + (y - centre_y) ** 2) / 0.15)
+    center_x, center_y = rng.uniform(-0.2, 0.2, 2)
+    bump = np.exp(-((x - center_x) ** 2 + (y - center_y) ** 2) / 0.15)
     beat = np.cos(2 * np.pi * np.arange(num_frames) / num_frames + rng.uniform(0, 2 * np.pi))
     return static + rng.uniform(0.1, 0.4) * beat[:, None, None] * bump
 
 
 def coil_sensitivities(shape: Tuple[int, int], num_coils: int, rng: np.random.Generator) -> np.ndarray:
-    """Sensitivities of a ring of coils (sigpy's birdcage), placed off centre and with unequal gains.
+    """Sensitivities of a ring of coils (sigpy's birdcage), placed off center and with unequal gains.
 
     Returns:
         complex64, shape (C, H, W); the root sum of squares over coils is about 1 and varies smoothly.
@@ -56,7 +56,7 @@ def coil_sensitivities(shape: Tuple[int, int], num_coils: int, rng: np.random.Ge
 
 
 def crop_kspace(kspace: np.ndarray, matrix: Tuple[int, int]) -> np.ndarray:
-    """The centre (..., H, W) of a centred k-space, scaled so that image intensities stay (orthonormal FFTs)."""
+    """The center (..., H, W) of a centerd k-space, scaled so that image intensities stay (orthonormal FFTs)."""
     scale = np.sqrt(np.prod(matrix) / np.prod(kspace.shape[-2:]))
     return sp.resize(kspace, (*kspace.shape[:-2], *matrix)) * kspace.dtype.type(scale)
 

@@ -16,7 +16,7 @@ _PHASE_ENCODE = (-1,)
 
 
 class CineSenseModel(nn.Module):
-    r"""Multi-coil Cartesian cine: :math:`A x = M F \sum_m S_m x_m` with coil maps :math:`S_m`, centred FFT F, mask M.
+    r"""Multi-coil Cartesian cine: :math:`A x = M F \sum_m S_m x_m` with coil maps :math:`S_m`, centerd FFT F, mask M.
 
     Agrees with :class:`meddlr.forward.SenseModel` on the same tensors. Faster, because the normal operator
     :meth:`normal` uses two facts: (1) :math:`F^H M F` commutes with circular shifts, so the mask is shifted once
@@ -88,12 +88,12 @@ class CineSenseModel(nn.Module):
 
     def _forward(self, image: torch.Tensor) -> torch.Tensor:
         coil_images = self._expand(image.permute(_TO_FFT_LAYOUT))
-        kspace = _centred(torch.fft.fft2, coil_images).permute(_FROM_FFT_LAYOUT)
+        kspace = _centerd(torch.fft.fft2, coil_images).permute(_FROM_FFT_LAYOUT)
         return kspace if self.weights is None else self.weights * kspace
 
     def _adjoint(self, kspace: torch.Tensor) -> torch.Tensor:
         kspace = kspace if self.weights is None else self.weights * kspace
-        coil_images = _centred(torch.fft.ifft2, kspace.permute(_TO_FFT_LAYOUT))
+        coil_images = _centerd(torch.fft.ifft2, kspace.permute(_TO_FFT_LAYOUT))
         return self._combine(coil_images).permute(_FROM_FFT_LAYOUT)
 
     def _normal(self, image: torch.Tensor) -> torch.Tensor:
@@ -129,7 +129,7 @@ class _SelfAdjoint(torch.autograd.Function):
         return ctx.operator(grad), None
 
 
-def _centred(fft: Any, x: torch.Tensor) -> torch.Tensor:
+def _centerd(fft: Any, x: torch.Tensor) -> torch.Tensor:
     dims = _READOUT_AND_PHASE_ENCODE
     x = fft(torch.fft.ifftshift(x, dim=dims), dim=dims, norm="ortho")
     return torch.fft.fftshift(x, dim=dims)

@@ -98,11 +98,11 @@ def geometric_compression(kspace: torch.Tensor, num_virtual: int) -> torch.Tenso
 
     Fully sampled along the readout, k-space separates into one problem for each position, each with fewer coils that
     matter than the whole. Their principal coils are defined up to a unitary matrix, which is chosen so that
-    neighbouring positions agree best (orthogonal Procrustes), from the position of most energy outwards: virtual coils
+    neighboring positions agree best (orthogonal Procrustes), from the position of most energy outwards: virtual coils
     then vary smoothly along the readout. With V = C the matrices are all the same, and nothing is lost.
 
     Args:
-        kspace: Centred k-space, complex, shape (H, ..., C), readout H first; lines not sampled may be zero.
+        kspace: Centerd k-space, complex, shape (H, ..., C), readout H first; lines not sampled may be zero.
         num_virtual: Number of virtual coils V, at most C.
 
     Returns:
@@ -112,7 +112,7 @@ def geometric_compression(kspace: torch.Tensor, num_virtual: int) -> torch.Tenso
         UserError: where V is not allowed.
     """
     _check_num_virtual(kspace, num_virtual)
-    hybrid = _centred(torch.fft.ifft, kspace)
+    hybrid = _centerd(torch.fft.ifft, kspace)
     matrices, singular_values = _principal_coils(hybrid.reshape(len(hybrid), -1, hybrid.shape[-1]))
     matrices = matrices[..., :num_virtual].clone()
     start = int(singular_values.square().sum(-1).argmax())
@@ -128,7 +128,7 @@ def compress_coils(kspace: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """Virtual coils of k-space; with ``matrix.mH`` the adjoint, from virtual coils back to coils.
 
     Args:
-        kspace: Centred k-space, complex, shape (H, ..., C).
+        kspace: Centerd k-space, complex, shape (H, ..., C).
         matrix: Shape (C, V), or (H, C, V) with one for each readout position.
 
     Returns:
@@ -136,9 +136,9 @@ def compress_coils(kspace: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """
     if matrix.ndim == 2:
         return kspace @ matrix
-    hybrid = _centred(torch.fft.ifft, kspace)
+    hybrid = _centerd(torch.fft.ifft, kspace)
     compressed = hybrid.reshape(len(hybrid), -1, hybrid.shape[-1]) @ matrix
-    return _centred(torch.fft.fft, compressed.reshape(*kspace.shape[:-1], matrix.shape[-1]))
+    return _centerd(torch.fft.fft, compressed.reshape(*kspace.shape[:-1], matrix.shape[-1]))
 
 
 def _principal_coils(samples: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -154,6 +154,6 @@ def _check_num_virtual(kspace: torch.Tensor, num_virtual: int) -> None:
         raise UserError(f"coil compression: found {num_virtual} virtual coils, allowed 1 to {kspace.shape[-1]}")
 
 
-def _centred(fft: Callable[..., torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+def _centerd(fft: Callable[..., torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """Orthonormal FFT along the readout, the first axis."""
     return torch.fft.fftshift(fft(torch.fft.ifftshift(x, dim=0), dim=0, norm="ortho"), dim=0)

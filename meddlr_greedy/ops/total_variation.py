@@ -18,7 +18,7 @@ def total_variation_reconstruction(
     spatial: float,
     iterations: int,
 ) -> torch.Tensor:
-    r"""Minimises :func:`objective` by the primal-dual algorithm of Condat (JOTA 158:460-479, 2013) and Vu (2013).
+    r"""Minimizes :func:`objective` by the primal-dual algorithm of Condat (JOTA 158:460-479, 2013) and Vu (2013).
 
     Each iteration applies A^H A once. It starts from the time-averaged k-space: most of the image does not move.
 

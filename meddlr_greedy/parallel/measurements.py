@@ -10,7 +10,7 @@ class ShareMeasurements(HookBase):
     """Brings what every process of a chain has logged to the writer, before it writes.
 
     Adds, for each process: ``rank_<r>/batches_per_s``; ``rank_<r>/wait_s``, the time for which it waited for its
-    neighbours, per batch; ``rank_<r>/idle_share``, the same as a share of all time; and ``rank_<r>/in_flight_mb``, the
+    neighbors, per batch; ``rank_<r>/idle_share``, the same as a share of all time; and ``rank_<r>/in_flight_mb``, the
     memory of batches on their way to and from it. The bottleneck is the process that waits least.
     """
 

@@ -11,7 +11,7 @@ __all__ = ["Place"]
 class Place:
     """Where a process stands on the mesh (replica, stage).
 
-    Ranks of a chain are consecutive, so that neighbours are close (on one machine, where it has several devices).
+    Ranks of a chain are consecutive, so that neighbors are close (on one machine, where it has several devices).
     """
 
     rank: int

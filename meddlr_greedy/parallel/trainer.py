@@ -178,7 +178,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
-        """Channels to the neighbours; at a regular end, all processes leave together."""
+        """Channels to the neighbors; at a regular end, all processes leave together."""
         device = next(self.model.parameters()).device
         depth = self.cfg.MISC.GREEDY.BATCHES_IN_FLIGHT
         options = {"depth": depth, "device": device, "tag": BATCHES, "stage_on_cpu": self._stage_on_cpu}

@@ -18,7 +18,7 @@ from meddlr_greedy.data.scan_file import write_scan
 from meddlr_greedy.errors import UserError, check
 from meddlr_greedy.files import WriteError, writing, written_atomically
 from meddlr_greedy.preparation.annotations import ScanEntry, annotations
-from meddlr_greedy.preparation.readers.scan import RawScan, are_neighbours, stem
+from meddlr_greedy.preparation.readers.scan import RawScan, are_neighbors, stem
 from meddlr_greedy.preparation.slice import Preparation, slice_arrays
 from meddlr_greedy.preparation.sources import SOURCES, compile_pattern, open_scan, subject_of_path
 from meddlr_greedy.preparation.splits import SLICE_BLOCKS, SPLITS, ScanInfo, split_scans
@@ -71,7 +71,7 @@ def _convert(task: _Task, on_slice: Callable[[], Any] = lambda: None) -> List[st
     attributes = {
         **task.attributes,
         "pixel_spacing_mm": scan.pixel_spacing_mm or given.pixel_spacing_mm,
-        "slice_spacing_mm": scan.slice_spacing_mm if are_neighbours(task.slices) else None,
+        "slice_spacing_mm": scan.slice_spacing_mm if are_neighbors(task.slices) else None,
         "frame_time_ms": scan.frame_time_ms or given.frame_time_ms,
     }
     write_scan(task.output, len(task.slices), slices(), attributes)

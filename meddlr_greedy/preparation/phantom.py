@@ -1,7 +1,7 @@
 """A beating heart in short axis, as balanced SSFP shows it: bright blood, dark muscle, bright fat, dark lungs.
 
 Every structure is given by a signed distance in millimetres (negative inside), so that the phantom can be drawn at any
-matrix with edges one pixel wide. Tissue texture and vessels are functions of three-dimensional position: neighbouring
+matrix with edges one pixel wide. Tissue texture and vessels are functions of three-dimensional position: neighboring
 slices of one subject resemble each other, and muscle carries its texture along as it moves.
 
 Left out: breathing (the subject holds the breath), atria and valves, through-plane partial volume, off-resonance.
@@ -33,7 +33,7 @@ class Anatomy:
     body_half_axes: Tuple[float, float]
     fat_thickness: float
     muscle_thickness: float
-    heart_centre: Tuple[float, float]
+    heart_center: Tuple[float, float]
     heart_tilt: Tuple[float, float]  # in-plane shift of the long axis from base to apex
     lv_radius: float  # of the blood pool, at the base in end diastole
     lv_length: float
@@ -55,7 +55,7 @@ class Anatomy:
             body_half_axes=(rng.uniform(122, 140), rng.uniform(96, 114)),
             fat_thickness=rng.uniform(5, 18),
             muscle_thickness=rng.uniform(9, 15),
-            heart_centre=(rng.uniform(18, 34), rng.uniform(-24, -10)),
+            heart_center=(rng.uniform(18, 34), rng.uniform(-24, -10)),
             heart_tilt=(rng.uniform(4, 16), rng.uniform(-2, 10)),
             lv_radius=lv_radius,
             lv_length=rng.uniform(78, 95),
@@ -122,7 +122,7 @@ def beating_heart(
 
 @dataclass(frozen=True)
 class _Canvas:
-    """Positions of the pixels of one slice in mm from the isocentre, and the pixel size that edges are smoothed to."""
+    """Positions of the pixels of one slice in mm from the isocenter, and the pixel size that edges are smoothed to."""
 
     x: np.ndarray
     y: np.ndarray
@@ -141,13 +141,13 @@ class _Canvas:
         inside = np.clip(0.5 - distance / self.pixel, 0, 1)
         return image + inside * (value - image)
 
-    def disc(self, centre: Tuple[float, float], radius: float) -> np.ndarray:
-        return np.hypot(self.x - centre[0], self.y - centre[1]) - radius
+    def disc(self, center: Tuple[float, float], radius: float) -> np.ndarray:
+        return np.hypot(self.x - center[0], self.y - center[1]) - radius
 
-    def ellipse(self, centre, half_axes, exponent: float = 2.0) -> np.ndarray:
+    def ellipse(self, center, half_axes, exponent: float = 2.0) -> np.ndarray:
         """Signed distance to a (super)ellipse, exact on its edge and to first order near it."""
-        u = np.abs(self.x - centre[0]) / half_axes[0]
-        v = np.abs(self.y - centre[1]) / half_axes[1]
+        u = np.abs(self.x - center[0]) / half_axes[0]
+        v = np.abs(self.y - center[1]) / half_axes[1]
         level = (u**exponent + v**exponent) ** (1 / exponent)
         slope = np.hypot(u / half_axes[0], v / half_axes[1]) / np.maximum(np.hypot(u, v), 1e-6)
         return (level - 1) / np.maximum(slope, 1e-6)
@@ -305,10 +305,10 @@ def _draw_heart(canvas: _Canvas, anatomy: Anatomy, phase: float, image: np.ndarr
     wall_section = (diastolic_radius + anatomy.wall_thickness) ** 2 - diastolic_radius**2
     epi_radius = np.sqrt(endo_radius**2 + wall_section / shortening)
 
-    centre = np.array(anatomy.heart_centre) + level * np.array(anatomy.heart_tilt)
+    center = np.array(anatomy.heart_center) + level * np.array(anatomy.heart_tilt)
     septum = np.array([np.cos(anatomy.septum_angle), np.sin(anatomy.septum_angle)])
-    centre = centre + 2.0 * contraction * septum
-    dx, dy = canvas.x - centre[0], canvas.y - centre[1]
+    center = center + 2.0 * contraction * septum
+    dx, dy = canvas.x - center[0], canvas.y - center[1]
     radius, angle = np.hypot(dx, dy), np.arctan2(dy, dx)
     # Base and apex turn against each other.
     material_angle = angle - anatomy.twist * contraction * (1 - 2 * level)
@@ -337,8 +337,8 @@ def _draw_heart(canvas: _Canvas, anatomy: Anatomy, phase: float, image: np.ndarr
     rv_scale = np.sqrt(max(0.0, 1 - (1.08 * level) ** 2))
     rv_radius = anatomy.rv_radius * rv_scale * (1 - 0.16 * contraction)
     rv_distance = anatomy.rv_distance * (0.35 + 0.65 * rv_scale) * (1 - 0.06 * contraction)
-    rv_centre = centre + rv_distance * septum
-    rv_x, rv_y = canvas.x - rv_centre[0], canvas.y - rv_centre[1]
+    rv_center = center + rv_distance * septum
+    rv_x, rv_y = canvas.x - rv_center[0], canvas.y - rv_center[1]
     rv_angle = np.arctan2(rv_y, rv_x)
     free_wall = np.hypot(rv_x, rv_y) - rv_radius * (1 + 0.12 * np.cos(2 * (rv_angle - anatomy.septum_angle) + np.pi))
     rv_trabeculae = (0.6 + 0.6 * contraction) * (
@@ -355,7 +355,7 @@ def _draw_heart(canvas: _Canvas, anatomy: Anatomy, phase: float, image: np.ndarr
     image = canvas.paint(image, free_wall - rv_wall, muscle)
     rv_blood = np.maximum(free_wall + np.maximum(rv_trabeculae, 0), -epi)
     image = canvas.paint(image, rv_blood, 0.96 * blood)
-    image = canvas.paint(image, np.maximum(_moderator_band(canvas, rv_centre, septum, level), rv_blood), muscle)
+    image = canvas.paint(image, np.maximum(_moderator_band(canvas, rv_center, septum, level), rv_blood), muscle)
     image = canvas.paint(image, epi, muscle)
     image = canvas.paint(image, endo, blood)
     for papillary_angle in (-0.75, 2.0):  # anterolateral, posteromedial
@@ -378,9 +378,9 @@ def _papillary_muscle(
     return np.hypot(from_wall / 1.25, radius * np.sin(angle)) - size
 
 
-def _moderator_band(canvas: _Canvas, rv_centre, septum, level: float) -> np.ndarray:
+def _moderator_band(canvas: _Canvas, rv_center, septum, level: float) -> np.ndarray:
     """Signed distance to the muscle band that crosses the right ventricle in its apical half."""
     if not 0.4 < level < 0.75:
         return np.full(canvas.x.shape, np.inf)
-    across = (canvas.x - rv_centre[0]) * -septum[1] + (canvas.y - rv_centre[1]) * septum[0]
+    across = (canvas.x - rv_center[0]) * -septum[1] + (canvas.y - rv_center[1]) * septum[0]
     return np.abs(across - 8 * (level - 0.5) * 4) - 1.6

@@ -4,7 +4,7 @@
     python -m meddlr_greedy.preparation.simulate --output datasets/pig --images pig_cine_sax.npz \\
         --acquired-matrix 224 160 --matrix 128 128 --split 0-6,13-19 7-8 9-12
 
-The way of a slice: magnitude -> smooth phase -> coil sensitivities -> k-space at the full matrix -> centre of k-space
+The way of a slice: magnitude -> smooth phase -> coil sensitivities -> k-space at the full matrix -> center of k-space
 (the field of view stays, the resolution drops, as a scanner would acquire it) -> noise. Then, as for measured data:
 ESPIRiT maps from the mean over frames, and the target as the coil combination of the fully sampled k-space.
 
@@ -39,7 +39,7 @@ from meddlr_greedy.preparation.annotations import ScanEntry, annotations, say_wh
 from meddlr_greedy.preparation.coil_maps import CoilMaps, sense_arrays
 from meddlr_greedy.preparation.phantom import FIELD_OF_VIEW_MM, Anatomy, beating_heart
 from meddlr_greedy.preparation.readers.images import CineSeries, load_series
-from meddlr_greedy.preparation.readers.scan import RawScan, RawSlice, are_neighbours, stem
+from meddlr_greedy.preparation.readers.scan import RawScan, RawSlice, are_neighbors, stem
 from meddlr_greedy.preparation.splits import SLICE_BLOCKS, SPLITS, parse_split
 
 __all__ = ["simulate_phantom_dataset", "simulate_series_dataset", "simulated_scan"]
@@ -112,7 +112,7 @@ def _write_scan(path: Path, scan: _Scan, acquisition: Acquisition, coil_maps: Co
         "slices": list(scan.slices),
         "parameters": json.dumps(scan.parameters),
         "pixel_spacing_mm": _acquired_spacing(series, acquisition),
-        "slice_spacing_mm": series.slice_spacing_mm if are_neighbours(scan.slices) else None,
+        "slice_spacing_mm": series.slice_spacing_mm if are_neighbors(scan.slices) else None,
         "frame_time_ms": series.frame_time_ms,
     }
     write_scan(path, len(scan.slices), slices(), attributes)
@@ -395,7 +395,7 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         nargs=2,
         type=int,
         metavar=("H", "W"),
-        help="readout and phase-encode points, taken from the centre of k-space (default: 96 80; of images the "
+        help="readout and phase-encode points, taken from the center of k-space (default: 96 80; of images the "
         "acquired matrix)",
     )
     acquisition.add_argument("--coils", type=int, default=8, help="(default: %(default)s)")

@@ -123,7 +123,7 @@ def parse_split(
     Args:
         split: Three specifications in this order. Either three counts, ``("14", "2", "4")``: consecutive blocks, in
             sum ``num_items``. Or three lists of ranges, both ends included, ``("0-6,13-19", "7-8", "9-12")``,
-            ``"none"`` for an empty one; what is left out is not used (a slice beside a block, say, since neighbours
+            ``"none"`` for an empty one; what is left out is not used (a slice beside a block, say, since neighbors
             resemble each other). ``None`` gives counts of about 70, 10 and 20 %.
         num_items: Number of subjects or slices.
         what: "subjects" or "slices", for messages.

@@ -64,7 +64,7 @@ class AcquiredScan:
             raise UserError(f"{path}: truncated, or not an HDF5 file ({error})") from error
         self.geometry = Geometry.of(self.attributes)
         spacing = self.attributes.get("slice_spacing_mm")
-        #: From the centre of a slice to that of the next, ``None`` where the file does not say.
+        #: From the center of a slice to that of the next, ``None`` where the file does not say.
         self.slice_spacing_mm: Optional[float] = None if spacing is None else float(np.squeeze(spacing))
 
     def __len__(self) -> int:

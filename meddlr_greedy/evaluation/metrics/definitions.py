@@ -58,7 +58,7 @@ def _heart_frames(series: torch.Tensor, heart: HeartRegion) -> torch.Tensor:
 
 
 def _heart_frames_with_margin(series: torch.Tensor, heart: HeartRegion) -> torch.Tensor:
-    # Half a window more: so the windows that have their centre in the region are all there, and no others.
+    # Half a window more: so the windows that have their center in the region are all there, and no others.
     return fold_frames(heart.crop(series, margin=SSIM_WINDOW // 2))
 
 

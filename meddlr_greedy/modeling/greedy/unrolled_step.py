@@ -23,11 +23,11 @@ class StepMode(NamedTuple):
     """How an unrolled step runs."""
 
     recompute: bool = False  #: keep nothing but the image for backward, and run the step again there
-    bfloat16: bool = False  #: layers of the regulariser compute in bfloat16; data consistency in float32 as ever
+    bfloat16: bool = False  #: layers of the regularizer compute in bfloat16; data consistency in float32 as ever
 
 
 def block_of_step(network: GeneralizedUnrolledCNN, i: int) -> nn.Module:
-    """The regulariser of unrolled step ``i`` (from 0), which all steps share where weights are shared."""
+    """The regularizer of unrolled step ``i`` (from 0), which all steps share where weights are shared."""
     shared = network.num_repeat_steps > 0
     return network.resnets if shared else network.resnets[i]
 
@@ -94,7 +94,7 @@ def _seeded(seed: Optional[int], device: torch.device) -> Iterator[None]:
 
 
 class _InBfloat16:
-    """A regulariser under autocast: image in and out in float32, and so are its parameters.
+    """A regularizer under autocast: image in and out in float32, and so are its parameters.
 
     No module, so that the network's parameters keep their names.
     """

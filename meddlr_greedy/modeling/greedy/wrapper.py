@@ -67,7 +67,7 @@ class GreedyUnrolled(nn.Module):
             between its steps alone (gradient checkpointing); gradients are the same, bit for bit.
         overlap: m, the number of unrolled steps of the module before that a module's loss reaches, too; see
             :mod:`~meddlr_greedy.modeling.greedy.local_gradients`.
-        amp: "bf16" lets the layers of the regulariser compute in bfloat16, in evaluation too; "" does not.
+        amp: "bf16" lets the layers of the regularizer compute in bfloat16, in evaluation too; "" does not.
         loss_weights: Weights of the local losses, that of the last module too, one for each; () is 1 for all.
         reversible: Trains end to end by :func:`~meddlr_greedy.modeling.greedy.inversion.run_reversibly`: for one module
             and a network that can be run backwards. The outputs then also hold ``inversion_error``.

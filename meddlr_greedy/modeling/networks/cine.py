@@ -16,9 +16,9 @@ from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient, implicit_co
 
 __all__ = ["CineUnrolledCNN", "CGCineUnrolledCNN"]
 
-Regulariser = Callable[[torch.Tensor], torch.Tensor]
+Regularizer = Callable[[torch.Tensor], torch.Tensor]
 
-# Frames, readout and phase encode of the image that a regulariser is tried with: a U-Net can halve it four times.
+# Frames, readout and phase encode of the image that a regularizer is tried with: a U-Net can halve it four times.
 _PROBE = (16, 16, 16)
 
 
@@ -36,7 +36,7 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
     # forward only chooses the signal model; the steps run through step() as in the base class.
     greedy_compatible = True
     kspace_axes = 5  # (B, H, W, T, C)
-    regulariser = "SpatioTemporalResNet"  # that "ResNet" stands for
+    regularizer = "SpatioTemporalResNet"  # that "ResNet" stands for
 
     def build_signal_model(self, maps: torch.Tensor, weights: Optional[torch.Tensor]) -> CineSenseModel:
         return CineSenseModel(maps, weights)
@@ -50,7 +50,7 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
     def dc(self, *, image, A, zf_image, step_size):  # noqa: N803 (meddlr's name)
         return image + step_size * (A.normal(image) - zf_image)
 
-    def reg(self, *, image: torch.Tensor, model: Regulariser, dims=None) -> torch.Tensor:
+    def reg(self, *, image: torch.Tensor, model: Regularizer, dims=None) -> torch.Tensor:
         num_batch, height, width, num_frames, num_maps = image.shape
         x = torch.view_as_real(image.permute(0, 3, 1, 2, 4).contiguous())
         x = x.reshape(num_batch, num_frames, height, width, 2 * num_maps)
@@ -75,7 +75,7 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, **kwargs) -> Dict[str, Any]:
-        """As in meddlr; the regulariser "ResNet" is the (2+1)D residual network, and others have to be 3D networks.
+        """As in meddlr; the regularizer "ResNet" is the (2+1)D residual network, and others have to be 3D networks.
 
         Raises:
             UserError: ``MODEL.UNROLLED.BLOCK_ARCHITECTURE`` does not map (B, 2M, T, H, W) to the same shape.
@@ -83,13 +83,13 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
         name = cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE
         if name == "ResNet":
             cfg = cfg.clone().defrost()
-            cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE = cls.regulariser
+            cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE = cls.regularizer
             return super().from_config(cfg.freeze(), **kwargs)
-        _check_regulariser(cfg, name)
+        _check_regularizer(cfg, name)
         return super().from_config(cfg, **kwargs)
 
 
-def _check_regulariser(cfg: CfgNode, name: str) -> None:
+def _check_regularizer(cfg: CfgNode, name: str) -> None:
     """Builds the network once and lets it map a small image."""
     key = "MODEL.UNROLLED.BLOCK_ARCHITECTURE"
     allowed = "allowed are 'ResNet' (the (2+1)D residual network) and registered 3D networks"

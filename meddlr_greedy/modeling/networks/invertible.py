@@ -14,7 +14,7 @@ Memory-efficient learning (Kellman et al., "Memory-efficient learning for large-
 The gradient is that of end-to-end backpropagation, up to the rounding that the inversion amplifies. So the inverse of
 each part of a step is kept well conditioned, whatever the weights become in training:
 
-* a block of the regulariser is :math:`x + g(x)` with :math:`\mathrm{Lip}(g) \le 1/2`; its inverse, by fixed point
+* a block of the regularizer is :math:`x + g(x)` with :math:`\mathrm{Lip}(g) \le 1/2`; its inverse, by fixed point
   iteration, at most doubles an error (Behrmann et al., "Invertible residual networks", ICML 2019);
 * data consistency has a condition number of at most 5. Then 19 iterations of conjugate gradients solve it to a relative
   residual of 1e-7, the precision of float32, and its inverse amplifies an error at most five times.
@@ -64,7 +64,7 @@ class InvertibleCineUnrolledCNN(CineUnrolledCNN):
     iteration would take 73 applications of :math:`A^H A` for 19.
     """
 
-    regulariser = "InvertibleSpatioTemporalResNet"
+    regularizer = "InvertibleSpatioTemporalResNet"
     #: Bounds of ``MODEL.UNROLLED.STEP_SIZES``, both not allowed.
     allowed_step_sizes = (-(1 - 1 / _CONDITION), 0.0)
 
@@ -73,7 +73,7 @@ class InvertibleCineUnrolledCNN(CineUnrolledCNN):
         super().__init__(blocks, step_sizes=step_sizes, **kwargs)
         blocks = [self.resnets] if self.num_repeat_steps else self.resnets
         if not all(isinstance(block, InvertibleSpatioTemporalResNet) for block in blocks):
-            raise UserError(f"{type(self).__name__}: its blocks have no inverse, allowed are {self.regulariser}")
+            raise UserError(f"{type(self).__name__}: its blocks have no inverse, allowed are {self.regularizer}")
         lower, upper = self.allowed_step_sizes
         for value in step_sizes if isinstance(step_sizes, Sequence) else [step_sizes]:
             if not lower < value < upper:
@@ -120,10 +120,10 @@ class InvertibleCineUnrolledCNN(CineUnrolledCNN):
         """As for :class:`CineUnrolledCNN`.
 
         Raises:
-            UserError: for a regulariser without an inverse.
+            UserError: for a regularizer without an inverse.
         """
         name = cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE
-        if name not in ("ResNet", cls.regulariser):
+        if name not in ("ResNet", cls.regularizer):
             raise UserError(
                 f"MODEL.UNROLLED.BLOCK_ARCHITECTURE: found '{name}', which has no inverse; {cls.__name__} allows"
                 " 'ResNet'"

@@ -64,7 +64,7 @@ class InvertibleResBlock(nn.Module):
 
 @META_ARCH_REGISTRY.register()
 class InvertibleSpatioTemporalResNet(nn.Module):
-    """Regulariser of 2D+t images with an inverse: ``num_blocks`` times :class:`InvertibleResBlock`.
+    """Regularizer of 2D+t images with an inverse: ``num_blocks`` times :class:`InvertibleResBlock`.
 
     Args:
         in_channels: Channels of input and output: real and imaginary part of each map set, 2 M.

@@ -1,4 +1,4 @@
-"""(2+1)D convolution and the residual regulariser built from it (Sandino et al., MRM 2021, "DL-ESPIRiT").
+"""(2+1)D convolution and the residual regularizer built from it (Sandino et al., MRM 2021, "DL-ESPIRiT").
 
 Tensors have shape (B, channels, T, H, W). Inside, the memory order is (B, T, H, W, channels): then both parts of the
 convolution are two-dimensional channels-last convolutions on views of the same memory, one with the frames folded into
@@ -78,7 +78,7 @@ class SpatioTemporalResBlock(nn.Module):
 
 @META_ARCH_REGISTRY.register()
 class SpatioTemporalResNet(nn.Module):
-    """Residual regulariser of 2D+t images: a convolution, residual blocks, a last convolution, plus the input.
+    """Residual regularizer of 2D+t images: a convolution, residual blocks, a last convolution, plus the input.
 
     Args:
         in_channels: Channels of input and output: real and imaginary part of each map set, 2 M.
@@ -118,7 +118,7 @@ class SpatioTemporalResNet(nn.Module):
 
 
 def residual_options(cfg: CfgNode) -> Dict[str, Any]:
-    """Arguments of a residual regulariser of cine, from ``MODEL.UNROLLED``.
+    """Arguments of a residual regularizer of cine, from ``MODEL.UNROLLED``.
 
     Raises:
         UserError: A key has a value that these networks do not allow.
@@ -128,7 +128,7 @@ def residual_options(cfg: CfgNode) -> Dict[str, Any]:
     if len(kernel_sizes) != 1 or min(kernel_sizes) % 2 == 0:
         raise UserError(
             f"MODEL.UNROLLED.KERNEL_SIZE: found {tuple(unrolled.KERNEL_SIZE)}, one odd number is allowed"
-            " for a cine regulariser"
+            " for a cine regularizer"
         )
     fixed = {
         "PADDING": (unrolled.PADDING, ""),
@@ -139,7 +139,7 @@ def residual_options(cfg: CfgNode) -> Dict[str, Any]:
     }
     for key, (found, allowed) in fixed.items():
         if found != allowed:
-            raise UserError(f"MODEL.UNROLLED.{key}: found {found!r}, a cine regulariser allows {allowed!r}")
+            raise UserError(f"MODEL.UNROLLED.{key}: found {found!r}, a cine regularizer allows {allowed!r}")
     if unrolled.NUM_FEATURES < 1 or unrolled.NUM_RESBLOCKS < 0 or not 0 <= unrolled.DROPOUT < 1:
         raise UserError(
             f"MODEL.UNROLLED: found NUM_FEATURES {unrolled.NUM_FEATURES}, NUM_RESBLOCKS {unrolled.NUM_RESBLOCKS},"

@@ -59,7 +59,7 @@ class _ResBlock(nn.Module):
 
 @META_ARCH_REGISTRY.register()
 class TemporalFrequencyResNet(nn.Module):
-    """Residual regulariser of 2D+t images in x-f space: its channels are coefficients of :func:`fourier_basis`.
+    """Residual regularizer of 2D+t images in x-f space: its channels are coefficients of :func:`fourier_basis`.
 
     Most of the motion of a heart is in few temporal frequencies. There a network needs no convolution along time, and
     each of its layers sees the whole beat: it costs far less than a (2+1)D one of as many features. Higher frequencies

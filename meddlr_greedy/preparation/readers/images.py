@@ -286,7 +286,7 @@ def _read_dicom(path: Path) -> Any:
     if absent:
         raise UserError(f"{path}: no {', '.join(absent)} in it, allowed a DICOM file of an MR image")
     if image.get("SamplesPerPixel", 1) != 1:
-        raise UserError(f"{path}: found a colour image, allowed a magnitude image")
+        raise UserError(f"{path}: found a color image, allowed a magnitude image")
     for attribute in (name for name in _NUMBERS if name in image):
         _check_numbers(path, image, attribute)
     return image

@@ -51,7 +51,7 @@ def open_scan(path: Path, undersampled: bool = False) -> RawScan:
     """Opens an ISMRMRD file.
 
     Noise scans, where there are any, prewhiten the data. The readout is placed by ``center_sample``, so that an
-    asymmetric echo leaves zeros at one end of it, and its oversampling is removed. Lines are placed by the centre of
+    asymmetric echo leaves zeros at one end of it, and its oversampling is removed. Lines are placed by the center of
     ``encodingLimits``; what is acquired repeatedly (averages, segments) is averaged. Phase oversampling is kept: its
     lines are what a scanner samples. Cardiac phases are ``idx.phase`` or, where there is only one, the frames of a
     real-time series, ``idx.repetition``.
@@ -208,22 +208,22 @@ class _Layout:
             values = np.unique(heads[field])
             if len(values) > 1:
                 raise UserError(f"{path}: readouts differ: {field}: found {_listed(values[:5])}, allowed one value")
-        num_samples, centre, pre, post = (int(heads[field][0]) for field in fields[:4])
-        first = oversampled_width // 2 - centre
+        num_samples, center, pre, post = (int(heads[field][0]) for field in fields[:4])
+        first = oversampled_width // 2 - center
         readout = range(first + pre, first + num_samples - post)
         if not readout or readout[0] < 0 or readout[-1] >= oversampled_width:
             raise UserError(
-                f"{path}: {num_samples} samples with center_sample {centre} do not fit into the encoded matrix of "
+                f"{path}: {num_samples} samples with center_sample {center} do not fit into the encoded matrix of "
                 f"{oversampled_width} along the readout"
             )
 
         limits = encoding.encodingLimits
-        centre_line = getattr(getattr(limits, "kspace_encoding_step_1", None), "center", width // 2)
-        first_line = width // 2 - centre_line
+        center_line = getattr(getattr(limits, "kspace_encoding_step_1", None), "center", width // 2)
+        first_line = width // 2 - center_line
         lines = heads["idx"]["kspace_encode_step_1"].astype(int) + first_line
         if lines.min() < 0 or lines.max() >= width:
             raise UserError(
-                f"{path}: lines {lines.min() - first_line} to {lines.max() - first_line} around centre {centre_line} "
+                f"{path}: lines {lines.min() - first_line} to {lines.max() - first_line} around center {center_line} "
                 f"do not fit into the encoded matrix of {width} along the phase encode"
             )
         counter, num_phases = _time(path, limits, heads, undersampled)

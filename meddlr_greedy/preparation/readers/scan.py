@@ -15,7 +15,7 @@ __all__ = [
     "SAME_PLACE_MM",
     "RawScan",
     "RawSlice",
-    "are_neighbours",
+    "are_neighbors",
     "complete",
     "find_files",
     "reading",
@@ -50,7 +50,7 @@ class RawScan:
         undersampled: Whether it was acquired so, on purpose: it keeps its sampling mask and has no target.
         mask_file: Of what was sampled, where it is a file of its own.
         pixel_spacing_mm: Along readout and phase encode, where known.
-        slice_spacing_mm: From the centre of a slice to that of the next, where known.
+        slice_spacing_mm: From the center of a slice to that of the next, where known.
         frame_time_ms: Time between cardiac phases, where known.
         notes: What a user should know of this file.
     """
@@ -106,13 +106,13 @@ def find_files(inputs: Sequence[str], suffixes: Tuple[str, ...], skip: Callable[
 
 
 def remove_oversampling(readouts: np.ndarray, width: int) -> np.ndarray:
-    """Centred readouts (..., N) -> (..., width) of the central ``width`` of N points of the image, intensities kept."""
-    image = _centred(torch.fft.ifft, torch.from_numpy(readouts))
+    """Centerd readouts (..., N) -> (..., width) of the central ``width`` of N points of the image, intensities kept."""
+    image = _centerd(torch.fft.ifft, torch.from_numpy(readouts))
     first = readouts.shape[-1] // 2 - width // 2
-    return _centred(torch.fft.fft, image[..., first : first + width]).numpy()
+    return _centerd(torch.fft.fft, image[..., first : first + width]).numpy()
 
 
-def _centred(fft: Callable[..., torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+def _centerd(fft: Callable[..., torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     return torch.fft.fftshift(fft(torch.fft.ifftshift(x, dim=-1), norm="ortho"), dim=-1)
 
 
@@ -124,7 +124,7 @@ def slice_spacing(places: np.ndarray) -> Optional[float]:
     return float(distances.mean())
 
 
-def are_neighbours(slices: Sequence[int]) -> bool:
+def are_neighbors(slices: Sequence[int]) -> bool:
     """Whether no slice is left out, so that the spacing of the scan is that of these."""
     return all(after == before + 1 for before, after in zip(slices[:-1], slices[1:]))
 

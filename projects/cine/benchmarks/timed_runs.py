@@ -76,7 +76,7 @@ class Side:
         checkpoint: Whether the steps of a module are run again in the backward.
         invertible: Whether the network is :data:`INVERTIBLE`, run backwards.
         steps: Unrolled steps.
-        features: Of the regulariser.
+        features: Of the regularizer.
     """
 
     processes: int

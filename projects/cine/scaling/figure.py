@@ -82,7 +82,7 @@ def draw(predictions: Sequence[Prediction], path: Path) -> None:
     axes[1, 0].set_ylabel("MB held on the fullest device")
     figure.suptitle(
         "Predicted from the times of one module, measured with all cores (or GPUs) of one machine busy\n"
-        "(thick grey: D times; shaded: more devices than modules, so replicas of the pipeline)",
+        "(thick gray: D times; shaded: more devices than modules, so replicas of the pipeline)",
         fontsize=10,
     )
     handles, names = axes[0, 0].get_legend_handles_labels()

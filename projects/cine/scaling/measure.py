@@ -114,7 +114,7 @@ def measure(device: str, seconds: float) -> Measured:
     batch = make_batch(device, NETWORK["shape"], NETWORK["num_coils"])
     held_mb = held_megabytes(cfg, batch)
     model: Any = build_model(cfg).to(device).train()
-    # From here on side by side: cores share caches and memory, so a busy neighbour is part of what is measured.
+    # From here on side by side: cores share caches and memory, so a busy neighbor is part of what is measured.
     dist.barrier()
     means = measure_modules(model, batch, device, seconds) if own_device else None
     dist.barrier()

@@ -159,8 +159,8 @@ def _greedy(measured: Measured, modules: int, num_stages: int, replicas: int) ->
         before + size * of_module + measured.all_reduce_s(size * measured.gradient_bytes, replicas)
         for before, size in zip(prepare, sizes)
     ]
-    neighbours = min(num_stages - 1, 2)
-    in_flight = neighbours * GreedyConfig().BATCHES_IN_FLIGHT * measured.message_bytes
+    neighbors = min(num_stages - 1, 2)
+    in_flight = neighbors * GreedyConfig().BATCHES_IN_FLIGHT * measured.message_bytes
     transfer = measured.transfer_s if num_stages > 1 else 0.0
     return replicas * greedy_throughput(stages, transfer), measured.activation_bytes + in_flight
 

@@ -96,8 +96,8 @@ def one_forward_one_backward(
         orders.append(order)
 
     def comes_from(stage: int, step: _Step) -> int:
-        neighbour = {FORWARD: stage - 1, BACKWARD: stage + 1}.get(step.kind, stage)
-        return neighbour if neighbour < num_stages else stage
+        neighbor = {FORWARD: stage - 1, BACKWARD: stage + 1}.get(step.kind, stage)
+        return neighbor if neighbor < num_stages else stage
 
     return _simulate(orders, comes_from, seconds, transfer_s)
 

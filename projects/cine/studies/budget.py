@@ -70,7 +70,7 @@ class Candidate:
     Attributes:
         config: Config file.
         steps: Unrolled steps.
-        features: Of the regulariser.
+        features: Of the regularizer.
         modules: Greedy modules; 1 is backpropagation.
         memory: What its training step needs, as planned.
     """
@@ -188,7 +188,7 @@ class Budget:
         return largest(cfg, self.example, self.bytes, FEATURES, bound=1024)
 
     def _fullest(self, shape: Callable[[int], Optional[Candidate]], times: float) -> Optional[Candidate]:
-        """Of neighbouring depths the one that fills the budget best: features are whole, so not every one can."""
+        """Of neighboring depths the one that fills the budget best: features are whole, so not every one can."""
         steps = round(times * self.steps)
         near = [shape(n) for n in range(steps - 1, steps + 2) if n > 0]
         return max((c for c in near if c), key=lambda c: c.memory.peak, default=None)

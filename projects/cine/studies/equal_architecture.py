@@ -4,7 +4,7 @@ The network of a config is trained end to end, greedily, and greedily with each 
 of the network. For each of these:
 
     search       the learning rate that is best on the validation set: the config's, its half and its double, and on, by
-                 factors of two, until the best one has a worse neighbour on each side; one seed
+                 factors of two, until the best one has a worse neighbor on each side; one seed
     training     the seeds; PSNR and SSIM on the test set, differences taken seed by seed
 
 End to end it is trained a second time, with the loss times 3. Adam cancels that, but for its eps and for how numbers
@@ -125,7 +125,7 @@ def best_rate(trials: Dict[str, Trial]) -> str:
 
 
 def search_rates(variants: Sequence[Variant], jobs: int) -> Dict[str, Dict[str, Trial]]:
-    """Trains until each variant's best learning rate has a worse neighbour on each side: the searches, by label."""
+    """Trains until each variant's best learning rate has a worse neighbor on each side: the searches, by label."""
     while True:
         searches = {variant.label: variant.search() for variant in variants}
         trials = [trial for search in searches.values() for trial in search.values()]

@@ -44,7 +44,7 @@ from projects.cine.support.trials import training_minutes
 PAGE = Path(__file__).with_name("README.md")
 CONFIGS = Path(__file__).parents[2] / "configs" / "cine"
 
-# The acquired matrix of the series; blocks of neighbouring slices, mid-ventricle held out.
+# The acquired matrix of the series; blocks of neighboring slices, mid-ventricle held out.
 SIMULATION = [
     *("--acquired-matrix", "224", "160", "--matrix", "128", "128", "--coils", "8"),
     *("--split", "0-6,13-19", "7-8", "9-12"),

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import sigpy as sp
 import torch
-from conftest import random_complex
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.total_variation import objective, total_variation_reconstruction
 from projects.cine.baselines import compressed_sensing
 from projects.cine.baselines.compressed_sensing import CompressedSensing, tune
+from tests.helpers.scans import random_complex
 
 # H, W, T, C, M
 SHAPE = (12, 10, 5, 4, 2)

@@ -11,7 +11,7 @@ from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient
 from meddlr_greedy.ops.espirit import eigenvalue_weights, espirit_eigenmaps, espirit_maps
 from meddlr_greedy.preparation.phantom import beating_heart
-from tests.data import make_bart_reference as bart
+from tests.ops import make_bart_reference as bart
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_finds_the_sensitivities_up_to_a_phase(num_coils, shape):
 
 
 def sense(kspace, mask, maps):
-    """Coil images (H, W, C) of the SENSE reconstruction: CG on the normal equations, hardly regularised."""
+    """Coil images (H, W, C) of the SENSE reconstruction: CG on the normal equations, hardly regularized."""
     maps = torch.from_numpy(maps)[None, :, :, None]
     model = CineSenseModel(maps, torch.from_numpy(mask)[None, :, :, None, None])
     zero_filled = model(torch.from_numpy(kspace.transpose(1, 2, 0))[None, :, :, None], adjoint=True)
@@ -164,7 +164,7 @@ def test_sets_are_orthonormal_or_cropped_each_by_its_own_eigenvalue():
 
 @pytest.mark.parametrize("num_maps", [1, 2])
 def test_maps_are_smooth_in_phase(num_maps):
-    """The sum over coils of neighbours' products is near one, hence real: no phase jumps inside the body."""
+    """The sum over coils of neighbors' products is near one, hence real: no phase jumps inside the body."""
     kspace = heart((64, 64), 6, noise=0)
     maps = espirit_maps(kspace, crop=0.9, num_maps=num_maps)[..., 0]
     both = (np.abs(maps[1:]).any(-1)) & (np.abs(maps[:-1]).any(-1))

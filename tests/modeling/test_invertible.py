@@ -45,7 +45,7 @@ def make_network(arch, num_steps=4, greedy=None, **unrolled):
 
 
 def strengthen(network):
-    """Regularisers whose residual is several hundredths of the image, and not the one that they start with.
+    """Regularizers whose residual is several hundredths of the image, and not the one that they start with.
 
     Kernels that map all channels to all others alike: no bound of a norm can be tight for random ones.
     """
@@ -130,7 +130,7 @@ def test_residual_never_expands_by_more_than_half(scale):
     assert ratio > 0.05 or scale < 1  # or the test would say nothing
 
 
-def test_inverse_of_the_regulariser():
+def test_inverse_of_the_regularizer():
     torch.manual_seed(0)
     network = InvertibleSpatioTemporalResNet(in_channels=4, channels=6, num_blocks=3)
     strengthen(network)

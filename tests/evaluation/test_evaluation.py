@@ -30,7 +30,7 @@ from meddlr_greedy.evaluation.report import DatasetReport
 from meddlr_greedy.evaluation.slices import IMAGES, KeptSlice, read_slices, write_slices
 from meddlr_greedy.evaluation.tables import ALL_SUBJECTS
 
-MEAN, STD = 0.25, 3.0  # of the normalised images that a batch holds
+MEAN, STD = 0.25, 3.0  # of the normalized images that a batch holds
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def make_scan(*shape, seed=0):
 
 
 def feed(evaluator, scans, batch_size=2, mean=MEAN, std=STD):
-    """Gives the evaluator scans {id: (pred, target)}, in batches normalised by mean and std."""
+    """Gives the evaluator scans {id: (pred, target)}, in batches normalized by mean and std."""
     slices = [
         (scan_id, i, (pred[i] - mean) / std, (target[i] - mean) / std)
         for scan_id, (pred, target) in scans.items()
@@ -397,17 +397,17 @@ def test_save_scans(cfg, tmp_path):
         np.testing.assert_allclose(file["pred"][()], pred.numpy(), atol=1e-6)
 
 
-def beating_disc(height=40, width=30, num_frames=6, centre=(22, 12)):
+def beating_disc(height=40, width=30, num_frames=6, center=(22, 12)):
     """A disc that grows and shrinks: magnitudes (H, W, T)."""
     row, column = np.ogrid[:height, :width]
-    distance = np.hypot(row - centre[0], column - centre[1])
+    distance = np.hypot(row - center[0], column - center[1])
     radius = 6 + 3 * np.cos(2 * np.pi * np.arange(num_frames) / num_frames)
     return 0.2 + np.clip(radius - distance[..., None] + 0.5, 0, 1)
 
 
 def test_heart_region_is_where_it_beats():
     """Around the disc, however bright and noisy the rest is, and whatever the unit."""
-    series = beating_disc(96, 80, centre=(50, 36))
+    series = beating_disc(96, 80, center=(50, 36))
     series[:, 60:, :] += 20  # a bright wall at rest
     series[5:8, 5:8] += np.array([0, 2, 0, 2, 0, 2])  # a pulsating vessel at the edge
     noisy = np.abs(series + 0.05 * np.random.default_rng(0).standard_normal(series.shape))
@@ -652,7 +652,7 @@ def test_kept_slices_come_back(tmp_path):
 
 
 def test_kept_images_are_in_the_units_of_the_file(trained_run, tmp_path, datasets):
-    """The normaliser's scale is undone."""
+    """The normalizer's scale is undone."""
     import h5py
 
     config, _ = trained_run("CineUnrolledCNN", 2, "beat")

@@ -88,7 +88,7 @@ def test_as_many_weights_as_a_3d_convolution(c_in, c_out):
     assert 0.93 < weights / (27 * c_in * c_out) <= 1
 
 
-def test_regulariser_commutes_with_a_shift_of_the_cardiac_cycle():
+def test_regularizer_commutes_with_a_shift_of_the_cardiac_cycle():
     torch.manual_seed(0)
     net = SpatioTemporalResNet(in_channels=2, channels=4)
     x = torch.randn(1, 2, 6, 8, 8)
@@ -200,7 +200,7 @@ class HalvingNet(torch.nn.Conv3d):
 
 @pytest.mark.parametrize("arch, step", [("CineUnrolledCNN", -2.0), ("CGCineUnrolledCNN", 0.1)])
 @pytest.mark.parametrize("maps", [1, 2])
-def test_other_regularisers(arch, step, maps):
+def test_other_regularizers(arch, step, maps):
     channels = ["MODEL.UNET.IN_CHANNELS", 2 * maps, "MODEL.UNET.OUT_CHANNELS", 2 * maps]
     unet = [*channels, "MODEL.UNET.CHANNELS", 2, "MODEL.UNET.NUM_POOL_LAYERS", 1]
     cfg = cine_cfg("MODEL.META_ARCHITECTURE", arch, "MODEL.UNROLLED.NUM_EMAPS", maps, *unet)
@@ -217,7 +217,7 @@ def test_other_regularisers(arch, step, maps):
         build_model(cfg)
 
 
-def test_trying_a_regulariser_draws_nothing():
+def test_trying_a_regularizer_draws_nothing():
     cfg = cine_cfg("MODEL.UNET.CHANNELS", 2, "MODEL.UNET.NUM_POOL_LAYERS", 1)
     cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE = "UNet3d"
     torch.manual_seed(1)

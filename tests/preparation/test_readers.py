@@ -178,9 +178,9 @@ def write_mrd(path, coil_images, scan=None, seed=0):
     with ismrmrd.Dataset(str(path), "dataset", mode="w") as file:
         file.write_xml_header(mrd_header(scan, num_phases, num_slices))
 
-        def append(data, centre, dwell, flags=(), **counters):
+        def append(data, center, dwell, flags=(), **counters):
             acquisition = ismrmrd.Acquisition.from_array(np.ascontiguousarray(data, dtype=np.complex64))
-            acquisition.center_sample, acquisition.sample_time_us = centre, dwell
+            acquisition.center_sample, acquisition.sample_time_us = center, dwell
             for flag in flags:
                 acquisition.setFlag(flag)
             acquisition.slice_dir[2], acquisition.position[2] = 1, 8 * counters.get("slice", 0)
@@ -219,8 +219,8 @@ def write_mrd(path, coil_images, scan=None, seed=0):
                             "segment": line % scan.segments,
                             "set": t % scan.sets,
                         }
-                        centre = scan.oversampling * HEIGHT // 2 - max(first, 0)
-                        append(data, centre, 2.5, **counters)
+                        center = scan.oversampling * HEIGHT // 2 - max(first, 0)
+                        append(data, center, 2.5, **counters)
     return path
 
 
@@ -358,7 +358,7 @@ def test_filled_from_the_nearest_phase_around_the_cycle():
 
 
 def kt_mask():
-    """(W, T): every third line, shifted from phase to phase, and the centre."""
+    """(W, T): every third line, shifted from phase to phase, and the center."""
     mask = (np.arange(WIDTH)[:, None] + np.arange(PHASES)) % 3 == 0
     mask[WIDTH // 2 - 2 : WIDTH // 2 + 2] = True
     return mask
@@ -934,7 +934,7 @@ def test_a_bad_file_is_skipped_and_the_others_are_there(bad_files, heart, tmp_pa
     assert found == {"train": ["good"], "val": ["other_good"]}
 
 
-def test_an_anonymised_folder_is_skipped_and_the_others_are_there(bad_files, tmp_path, capsys):
+def test_an_anonymized_folder_is_skipped_and_the_others_are_there(bad_files, tmp_path, capsys):
     sources = f"{bad_files}/empty_TriggerTime {bad_files}/good.nii"
     with pytest.raises(SystemExit):
         prepare.main(shlex.split(f"images {sources} --split 2 0 0 --output {tmp_path}/out"))

@@ -6,9 +6,6 @@ import pytest
 import torch
 from meddlr.checkpoint import Checkpointer
 from meddlr.modeling import build_model
-from test_greedy import batches, held_bytes, plain_network, train_stock
-from test_train import assert_same_run, metrics
-from test_user_errors import expect_error
 
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.config.safe_yaml import read_yaml
@@ -19,6 +16,9 @@ from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.losses import complex_l1
 from meddlr_greedy.train_net import main as train_main
 from projects.cine.support.measuring import make_batch
+from tests.helpers.errors import expect_error
+from tests.helpers.networks import batches, held_bytes, plain_network, train_stock
+from tests.helpers.runs import assert_same_run, metrics
 
 # Kinds of networks: data, architecture, overrides.
 DROPOUT = ["MODEL.UNROLLED.DROPOUT", "0.3"]
@@ -265,7 +265,7 @@ def test_overlap_larger_than_a_module_is_refused(config_of):
 
 
 @pytest.mark.parametrize("kind", ["ResNet", "U-Net", "dropout", "BatchNorm", "shared", "CG", "cine", "cine CG"])
-def test_bfloat16_is_of_the_regulariser_alone(config_of, kind, monkeypatch):
+def test_bfloat16_is_of_the_regularizer_alone(config_of, kind, monkeypatch):
     cfg = config_of(kind, 2, *knobs(AMP="bf16"))
     model, full, batch = model_of(cfg), model_of(config_of(kind, 2)), batch_of(cfg)
     assert list(model.state_dict()) == list(full.state_dict())

@@ -3,13 +3,12 @@
 import os
 import time
 
-import conftest  # noqa: F401 (its mask function, in every process)
-
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.jobs.local import preload
 from meddlr_greedy.train_net import main
+from tests import conftest  # noqa: F401 (its mask function, in every process)
 
-preload("jobs")
+preload("tests.helpers.jobs")
 
 
 def train(*argv):
@@ -38,3 +37,8 @@ def call(function, *args):
         job.init_process_group("gloo")
         function(job, *args)
         job.finish()
+
+
+def ended_well(job):
+    statuses = job.wait()
+    assert statuses == [0] * len(statuses), job.text()[-3000:]

@@ -151,13 +151,13 @@ class TestNetwork:
         # Once more each time that the step is recomputed: for the loss of its module, and of the one that overlaps.
         assert len(calls) == 2 + checkpoint * (1 + overlap)
 
-    def test_regulariser_sees_a_nearly_real_image(self, batch, network):
+    def test_regularizer_sees_a_nearly_real_image(self, batch, network):
         seen = []
         network.reg(image=batch["target"], model=lambda x: seen.append(x) or x)
         real, imaginary = seen[0].unflatten(1, (MAPS, 2)).unbind(2)
         assert imaginary.norm() < 0.2 * real.norm() and (real > 0).all()
 
-    def test_a_turned_image_is_regularised_alike(self, batch, network):
+    def test_a_turned_image_is_regularized_alike(self, batch, network):
         block = torch.nn.Conv3d(2 * MAPS, 2 * MAPS, 3, padding=1)
         with torch.no_grad():
             image, turned = (network.reg(image=f * batch["target"], model=block) for f in (1, 1j))

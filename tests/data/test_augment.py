@@ -36,13 +36,13 @@ def kspace_of(image, maps):
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
-def test_mirrored_commutes_with_the_centred_fft(size):
+def test_mirrored_commutes_with_the_centerd_fft(size):
     x = torch.randn(size, dtype=torch.complex128)
 
-    def centred(x):
+    def centerd(x):
         return torch.fft.fftshift(torch.fft.fft(torch.fft.ifftshift(x)))
 
-    torch.testing.assert_close(centred(x[mirrored(size)]), centred(x)[mirrored(size)])
+    torch.testing.assert_close(centerd(x[mirrored(size)]), centerd(x)[mirrored(size)])
     assert mirrored(size)[size // 2] == size // 2
     assert np.array_equal(mirrored(size)[mirrored(size)], np.arange(size))
 
@@ -65,7 +65,7 @@ def test_flips_and_crop_are_what_they_say():
     flip = CineAugmentor(flip_probability=1).draw(image.shape, np.random.RandomState(0))
     assert torch.equal(flip.image(image)[1:], image.flip(0, 1, 2)[:-1]), "an even axis keeps its first element"
     crop = CineAugmentor(readout_crop=8, readout_jitter=0).draw(image.shape, np.random.RandomState(0))
-    assert torch.equal(crop.image(image), image[5:13]), "the centre is at size // 2"
+    assert torch.equal(crop.image(image), image[5:13]), "the center is at size // 2"
     assert CineAugmentor().draw(image.shape, np.random.RandomState(0)).image(image) is image
 
 

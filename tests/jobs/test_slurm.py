@@ -9,7 +9,8 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-from test_train import ROOT, load, wait_for
+
+from tests.helpers.runs import ROOT, load, wait_for
 
 SCRIPT = ROOT / "configs" / "slurm" / "train_parallel.sbatch"
 

@@ -1,12 +1,10 @@
 """GreedyUnrolled against explicit loops, bit for bit, under meddlr's own trainer."""
 
 import copy
-import os
 import warnings
 
 import pytest
 import torch
-from meddlr.engine import DefaultTrainer
 from meddlr.modeling import build_loss_computer, build_model
 from torch import nn
 
@@ -15,6 +13,7 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.losses import complex_l1
+from tests.helpers.networks import batches, held_bytes, plain_network, train_stock
 
 BLOCKS = {
     "ResNet": [],
@@ -25,38 +24,6 @@ BLOCKS = {
     "CG": ["MODEL.UNROLLED.STEP_SIZES", (0.1,)],
 }
 ARCH = {"CG": "CGUnrolledCNN"}
-
-
-def train_stock(cfg):
-    """meddlr's own trainer, as upstream's tools/train_net.py uses it; returns start and end state."""
-    cfg = cfg.clone().defrost()
-    cfg.DATASETS.VAL = cfg.DATASETS.TEST = ()  # meddlr's validation loader fails without workers
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    torch.manual_seed(cfg.SEED)
-    trainer = DefaultTrainer(cfg)
-    start = copy.deepcopy(trainer.model.state_dict())
-    torch.manual_seed(7)
-    trainer.train()
-    return start, trainer.model.state_dict()
-
-
-def plain_network(cfg, name):
-    cfg = cfg.clone().defrost()
-    cfg.MODEL.META_ARCHITECTURE = name
-    return build_model(cfg)
-
-
-def batches(cfg):
-    loader = DefaultTrainer.build_train_loader(cfg)
-    torch.manual_seed(7)
-    iterator = iter(loader)
-    for _ in range(cfg.SOLVER.MAX_ITER):
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            iterator = iter(loader)
-            batch = next(iterator)
-        yield batch
 
 
 def explicit_greedy_loop(cfg, network, modules, start, shared=False, window=1):
@@ -207,14 +174,6 @@ def test_stopping_early(make_cfg, batch):
         image = model.run_module(1, model.run_module(0, problem.zf_image, problem), problem)
         model.num_inference_modules = 2
         assert torch.equal(model(batch)["pred"], image)
-
-
-def held_bytes(model, batch):
-    tensors = [v for v in batch.values() if isinstance(v, torch.Tensor)]
-    with HeldForBackward(exclude=[*model.parameters(), *tensors]) as held:
-        loss = complex_l1(model(batch)["pred"], batch["target"])
-    loss.backward()
-    return held.peak_bytes
 
 
 def test_held_bytes_count_each_storage_once_while_it_lives():

@@ -1,11 +1,11 @@
 """Writes ``bart_ecalib.npz``: k-space of a folded phantom, and the two map sets that BART's ``ecalib`` finds in it.
 
-    python -m tests.data.make_bart_reference
+    python -m tests.ops.make_bart_reference
 
 Needs the program ``bart`` (Debian package ``bart``); the tests need only the file. How equal settings are made equal:
 
 * ``-t``: BART compares it with the square of a singular value relative to the largest, so it gets ``thresh ** 2``.
-* ``-C``: the calibration region is the centre of k-space. Without it BART moves the region along the first axis to
+* ``-C``: the calibration region is the center of k-space. Without it BART moves the region along the first axis to
   where the energy is highest.
 * ``-r``, ``-k``: calibration and kernel width, along both axes.
 * ``-c 0``: no crop, since the maps are compared at every pixel. Softly cropped maps (``-S``) in a second call.

@@ -54,7 +54,7 @@ def test_it_is_the_network_of_the_largest_memory_budget():
         ("1e-3", ["0.5e-3", "1e-3", "2e-3", "4e-3", "8e-3"]),
     ],
 )
-def test_search_goes_on_until_the_best_rate_has_neighbours(tmp_path, monkeypatch, best, trained):
+def test_search_goes_on_until_the_best_rate_has_neighbors(tmp_path, monkeypatch, best, trained):
     done = set()
     variant = all_variants(CONFIG, tmp_path)[0]
 

@@ -1,4 +1,4 @@
-"""k-t masks: the number of lines, the centre, what decides them, what is refused."""
+"""k-t masks: the number of lines, the center, what decides them, what is refused."""
 
 import numpy as np
 import pytest
@@ -48,8 +48,8 @@ def test_lines_are_as_many_as_asked_over_all_frames(kind, num_lines, num_frames,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_acceleration_and_centre_over_200_seeds_and_the_sizes_of_cine(kind):
-    """R = 4 ... 15, W = 96 ... 224, T = 1 ... 30: within 1 % or the nearest count, the centre in each frame."""
+def test_acceleration_and_center_over_200_seeds_and_the_sizes_of_cine(kind):
+    """R = 4 ... 15, W = 96 ... 224, T = 1 ... 30: within 1 % or the nearest count, the center in each frame."""
     choose = np.random.RandomState(0)
     refused = 0
     for seed in range(200):
@@ -145,14 +145,14 @@ def test_variable_density_is_denser_inside_and_its_average_covers_the_calibratio
 
 
 def test_golden_step_density():
-    """One in the centre, (1 / r)^1.5 further out, the same on both sides."""
+    """One in the center, (1 / r)^1.5 further out, the same on both sides."""
     density = np.mean([draw(GoldenStepKtMaskFunc(8), 192, 12, seed) for seed in range(300)], axis=(0, 2))
     center = 96
     assert density[center] == 1
     both = (density[center + 1 :] + density[center - 1 : 0 : -1]) / 2
     assert np.all(np.diff([both[i : i + 8].mean() for i in range(0, 88, 8)]) < 0)
     assert density[:center].sum() == pytest.approx(density[center + 1 :].sum(), rel=0.05)
-    # (1 + r / r0)^-1.5, r0 as the sampling of every line of the centre needs it
+    # (1 + r / r0)^-1.5, r0 as the sampling of every line of the center needs it
     s = (1 + np.sqrt(1 + 64)) / 32
     r = np.arange(1, 96)
     expected = (1 + r / (96 * s**2 / (1 - s**2))) ** -1.5

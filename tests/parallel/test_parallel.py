@@ -10,11 +10,9 @@ import sys
 import time
 from types import SimpleNamespace
 
-import jobs
 import pytest
 import torch
 from meddlr.modeling import build_model
-from test_train import ROOT, load, metrics, wait_for
 
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine.memory import HeldForBackward
@@ -27,6 +25,9 @@ from meddlr_greedy.parallel.partition import balanced_partition, measure_modules
 from meddlr_greedy.parallel.place import Place
 from meddlr_greedy.parallel.trainer import ParallelGreedyTrainer
 from meddlr_greedy.train_net import main as train_main
+from tests.helpers import jobs
+from tests.helpers.jobs import ended_well
+from tests.helpers.runs import ROOT, assert_same_training, load, metrics, wait_for
 
 # An evaluation and a checkpoint in between, and a learning rate that changes.
 OPTS = [
@@ -63,34 +64,6 @@ def start(tmp_path):
     yield start
     for job in started:
         job.kill()
-
-
-def assert_same_training(a, b, equal=torch.equal):
-    """Weights, optimizer, scheduler and iteration of two checkpoints are equal, bit for bit."""
-
-    def compare(x, y, where):
-        if isinstance(x, torch.Tensor):
-            assert equal(x, y), where
-        elif isinstance(x, dict):
-            assert list(x) == list(y), where
-            for key in x:
-                compare(x[key], y[key], f"{where}.{key}")
-        elif isinstance(x, (list, tuple)):
-            assert len(x) == len(y), where
-            for i, (u, v) in enumerate(zip(x, y)):
-                compare(u, v, f"{where}[{i}]")
-        else:
-            assert x == y, where
-
-    a, b = load(a), load(b)
-    assert a.keys() == b.keys()
-    for key in a:
-        compare(a[key], b[key], key)
-
-
-def ended_well(job):
-    statuses = job.wait()
-    assert statuses == [0] * len(statuses), job.text()[-3000:]
 
 
 # ---- the same bits as one process

@@ -130,7 +130,7 @@ def assert_equal(actual, expected):
 
 
 def rows_by_target(batches):
-    """mask of each example, known by its (normalised, unchanging) target."""
+    """mask of each example, known by its (normalized, unchanging) target."""
     return {
         tuple((target * std).abs().flatten()[:3].mul(1e3).round().tolist()): mask
         for batch in batches

@@ -1,4 +1,4 @@
-"""The regulariser on temporal frequencies."""
+"""The regularizer on temporal frequencies."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_too_few_frames(num_frames, num_frequencies):
         fourier_basis(num_frames, num_frequencies)
 
 
-def randomised(**kwargs):
+def randomized(**kwargs):
     torch.manual_seed(0)
     network = TemporalFrequencyResNet(in_channels=4, channels=6, **kwargs)
     for parameter in network.parameters():
@@ -37,19 +37,19 @@ def test_is_the_identity_before_training():
 @pytest.mark.parametrize("shape", [(1, 4, 12, 6, 7), (2, 4, 13, 5, 4)])
 def test_changes_low_frequencies_alone(shape):
     image = torch.randn(*shape)
-    change = torch.fft.rfft(randomised(num_frequencies=2)(image) - image, dim=2)
+    change = torch.fft.rfft(randomized(num_frequencies=2)(image) - image, dim=2)
     assert change.shape[0] == shape[0] and change[:, :, :3].abs().max() > 0.1
     assert change[:, :, 3:].abs().max() < 1e-4
 
 
 def test_high_frequencies_do_not_matter_to_it():
-    network, image = randomised(num_frequencies=2), torch.randn(1, 4, 12, 6, 7)
+    network, image = randomized(num_frequencies=2), torch.randn(1, 4, 12, 6, 7)
     wave = torch.cos(2 * torch.pi * 4 * torch.arange(12) / 12)[:, None, None]
     torch.testing.assert_close(network(image + wave), network(image) + wave)
 
 
 def test_batches_and_gradients():
-    network, image = randomised(), torch.randn(2, 4, 12, 6, 7)
+    network, image = randomized(), torch.randn(2, 4, 12, 6, 7)
     torch.testing.assert_close(network(image)[1:], network(image[1:]))
     network(image).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())

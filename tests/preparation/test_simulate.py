@@ -32,7 +32,7 @@ from meddlr_greedy.preparation.simulate import (
     simulate_series_dataset,
 )
 
-PIG = Path(__file__).resolve().parents[2] / "shared" / "data" / "pig_cine_sax" / "pig_cine_sax.npz"
+PIG = Path(__file__).resolve().parents[3] / "shared" / "data" / "pig_cine_sax" / "pig_cine_sax.npz"
 
 SMALL = {"acquisition": Acquisition(matrix=(32, 24), coils=4), "subjects": 3, "slices": 2, "frames": 4}
 
@@ -169,7 +169,7 @@ def left_ventricular_blood(frames, seed):
     """Pixels of bright blood within the left ventricle's end-diastolic outline, (T,)."""
     anatomy = Anatomy.random(np.random.default_rng(seed))
     position = (np.arange(150) - 75) * 2.0
-    x, y = position - anatomy.heart_centre[0] - anatomy.heart_tilt[0] / 2, position[:, None] - anatomy.heart_centre[1]
+    x, y = position - anatomy.heart_center[0] - anatomy.heart_tilt[0] / 2, position[:, None] - anatomy.heart_center[1]
     inside = np.hypot(x, y - anatomy.heart_tilt[1] / 2) < anatomy.lv_radius
     return ((frames > 0.7) & inside).sum(axis=(1, 2))
 

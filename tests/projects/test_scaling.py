@@ -130,7 +130,7 @@ def test_pure_greedy_is_linear_and_backprop_pays_for_its_bubbles():
 
 def test_memory_of_the_fullest_device():
     ways = of_way(MEASURED, 16, 4)
-    in_flight_mb = 2 * 2 * MEASURED.message_bytes / 1e6  # two neighbours, two batches each
+    in_flight_mb = 2 * 2 * MEASURED.message_bytes / 1e6  # two neighbors, two batches each
     assert ways[GREEDY].held_mb == pytest.approx(80 + in_flight_mb)
     assert ways["1F1B, m = 1"].held_mb == pytest.approx(4 * 80)
     assert ways["1F1B, m = 8"].held_mb == pytest.approx(4 * 4 * 80)

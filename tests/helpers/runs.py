@@ -1,0 +1,76 @@
+"""Trainings, what they leave in their folder, and whether two are the same."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from meddlr_greedy.train_net import main as train_main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def train(config, *opts):
+    return train_main(["--config-file", str(config), *opts])
+
+
+def load(path):
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def assert_same_run(a, b):
+    """Model, optimizer, scheduler and generators of two checkpoints are equal, bit for bit."""
+    a, b = load(a), load(b)
+    assert a.keys() == b.keys()
+
+    def compare(x, y, where):
+        if isinstance(x, torch.Tensor):
+            assert torch.equal(x, y), where
+        elif isinstance(x, dict):
+            assert x.keys() == y.keys(), where
+            for key in x:
+                compare(x[key], y[key], f"{where}.{key}")
+        elif isinstance(x, (list, tuple)):
+            assert len(x) == len(y), where
+            for i, (u, v) in enumerate(zip(x, y)):
+                compare(u, v, f"{where}[{i}]")
+        else:
+            assert x == y, where
+
+    compare(a, b, "")
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.01)
+
+
+def assert_same_training(a, b, equal=torch.equal):
+    """Weights, optimizer, scheduler and iteration of two checkpoints are equal, bit for bit."""
+
+    def compare(x, y, where):
+        if isinstance(x, torch.Tensor):
+            assert equal(x, y), where
+        elif isinstance(x, dict):
+            assert list(x) == list(y), where
+            for key in x:
+                compare(x[key], y[key], f"{where}.{key}")
+        elif isinstance(x, (list, tuple)):
+            assert len(x) == len(y), where
+            for i, (u, v) in enumerate(zip(x, y)):
+                compare(u, v, f"{where}[{i}]")
+        else:
+            assert x == y, where
+
+    a, b = load(a), load(b)
+    assert a.keys() == b.keys()
+    for key in a:
+        compare(a[key], b[key], key)
