@@ -158,8 +158,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     cfg = load_config(args.config_file, [] if args.device is None else ["MODEL.DEVICE", args.device])
     device = check_device(cfg)
-    if cfg.MISC.GREEDY.THREADS:
-        torch.set_num_threads(cfg.MISC.GREEDY.THREADS)
+    if cfg.MISC.GREEDY.RUN.THREADS:
+        torch.set_num_threads(cfg.MISC.GREEDY.RUN.THREADS)
     weights = find_weights(
         env.get_path_manager().get_local_path(cfg.OUTPUT_DIR), given=args.weights, fallback=cfg.MODEL.WEIGHTS
     )

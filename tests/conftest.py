@@ -58,7 +58,10 @@ OUTPUT_DIR: {out}
 
 GREEDY = """
 MISC:
-  GREEDY: {{META_ARCHITECTURE: {arch}, NUM_MODULES: {modules}, THREADS: 1, LOG_PERIOD: 1, BEST_METRIC: val_psnr}}
+  GREEDY:
+    META_ARCHITECTURE: {arch}
+    NUM_MODULES: {modules}
+    RUN: {{THREADS: 1, LOG_PERIOD: 1, BEST_METRIC: val_psnr}}
 """
 
 

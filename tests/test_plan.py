@@ -113,7 +113,7 @@ def test_alternatives_of_what_one_module_alone_allows(plan_cfg):
 
 
 def test_readout_crop_and_partial_echo_are_planned(plan_cfg):
-    crop = ["MISC.GREEDY.READOUT_CROP", 16, "MISC.GREEDY.READOUT_CROP_JITTER", 0]
+    crop = ["MISC.GREEDY.CINE.READOUT_CROP", 16, "MISC.GREEDY.CINE.READOUT_CROP_JITTER", 0]
     cfg = plan_cfg("beatmem", "CineUnrolledCNN", 2, *crop)
     example = Example.of_data(cfg)
     assert example.tensors["kspace"][0][0] == 16
@@ -125,7 +125,7 @@ def test_readout_crop_and_partial_echo_are_planned(plan_cfg):
     assert found > 1.5 * plan_step(cfg, cropped(example)).evaluation
     assert Example.of_shape(cfg, example.evaluated["kspace"][0]) == example
     # Data consistency has another form, with FFTs along both axes.
-    echo = plan_cfg("beatmem", "CineUnrolledCNN", 2, "MISC.GREEDY.PARTIAL_ECHO", 0.3)
+    echo = plan_cfg("beatmem", "CineUnrolledCNN", 2, "MISC.GREEDY.CINE.PARTIAL_ECHO", 0.3)
     example = Example.of_data(echo)
     assert not example.constant_along_readout
     assert plan_step(echo, example).peak == pytest.approx(measured_peak(echo), rel=0.05)

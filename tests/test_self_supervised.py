@@ -33,7 +33,7 @@ from tests.helpers.scans import write_dataset
 from tests.parallel.test_parallel import start  # noqa: F401 (a fixture)
 
 LOSS = "k_l1_l2_sum_normalized"
-OPTS = ["MISC.GREEDY.LOSS_LINES", "0.4", "MODEL.RECON_LOSS.NAME", LOSS]
+OPTS = ["MISC.GREEDY.CINE.LOSS_LINES", "0.4", "MODEL.RECON_LOSS.NAME", LOSS]
 CG = ["MODEL.UNROLLED.STEP_SIZES", "(0.1,)"]
 
 
@@ -119,7 +119,14 @@ def load_cfg(write_config):
     return load_cfg
 
 
-AUGMENTED = ["MISC.GREEDY.READOUT_CROP", "8", "MISC.GREEDY.FLIP_PROBABILITY", "0.5", "MISC.GREEDY.PARTIAL_ECHO", "0.25"]
+AUGMENTED = [
+    "MISC.GREEDY.CINE.READOUT_CROP",
+    "8",
+    "MISC.GREEDY.CINE.FLIP_PROBABILITY",
+    "0.5",
+    "MISC.GREEDY.CINE.PARTIAL_ECHO",
+    "0.25",
+]
 VARIABLE = ["AUG_TRAIN.UNDERSAMPLE.NAME", "VariableDensityKtMaskFunc", "AUG_TRAIN.UNDERSAMPLE.CALIBRATION_SIZE", "2"]
 FIXED = [*VARIABLE, "DATALOADER.SUBSAMPLE_TRAIN.NUM_UNDERSAMPLED", "-1"]
 
@@ -339,14 +346,14 @@ def test_one_module_is_backpropagation(write_config, same_start, tmp_path):
     _, start_weights = same_start("CineUnrolledCNN", *OPTS)
     for modules in (1, None):
         config = write_config(data="beat", arch="CineUnrolledCNN", modules=modules, out=tmp_path / str(modules))
-        best = ["MISC.GREEDY.BEST_METRIC", "val_psnr"]
+        best = ["MISC.GREEDY.RUN.BEST_METRIC", "val_psnr"]
         train_main(["--config-file", str(config), *OPTS, *start_weights, *best, "VIS_PERIOD", "2"])
     greedy, plain = weights_of(tmp_path / "1"), weights_of(tmp_path / "None")
     assert all(torch.equal(greedy[key], value) for key, value in plain.items())
 
 
 # A validation set without targets, whose best checkpoint is that of the lowest loss.
-WITHOUT_TARGETS = [*OPTS, "MISC.GREEDY.BEST_METRIC", "val_held_out_loss", "TEST.EVAL_PERIOD", "2"]
+WITHOUT_TARGETS = [*OPTS, "MISC.GREEDY.RUN.BEST_METRIC", "val_held_out_loss", "TEST.EVAL_PERIOD", "2"]
 
 
 def test_scans_without_targets_from_training_to_evaluation(write_config, scanned, tmp_path):
@@ -384,13 +391,13 @@ CENTRE_ALONE = [*VARIABLE[:3], "4", "AUG_TRAIN.UNDERSAMPLE.ACCELERATIONS", "(3,)
 @pytest.mark.parametrize(
     ("opts", "words"),
     [
-        (["MISC.GREEDY.LOSS_LINES", "1"], ["MISC.GREEDY.LOSS_LINES", "found 1", "0 to below 1"]),
-        (["MISC.GREEDY.LOSS_LINES", "-0.1"], ["MISC.GREEDY.LOSS_LINES", "found -0.1"]),
-        (["MISC.GREEDY.LOSS_LINES", "half"], ["MISC.GREEDY.LOSS_LINES", "'half'"]),
-        (["MISC.GREEDY.LOSS_LINES", "0.4"], ["MODEL.RECON_LOSS.NAME: found 'l1'", "LOSS_LINES 0.4", LOSS]),
+        (["MISC.GREEDY.CINE.LOSS_LINES", "1"], ["MISC.GREEDY.CINE.LOSS_LINES", "found 1", "0 to below 1"]),
+        (["MISC.GREEDY.CINE.LOSS_LINES", "-0.1"], ["MISC.GREEDY.CINE.LOSS_LINES", "found -0.1"]),
+        (["MISC.GREEDY.CINE.LOSS_LINES", "half"], ["MISC.GREEDY.CINE.LOSS_LINES", "'half'"]),
+        (["MISC.GREEDY.CINE.LOSS_LINES", "0.4"], ["MODEL.RECON_LOSS.NAME: found 'l1'", "LOSS_LINES 0.4", LOSS]),
         ([*OPTS[:3], "k_l1_normalized"], ["MODEL.RECON_LOSS.NAME: found 'k_l1_normalized'", LOSS]),
-        ([*OPTS, *CENTRE_ALONE], ["MISC.GREEDY.LOSS_LINES", "16 acquired lines of beat_train_", "for the loss"]),
-        ([*OPTS, "MISC.GREEDY.BEST_METRIC", "val_held_out_loss"], ["MISC.GREEDY.BEST_METRIC", "val_psnr"]),
+        ([*OPTS, *CENTRE_ALONE], ["MISC.GREEDY.CINE.LOSS_LINES", "16 acquired lines of beat_train_", "for the loss"]),
+        ([*OPTS, "MISC.GREEDY.RUN.BEST_METRIC", "val_held_out_loss"], ["MISC.GREEDY.RUN.BEST_METRIC", "val_psnr"]),
     ],
 )
 def test_config_mistakes(write_config, capsys, tmp_path, opts, words):
@@ -399,13 +406,15 @@ def test_config_mistakes(write_config, capsys, tmp_path, opts, words):
 
 
 def test_2d_is_refused(write_config, capsys, tmp_path):
-    expect_error(capsys, write_config(), *OPTS, words=["MISC.GREEDY.LOSS_LINES", "2D, not cine"], out=tmp_path / "run")
+    expect_error(
+        capsys, write_config(), *OPTS, words=["MISC.GREEDY.CINE.LOSS_LINES", "2D, not cine"], out=tmp_path / "run"
+    )
 
 
 def test_models_with_losses_of_their_own_are_refused(write_config, capsys):
     config = write_config(data="beat", modules=None, arch="N2RModel")
-    opts = [*OPTS, "MODEL.N2R.META_ARCHITECTURE", "CineUnrolledCNN", "MISC.GREEDY.BEST_METRIC", "val_psnr"]
-    expect_error(capsys, config, *opts, words=["MISC.GREEDY.LOSS_LINES", "N2RModel"])
+    opts = [*OPTS, "MODEL.N2R.META_ARCHITECTURE", "CineUnrolledCNN", "MISC.GREEDY.RUN.BEST_METRIC", "val_psnr"]
+    expect_error(capsys, config, *opts, words=["MISC.GREEDY.CINE.LOSS_LINES", "N2RModel"])
 
 
 def test_batches_that_do_not_fit_the_loss(load_cfg, scanned):
@@ -413,7 +422,7 @@ def test_batches_that_do_not_fit_the_loss(load_cfg, scanned):
     with pytest.raises(UserError, match="no 'target'"):
         build_model(load_cfg(data="scanned")).train()(without)
     with_target = next(iter(build_train_loader(load_cfg(), seed=0)))
-    with pytest.raises(UserError, match="MISC.GREEDY.LOSS_LINES: found 0.4"):
+    with pytest.raises(UserError, match="MISC.GREEDY.CINE.LOSS_LINES: found 0.4"):
         build_model(load_cfg(*OPTS)).train()(with_target)
 
 

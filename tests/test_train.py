@@ -65,7 +65,7 @@ def test_another_number_of_modules_on_resume(write_config, tmp_path):
 
 
 def test_warm_starts_between_plain_and_greedy(write_config, tmp_path):
-    train(write_config(modules=None, out=tmp_path / "plain"), "MISC.GREEDY.BEST_METRIC", "val_psnr")
+    train(write_config(modules=None, out=tmp_path / "plain"), "MISC.GREEDY.RUN.BEST_METRIC", "val_psnr")
     greedy = write_config(modules=2, out=tmp_path / "greedy")
     train(greedy, "MODEL.WEIGHTS", str(tmp_path / "plain" / "model_final.pth"), "SOLVER.BASE_LR", "0.")
     plain, warm = (load(tmp_path / run / "model_final.pth")["model"] for run in ("plain", "greedy"))
@@ -74,7 +74,7 @@ def test_warm_starts_between_plain_and_greedy(write_config, tmp_path):
         # A learning rate of 0 leaves the weights that were loaded.
         assert torch.equal(value, warm[f"model.{key}"])
     back = write_config(modules=None, out=tmp_path / "back")
-    opts = ["SOLVER.BASE_LR", "0.", "MISC.GREEDY.BEST_METRIC", "val_psnr"]
+    opts = ["SOLVER.BASE_LR", "0.", "MISC.GREEDY.RUN.BEST_METRIC", "val_psnr"]
     train(back, "MODEL.WEIGHTS", str(tmp_path / "greedy" / "model_final.pth"), *opts)
     for key, value in load(tmp_path / "back" / "model_final.pth")["model"].items():
         assert torch.equal(value, plain[key])
@@ -93,7 +93,7 @@ def test_a_fresh_run_leaves_an_earlier_one_alone(write_config, tmp_path, capsys)
 
 
 def test_keeps_the_newest_checkpoints(write_config, tmp_path):
-    train(write_config(), "SOLVER.CHECKPOINT_PERIOD", "1", "MISC.GREEDY.KEEP_CHECKPOINTS", "2")
+    train(write_config(), "SOLVER.CHECKPOINT_PERIOD", "1", "MISC.GREEDY.RUN.KEEP_CHECKPOINTS", "2")
     names = sorted(p.name for p in (tmp_path / "run").glob("model_0*.pth"))
     assert names == ["model_0000003.pth", "model_0000004.pth"]
 
@@ -144,7 +144,7 @@ def test_a_failed_step_stops_being_measured(write_config, monkeypatch):
     loss = LeanLossComputer.__call__
     monkeypatch.setattr(LeanLossComputer, "__call__", lambda *args: (loss(*args), 1 / 0))
     with pytest.raises(ZeroDivisionError):
-        train(write_config(modules=3), "MISC.GREEDY.LOG_PERIOD", "1")
+        train(write_config(modules=3), "MISC.GREEDY.RUN.LOG_PERIOD", "1")
     assert packed, "nothing was measured"
     packed.clear()
     torch.ones(1, requires_grad=True).square()

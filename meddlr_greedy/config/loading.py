@@ -1,6 +1,5 @@
 """From a config file and overrides to a checked config of meddlr that holds the plugin's keys."""
 
-from dataclasses import asdict
 from typing import Any, Callable, List, Mapping, Sequence
 
 from meddlr.config import CfgNode, get_cfg
@@ -8,8 +7,9 @@ from meddlr.data.transforms.transform import NORMALIZER_REGISTRY
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 
 from meddlr_greedy.config.safe_yaml import read_yaml
-from meddlr_greedy.config.schema import PREFIX, GreedyConfig
+from meddlr_greedy.config.schema import PREFIX, GreedyConfig, schema_keys, value_of
 from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.plugins import import_plugins
 
 __all__ = ["load_config"]
 
@@ -24,12 +24,14 @@ def _all_keys(cfg: CfgNode, section: str = "") -> List[str]:
     return keys
 
 
-def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+def load_config(config_file: str, opts: Sequence[str] = (), may_import: bool = True) -> CfgNode:
     """Reads a meddlr config with the plugin's keys, safely.
 
     Args:
         config_file: Path of a YAML file; ``_BASE_`` names a file to start from.
         opts: Overrides ``KEY VALUE KEY VALUE ...``.
+        may_import: Whether the file may name packages to import (``MISC.GREEDY.RUN.IMPORTS``); not where it was found
+            and not given. Overrides always may.
 
     Returns:
         A frozen config whose ``MISC.GREEDY`` holds all keys.
@@ -46,11 +48,11 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     overrides = dict(zip(opts[::2], opts[1::2]))
     cfg = get_cfg()
     _check_sections(values, cfg)
-    misc = values.get("MISC", {})
-    greedy = misc.pop("GREEDY", None) or {}
-    if not isinstance(greedy, dict):
-        raise UserError(f"MISC.GREEDY: found {greedy!r}, allowed is a mapping of keys to values")
-    greedy.update({key[len(PREFIX) :]: value for key, value in overrides.items() if key.startswith(PREFIX)})
+    greedy = values.get("MISC", {}).pop("GREEDY", None) or {}
+    if not may_import:
+        _refuse_imports(config_file, greedy, overrides)
+    config = GreedyConfig.from_mapping(_with_overrides(greedy, overrides))
+    import_plugins(config.RUN.IMPORTS, f"{PREFIX}RUN.IMPORTS")
 
     _merge(config_file, cfg.merge_from_other_cfg, CfgNode(values))
     for key, value in overrides.items():
@@ -58,8 +60,8 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
             if isinstance(cfg.get_recursive(key, None), CfgNode):
                 raise UserError(f"{key}: a section; allowed are its keys, for example {_all_keys(cfg, key)[0]}")
             _merge(f"override {key}", cfg.merge_from_list, [key, value])
-    cfg.MISC.GREEDY = CfgNode(asdict(GreedyConfig.from_mapping(greedy)))
-    _check_is_greedy(cfg)
+    cfg.MISC.GREEDY = config.as_node()
+    _check_needs_greedy(cfg, config)
     if cfg.TIME_SCALE not in ("epoch", "iter"):
         raise UserError(f"TIME_SCALE: found '{cfg.TIME_SCALE}', allowed are 'epoch' and 'iter'")
     if cfg.SEED >= 2**32:
@@ -71,15 +73,45 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     return cfg.freeze()
 
 
-def _check_is_greedy(cfg: CfgNode) -> None:
-    """Keys that a network which is not trained greedily would ignore."""
+def _with_overrides(greedy: Any, overrides: Mapping[str, str]) -> Any:
+    """The values of ``MISC.GREEDY`` in a file, with the overrides put in."""
+    if not isinstance(greedy, Mapping):
+        return greedy
+    merged = {name: dict(value) if isinstance(value, Mapping) else value for name, value in greedy.items()}
+    for name, value in overrides.items():
+        if not name.startswith(PREFIX):
+            continue
+        *sections, last = name[len(PREFIX) :].split(".")
+        place: Any = merged
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise UserError(f"{name}: unknown key; '{section}' is no section")
+        place[last] = value
+    return merged
+
+
+def _refuse_imports(config_file: str, greedy: Any, overrides: Mapping[str, str]) -> None:
+    """Refuses a file that was found, not given, and names packages to import: importing them runs their code."""
+    run = greedy.get("RUN") if isinstance(greedy, Mapping) else None
+    imports = run.get("IMPORTS") if isinstance(run, Mapping) else None
+    if imports and f"{PREFIX}RUN.IMPORTS" not in overrides:
+        raise UserError(
+            f"{config_file}: found beside the weights, it names packages to import ({PREFIX}RUN.IMPORTS: {imports});"
+            f" if you trust them, give the file by --config-file, or name them by the override {PREFIX}RUN.IMPORTS"
+        )
+
+
+def _check_needs_greedy(cfg: CfgNode, config: GreedyConfig) -> None:
+    """Refuses keys that a network which is not trained greedily would ignore."""
     if cfg.MODEL.META_ARCHITECTURE == "GreedyUnrolled":
         return
-    for key in ("CHECKPOINT", "OVERLAP", "AMP", "LR_FACTORS", "LOSS_WEIGHTS"):
-        if cfg.MISC.GREEDY[key]:
+    for key in schema_keys():
+        value = value_of(config, key)
+        if key.rule.needs_greedy and value != key.default:
             raise UserError(
-                f"{PREFIX}{key}: found {cfg.MISC.GREEDY[key]!r}, but MODEL.META_ARCHITECTURE is"
-                f" '{cfg.MODEL.META_ARCHITECTURE}'; allowed with 'GreedyUnrolled' (NUM_MODULES 1 is backpropagation)"
+                f"{key.full_name}: found {value!r}, but MODEL.META_ARCHITECTURE is '{cfg.MODEL.META_ARCHITECTURE}';"
+                " allowed with 'GreedyUnrolled' (NUM_MODULES 1 is backpropagation)"
             )
 
 

@@ -1,139 +1,262 @@
-"""The typed definition of ``MISC.GREEDY``: every key with its default, its meaning and what it allows."""
+"""The schema of ``MISC.GREEDY``: every key with its default, its meaning, what it allows and where it acts.
+
+It is the one description of the keys. What reads configs, refuses combinations, plans memory or documents keys iterates
+over it (:func:`schema_keys`), and keeps no list of its own.
+"""
 
 import ast
-from dataclasses import dataclass, field, fields
-from typing import Any, Callable, Dict, Mapping, Tuple, Union
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Tuple, Type, TypeVar, Union
 
 from meddlr.config import CfgNode
 
+from meddlr_greedy.config.rules import (
+    KeyRule,
+    is_bool,
+    is_count,
+    is_factors,
+    is_finite_from_0,
+    is_import_names,
+    is_modules,
+    is_name,
+    is_names,
+    is_number,
+    is_one_of,
+    is_partition,
+    is_positive,
+    is_text,
+    key,
+    section,
+)
 from meddlr_greedy.errors import UserError, did_you_mean
 
-__all__ = ["GreedyConfig"]
+__all__ = [
+    "PREFIX",
+    "CineConfig",
+    "GreedyConfig",
+    "Key",
+    "ParallelConfig",
+    "RunConfig",
+    "schema_keys",
+    "value_of",
+]
 
-
+#: What the names of all keys begin with.
 PREFIX = "MISC.GREEDY."
 
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+_Section = TypeVar("_Section")
 
 
-def _is_count(value: Any) -> bool:
-    return _is_int(value) and value >= 0
+@dataclass(frozen=True)
+class ParallelConfig:
+    """``MISC.GREEDY.PARALLEL``: how several processes train one network; in one process without effect."""
 
-
-def _is_positive(value: Any) -> bool:
-    return _is_int(value) and value >= 1
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_modules(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return bool(value) and all(_is_positive(size) for size in value)
-    return _is_positive(value)
-
-
-def _is_names(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(_is_name(name) for name in value)
-
-
-def _is_factors(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(
-        _is_number(factor) and 0 < factor < float("inf") for factor in value
+    PARTITION: Union[str, Tuple[int, ...]] = key(
+        "auto",
+        "Modules of each process of a chain. 'auto' balances measured times.",
+        "'auto', or a list of positive integers (the modules of each process)",
+        is_partition,
+    )
+    REPLICAS: int = key(
+        1, "Chains of processes. Each trains on its share of every batch.", "a positive integer", is_positive
+    )
+    BATCHES_IN_FLIGHT: int = key(
+        2,
+        "Batches that may queue on each side of the way between two neighboring processes.",
+        "a positive integer",
+        is_positive,
     )
 
 
-def _is_partition(value: Any) -> bool:
-    return value == "auto" or (isinstance(value, (list, tuple)) and _is_modules(value))
+@dataclass(frozen=True)
+class RunConfig:
+    """``MISC.GREEDY.RUN``: what a run loads, writes and keeps."""
+
+    IMPORTS: Tuple[str, ...] = key(
+        (),
+        """Packages to import before the config is checked, in every process: those that register networks,
+        regularizers, losses, masks, hooks, trainers or readers of your own. Dotted names of importable modules.""",
+        "a list of dotted names of modules",
+        is_import_names,
+    )
+    TRAINER: str = key(
+        "auto",
+        """The trainer, a name in TRAINER_REGISTRY. 'auto' is GreedyTrainer, or ParallelGreedyTrainer where several
+        processes were started.""",
+        "the name of a registered trainer",
+        is_name,
+    )
+    HOOKS: Tuple[str, ...] = key(
+        ("ModuleMonitor",),
+        "Extra hooks of the trainer, names in HOOK_REGISTRY.",
+        "a list of names of registered hooks",
+        is_names,
+    )
+    THREADS: int = key(
+        0,
+        "Intra-op threads. 0 keeps torch's choice. Resuming is bit-exact at an equal number only.",
+        "a non-negative integer (0: torch's choice)",
+        is_count,
+    )
+    KEEP_CHECKPOINTS: int = key(
+        3,
+        "Newest checkpoint files to keep, beside the best and the final one. 0 keeps all.",
+        "a non-negative integer (0: all)",
+        is_count,
+    )
+    BEST_METRIC: str = key(
+        "",
+        """Validation metric that decides which checkpoint is kept as model_best.pth, for example 'val_psnr_scan'. ''
+        is the first of TEST.VAL_METRICS.RECON. Without DATASETS.VAL none is kept.""",
+        "the name of a validation metric",
+        is_text,
+    )
+    LOG_PERIOD: int = key(
+        20,
+        "Iterations between two lines of the console, metrics.json and TensorBoard.",
+        "a positive integer",
+        is_positive,
+    )
 
 
-def _key(default: Any, allowed: str, check: Callable[[Any], bool]) -> Any:
-    return field(default=default, metadata={"allowed": allowed, "check": check})
+@dataclass(frozen=True)
+class CineConfig:
+    """``MISC.GREEDY.CINE``: the data of cine (2D+t). Each key but its default is refused for 2D data."""
+
+    PARTIAL_ECHO: float = key(
+        0.0,
+        "The part of every readout that is not sampled, at its beginning (asymmetric echo).",
+        "a number from 0 to below 0.5",
+        lambda value: is_number(value) and 0 <= value < 0.5,
+    )
+    READOUT_CROP: int = key(
+        0,
+        "Training only: points to keep along the readout, around a random center. 0 keeps all.",
+        "a non-negative integer (0: no crop)",
+        is_count,
+    )
+    READOUT_CROP_JITTER: float = key(
+        32.0,
+        "Standard deviation of the center of READOUT_CROP, in pixels.",
+        "a non-negative number of pixels",
+        is_finite_from_0,
+    )
+    FLIP_PROBABILITY: float = key(
+        0.0,
+        "Training only: probability of a flip, for each of readout, phase encode and time.",
+        "a number from 0 to 1",
+        lambda value: is_number(value) and 0 <= value <= 1,
+    )
+    LOSS_LINES: float = key(
+        0.0,
+        """Training without targets (SSDU): the part of the acquired lines, the central ones apart, that each example
+        holds out for the loss. The loss is then in k-space (MODEL.RECON_LOSS.NAME). 0 trains with targets.""",
+        "a number from 0 to below 1",
+        lambda value: is_number(value) and 0 <= value < 1,
+    )
 
 
 @dataclass(frozen=True)
 class GreedyConfig:
-    """``MISC.GREEDY``: every key with its default, what it means and what is allowed."""
+    """``MISC.GREEDY``: the method at the top, then its sections."""
 
-    # The unrolled network to train greedily: any registered GeneralizedUnrolledCNN driven through step().
-    META_ARCHITECTURE: str = _key("GeneralizedUnrolledCNN", "the name of a registered unrolled network", _is_name)
-    # Modules to cut the unrolled steps into; 1 is end-to-end backpropagation. A list gives the steps of each.
-    NUM_MODULES: Union[int, Tuple[int, ...]] = _key(
+    META_ARCHITECTURE: str = key(
+        "GeneralizedUnrolledCNN",
+        "The unrolled network to train: any registered one that meets meddlr_greedy.modeling.contract.",
+        "the name of a registered unrolled network",
+        is_name,
+    )
+    NUM_MODULES: Union[int, Tuple[int, ...]] = key(
         1,
+        "Modules to cut the unrolled steps into. 1 is end-to-end backpropagation. A list gives the steps of each.",
         "a positive integer, or a list of positive integers (the steps of each module)",
-        _is_modules,
+        is_modules,
     )
-    # "greedy" trains the modules, see above. "invertible" is end-to-end backpropagation that holds the activations of
-    # one unrolled step, and runs the network backwards for the inputs of the others: with NUM_MODULES 1, one process,
-    # and InvertibleCineUnrolledCNN or InvertibleCGCineUnrolledCNN.
-    TRAINING: str = _key("greedy", "'greedy' or 'invertible'", lambda value: value in ("greedy", "invertible"))
-    # Modules to run in evaluation (every module emits an image); 0 runs all.
-    NUM_INFERENCE_MODULES: int = _key(0, "a non-negative integer (0: all modules)", _is_count)
-    # Gradient checkpointing inside modules: backward runs the unrolled steps again, one by one, so that a module keeps
-    # the images between its steps and what one step needs. The gradients are the same, bit for bit.
-    CHECKPOINT: bool = _key(False, "True or False", lambda value: isinstance(value, bool))
-    # Unrolled steps of the module before that the local loss of a module reaches, too (one process in a chain).
-    OVERLAP: int = _key(0, "a non-negative integer (0: none)", _is_count)
-    # Precision of the regularizer's layers, in training and evaluation; parameters and data consistency stay float32.
-    AMP: str = _key("", "'' (float32) or 'bf16'", lambda value: value in ("", "bf16"))
-    # Weights of the local losses, one for each module; () is 1 for all. Under Adam without weight decay they matter
-    # where several losses reach one parameter: with OVERLAP, or where modules share weights.
-    LOSS_WEIGHTS: Tuple[float, ...] = _key((), "a list of positive numbers (one for each module), or []", _is_factors)
-    # Largest norm of the (weighted) gradient of each module, clipped on its own before the update (of the whole
-    # gradient, where a network is not trained greedily); 0 clips nothing.
-    CLIP_NORM: float = _key(
-        0.0, "a non-negative number (0: off)", lambda value: _is_number(value) and 0 <= value < float("inf")
+    TRAINING: str = key(
+        "greedy",
+        """'greedy' trains the modules. 'invertible' is end-to-end backpropagation that holds the activations of one
+        unrolled step, and runs the network backwards for the inputs of the others: with NUM_MODULES 1, one process, and
+        InvertibleCineUnrolledCNN or InvertibleCGCineUnrolledCNN.""",
+        "'greedy' or 'invertible'",
+        is_one_of("greedy", "invertible"),
+        needs_greedy=True,
     )
-    # Factors of the learning rate (SOLVER.BASE_LR and its schedule), one for each module; () is 1 for all.
-    LR_FACTORS: Tuple[float, ...] = _key((), "a list of positive numbers (one for each module), or []", _is_factors)
-    # Modules of each process of a chain, where several processes train one network; "auto" balances measured times.
-    PARTITION: Union[str, Tuple[int, ...]] = _key(
-        "auto", "'auto', or a list of positive integers (the modules of each process)", _is_partition
+    NUM_INFERENCE_MODULES: int = key(
+        0,
+        "Modules to run in evaluation (every module emits an image). 0 runs all.",
+        "a non-negative integer (0: all modules)",
+        is_count,
+        counts_modules=True,
     )
-    # Chains of processes that each train on their share of every batch; in one process without effect.
-    REPLICAS: int = _key(1, "a positive integer", _is_positive)
-    # Batches that may queue on each side of the way between two neighboring processes.
-    BATCHES_IN_FLIGHT: int = _key(2, "a positive integer", _is_positive)
-    # Trainer of meddlr_greedy.train_net, a name in TRAINER_REGISTRY; "auto" is GreedyTrainer, or ParallelGreedyTrainer
-    # where several processes were started.
-    TRAINER: str = _key("auto", "the name of a registered trainer", _is_name)
-    # Extra hooks of the trainer, names in HOOK_REGISTRY.
-    HOOKS: Tuple[str, ...] = _key(("DecoupledTraining",), "a list of names of registered hooks", _is_names)
-    # Intra-op threads; 0 keeps torch's choice. Resuming is bit-exact at an equal number only.
-    THREADS: int = _key(0, "a non-negative integer (0: torch's choice)", _is_count)
-    # Newest checkpoints to keep, beside the best and the final one; 0 keeps all.
-    KEEP_CHECKPOINTS: int = _key(3, "a non-negative integer (0: all)", _is_count)
-    # Validation metric that decides which checkpoint is kept as model_best.pth, for example "val_psnr_scan"; "" is the
-    # first of TEST.VAL_METRICS.RECON. Without DATASETS.VAL none is kept.
-    BEST_METRIC: str = _key("", "the name of a validation metric", lambda value: isinstance(value, str))
-    # Iterations between two lines of the console, metrics.json and TensorBoard.
-    LOG_PERIOD: int = _key(20, "a positive integer", _is_positive)
-    # CGCineUnrolledCNN and its subclasses: "unrolled" is the gradient of the conjugate gradient iterations, each of
-    # which holds its images for backward. "implicit" is the gradient of the solution, by a second solve in backward: it
-    # holds one image, but is exact only where both solves converge (MODEL.UNROLLED.DC.MAX_ITER and EPS).
-    CG_BACKWARD: str = _key("unrolled", "'unrolled' or 'implicit'", lambda value: value in ("unrolled", "implicit"))
-    # Cine: the part of every readout that is not sampled, at its beginning (asymmetric echo).
-    PARTIAL_ECHO: float = _key(
-        0.0, "a number from 0 to below 0.5", lambda value: _is_number(value) and 0 <= value < 0.5
+    CHECKPOINT: bool = key(
+        False,
+        """Activation checkpointing inside modules: backward runs the unrolled steps again, one by one, so that a module
+        keeps the images between its steps and what one step needs. The gradients are the same, bit for bit.""",
+        "True or False",
+        is_bool,
+        needs_greedy=True,
+        suits_inversion=False,
     )
-    # Cine, training only: points to keep along the readout, around a random center; 0 keeps all.
-    READOUT_CROP: int = _key(0, "a non-negative integer (0: no crop)", _is_count)
-    # Standard deviation of the center of READOUT_CROP, in pixels.
-    READOUT_CROP_JITTER: float = _key(
-        32.0, "a non-negative number of pixels", lambda value: _is_number(value) and 0 <= value < float("inf")
+    OVERLAP: int = key(
+        0,
+        "Unrolled steps of the module before that the local loss of a module reaches, too.",
+        "a non-negative integer (0: none)",
+        is_count,
+        needs_greedy=True,
+        needs_whole_network=True,
+        suits_inversion=False,
     )
-    # Cine, training only: probability of a flip, for each of readout, phase encode and time.
-    FLIP_PROBABILITY: float = _key(0.0, "a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
-    # Cine, training without targets (SSDU): the part of the acquired lines, the central ones apart, that is held out in
-    # each example for the loss, which is then in k-space (MODEL.RECON_LOSS.NAME); 0 trains with targets.
-    LOSS_LINES: float = _key(0.0, "a number from 0 to below 1", lambda value: _is_number(value) and 0 <= value < 1)
+    AMP: str = key(
+        "",
+        """Precision of the regularizer's layers, in training and evaluation. Parameters and data consistency stay
+        float32.""",
+        "'' (float32) or 'bf16'",
+        is_one_of("", "bf16"),
+        needs_greedy=True,
+        suits_inversion=False,
+    )
+    LOSS_WEIGHTS: Tuple[float, ...] = key(
+        (),
+        """Weights of the local losses, one for each module. () is 1 for all. Under Adam without weight decay they
+        matter where several losses reach one parameter: with OVERLAP, or where modules share weights.""",
+        "a list of positive numbers (one for each module), or []",
+        is_factors,
+        one_per_module=True,
+        counts_modules=True,
+        needs_greedy=True,
+        suits_inversion=False,
+    )
+    CLIP_NORM: float = key(
+        0.0,
+        """Largest norm of the (weighted) gradient of each module, clipped on its own before the update (of the whole
+        gradient, where a network is not trained greedily). 0 clips nothing.""",
+        "a non-negative number (0: off)",
+        is_finite_from_0,
+        counts_modules=True,
+        acts_in_trainer=True,
+    )
+    LR_FACTORS: Tuple[float, ...] = key(
+        (),
+        "Factors of the learning rate (SOLVER.BASE_LR and its schedule), one for each module. () is 1 for all.",
+        "a list of positive numbers (one for each module), or []",
+        is_factors,
+        one_per_module=True,
+        counts_modules=True,
+        needs_greedy=True,
+        acts_in_trainer=True,
+    )
+    CG_BACKWARD: str = key(
+        "unrolled",
+        """Networks that solve data consistency by conjugate gradients of this plugin: 'unrolled' is the gradient of the
+        iterations, each of which holds its images for backward. 'implicit' is the gradient of the solution, by a second
+        solve in backward: it holds one image, but is exact only where both solves converge (MODEL.UNROLLED.DC.MAX_ITER
+        and EPS).""",
+        "'unrolled' or 'implicit'",
+        is_one_of("unrolled", "implicit"),
+    )
+    PARALLEL: ParallelConfig = section(ParallelConfig)
+    RUN: RunConfig = section(RunConfig)
+    CINE: CineConfig = section(CineConfig)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "GreedyConfig":
@@ -142,29 +265,88 @@ class GreedyConfig:
         Raises:
             UserError: for an unknown key or a value that is not allowed.
         """
-        known = {f.name: f for f in fields(cls)}
-        # meddlr's habit: tuples are written (2, 3) in YAML, which is a string
-        values = {key: _literal(value) for key, value in values.items()}
-        for key, value in values.items():
-            if key not in known:
-                raise UserError(f"{PREFIX}{key}: unknown key, allowed are {', '.join(known)}{did_you_mean(key, known)}")
-            metadata = known[key].metadata
-            if not metadata["check"](value):
-                raise UserError(f"{PREFIX}{key}: found {value!r}, allowed is {metadata['allowed']}")
-        checked: Dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        return cls(**checked)
+        return _checked(cls, values, PREFIX)
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> "GreedyConfig":
         """``MISC.GREEDY`` of a meddlr config, defaults where it is absent."""
-        values = cfg.MISC.get("GREEDY", {})
-        if not isinstance(values, Mapping):
-            raise UserError(f"MISC.GREEDY: found {values!r}, allowed is a mapping of keys to values")
-        return cls.from_mapping(values)
+        return cls.from_mapping(cfg.MISC.get("GREEDY", {}))
+
+    def as_node(self) -> CfgNode:
+        """All keys with their values, as a node of a meddlr config."""
+        return CfgNode(asdict(self))
+
+
+class Key(NamedTuple):
+    """A key of the schema."""
+
+    name: str  #: below ``MISC.GREEDY``, for example "RUN.THREADS"
+    default: Any
+    rule: KeyRule
+
+    @property
+    def full_name(self) -> str:
+        """The name in a config, for example "MISC.GREEDY.RUN.THREADS"."""
+        return PREFIX + self.name
+
+
+def schema_keys(of: type = GreedyConfig, below: str = "") -> Iterator[Key]:
+    """All keys of the schema, or of one of its sections, in the order of their definition.
+
+    Args:
+        of: :class:`GreedyConfig`, or one of the sections in it.
+        below: What the names begin with.
+    """
+    for f in fields(of):  # type: ignore[arg-type]
+        if "section" in f.metadata:
+            yield from schema_keys(f.metadata["section"], f"{below}{f.name}.")
+        else:
+            yield Key(below + f.name, f.default, f.metadata["rule"])
+
+
+def value_of(config: GreedyConfig, wanted: Key) -> Any:
+    """The value that a config has for a key."""
+    value: Any = config
+    for name in wanted.name.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _checked(kind: Type[_Section], values: Any, prefix: str) -> _Section:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{prefix[:-1]}: found {values!r}, allowed is a mapping of keys to values")
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    checked: Dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"{prefix}{name}: unknown key, allowed are {', '.join(known)}{_nearest(name)}")
+        metadata = known[name].metadata
+        if "section" in metadata:
+            checked[name] = _checked(metadata["section"], value, f"{prefix}{name}.")
+            continue
+        value = _literal(value)
+        rule: KeyRule = metadata["rule"]
+        if not rule.is_allowed(value):
+            raise UserError(f"{prefix}{name}: found {value!r}, allowed is {rule.allowed}")
+        checked[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**checked)
+
+
+def _nearest(name: Any) -> str:
+    """A hint at the key that was meant, also one of another section."""
+    full_names: Dict[str, List[str]] = {}
+    for known in schema_keys():
+        full_names.setdefault(known.name.split(".")[-1], []).append(known.full_name)
+    if name in full_names:
+        return f"; did you mean '{full_names[name][0]}'?"
+    near = did_you_mean(name, full_names)
+    for last, (full_name, *_) in full_names.items():
+        near = near.replace(f"'{last}'", f"'{full_name}'")
+    return near
 
 
 def _literal(value: Any) -> Any:
-    """What is written as text, also inside a list: to YAML, 1e-3 is text."""
+    """What is written as text, also inside a list: to YAML, (2, 3) and 1e-3 are text."""
     if isinstance(value, list):
         return [_literal(element) for element in value]
     try:

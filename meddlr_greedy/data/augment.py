@@ -75,9 +75,9 @@ class CineAugmentor:
     def from_config(cls, cfg) -> Optional["CineAugmentor"]:
         """The augmentation of ``MISC.GREEDY``; None where it asks for none."""
         greedy = GreedyConfig.from_cfg(cfg)
-        if not greedy.READOUT_CROP and not greedy.FLIP_PROBABILITY:
+        if not greedy.CINE.READOUT_CROP and not greedy.CINE.FLIP_PROBABILITY:
             return None
-        return cls(greedy.READOUT_CROP, greedy.READOUT_CROP_JITTER, greedy.FLIP_PROBABILITY)
+        return cls(greedy.CINE.READOUT_CROP, greedy.CINE.READOUT_CROP_JITTER, greedy.CINE.FLIP_PROBABILITY)
 
     def draw(self, shape: Sequence[int], rng: np.random.RandomState) -> Augmentation:
         """Draws the augmentation of an example of shape (H, W, T, ...).
@@ -89,7 +89,7 @@ class CineAugmentor:
         crop = self.readout_crop or height
         if crop > height:
             raise UserError(
-                f"MISC.GREEDY.READOUT_CROP: found {crop}, but the data have {height} readout points; "
+                f"MISC.GREEDY.CINE.READOUT_CROP: found {crop}, but the data have {height} readout points; "
                 f"0 (no crop) to {height} is allowed"
             )
         center = height // 2 + int(round(rng.normal(0, self.readout_jitter)))

@@ -9,7 +9,7 @@ from meddlr.data.collate import default_collate
 from meddlr.data.transforms.subsample import MASK_FUNC_REGISTRY, build_mask_func
 from meddlr.data.transforms.transform import DataTransform
 
-from meddlr_greedy.config.schema import GreedyConfig
+from meddlr_greedy.config.schema import CineConfig, GreedyConfig, schema_keys, value_of
 from meddlr_greedy.data.catalog import check_dataset_names
 from meddlr_greedy.data.dataset import CheckedSliceData, CineSliceData
 from meddlr_greedy.data.loader import ExampleLoader, SeededDataset
@@ -67,7 +67,7 @@ def build_train_loader(cfg, seed: int, share: Tuple[int, int] = (0, 1)) -> Examp
     _log_coverage(stock.dataset)
     # Of scans marked as undersampled meddlr makes batches for models that treat them in another way than the others;
     # where none has a target, all are alike.
-    collate_fn = default_collate if GreedyConfig.from_cfg(cfg).LOSS_LINES else stock.collate_fn
+    collate_fn = default_collate if GreedyConfig.from_cfg(cfg).CINE.LOSS_LINES else stock.collate_fn
     return ExampleLoader(SeededDataset(stock.dataset, seed), cfg, collate_fn, batch_sampler=sampler)
 
 
@@ -79,8 +79,8 @@ def build_val_loader(cfg, dataset_name: str, as_test: bool = True, hold_out: boo
         dataset_name: The data set.
         as_test: Uses meddlr's test masks in 2D, so that numbers compare with meddlr's (for cine: masks by
             (cfg.SEED, scan, slice)), and the postprocessor.
-        hold_out: Holds out ``MISC.GREEDY.LOSS_LINES`` of the acquired lines, the same each time, and gives no targets;
-            for a loss on scans without.
+        hold_out: Holds out ``MISC.GREEDY.CINE.LOSS_LINES`` of the acquired lines, the same each time, and gives no
+            targets; for a loss on scans without.
 
     Returns:
         ExampleLoader: Batches also hold "metadata", a list of {"scan_id", "slice_id"}.
@@ -167,14 +167,15 @@ def _build_dataset(
     if is_cine:
         transform = CineDataTransform(cfg, mask_func, augment=augment, hold_out=hold_out, **transform_options)
         dataset = CineSliceData(dataset_dicts, transform, keys or None, include_metadata)
-        if hold_out and greedy.LOSS_LINES:
+        if hold_out and greedy.CINE.LOSS_LINES:
             for contents in dataset.contents.values():
                 contents.discard("target")  # is not read: nothing shall depend on it
         return dataset
-    for key in ("PARTIAL_ECHO", "READOUT_CROP", "FLIP_PROBABILITY", "LOSS_LINES"):
-        if getattr(greedy, key):
+    for key in schema_keys(CineConfig, "CINE."):
+        value = value_of(greedy, key)
+        if value != key.default:
             raise UserError(
-                f"MISC.GREEDY.{key}: found {getattr(greedy, key)}, but the data are 2D, not cine; allowed is 0"
+                f"{key.full_name}: found {value}, but the data are 2D, not cine; allowed is {key.default} (the default)"
             )
     transform = DataTransform(cfg, mask_func, **transform_options)
     return CheckedSliceData(dataset_dicts, transform, keys or None, include_metadata)

@@ -42,7 +42,8 @@ def draw_loss_lines(sampled: np.ndarray, fraction: float, rng: np.random.RandomS
     count = max(1, int(round(fraction * len(lines))))
     if not len(lines) or count == sampled.sum():
         raise UserError(
-            f"MISC.GREEDY.LOSS_LINES: found {fraction:g}, but of the {int(sampled.sum())} acquired lines of {where} no"
+            f"MISC.GREEDY.CINE.LOSS_LINES: found {fraction:g}, but of the {int(sampled.sum())} acquired lines of"
+            f" {where} no"
             f" line is left for the {'network' if len(lines) else 'loss'}; 0 (training with targets) is allowed"
         )
     loss_lines = np.zeros_like(candidates)

@@ -42,7 +42,7 @@ class CineDataTransform(DataTransform):
         add_noise: See meddlr.
         add_motion: See meddlr; the phase errors are the same in all frames.
         augment: Applies the augmentations of ``MISC.GREEDY``, to scans whose mask is not fixed.
-        hold_out: Holds out ``MISC.GREEDY.LOSS_LINES`` of the acquired lines for the loss.
+        hold_out: Holds out ``MISC.GREEDY.CINE.LOSS_LINES`` of the acquired lines for the loss.
 
     Raises:
         UserError: The mask function or the augmentations asked for are for 2D only.
@@ -67,14 +67,14 @@ class CineDataTransform(DataTransform):
         if cfg.AUG_TRAIN.MRI_RECON.TRANSFORMS and not is_test:
             raise UserError(
                 "AUG_TRAIN.MRI_RECON.TRANSFORMS: these augmentations are for 2D; () is allowed for cine, whose own are "
-                "MISC.GREEDY.READOUT_CROP and FLIP_PROBABILITY"
+                "MISC.GREEDY.CINE.READOUT_CROP and FLIP_PROBABILITY"
             )
         super().__init__(cfg, mask_func, is_test, add_noise, add_motion)
         self._normalizer: Normalizer = lean(self._normalizer)
         self._cine_augmentor = CineAugmentor.from_config(cfg) if augment else None
         greedy = GreedyConfig.from_cfg(cfg)
-        self._partial_echo = greedy.PARTIAL_ECHO
-        self._loss_lines = greedy.LOSS_LINES if hold_out else 0.0
+        self._partial_echo = greedy.CINE.PARTIAL_ECHO
+        self._loss_lines = greedy.CINE.LOSS_LINES if hold_out else 0.0
         #: Decides the lines for the loss of the next example: other ones in every epoch, of a fixed mask too.
         self.loss_lines_seed = 0
 
@@ -196,7 +196,7 @@ def _own_mask(mask: np.ndarray, augmentation: Augmentation, where: str) -> torch
         return augmentation._replace(rows=np.arange(1)).image(sampling)
     if sampling.shape[0] != num_rows:
         raise UserError(
-            f"MISC.GREEDY.READOUT_CROP: found {num_rows}, but the mask of {where} varies along the readout, which "
+            f"MISC.GREEDY.CINE.READOUT_CROP: found {num_rows}, but the mask of {where} varies along the readout, which "
             "cannot be cropped then; 0 (no crop) is allowed"
         )
     return augmentation.image(sampling)

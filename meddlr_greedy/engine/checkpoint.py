@@ -164,7 +164,7 @@ class RunState:
         if state["threads"] != torch.get_num_threads():
             logger.warning(
                 "Resuming with %d threads, the checkpoint had %d: results can differ in the last bits"
-                " (MISC.GREEDY.THREADS)",
+                " (MISC.GREEDY.RUN.THREADS)",
                 torch.get_num_threads(),
                 state["threads"],
             )

@@ -12,15 +12,15 @@ from meddlr.engine.train_loop import HookBase
 from meddlr.utils.general import flatten_dict
 
 from meddlr_greedy.data.seeding import isolated_generators
-from meddlr_greedy.engine.build import HOOK_REGISTRY
 from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC
 from meddlr_greedy.evaluation.metrics.definitions import higher_is_better
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.registry import HOOK_REGISTRY
 
-__all__ = ["BestCheckpoint", "CheckpointWriter", "DecoupledTraining", "FlushAtEnd", "IsolatedEvaluation"]
+__all__ = ["BestCheckpoint", "CheckpointWriter", "ModuleMonitor", "FlushAtEnd", "IsolatedEvaluation"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class BestCheckpoint(HookBase):
         metric = metric or allowed[0]
         if metric not in allowed:
             raise UserError(
-                f"MISC.GREEDY.BEST_METRIC: found '{metric}', allowed are the metrics of the validation"
+                f"MISC.GREEDY.RUN.BEST_METRIC: found '{metric}', allowed are the metrics of the validation"
                 f" (TEST.VAL_METRICS.RECON; without targets the loss of lines held out): {', '.join(allowed)}"
                 f"{did_you_mean(metric, allowed)}"
             )
@@ -140,19 +140,19 @@ def _averaged_over_datasets(results: Dict[str, Dict[str, float]]) -> Dict[str, f
 
 
 @HOOK_REGISTRY.register()
-class DecoupledTraining(HookBase):
+class ModuleMonitor(HookBase):
     """Measures each greedy module: gradient norm, time, memory (its loss is always logged).
 
-    Every ``MISC.GREEDY.LOG_PERIOD`` iterations it logs ``module_<k>/grad_norm``, ``module_<k>/time`` (s: forward and
-    backward) and ``module_<k>/memory_mb`` (CUDA: peak allocated, which resets what the console shows as max_mem; CPU:
-    tensors held for backward, the batch included; with ``MISC.GREEDY.CHECKPOINT`` without those of the one step that
-    runs again). With gradient accumulation the norm is that of the sum so far; with ``MISC.GREEDY.CLIP_NORM`` that
+    Every ``MISC.GREEDY.RUN.LOG_PERIOD`` iterations it logs ``module_<k>/grad_norm``, ``module_<k>/time`` (s: forward
+    and backward) and ``module_<k>/memory_mb`` (CUDA: peak allocated, which resets what the console shows as max_mem;
+    CPU: tensors held for backward, the batch included; with ``MISC.GREEDY.CHECKPOINT`` without those of the one step
+    that runs again). With gradient accumulation the norm is that of the sum so far; with ``MISC.GREEDY.CLIP_NORM`` that
     after clipping.
     Does nothing for a network that is not trained greedily.
     """
 
     def __init__(self, cfg: CfgNode):
-        self.period = cfg.MISC.GREEDY.LOG_PERIOD
+        self.period = cfg.MISC.GREEDY.RUN.LOG_PERIOD
         self._held: Optional[HeldForBackward] = None
         self._marks: List[Any] = []
         self._memory: List[int] = []

@@ -85,7 +85,7 @@ def setup_run(cfg: CfgNode, args: Any, trains: bool, job: Optional[Job] = None) 
     # meddlr looks for free GPUs, and stops where it finds none, unless this is set.
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
     keep_freed_memory()
-    threads = cfg.MISC.GREEDY.THREADS
+    threads = cfg.MISC.GREEDY.RUN.THREADS
     if threads:
         torch.set_num_threads(threads)
     cfg = cfg.clone().defrost()
@@ -105,7 +105,7 @@ def setup_run(cfg: CfgNode, args: Any, trains: bool, job: Optional[Job] = None) 
         raise UserError(f"OUTPUT_DIR: {cfg.OUTPUT_DIR} cannot be made: {error.strerror}") from None
     # The writer of the logs; see Place.writer.
     apart = None
-    if job is not None and job.rank != job.world_size // cfg.MISC.GREEDY.REPLICAS - 1:
+    if job is not None and job.rank != job.world_size // cfg.MISC.GREEDY.PARALLEL.REPLICAS - 1:
         apart = os.path.join(cfg.OUTPUT_DIR, f"log.rank{job.rank}.txt")
     with _logging_apart(apart) if apart else contextlib.nullcontext():
         setup_logger(cfg.OUTPUT_DIR, name="meddlr_greedy")

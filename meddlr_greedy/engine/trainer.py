@@ -23,7 +23,7 @@ from meddlr_greedy.data.catalog import has_targets
 from meddlr_greedy.data.dataset import CineSliceData
 from meddlr_greedy.data.seeding import example_seed
 from meddlr_greedy.engine.accumulation import ResumableGradAccumOptimizer
-from meddlr_greedy.engine.build import TRAINER_REGISTRY, build_hooks
+from meddlr_greedy.engine.build import build_hooks
 from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer, RunState
 from meddlr_greedy.engine.hooks import BestCheckpoint, CheckpointWriter, FlushAtEnd, IsolatedEvaluation
 from meddlr_greedy.engine.launch import handling_signals
@@ -33,6 +33,7 @@ from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator
 from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC, HeldOutEvaluator
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.registry import TRAINER_REGISTRY
 
 __all__ = ["GreedyTrainer"]
 
@@ -106,9 +107,10 @@ class GreedyTrainer(DefaultTrainer):
     @classmethod
     def build_loss_computer(cls, cfg: CfgNode) -> Any:
         if cfg.MODEL.META_ARCHITECTURE in _CONSISTENCY_MODELS:
-            if cfg.MISC.GREEDY.LOSS_LINES:
+            if cfg.MISC.GREEDY.CINE.LOSS_LINES:
                 raise UserError(
-                    f"MISC.GREEDY.LOSS_LINES: found {cfg.MISC.GREEDY.LOSS_LINES:g}, but {cfg.MODEL.META_ARCHITECTURE}"
+                    f"MISC.GREEDY.CINE.LOSS_LINES: found {cfg.MISC.GREEDY.CINE.LOSS_LINES:g}, but"
+                    f" {cfg.MODEL.META_ARCHITECTURE}"
                     " (MODEL.META_ARCHITECTURE) has losses of its own; 0 is allowed"
                 )
             return super().build_loss_computer(cfg)
@@ -128,7 +130,7 @@ class GreedyTrainer(DefaultTrainer):
 
     def build_hooks(self) -> list:
         cfg = self.cfg
-        self.checkpoint_writer = CheckpointWriter(cfg.SOLVER.CHECKPOINT_PERIOD, cfg.MISC.GREEDY.KEEP_CHECKPOINTS)
+        self.checkpoint_writer = CheckpointWriter(cfg.SOLVER.CHECKPOINT_PERIOD, cfg.MISC.GREEDY.RUN.KEEP_CHECKPOINTS)
 
         return [
             meddlr_hooks.IterationTimer(),
@@ -150,7 +152,7 @@ class GreedyTrainer(DefaultTrainer):
         by_held_out_lines = [_is_scored_by_held_out_lines(cfg, dataset) for dataset in cfg.DATASETS.VAL]
         metrics = [] if all(by_held_out_lines) else [f"val_{name}" for name in names]
         metrics += [HELD_OUT_METRIC] if any(by_held_out_lines) else []
-        return BestCheckpoint(cfg.MISC.GREEDY.BEST_METRIC, metrics, cfg.OUTPUT_DIR)
+        return BestCheckpoint(cfg.MISC.GREEDY.RUN.BEST_METRIC, metrics, cfg.OUTPUT_DIR)
 
     def _build_schedule(self) -> Any:
         if self.cfg.MISC.GREEDY.LR_FACTORS:
@@ -193,7 +195,7 @@ class GreedyTrainer(DefaultTrainer):
         logger.info("Starting training from iteration %d of %d", self.start_iter, self.max_iter)
         self.iter = self.start_iter
         writers = self.build_writers()
-        periods = [p for p in (self.cfg.MISC.GREEDY.LOG_PERIOD, self.cfg.TEST.EVAL_PERIOD) if p]
+        periods = [p for p in (self.cfg.MISC.GREEDY.RUN.LOG_PERIOD, self.cfg.TEST.EVAL_PERIOD) if p]
         # In this order: the writer sees what the others have measured, and the checkpoint vouches for all of it. Killed
         # before it is written, the resumed run evaluates and logs again; killed after it, nothing is missing.
         self.register_hooks([meddlr_hooks.PeriodicWriter(writers, periods), self.checkpoint_writer])
@@ -310,7 +312,7 @@ def _unwrapped(model: torch.nn.Module) -> Any:
 
 def _is_scored_by_held_out_lines(cfg: CfgNode, dataset_name: str) -> bool:
     """Whether a validation set is one of training without targets, and has none."""
-    return cfg.MISC.GREEDY.LOSS_LINES > 0 and not has_targets(dataset_name, dict(cfg.DATALOADER.DATA_KEYS) or None)
+    return cfg.MISC.GREEDY.CINE.LOSS_LINES > 0 and not has_targets(dataset_name, dict(cfg.DATALOADER.DATA_KEYS) or None)
 
 
 def _check_axes(model: torch.nn.Module, dataset: Any, cfg: CfgNode) -> None:

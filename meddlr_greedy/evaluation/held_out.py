@@ -17,7 +17,7 @@ class HeldOutEvaluator(DatasetEvaluator):
     """The loss of ``MODEL.RECON_LOSS`` on the lines held out, the mean over batches.
 
     Args:
-        cfg: With ``MISC.GREEDY.LOSS_LINES``; the batches are those of a loader that holds out these lines.
+        cfg: With ``MISC.GREEDY.CINE.LOSS_LINES``; the batches are those of a loader that holds out these lines.
     """
 
     def __init__(self, cfg: CfgNode):

@@ -3,9 +3,9 @@
 meddlr's ``BasicLossComputer`` computes every image metric, two SSIMs among them, at every step and with autograd,
 whatever the loss is. Here only the loss is differentiated; names and values are meddlr's (``MODEL.RECON_LOSS.NAME``).
 
-Without targets (``MISC.GREEDY.LOSS_LINES``), the image's k-space is compared with what was measured on lines that the
-network was not given: Yaman et al., "Self-supervised learning of physics-guided reconstruction neural networks without
-fully sampled reference data" (SSDU), MRM 2020.
+Without targets (``MISC.GREEDY.CINE.LOSS_LINES``), the image's k-space is compared with what was measured on lines that
+the network was not given: Yaman et al., "Self-supervised learning of physics-guided reconstruction neural networks
+without fully sampled reference data" (SSDU), MRM 2020.
 """
 
 from typing import Any, Callable, Dict, Union
@@ -164,8 +164,8 @@ class LeanLossComputer(LossComputer):
     Called like meddlr's: ``computer(inputs, outputs)`` returns ``{"loss": ...}`` plus the image metrics ``l1``, ``l2``,
     ``psnr`` and ``nrmse`` outside autograd. :meth:`local_loss` returns the loss alone.
 
-    With ``MISC.GREEDY.LOSS_LINES`` the loss is :func:`measured_loss` of ``outputs["measured"]``, the lines held out,
-    and there are no metrics.
+    With ``MISC.GREEDY.CINE.LOSS_LINES`` the loss is :func:`measured_loss` of ``outputs["measured"]``, the lines held
+    out, and there are no metrics.
 
     Raises:
         UserError: The loss is unknown, or none for lines held out.
@@ -175,10 +175,10 @@ class LeanLossComputer(LossComputer):
         name = cfg.MODEL.RECON_LOSS.NAME
         super().__init__(cfg)
         self.renormalize_data = cfg.MODEL.RECON_LOSS.RENORMALIZE_DATA
-        self.name, self.loss_lines = name, GreedyConfig.from_cfg(cfg).LOSS_LINES
+        self.name, self.loss_lines = name, GreedyConfig.from_cfg(cfg).CINE.LOSS_LINES
         if self.loss_lines and name not in _MEASURED_LOSSES:
             raise UserError(
-                f"MODEL.RECON_LOSS.NAME: found '{name}', but without targets (MISC.GREEDY.LOSS_LINES"
+                f"MODEL.RECON_LOSS.NAME: found '{name}', but without targets (MISC.GREEDY.CINE.LOSS_LINES"
                 f" {self.loss_lines:g}) allowed are {', '.join(_MEASURED_LOSSES)}"
             )
         self.loss: Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
@@ -207,7 +207,7 @@ class LeanLossComputer(LossComputer):
         measured = outputs.get("measured")
         if measured is None:
             raise UserError(
-                f"MISC.GREEDY.LOSS_LINES: found {self.loss_lines:g}, but there are no lines held out for the loss;"
+                f"MISC.GREEDY.CINE.LOSS_LINES: found {self.loss_lines:g}, but there are no lines held out for the loss;"
                 " cine data and networks have them, under this plugin's trainer"
             )
         return measured_loss(self.name, outputs["pred"], measured)

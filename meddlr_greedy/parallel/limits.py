@@ -5,6 +5,7 @@ from typing import Any
 from meddlr.config import CfgNode
 from torch import nn
 
+from meddlr_greedy.config.schema import GreedyConfig, schema_keys, value_of
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.parallel.partition import check_partition
@@ -31,26 +32,30 @@ def check_possible(cfg: CfgNode, place: Place) -> None:
     if cfg.MODEL.UNROLLED.SHARE_WEIGHTS and place.num_stages > 1:
         raise UserError(
             "MODEL.UNROLLED.SHARE_WEIGHTS: found True, but modules of different processes cannot share weights; allowed"
-            f" is False, or MISC.GREEDY.REPLICAS {place.num_processes} (the whole network in each process)"
+            f" is False, or MISC.GREEDY.PARALLEL.REPLICAS {place.num_processes} (the whole network in each process)"
         )
-    if cfg.MISC.GREEDY.OVERLAP and place.num_stages > 1:
-        raise UserError(
-            f"MISC.GREEDY.OVERLAP: found {cfg.MISC.GREEDY.OVERLAP}, but a chain has {place.num_stages} processes, and a"
-            " gradient would have to travel back to the process before; allowed is 0, or MISC.GREEDY.REPLICAS"
-            f" {place.num_processes} (the whole network in each process)"
-        )
+    config = GreedyConfig.from_cfg(cfg)
+    for key in schema_keys():
+        value = value_of(config, key)
+        if key.rule.needs_whole_network and value != key.default and place.num_stages > 1:
+            raise UserError(
+                f"{key.full_name}: found {value}, but a chain has {place.num_stages} processes, and a gradient would"
+                f" have to travel back to the process before; allowed is {key.default}, or"
+                " MISC.GREEDY.PARALLEL.REPLICAS"
+                f" {place.num_processes} (the whole network in each process)"
+            )
     if place.num_replicas == 1:
         return
     batch_size, loss = cfg.SOLVER.TRAIN_BATCH_SIZE, cfg.MODEL.RECON_LOSS.NAME
     if batch_size % place.num_replicas:
         raise UserError(
             f"SOLVER.TRAIN_BATCH_SIZE: found {batch_size}, allowed are multiples of {place.num_replicas}"
-            " (MISC.GREEDY.REPLICAS: each replica gets an equal share of a batch)"
+            " (MISC.GREEDY.PARALLEL.REPLICAS: each replica gets an equal share of a batch)"
         )
     if "sum" in loss:
         raise UserError(
             f"MODEL.RECON_LOSS.NAME: found '{loss}', which is no mean over examples, so that replicas"
-            " (MISC.GREEDY.REPLICAS above 1) cannot average it"
+            " (MISC.GREEDY.PARALLEL.REPLICAS above 1) cannot average it"
         )
 
 
@@ -58,7 +63,8 @@ def check_replicable(model: nn.Module, place: Place) -> None:
     norms = [name for name, part in model.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     if place.num_replicas > 1 and norms:
         raise UserError(
-            f"MISC.GREEDY.REPLICAS: found {place.num_replicas}, but '{norms[0]}' normalizes over a batch, of which a"
+            f"MISC.GREEDY.PARALLEL.REPLICAS: found {place.num_replicas}, but '{norms[0]}' normalizes over a"
+            " batch, of which a"
             " replica sees a share; allowed is 1, or a network without BatchNorm"
         )
 
@@ -69,5 +75,5 @@ def check_last_batch(loader: Any, cfg: CfgNode, place: Place) -> None:
     if rest % place.num_replicas and not cfg.DATALOADER.DROP_LAST:
         raise UserError(
             f"DATALOADER.DROP_LAST: found False, but the last batch of an epoch has {rest} of {num_examples} examples,"
-            f" no multiple of {place.num_replicas} (MISC.GREEDY.REPLICAS); allowed is True"
+            f" no multiple of {place.num_replicas} (MISC.GREEDY.PARALLEL.REPLICAS); allowed is True"
         )

@@ -42,14 +42,14 @@ def check_partition(cfg: CfgNode, num_stages: int) -> None:
     if num_stages > num_modules:
         raise UserError(
             f"MISC.GREEDY.NUM_MODULES: found {num_modules}, too few for {num_stages} processes in a chain; start at"
-            f" most {num_modules}, or set MISC.GREEDY.REPLICAS"
+            f" most {num_modules}, or set MISC.GREEDY.PARALLEL.REPLICAS"
         )
-    partition = greedy.PARTITION
+    partition = greedy.PARALLEL.PARTITION
     if isinstance(partition, str):  # "auto"
         return
     if len(partition) != num_stages or sum(partition) != num_modules:
         raise UserError(
-            f"MISC.GREEDY.PARTITION: found {list(partition)}, allowed are {num_stages} numbers (one for each"
+            f"MISC.GREEDY.PARALLEL.PARTITION: found {list(partition)}, allowed are {num_stages} numbers (one for each"
             f" process of a chain) that add up to {num_modules} (the number of modules)"
         )
 

@@ -51,7 +51,8 @@ class Place:
         """
         if world_size % num_replicas:
             raise UserError(
-                f"MISC.GREEDY.REPLICAS: found {num_replicas}, but {world_size} processes were started; allowed are the"
+                f"MISC.GREEDY.PARALLEL.REPLICAS: found {num_replicas}, but {world_size} processes were started;"
+                " allowed are the"
                 f" divisors of {world_size}"
             )
         return cls(rank, num_replicas, world_size // num_replicas)

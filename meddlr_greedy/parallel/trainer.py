@@ -27,7 +27,6 @@ from meddlr.evaluation.testing import print_csv_format
 
 from meddlr_greedy.data.build import build_train_loader
 from meddlr_greedy.data.seeding import example_seed
-from meddlr_greedy.engine.build import TRAINER_REGISTRY
 from meddlr_greedy.engine.launch import handling_signals
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import Preempted, UserError
@@ -41,6 +40,7 @@ from meddlr_greedy.parallel.limits import check_last_batch, check_possible, chec
 from meddlr_greedy.parallel.measurements import ShareMeasurements
 from meddlr_greedy.parallel.partition import balanced_partition, measure_modules, store_partition, stored_partition
 from meddlr_greedy.parallel.place import Place
+from meddlr_greedy.registry import TRAINER_REGISTRY
 
 __all__ = ["ParallelGreedyTrainer", "choose_backend"]
 
@@ -56,15 +56,16 @@ def choose_backend(device: str) -> str:
 
 def place_of_this_process(cfg: CfgNode) -> Place:
     job = Job.current()
-    return Place.of(job.rank, job.world_size, cfg.MISC.GREEDY.REPLICAS)
+    return Place.of(job.rank, job.world_size, cfg.MISC.GREEDY.PARALLEL.REPLICAS)
 
 
 @TRAINER_REGISTRY.register()
 class ParallelGreedyTrainer(GreedyTrainer):
     """:class:`GreedyTrainer` over the processes of a job, with the same results, logs and checkpoints.
 
-    World size = ``MISC.GREEDY.REPLICAS`` x the number of processes in a chain. ``MISC.GREEDY.PARTITION`` says which
-    modules a process runs; only their parameters, optimizer state and activations live there.
+    World size = ``MISC.GREEDY.PARALLEL.REPLICAS`` x the number of processes in a chain.
+    ``MISC.GREEDY.PARALLEL.PARTITION`` says which modules a process runs; only their parameters, optimizer state and
+    activations live there.
 
     Raises:
         UserError: for what cannot be spread over these processes, before anything is trained.
@@ -118,12 +119,12 @@ class ParallelGreedyTrainer(GreedyTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> Any:
         model: Any = super().build_model(cfg)  # whole, so that the weights start as in a single process
-        if cfg.MISC.GREEDY.PARTITION != "auto":
+        if cfg.MISC.GREEDY.PARALLEL.PARTITION != "auto":
             model.keep_modules(_own_modules(cfg, place_of_this_process(cfg)))
         return model
 
     def build_hooks(self) -> list:
-        self.measurements = ShareMeasurements(self.cfg.MISC.GREEDY.LOG_PERIOD, self.cfg.TEST.EVAL_PERIOD)
+        self.measurements = ShareMeasurements(self.cfg.MISC.GREEDY.RUN.LOG_PERIOD, self.cfg.TEST.EVAL_PERIOD)
         return [*super().build_hooks(), self.measurements]
 
     def build_writers(self) -> list:
@@ -131,14 +132,14 @@ class ParallelGreedyTrainer(GreedyTrainer):
 
     def _with_partition(self, cfg: CfgNode) -> CfgNode:
         """The config with the partition as a list; "auto" is measured by the first process, once a run."""
-        partition = cfg.MISC.GREEDY.PARTITION
+        partition = cfg.MISC.GREEDY.PARALLEL.PARTITION
         if partition == "auto":
             measured = None
             if self.job.rank == 0:
                 measured = json.dumps(self._balanced_partition(cfg))
             partition = tuple(json.loads(self.job.agree("partition", measured)))
         cfg = cfg.clone().defrost()
-        cfg.MISC.GREEDY.PARTITION = partition
+        cfg.MISC.GREEDY.PARALLEL.PARTITION = partition
         return cfg.freeze()
 
     def _balanced_partition(self, cfg: CfgNode) -> List[int]:
@@ -180,7 +181,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
     def _connected(self) -> Iterator[None]:
         """Channels to the neighbors; at a regular end, all processes leave together."""
         device = next(self.model.parameters()).device
-        depth = self.cfg.MISC.GREEDY.BATCHES_IN_FLIGHT
+        depth = self.cfg.MISC.GREEDY.PARALLEL.BATCHES_IN_FLIGHT
         options = {"depth": depth, "device": device, "tag": BATCHES, "stage_on_cpu": self._stage_on_cpu}
         if not self.place.is_last:
             self._sender = Sender(self.job.rank + 1, **options)
@@ -282,7 +283,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
         """Memory of the batches that may wait beside this process."""
         sides = [side for side in (self._receiver, self._sender) if side is not None]
         # Those in the queue, and the one in the hand of its thread.
-        return sum(side.largest_bytes for side in sides) * (self.cfg.MISC.GREEDY.BATCHES_IN_FLIGHT + 1) / 1e6
+        return sum(side.largest_bytes for side in sides) * (self.cfg.MISC.GREEDY.PARALLEL.BATCHES_IN_FLIGHT + 1) / 1e6
 
     # ---- evaluation
 
@@ -316,7 +317,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
 
 
 def _own_modules(cfg: CfgNode, place: Place) -> range:
-    sizes = cfg.MISC.GREEDY.PARTITION
+    sizes = cfg.MISC.GREEDY.PARALLEL.PARTITION
     first = sum(sizes[: place.stage])
     return range(first, first + sizes[place.stage])
 

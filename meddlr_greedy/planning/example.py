@@ -30,9 +30,9 @@ class Example(NamedTuple):
             UserError: the data are not there, or cannot be used.
         """
         example = whole = _first_example(cfg)
-        if cfg.MISC.GREEDY.READOUT_CROP:
+        if cfg.MISC.GREEDY.CINE.READOUT_CROP:
             uncropped = cfg.clone().defrost()
-            uncropped.MISC.GREEDY.READOUT_CROP = 0
+            uncropped.MISC.GREEDY.CINE.READOUT_CROP = 0
             whole = _first_example(uncropped.freeze())
         mask = example["mask"]
         return cls(_shapes(example), _shapes(whole), constant_along_readout=bool((mask == mask[:1]).all()))
@@ -50,12 +50,12 @@ class Example(NamedTuple):
                 " H,W,C for 2D"
             )
         readout, *others = shape
-        crop = cfg.MISC.GREEDY.READOUT_CROP
+        crop = cfg.MISC.GREEDY.CINE.READOUT_CROP
         cropped = [min(readout, crop), *others] if crop and len(shape) == 4 else shape
         return cls(
             _shapes_of_kspace(cfg, cropped, num_maps),
             _shapes_of_kspace(cfg, shape, num_maps),
-            constant_along_readout=cfg.MISC.GREEDY.PARTIAL_ECHO == 0,
+            constant_along_readout=cfg.MISC.GREEDY.CINE.PARTIAL_ECHO == 0,
         )
 
     @property
@@ -91,7 +91,7 @@ def _shapes_of_kspace(cfg: CfgNode, shape: Sequence[int], num_maps: int) -> Shap
         # meddlr's, of 2D, tells the sampled points of every coil.
         "mask": ((*pixels, 1 if frames else num_coils), torch.float32),
     }
-    if cfg.MISC.GREEDY.LOSS_LINES:
+    if cfg.MISC.GREEDY.CINE.LOSS_LINES:
         shapes["loss_kspace"], shapes["loss_mask"] = shapes["kspace"], shapes["mask"]
     else:
         shapes["target"] = ((*pixels, num_maps), torch.complex64)

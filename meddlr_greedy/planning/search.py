@@ -5,6 +5,7 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from meddlr.config import CfgNode
 
+from meddlr_greedy.config.schema import schema_keys
 from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.planning.example import Example
@@ -16,8 +17,12 @@ __all__ = ["FEATURES", "Largest", "STEPS", "alternatives", "largest", "with_modu
 FEATURES = "MODEL.UNROLLED.NUM_FEATURES"
 STEPS = "MODEL.UNROLLED.NUM_UNROLLED_STEPS"
 
-#: Keys that are for one number of modules, and need no memory in training.
-_FOR_ANY_MODULES = {"NUM_INFERENCE_MODULES": 0, "LR_FACTORS": (), "LOSS_WEIGHTS": (), "CLIP_NORM": 0.0}
+
+def _forget_modules(cfg: CfgNode) -> None:
+    """Sets the keys that are for one number of modules to their defaults; none of them needs memory."""
+    for key in schema_keys():
+        if key.rule.counts_modules:
+            cfg.set_recursive(key.full_name, key.default)
 
 
 def with_value(cfg: CfgNode, key: str, value: int) -> CfgNode:
@@ -32,7 +37,7 @@ def with_value(cfg: CfgNode, key: str, value: int) -> CfgNode:
         if modules != 1:
             size = max(len(steps) for steps in partition_steps(cfg.get_recursive(STEPS), modules))
             new.MISC.GREEDY.NUM_MODULES = -(-value // size)
-            new.MISC.GREEDY.update(_FOR_ANY_MODULES)
+            _forget_modules(new)
         new.MODEL.UNROLLED.STEP_SIZES = tuple(cfg.MODEL.UNROLLED.STEP_SIZES[:1])
     return new.freeze()
 
@@ -47,7 +52,7 @@ def with_modules(cfg: CfgNode, num_modules: int, checkpoint: bool) -> CfgNode:
         new.MISC.GREEDY.META_ARCHITECTURE = new.MODEL.META_ARCHITECTURE
         new.MODEL.META_ARCHITECTURE = GreedyUnrolled.__name__
     new.MISC.GREEDY.NUM_MODULES = num_modules
-    new.MISC.GREEDY.update(_FOR_ANY_MODULES)
+    _forget_modules(new)
     new.MISC.GREEDY.CHECKPOINT = checkpoint
     new.MISC.GREEDY.TRAINING = "greedy"
     return new.freeze()

@@ -77,7 +77,7 @@ def say_what_is_next(output: Path, seconds: float) -> None:
     if "train" in used:
         # Nothing of it can be scored by targets.
         command_line = _training_command(CONFIG_WITHOUT_TARGETS, output, [s for s in used if s != "test"], num_maps)
-        print(f"Or train on it, without targets (MISC.GREEDY.LOSS_LINES):\n  {command_line}")
+        print(f"Or train on it, without targets (MISC.GREEDY.CINE.LOSS_LINES):\n  {command_line}")
 
 
 def _training_command(config: Path, output: Path, splits: Sequence[str], num_maps: int) -> str:

@@ -75,7 +75,7 @@ def test_crop_is_jittered_and_stays_inside():
     assert starts.min() == 0 and starts.max() == 160
     inside = starts[(starts > 0) & (starts < 160)]
     assert starts.mean() == pytest.approx(80, abs=3) and 25 < inside.std() < 33
-    with pytest.raises(UserError, match=r"^MISC\.GREEDY\.READOUT_CROP: found 64, .* 48 readout points"):
+    with pytest.raises(UserError, match=r"^MISC\.GREEDY\.CINE\.READOUT_CROP: found 64, .* 48 readout points"):
         augmentor.draw((48, 8, 2), np.random.RandomState(0))
 
 
@@ -93,7 +93,7 @@ def make_transform(normalizer="TopMagnitudeNormalizer", augment=True, mask_name=
     cfg.MODEL.NORMALIZER.NAME = normalizer
     undersample = cfg.AUG_TRAIN.UNDERSAMPLE
     undersample.NAME, undersample.ACCELERATIONS, undersample.CALIBRATION_SIZE = mask_name, (2, 4), 2
-    cfg.MISC.GREEDY = CfgNode(greedy)
+    cfg.MISC.GREEDY = CfgNode({"CINE": greedy})
     return CineDataTransform(cfg, SeededMaskFunc(build_mask_func(cfg.AUG_TRAIN)), augment=augment)
 
 
@@ -187,7 +187,9 @@ def test_own_mask_is_kept_and_augmented(rows):
     if rows == 1:
         assert transform(kspace, maps, None, "scan", 0, False, mask=mask)["kspace"].shape == (16, 20, 5, COILS)
     else:
-        with pytest.raises(UserError, match=r"^MISC\.GREEDY\.READOUT_CROP: found 16, .* scan, slice 0 varies along"):
+        with pytest.raises(
+            UserError, match=r"^MISC\.GREEDY\.CINE\.READOUT_CROP: found 16, .* scan, slice 0 varies along"
+        ):
             transform(kspace, maps, None, "scan", 0, False, mask=mask)
 
 

@@ -94,7 +94,7 @@ def make_cfg(root):
             cfg.AUG_TRAIN.UNDERSAMPLE.CALIBRATION_SIZE = 0
             cfg.AUG_TRAIN.UNDERSAMPLE.CENTER_FRACTIONS = (0.1,)
         overrides = dict(zip(overrides[::2], overrides[1::2]))
-        cfg.MISC.GREEDY = CfgNode(overrides.pop("MISC.GREEDY", {}))
+        cfg.MISC.GREEDY = CfgNode({"CINE": overrides.pop("MISC.GREEDY.CINE", {})})
         cfg.merge_from_list([word for item in overrides.items() for word in item])
         return cfg
 
@@ -108,7 +108,7 @@ NOISE = (
 )
 
 
-AUGMENTED = (*NOISE, "MISC.GREEDY", {"READOUT_CROP": 6, "FLIP_PROBABILITY": 0.5, "PARTIAL_ECHO": 0.25})
+AUGMENTED = (*NOISE, "MISC.GREEDY.CINE", {"READOUT_CROP": 6, "FLIP_PROBABILITY": 0.5, "PARTIAL_ECHO": 0.25})
 
 
 def first_batches(loader, count):
@@ -312,7 +312,7 @@ def test_an_example_is_the_masked_scaled_scan(make_cfg):
 
 
 def test_augmentations_differ_between_epochs_examples_and_seeds_and_validation_has_none(make_cfg):
-    cfg = make_cfg("cine", "MISC.GREEDY", {"READOUT_CROP": 6, "FLIP_PROBABILITY": 0.5, "READOUT_CROP_JITTER": 2.0})
+    cfg = make_cfg("cine", "MISC.GREEDY.CINE", {"READOUT_CROP": 6, "FLIP_PROBABILITY": 0.5, "READOUT_CROP_JITTER": 2.0})
 
     def maps(seed, count):
         return [
@@ -329,8 +329,8 @@ def test_augmentations_differ_between_epochs_examples_and_seeds_and_validation_h
 
 @pytest.mark.parametrize("key, value", [("PARTIAL_ECHO", 0.25), ("READOUT_CROP", 6), ("FLIP_PROBABILITY", 0.5)])
 def test_keys_for_cine_are_refused_for_2d(make_cfg, key, value):
-    with pytest.raises(UserError, match=rf"^MISC\.GREEDY\.{key}: found {value}, but the data are 2D"):
-        build_train_loader(make_cfg("plane", "MISC.GREEDY", {key: value}), seed=0)
+    with pytest.raises(UserError, match=rf"^MISC\.GREEDY\.CINE\.{key}: found {value}, but the data are 2D"):
+        build_train_loader(make_cfg("plane", "MISC.GREEDY.CINE", {key: value}), seed=0)
 
 
 @pytest.mark.parametrize(

@@ -380,7 +380,7 @@ def test_no_target(cfg):
 def test_training_with_metrics_of_the_heart(write_config, tmp_path):
     metrics = "('psnr_mag_heart', 'nrmse_xt_scan', 'ssim_complex (Wang)')"
     config = str(write_config("CineUnrolledCNN", data="beat"))
-    train_net.main(["--config-file", config, "TEST.VAL_METRICS.RECON", metrics, "MISC.GREEDY.BEST_METRIC", ""])
+    train_net.main(["--config-file", config, "TEST.VAL_METRICS.RECON", metrics, "MISC.GREEDY.RUN.BEST_METRIC", ""])
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
     logged = {key for line in lines for key in line}
     assert {f"beat_val/val_{name}" for name in ("psnr_mag_heart", "nrmse_xt_scan", "ssim_complex (Wang)")} <= logged

@@ -308,7 +308,7 @@ def test_values_are_checked_from_python_too(config_of):
 
 def test_numbers_in_lists_may_be_written_with_an_exponent(tmp_path):
     (tmp_path / "config.yaml").write_text(
-        "MISC:\n  GREEDY:\n    LR_FACTORS: [1e-2, 1]\n    HOOKS: [DecoupledTraining]\n"
+        "MISC:\n  GREEDY:\n    LR_FACTORS: [1e-2, 1]\n    RUN: {HOOKS: [ModuleMonitor]}\n"
     )
     values = read_yaml(str(tmp_path / "config.yaml"))["MISC"]["GREEDY"]
     assert GreedyConfig.from_mapping(values).LR_FACTORS == (0.01, 1)

@@ -146,7 +146,7 @@ class TestNetwork:
         )
         network.eval()(batch)
         greedy = GreedyUnrolled(network, num_modules=2, overlap=overlap, checkpoint=checkpoint).train()
-        with HeldForBackward(exclude=greedy.parameters()):  # as DecoupledTraining measures it
+        with HeldForBackward(exclude=greedy.parameters()):  # as ModuleMonitor measures it
             greedy(batch)["pred"].abs().sum().backward()
         # Once more each time that the step is recomputed: for the loss of its module, and of the one that overlaps.
         assert len(calls) == 2 + checkpoint * (1 + overlap)

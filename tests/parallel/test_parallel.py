@@ -32,7 +32,7 @@ from tests.helpers.runs import ROOT, assert_same_training, load, metrics, wait_f
 # An evaluation and a checkpoint in between, and a learning rate that changes.
 OPTS = [
     *("SOLVER.MAX_ITER", "7", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "4"),
-    *("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "MISC.GREEDY.LOG_PERIOD", "2"),
+    *("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "MISC.GREEDY.RUN.LOG_PERIOD", "2"),
 ]
 CG = ["MODEL.UNROLLED.STEP_SIZES", "(0.1,)"]
 KNOBS = [
@@ -77,9 +77,9 @@ def start(tmp_path):
             "flat",
             "GeneralizedUnrolledCNN",
             ["SOLVER.GRAD_ACCUM_ITERS", "3", "MODEL.UNROLLED.DROPOUT", "0.2", "VIS_PERIOD", "2"],
-            {2: ["MISC.GREEDY.PARTITION", "[1, 3]"], 4: ["MISC.GREEDY.BATCHES_IN_FLIGHT", "1"]},
+            {2: ["MISC.GREEDY.PARALLEL.PARTITION", "[1, 3]"], 4: ["MISC.GREEDY.PARALLEL.BATCHES_IN_FLIGHT", "1"]},
         ),
-        ("flat", "CGUnrolledCNN", CG, {3: ["MISC.GREEDY.PARTITION", "[2, 1, 1]"]}),
+        ("flat", "CGUnrolledCNN", CG, {3: ["MISC.GREEDY.PARALLEL.PARTITION", "[2, 1, 1]"]}),
         ("beat", "CGCineUnrolledCNN", [*CG, "DATALOADER.NUM_WORKERS", "1"], {2: []}),
         ("beat", "CineUnrolledCNN", KNOBS, {2: []}),
     ],
@@ -113,7 +113,7 @@ def test_resuming_on_other_numbers_of_processes(write_config, tmp_path, start):
     run = tmp_path / "parts"
     # Each part ends in the middle of an accumulation window.
     for num, last in ((4, 2), (1, 4), (2, 6)):
-        every = ["SOLVER.CHECKPOINT_PERIOD", "1", "MISC.GREEDY.KEEP_CHECKPOINTS", "0"]
+        every = ["SOLVER.CHECKPOINT_PERIOD", "1", "MISC.GREEDY.RUN.KEEP_CHECKPOINTS", "0"]
         ended_well(start(num, parts, "--resume", *opts, *every))
         if last < 6:
             (run / "model_final.pth").unlink()
@@ -140,7 +140,7 @@ def test_replicas_average_to_one_process(write_config, make_cfg, tmp_path, start
     opts += ["MODEL.WEIGHTS", str(tmp_path / "start.pth")]
     train_main(["--config-file", str(write_config(**of_kind, out=tmp_path / "one")), *opts])
     config = write_config(**of_kind, out=tmp_path / "many")
-    ended_well(start(num, config, *opts, "MISC.GREEDY.REPLICAS", str(replicas)))
+    ended_well(start(num, config, *opts, "MISC.GREEDY.PARALLEL.REPLICAS", str(replicas)))
     a, b = (load(tmp_path / run / "model_final.pth")["model"] for run in ("one", "many"))
     for name in a:
         assert not torch.equal(a[name], weights[name]), "trained nothing"
@@ -288,12 +288,12 @@ def assert_one_line(text, pattern):
 
 def endless(write_config, tmp_path, name="run"):
     config = write_config(data="beat", arch="CineUnrolledCNN", modules=4, out=tmp_path / name)
-    return config, opts_with(**{"SOLVER.MAX_ITER": 100000, "MISC.GREEDY.LOG_PERIOD": 1})
+    return config, opts_with(**{"SOLVER.MAX_ITER": 100000, "MISC.GREEDY.RUN.LOG_PERIOD": 1})
 
 
 def test_non_finite_loss_names_rank_and_module(write_config, tmp_path, start):
     config, opts = endless(write_config, tmp_path)
-    job = start(3, config, *opts, "SOLVER.BASE_LR", "1e18", "MISC.GREEDY.PARTITION", "[1, 2, 1]")
+    job = start(3, config, *opts, "SOLVER.BASE_LR", "1e18", "MISC.GREEDY.PARALLEL.PARTITION", "[1, 2, 1]")
     assert job.wait() == [1, 1, 1]
     assert_one_line(
         job.text(),
@@ -396,7 +396,7 @@ def kill_and_resume(write_config, tmp_path, start, rng, number):
     """Kills a random process at a random moment: a clean end, and the same bits when resumed."""
     victim, num = rng.randrange(3), 3
     iteration, delay = rng.randrange(0, 30), rng.random() / 5
-    opts = opts_with(**{"SOLVER.MAX_ITER": 40, "SOLVER.CHECKPOINT_PERIOD": 4, "MISC.GREEDY.LOG_PERIOD": 1})
+    opts = opts_with(**{"SOLVER.MAX_ITER": 40, "SOLVER.CHECKPOINT_PERIOD": 4, "MISC.GREEDY.RUN.LOG_PERIOD": 1})
     opts += ["MODEL.UNROLLED.DROPOUT", "0.1"]
     kind = {"data": "beat", "arch": "CineUnrolledCNN", "modules": 4}
     if not (tmp_path / "whole").exists():
@@ -496,7 +496,12 @@ def test_num_gpus_starts_processes_and_says_which_was_killed(write_config, tmp_p
 
 def test_torchrun_restarts_and_resumes(write_config, tmp_path):
     kind = {"data": "beat", "arch": "CineUnrolledCNN", "modules": 4}
-    opts = [*opts_with(**{"SOLVER.MAX_ITER": 300, "SOLVER.CHECKPOINT_PERIOD": 5}), *MASK, "MISC.GREEDY.LOG_PERIOD", "1"]
+    opts = [
+        *opts_with(**{"SOLVER.MAX_ITER": 300, "SOLVER.CHECKPOINT_PERIOD": 5}),
+        *MASK,
+        "MISC.GREEDY.RUN.LOG_PERIOD",
+        "1",
+    ]
     train_main(["--config-file", str(write_config(**kind, out=tmp_path / "whole")), *opts])
     config = write_config(**kind, out=tmp_path / "killed")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -517,14 +522,22 @@ def test_torchrun_restarts_and_resumes(write_config, tmp_path):
     ("num", "opts", "words"),
     [
         (5, [], ["MISC.GREEDY.NUM_MODULES: found 4", "5 processes"]),
-        (3, ["MISC.GREEDY.REPLICAS", 2], ["MISC.GREEDY.REPLICAS: found 2", "3 processes"]),
-        (2, ["MISC.GREEDY.PARTITION", "[1, 2]"], ["MISC.GREEDY.PARTITION: found [1, 2]", "add up to 4"]),
-        (2, ["MISC.GREEDY.PARTITION", "[4]"], ["MISC.GREEDY.PARTITION: found [4]", "2 numbers"]),
+        (3, ["MISC.GREEDY.PARALLEL.REPLICAS", 2], ["MISC.GREEDY.PARALLEL.REPLICAS: found 2", "3 processes"]),
+        (
+            2,
+            ["MISC.GREEDY.PARALLEL.PARTITION", "[1, 2]"],
+            ["MISC.GREEDY.PARALLEL.PARTITION: found [1, 2]", "add up to 4"],
+        ),
+        (2, ["MISC.GREEDY.PARALLEL.PARTITION", "[4]"], ["MISC.GREEDY.PARALLEL.PARTITION: found [4]", "2 numbers"]),
         (2, ["MODEL.UNROLLED.SHARE_WEIGHTS", True], ["MODEL.UNROLLED.SHARE_WEIGHTS"]),
         (2, ["MODEL.META_ARCHITECTURE", "GeneralizedUnrolledCNN"], ["MODEL.META_ARCHITECTURE", "GreedyUnrolled"]),
-        (2, ["MISC.GREEDY.REPLICAS", 2, "SOLVER.TRAIN_BATCH_SIZE", 3], ["SOLVER.TRAIN_BATCH_SIZE: found 3"]),
+        (2, ["MISC.GREEDY.PARALLEL.REPLICAS", 2, "SOLVER.TRAIN_BATCH_SIZE", 3], ["SOLVER.TRAIN_BATCH_SIZE: found 3"]),
         (2, ["MISC.GREEDY.OVERLAP", 1], ["MISC.GREEDY.OVERLAP: found 1", "2 processes", "travel back"]),
-        (2, ["MISC.GREEDY.REPLICAS", 2, "MODEL.RECON_LOSS.NAME", "k_l1_sum"], ["MODEL.RECON_LOSS.NAME", "k_l1_sum"]),
+        (
+            2,
+            ["MISC.GREEDY.PARALLEL.REPLICAS", 2, "MODEL.RECON_LOSS.NAME", "k_l1_sum"],
+            ["MODEL.RECON_LOSS.NAME", "k_l1_sum"],
+        ),
         (2, ["MISC.GREEDY.TRAINING", "invertible"], ["MISC.GREEDY.TRAINING: found 'invertible'", "one process"]),
     ],
 )
@@ -533,7 +546,7 @@ def test_impossible_requests(write_config, num, opts, words):
 
     cfg = load_config(str(write_config(modules=4)), [str(value) for value in opts])
     with pytest.raises(UserError) as error:
-        check_possible(cfg, Place.of(0, num, cfg.MISC.GREEDY.REPLICAS))
+        check_possible(cfg, Place.of(0, num, cfg.MISC.GREEDY.PARALLEL.REPLICAS))
     for word in words:
         assert word in str(error.value)
 
@@ -543,7 +556,7 @@ def test_batches_and_norms_that_replicas_cannot_share(make_cfg):
 
     place = Place.of(0, 2, 2)
     model = build_model(make_cfg(["MODEL.UNROLLED.CONV_BLOCK.NORM", "batch"]))
-    with pytest.raises(UserError, match="MISC.GREEDY.REPLICAS: found 2.*BatchNorm"):
+    with pytest.raises(UserError, match="MISC.GREEDY.PARALLEL.REPLICAS: found 2.*BatchNorm"):
         check_replicable(model, place)
     cfg = make_cfg(["SOLVER.TRAIN_BATCH_SIZE", 2, "DATALOADER.DROP_LAST", False])
     loader = SimpleNamespace(dataset=range(5))
@@ -554,23 +567,23 @@ def test_batches_and_norms_that_replicas_cannot_share(make_cfg):
 def test_parameters_of_no_step_in_particular_cannot_be_parted(make_cfg):
     model = build_model(make_cfg(modules=4))
     model.model.scale = torch.nn.Parameter(torch.ones(1))
-    with pytest.raises(UserError, match="MISC.GREEDY.PARTITION.*scale"):
+    with pytest.raises(UserError, match="MISC.GREEDY.PARALLEL.PARTITION.*scale"):
         model.keep_modules(range(2))
 
 
 def test_one_process_has_no_parallel_trainer(write_config, capsys):
     with pytest.raises(SystemExit) as end:
-        train_main(["--config-file", str(write_config()), "MISC.GREEDY.TRAINER", "ParallelGreedyTrainer"])
-    assert end.value.code == 2 and "MISC.GREEDY.TRAINER" in capsys.readouterr().err
+        train_main(["--config-file", str(write_config()), "MISC.GREEDY.RUN.TRAINER", "ParallelGreedyTrainer"])
+    assert end.value.code == 2 and "MISC.GREEDY.RUN.TRAINER" in capsys.readouterr().err
 
 
 def test_a_trainer_of_one_process_is_refused(write_config, tmp_path, start):
-    job = start(2, write_config(modules=4), "MISC.GREEDY.TRAINER", "GreedyTrainer")
+    job = start(2, write_config(modules=4), "MISC.GREEDY.RUN.TRAINER", "GreedyTrainer")
     assert job.wait() == [2, 2]
-    assert_one_line(job.text(), "MISC.GREEDY.TRAINER: found 'GreedyTrainer'")
+    assert_one_line(job.text(), "MISC.GREEDY.RUN.TRAINER: found 'GreedyTrainer'")
 
 
 def test_mistakes_of_a_job_are_told_once(write_config, tmp_path, start):
-    job = start(2, write_config(modules=4), "MISC.GREEDY.PARTITION", "[3, 2]")
+    job = start(2, write_config(modules=4), "MISC.GREEDY.PARALLEL.PARTITION", "[3, 2]")
     assert job.wait() == [2, 2]
-    assert_one_line(job.text(), "MISC.GREEDY.PARTITION")
+    assert_one_line(job.text(), "MISC.GREEDY.PARALLEL.PARTITION")

@@ -625,4 +625,4 @@ def test_the_printed_commands_for_scans_without_targets_work(registry, tmp_path,
     register_datasets()
     cfg = load_config(train[5], train[6:])
     assert (cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST) == (("beat_train",), ("beat_val",), ())
-    assert cfg.MISC.GREEDY.LOSS_LINES > 0 and cfg.MODEL.UNROLLED.NUM_EMAPS == maps
+    assert cfg.MISC.GREEDY.CINE.LOSS_LINES > 0 and cfg.MODEL.UNROLLED.NUM_EMAPS == maps

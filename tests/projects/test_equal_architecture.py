@@ -42,7 +42,14 @@ def test_variants_are_one_network_trained_in_other_ways(config, tmp_path):
 def test_it_is_the_network_of_the_largest_memory_budget():
     cfg, budget = load_config(str(CONFIG)), load_config(str(CONFIG.with_name("equal_memory.yaml")))
     assert cfg.MISC.GREEDY.META_ARCHITECTURE == budget.MODEL.META_ARCHITECTURE
-    for key in ("MODEL.UNROLLED", "MODEL.NORMALIZER", "SOLVER", "DATASETS", "AUG_TRAIN", "MISC.GREEDY.READOUT_CROP"):
+    for key in (
+        "MODEL.UNROLLED",
+        "MODEL.NORMALIZER",
+        "SOLVER",
+        "DATASETS",
+        "AUG_TRAIN",
+        "MISC.GREEDY.CINE.READOUT_CROP",
+    ):
         assert cfg.get_recursive(key) == budget.get_recursive(key)
 
 

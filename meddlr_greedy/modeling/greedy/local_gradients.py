@@ -52,7 +52,7 @@ def forward_greedily(model: "GreedyUnrolled", problem: UnrolledProblem) -> Tuple
     if problem.target is None and problem.measured is None:
         raise UserError(
             "GreedyUnrolled: the training batch has no 'target'; every module has a loss of its own, which needs"
-            " fully sampled targets, or lines held out of the acquired ones (MISC.GREEDY.LOSS_LINES, for cine)"
+            " fully sampled targets, or lines held out of the acquired ones (MISC.GREEDY.CINE.LOSS_LINES, for cine)"
         )
     gradients: Gradients = {}
     losses: Dict[str, torch.Tensor] = {}

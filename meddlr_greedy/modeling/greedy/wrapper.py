@@ -169,7 +169,8 @@ class GreedyUnrolled(nn.Module):
         shared = set().union(*(owners[k] for k in own)) & set().union(*(owners[k] for k in self._others(own)))
         if shared:
             raise UserError(
-                f"MISC.GREEDY.PARTITION: modules {own.start + 1} to {own.stop} share '{names[min(shared)]}' with"
+                f"MISC.GREEDY.PARALLEL.PARTITION: modules {own.start + 1} to {own.stop} share"
+                f" '{names[min(shared)]}' with"
                 " modules of other processes; weights shared between modules (MODEL.UNROLLED.SHARE_WEIGHTS) allow one"
                 " process"
             )

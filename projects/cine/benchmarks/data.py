@@ -61,8 +61,13 @@ LOADER_SHAPE = (224, 160, 20, 8)
 # What `loader` measures: overrides of configs/cine/dl_espirit.yaml.
 LOADER_CASES = {
     "DL-ESPIRiT recipe": [],
-    "without the readout crop": ["MISC.GREEDY.READOUT_CROP", "0"],
-    "and scaled by all frames": ["MISC.GREEDY.READOUT_CROP", "0", "MODEL.NORMALIZER.NAME", "TopMagnitudeNormalizer"],
+    "without the readout crop": ["MISC.GREEDY.CINE.READOUT_CROP", "0"],
+    "and scaled by all frames": [
+        "MISC.GREEDY.CINE.READOUT_CROP",
+        "0",
+        "MODEL.NORMALIZER.NAME",
+        "TopMagnitudeNormalizer",
+    ],
 }
 
 

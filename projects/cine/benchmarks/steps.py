@@ -2,7 +2,6 @@
 
 import argparse
 import tempfile
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence
@@ -89,7 +88,7 @@ def methods(args: argparse.Namespace) -> Dict[str, Any]:
             cfg = get_cfg()
             cfg.merge_from_other_cfg(type(cfg)(side.overrides))
             cfg.MODEL.DEVICE, cfg.SOLVER.TRAIN_BATCH_SIZE = args.device, 1
-            cfg.MISC.GREEDY = type(cfg)(asdict(GreedyConfig.from_cfg(cfg)))
+            cfg.MISC.GREEDY = GreedyConfig.from_cfg(cfg).as_node()
             example = Example.of_shape(cfg.freeze(), shape)
             peaks[name] = measured_peak(cfg, example) / 1e6
             sides[name] = step = TimedStep(cfg, batch)

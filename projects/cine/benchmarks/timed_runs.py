@@ -21,11 +21,11 @@ from meddlr_greedy import train_net
 from meddlr_greedy.data import loader
 from meddlr_greedy.data.catalog import ROOT_VARIABLE
 from meddlr_greedy.data.sampler import ResumableBatchSampler
-from meddlr_greedy.engine.build import HOOK_REGISTRY
 from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.jobs.local import LocalJob, preload
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.registry import HOOK_REGISTRY
 from projects.cine.support.measuring import now, write_example_scan
 
 __all__ = ["METHODS", "SIDES", "Clock", "Side", "TimedStep", "TimingCase", "chain_throughput", "run_side"]
@@ -250,9 +250,7 @@ def run_side(case: TimingCase, side: Side, folder: Path) -> Dict[str, Any]:
                 "MISC": {
                     "GREEDY": {
                         **overrides["MISC"]["GREEDY"],
-                        "PARTITION": "auto",
-                        "HOOKS": ["Clock"],
-                        "LOG_PERIOD": case.total,
+                        "RUN": {"HOOKS": ["Clock"], "LOG_PERIOD": case.total},
                     }
                 },
             }

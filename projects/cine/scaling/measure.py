@@ -82,7 +82,11 @@ def measure_modules(model: GreedyUnrolled, batch: Batch, device: str, seconds: f
 
 def measure_transfer(job: Job, message: Message, device: str, stage_on_cpu: bool, count: int = 50) -> float:
     """Seconds of each of many messages in a row from process 0 to 1, as process 1 sees it; 0 elsewhere."""
-    options = {"depth": GreedyConfig().BATCHES_IN_FLIGHT, "device": torch.device(device), "stage_on_cpu": stage_on_cpu}
+    options = {
+        "depth": GreedyConfig().PARALLEL.BATCHES_IN_FLIGHT,
+        "device": torch.device(device),
+        "stage_on_cpu": stage_on_cpu,
+    }
     if job.rank == 0:
         sender = Sender(1, **options)
         for _ in range(count + 5):

@@ -160,7 +160,7 @@ def _greedy(measured: Measured, modules: int, num_stages: int, replicas: int) ->
         for before, size in zip(prepare, sizes)
     ]
     neighbors = min(num_stages - 1, 2)
-    in_flight = neighbors * GreedyConfig().BATCHES_IN_FLIGHT * measured.message_bytes
+    in_flight = neighbors * GreedyConfig().PARALLEL.BATCHES_IN_FLIGHT * measured.message_bytes
     transfer = measured.transfer_s if num_stages > 1 else 0.0
     return replicas * greedy_throughput(stages, transfer), measured.activation_bytes + in_flight
 

@@ -6,7 +6,6 @@ import json
 import platform
 import random
 import time
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, TypeVar
@@ -56,7 +55,7 @@ def make_cfg(device: str, arch: str, steps: int, features: int, modules: int = 0
     cfg.MODEL.UNROLLED.NUM_FEATURES = features
     cfg.MODEL.META_ARCHITECTURE = "GreedyUnrolled" if modules else arch
     greedy = GreedyConfig.from_mapping({"META_ARCHITECTURE": arch, "NUM_MODULES": modules} if modules else {})
-    cfg.MISC.GREEDY = type(cfg)(asdict(greedy))
+    cfg.MISC.GREEDY = greedy.as_node()
     return cfg.freeze()
 
 
