@@ -1,33 +1,181 @@
-"""What greedy learning asks of an unrolled network."""
+"""The contract with an unrolled network: what greedy learning uses of it, and what the network declares of itself.
 
-from typing import Any
+A network of your own meets it by one of two ways. It is a subclass of meddlr's ``GeneralizedUnrolledCNN`` that leaves
+``forward`` alone and overrides ``step``, ``dc`` or ``reg``: nothing is to declare. Or it has a ``forward`` of its own, and
+declares :class:`NetworkTraits` as ``traits``, which say what greedy learning cannot see.
+"""
 
+from dataclasses import dataclass
+from typing import Any, Callable, ClassVar, Dict, Optional, Protocol, Tuple
+
+import torch
+from meddlr.config import CfgNode
+from meddlr.forward.mri import SenseModel
+from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 from torch import nn
 
-from meddlr_greedy.errors import UserError
+from meddlr_greedy.errors import UserError, did_you_mean
+
+__all__ = [
+    "CINE_AXES",
+    "PLAIN_AXES",
+    "NetworkTraits",
+    "UnrolledNetwork",
+    "build_network",
+    "check_compatible",
+    "check_keys_of_network",
+    "inner_network",
+    "is_compatible",
+    "traits_of",
+]
+
+#: Number of axes of a batch of k-space: (B, H, W, C) in 2D, (B, H, W, T, C) for cine.
+PLAIN_AXES, CINE_AXES = 4, 5
+
+
+@dataclass(frozen=True)
+class NetworkTraits:
+    """What a network declares of itself, as its class attribute ``traits``.
+
+    Attributes:
+        kspace_axes: Number of axes of its batches of k-space, :data:`PLAIN_AXES` or :data:`CINE_AXES`.
+        forward_runs_steps: Its own ``forward`` is nothing but preparation and its unrolled steps, each run once through
+            ``step``. Greedy learning runs the steps itself and never calls that ``forward``.
+        signal_model: Called with maps and mask, makes the signal model A that its steps get.
+        chooses_cg_backward: It acts on ``MISC.GREEDY.CG_BACKWARD``.
+        invertible: It has ``inverse_step``, so that training can run it backwards.
+    """
+
+    kspace_axes: int = PLAIN_AXES
+    forward_runs_steps: bool = False
+    signal_model: Callable[[torch.Tensor, Optional[torch.Tensor]], nn.Module] = SenseModel
+    chooses_cg_backward: bool = False
+    invertible: bool = False
+
+    @property
+    def is_cine(self) -> bool:
+        """Whether it takes cine (2D+t)."""
+        return self.kspace_axes == CINE_AXES
+
+
+class UnrolledNetwork(Protocol):
+    """What greedy learning uses of a network; ``GeneralizedUnrolledCNN`` has it all but ``traits``.
+
+    H is the readout, W the phase encode, T the cardiac phases, C the coils and M the map sets; T is there in cine alone.
+    """
+
+    traits: ClassVar[NetworkTraits]
+    resnets: Any  #: nn.ModuleList with one regularizer for each unrolled step, or one module that all steps share
+    step_sizes: Any  #: nn.ParameterList with one scalar for each unrolled step
+    num_repeat_steps: int  #: above 0 where all steps share ``resnets``
+    num_emaps: int  #: M
+    vis_period: int  #: iterations between two pictures in TensorBoard; 0 or less draws none
+
+    def step(
+        self,
+        *,
+        image: torch.Tensor,
+        model: Callable[[torch.Tensor], torch.Tensor],
+        A: nn.Module,  # noqa: N803 (meddlr's name)
+        zf_image: torch.Tensor,
+        step_size: torch.Tensor,
+        dims: Tuple[int, ...],
+    ) -> torch.Tensor:
+        """Runs one unrolled step.
+
+        Args:
+            image: Complex, (B, H, W, [T,] M). The first step gets ``zf_image`` itself.
+            model: The regularizer of the step.
+            A: The signal model; ``A(image)`` is k-space (B, H, W, [T,] C), ``A(kspace, adjoint=True)`` an image.
+            zf_image: The zero-filled image A^H y, complex, (B, H, W, [T,] M).
+            step_size: The step's scalar.
+            dims: The shape of k-space.
+
+        Returns:
+            torch.Tensor: The next image, complex, (B, H, W, [T,] M).
+        """
+
+    def visualize_training(self, kspace: Any, zfs: Any, targets: Any, preds: Any) -> None:
+        """Writes pictures to meddlr's event storage."""
+
+    def parameters(self) -> Any:
+        """As of ``nn.Module``."""
+
+
+def traits_of(network: Any) -> NetworkTraits:
+    """The traits of a network or of its class; those of a plain 2D network where it declares none."""
+    traits = getattr(network, "traits", None)
+    return traits if isinstance(traits, NetworkTraits) else NetworkTraits()
+
+
+def inner_network(model: Any) -> Any:
+    """The network inside of wrappers, which hold it as ``model``."""
+    while hasattr(model, "model"):
+        model = model.model
+    return model
 
 
 def is_compatible(network_class: Any) -> bool:
-    if not issubclass(network_class, GeneralizedUnrolledCNN):
+    """Whether a class of networks can be trained greedily."""
+    if not isinstance(network_class, type) or not issubclass(network_class, GeneralizedUnrolledCNN):
         return False
     if network_class.forward is GeneralizedUnrolledCNN.forward:
         return True
     # Declared by the class whose forward it is, or by a subclass that knows it; not by one that it overrides.
     classes = network_class.__mro__
     owner = next(i for i, c in enumerate(classes) if "forward" in vars(c))
-    return any(vars(c).get("greedy_compatible", False) for c in classes[: owner + 1])
+    declared = [vars(c)["traits"] for c in classes[: owner + 1] if "traits" in vars(c)]
+    return any(traits.forward_runs_steps for traits in declared)
 
 
 def check_compatible(network: nn.Module) -> None:
+    """Refuses a network that does not meet the contract.
+
+    Raises:
+        UserError: says what is missing.
+    """
     if not is_compatible(type(network)):
         raise UserError(
             f"MISC.GREEDY.META_ARCHITECTURE: {type(network).__name__} cannot be trained greedily: allowed is a"
             " GeneralizedUnrolledCNN, or a subclass driven through step() (one that overrides forward declares"
-            " greedy_compatible = True)"
+            " traits = NetworkTraits(forward_runs_steps=True), see meddlr_greedy.modeling.contract)"
         )
     if not isinstance(network.resnets, nn.Module):
         raise UserError(
             "GreedyUnrolled: the network's blocks are a plain list, so it has no trainable blocks; pass an"
             " nn.ModuleList"
         )
+
+
+def check_keys_of_network(cfg: CfgNode) -> None:
+    """Refuses keys of ``MISC.GREEDY`` that the network of a config would ignore.
+
+    Raises:
+        UserError: names the key.
+    """
+    greedy, name = cfg.MISC.GREEDY, cfg.MODEL.META_ARCHITECTURE
+    networks: Dict[str, Any] = {registered: network for registered, network in META_ARCH_REGISTRY}
+    network = networks.get(greedy.META_ARCHITECTURE if name == "GreedyUnrolled" else name)
+    if greedy.CG_BACKWARD != "unrolled" and not traits_of(network).chooses_cg_backward:
+        raise UserError(
+            f"MISC.GREEDY.CG_BACKWARD: found '{greedy.CG_BACKWARD}', which is for CGCineUnrolledCNN and its subclasses;"
+            f" allowed for {getattr(network, '__name__', name)} is 'unrolled'"
+        )
+
+
+def build_network(cfg: CfgNode, name: str) -> nn.Module:
+    """The network that ``MISC.GREEDY.META_ARCHITECTURE`` names, built by meddlr's registry.
+
+    Raises:
+        UserError: No network of that name can be trained greedily.
+    """
+    networks = sorted(n for n, c in META_ARCH_REGISTRY if is_compatible(c))
+    if name not in META_ARCH_REGISTRY or name == "GreedyUnrolled":
+        raise UserError(
+            f"MISC.GREEDY.META_ARCHITECTURE: found '{name}', allowed are {', '.join(networks)}"
+            f"{did_you_mean(name, networks)}"
+        )
+    cfg = cfg.clone().defrost()
+    cfg.MODEL.META_ARCHITECTURE = name
+    return META_ARCH_REGISTRY.get(name)(cfg.freeze())

@@ -3,12 +3,12 @@
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
-from meddlr.forward.mri import SenseModel
 from meddlr.ops import complex as cplx
 from meddlr.utils.general import move_to_device
 from torch import nn
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.contract import traits_of
 
 __all__ = ["MeasuredLines", "UnrolledProblem", "prepare_inputs"]
 
@@ -53,6 +53,22 @@ class UnrolledProblem(NamedTuple):
     measured: Optional[MeasuredLines]  #: what was measured on the lines held out for the loss
     dims: Tuple[int, ...]  #: shape of k-space, (B, H, W, [T,] C)
 
+    @classmethod
+    def prepare(cls, network: Any, batch: Dict[str, Any]) -> "UnrolledProblem":
+        """Signal model and zero-filled image of a batch, as the plain network makes them.
+
+        Args:
+            network: An :class:`~meddlr_greedy.modeling.contract.UnrolledNetwork`.
+            batch: meddlr's, or one that :meth:`handed_on` gave; it stays as it is.
+        """
+        inputs = prepare_inputs(network, batch)
+        A, reference = inputs["signal_model"], (inputs.get("target"), inputs.get("measured"))
+        if "image" in inputs:  # handed on by the process of the modules before
+            return cls(inputs, A, inputs["zf_image"], inputs["image"], *reference, tuple(inputs["dims"]))
+        kspace = inputs["kspace"]
+        zf_image = A(kspace, adjoint=True)
+        return cls(inputs, A, zf_image, zf_image, *reference, tuple(kspace.size()))
+
     @property
     def reference(self) -> Dict[str, Any]:
         """What the loss of a module compares its image with."""
@@ -67,12 +83,11 @@ class UnrolledProblem(NamedTuple):
         return {**kept, "zf_image": self.zf_image, "image": image.detach(), "dims": self.dims}
 
 
-def prepare_inputs(network: nn.Module, inputs: Dict[str, Any]) -> Dict[str, Any]:
+def prepare_inputs(network: Any, inputs: Dict[str, Any]) -> Dict[str, Any]:
     """The batch on the network's device with masked k-space, mask and signal model; the batch given stays as it is.
 
-    The signal model is that of ``network.build_signal_model(maps, mask)`` where the network has it, else meddlr's. A
-    batch without k-space (handed on by another process, which has used it up) has a mask. Where lines are held out for
-    the loss (``loss_kspace`` and ``loss_mask``), ``measured`` are :class:`MeasuredLines`.
+    The signal model is the one that the network's traits name. A batch without k-space (handed on by another process,
+    which has used it up) has a mask. Where lines are held out for the loss (``loss_kspace`` and ``loss_mask``), ``measured`` are :class:`MeasuredLines`.
 
     Raises:
         UserError: where the maps do not fit the network.
@@ -84,7 +99,7 @@ def prepare_inputs(network: nn.Module, inputs: Dict[str, Any]) -> Dict[str, Any]
         raise UserError(f"MODEL.UNROLLED.NUM_EMAPS: found {network.num_emaps}, but the data has {num_maps} map sets")
     if mask is None:
         mask = cplx.get_mask(kspace)
-    build_signal_model = getattr(network, "build_signal_model", SenseModel)
+    build_signal_model = traits_of(network).signal_model
     signal_model = inputs.get("signal_model")
     if signal_model is None:
         signal_model = build_signal_model(maps, mask)

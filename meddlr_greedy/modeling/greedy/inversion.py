@@ -6,26 +6,27 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tup
 import torch
 from torch import nn
 
+from meddlr_greedy.config.schema import schema_keys
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.contract import traits_of
 from meddlr_greedy.modeling.greedy.unrolled_step import StepMode, block_of_step, run_step
-from meddlr_greedy.modeling.networks.invertible import InvertibleCineUnrolledCNN
 from meddlr_greedy.modeling.problem import UnrolledProblem
 
-__all__ = ["check_invertible", "run_reversibly"]
+__all__ = ["check_invertible", "run_inverting"]
 
 
-def check_invertible(network: nn.Module, num_modules: int, others: Mapping[str, Any]) -> None:
-    """Refuses what :func:`run_reversibly` does not train.
+def check_invertible(network: Any, num_modules: int, knobs: Mapping[str, Any]) -> None:
+    """Refuses what :func:`run_inverting` does not train.
 
     Args:
         network: The network to train.
         num_modules: K.
-        others: Keys of ``MISC.GREEDY`` that change how a step runs or what a loss reaches, with their values.
+        knobs: Keys of ``MISC.GREEDY`` with their values; of those that do not suit inversion, only defaults are allowed.
 
     Raises:
         UserError: for a network without an inverse, more than one module, or one of the other keys.
     """
-    if not isinstance(network, InvertibleCineUnrolledCNN):
+    if not traits_of(network).invertible:
         raise UserError(
             f"MISC.GREEDY.TRAINING: found 'invertible', but {type(network).__name__} has no inverse; allowed for"
             " MISC.GREEDY.META_ARCHITECTURE are InvertibleCineUnrolledCNN and InvertibleCGCineUnrolledCNN"
@@ -35,16 +36,16 @@ def check_invertible(network: nn.Module, num_modules: int, others: Mapping[str, 
             f"MISC.GREEDY.NUM_MODULES: found {num_modules}, but MISC.GREEDY.TRAINING 'invertible' is end-to-end"
             " backpropagation, which allows 1"
         )
-    for key, value in others.items():
-        if value:
+    for key in schema_keys():
+        value = knobs.get(key.name, key.default)
+        if not key.rule.suits_inversion and value != key.default:
             raise UserError(
-                f"MISC.GREEDY.{key}: found {value!r}, which MISC.GREEDY.TRAINING 'invertible' does not allow; leave it"
-                " out"
+                f"{key.full_name}: found {value!r}, which MISC.GREEDY.TRAINING 'invertible' does not allow; leave it out"
             )
 
 
-def run_reversibly(
-    network: InvertibleCineUnrolledCNN, problem: UnrolledProblem, on_done: Optional[Callable[[], None]] = None
+def run_inverting(
+    network: Any, problem: UnrolledProblem, on_done: Optional[Callable[[], None]] = None
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """All unrolled steps of a network; backward runs them back, and holds the activations of one step at a time.
 
@@ -60,13 +61,13 @@ def run_reversibly(
     """
     error = torch.full((), math.nan, device=problem.zf_image.device)
     trainable = [p for p in network.parameters() if p.requires_grad]
-    return _Reversible.apply(_Run(network, problem, error, on_done), *trainable), error
+    return _Inverting.apply(_Run(network, problem, error, on_done), *trainable), error
 
 
 class _Run(NamedTuple):
     """The steps of one batch, and the way back."""
 
-    network: InvertibleCineUnrolledCNN
+    network: Any
     problem: UnrolledProblem
     error: torch.Tensor
     on_done: Optional[Callable[[], None]]
@@ -110,7 +111,7 @@ class _Run(NamedTuple):
         return [p for p in parameters if p.requires_grad]
 
 
-class _Reversible(torch.autograd.Function):
+class _Inverting(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: _Run, *parameters: nn.Parameter) -> torch.Tensor:  # type: ignore[override]
         image = run.forward()

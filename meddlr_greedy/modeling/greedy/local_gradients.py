@@ -23,24 +23,39 @@ Weights that grow from module to module let a tail be trained for the image of t
 reconstruction with iteration-dependent targets", IEEE TRPMS 2022).
 """
 
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.greedy.modules import UnrolledModules
+from meddlr_greedy.modeling.losses import LocalLoss
 from meddlr_greedy.modeling.problem import UnrolledProblem
 
-if TYPE_CHECKING:
-    from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
-
-__all__ = ["forward_greedily"]
+__all__ = ["LocalLosses", "forward_greedily"]
 
 Gradients = Dict[nn.Parameter, torch.Tensor]
 
 
-def forward_greedily(model: "GreedyUnrolled", problem: UnrolledProblem) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
+class LocalLosses(NamedTuple):
+    """What the modules are trained by."""
+
+    loss: LocalLoss  #: the local loss of a module's image
+    weights: Sequence[float]  #: of the local losses, one for each module
+    overlap: int  #: m, the unrolled steps of the module before that a loss reaches, too
+
+
+def forward_greedily(
+    modules: UnrolledModules, losses: LocalLosses, problem: UnrolledProblem, seed: Optional[int] = None
+) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
     """Loss and gradient of all modules that run here but the last, and the last module's image.
+
+    Args:
+        modules: The network.
+        losses: What the modules are trained by.
+        problem: The batch.
+        seed: Of random layers, see :meth:`UnrolledModules.run_steps`.
 
     Returns:
         The last module's image (B, H, W, [T,] M), whose backward gives every parameter its gradient; and the scalars
@@ -54,55 +69,66 @@ def forward_greedily(model: "GreedyUnrolled", problem: UnrolledProblem) -> Tuple
             "GreedyUnrolled: the training batch has no 'target'; every module has a loss of its own, which needs"
             " fully sampled targets, or lines held out of the acquired ones (MISC.GREEDY.CINE.LOSS_LINES, for cine)"
         )
+    run = _Run(modules, losses, problem, seed)
     gradients: Gradients = {}
-    losses: Dict[str, torch.Tensor] = {}
+    scalars: Dict[str, torch.Tensor] = {}
     image = problem.image
-    *others, last = model.own_modules
+    *others, last = modules.own
     for k in others:
-        model.mark(k, begins=True)
-        image, losses[f"loss_module_{k + 1}"], of_module = _run_module(model, k, image, problem)
-        _add(gradients, of_module)
-        model.mark(k, begins=False)
-    model.mark(last, begins=True)
-    image = model.run_steps(model.module_steps[last], image, problem)
-    reached = model.parameters_of(_reached_steps(model, last))
-    graph = _Graph(image, reached, model.loss_weights[last], gradients, lambda: model.mark(last, begins=False))
-    trainable = [p for p in model.model.parameters() if p.requires_grad]
-    return _HandOutGradients.apply(graph, *trainable), losses
+        modules.mark(k, begins=True)
+        image, scalars[f"loss_module_{k + 1}"], found = run.module(k, image)
+        _add(gradients, found)
+        modules.mark(k, begins=False)
+    modules.mark(last, begins=True)
+    image = run.steps(modules.steps[last], image)
+    reached = modules.parameters_of(run.reached_steps(last))
+    graph = _Graph(image, reached, losses.weights[last], gradients, lambda: modules.mark(last, begins=False))
+    return _HandOutGradients.apply(graph, *modules.trainable_parameters()), scalars
 
 
-def _run_module(
-    model: "GreedyUnrolled", k: int, image: torch.Tensor, problem: UnrolledProblem
-) -> Tuple[torch.Tensor, torch.Tensor, Gradients]:
-    """Image, local loss and complete gradient of a module that has a successor.
+class _Run(NamedTuple):
+    """The modules on one batch."""
 
-    The image comes with the graph of the module's tail; nothing else of the module's graph outlives the call.
-    """
-    reached, end = _reached_steps(model, k), model.module_steps[k].stop
-    tail = range(end - model.overlap, end)
-    of_head, of_tail = model.parameters_of(range(reached.start, tail.start)), model.parameters_of(tail)
+    modules: UnrolledModules
+    losses: LocalLosses
+    problem: UnrolledProblem
+    seed: Optional[int]
 
-    before = model.run_steps(range(model.module_steps[k].start, tail.start), image, problem)
-    # Where nothing is to be cut, it is still the image that the network started from: some have a step for that one.
-    cut = before.detach().requires_grad_() if before.requires_grad else before
-    image = model.run_steps(tail, cut, problem)
-    loss = model.local_loss(problem.inputs, {"pred": image, **problem.reference})
+    def steps(self, steps: range, image: torch.Tensor) -> torch.Tensor:
+        return self.modules.run_steps(steps, image, self.problem, self.seed)
 
-    gradients: Gradients = {}
-    if loss.requires_grad:  # a frozen module only passes its image on
-        (of_image,) = torch.autograd.grad(loss, [image])
-        wanted = [*of_tail, cut] if cut.requires_grad else of_tail
-        found = _gradient(image, wanted, _weighted(model.loss_weights[k], of_image), retain_graph=bool(of_tail))
-        _add(gradients, dict(zip(of_tail, found)))
-        if cut.requires_grad:
-            _add(gradients, dict(zip(of_head, _gradient(before, of_head, found[-1]))))
-    return image if of_tail else image.detach(), loss.detach(), gradients
+    def reached_steps(self, k: int) -> range:
+        """The unrolled steps in the graph of the local loss of module k."""
+        steps = self.modules.steps[k]
+        return steps if k == self.modules.own.start else range(steps.start - self.losses.overlap, steps.stop)
 
+    def module(self, k: int, image: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, Gradients]:
+        """Image, local loss and complete gradient of a module that has a successor.
 
-def _reached_steps(model: "GreedyUnrolled", k: int) -> range:
-    """The unrolled steps in the graph of the local loss of module k."""
-    steps = model.module_steps[k]
-    return steps if k == model.own_modules.start else range(steps.start - model.overlap, steps.stop)
+        The image comes with the graph of the module's tail; nothing else of the module's graph outlives the call.
+        """
+        modules, problem = self.modules, self.problem
+        start, end = modules.steps[k].start, modules.steps[k].stop
+        tail = range(end - self.losses.overlap, end)
+        head_parameters = modules.parameters_of(range(self.reached_steps(k).start, tail.start))
+        tail_parameters = modules.parameters_of(tail)
+
+        before = self.steps(range(start, tail.start), image)
+        # Where nothing is to be cut, it is still the image that the network started from: some have a step for that one.
+        cut = before.detach().requires_grad_() if before.requires_grad else before
+        image = self.steps(tail, cut)
+        loss = self.losses.loss(problem.inputs, {"pred": image, **problem.reference})
+
+        gradients: Gradients = {}
+        if loss.requires_grad:  # a frozen module only passes its image on
+            (image_gradient,) = torch.autograd.grad(loss, [image])
+            weighted = _weighted(self.losses.weights[k], image_gradient)
+            wanted = [*tail_parameters, cut] if cut.requires_grad else tail_parameters
+            found = _gradient(image, wanted, weighted, retain_graph=bool(tail_parameters))
+            _add(gradients, dict(zip(tail_parameters, found)))
+            if cut.requires_grad:
+                _add(gradients, dict(zip(head_parameters, _gradient(before, head_parameters, found[-1]))))
+        return image if tail_parameters else image.detach(), loss.detach(), gradients
 
 
 def _gradient(
@@ -114,13 +140,13 @@ def _gradient(
     return torch.autograd.grad(outputs, inputs, grad_outputs, allow_unused=True, retain_graph=retain_graph)
 
 
-def _weighted(weight: float, of_image: torch.Tensor) -> torch.Tensor:
+def _weighted(weight: float, image_gradient: torch.Tensor) -> torch.Tensor:
     """The gradient of a loss with respect to its image, times the weight of the loss.
 
     There, and not at the loss: the loss of the last module of a process is the trainer's, and every module has to give
     the same bits whether it is the last or not.
     """
-    return of_image if weight == 1 else weight * of_image
+    return image_gradient if weight == 1 else weight * image_gradient
 
 
 def _add(gradients: Gradients, more: Mapping[nn.Parameter, Optional[torch.Tensor]]) -> None:

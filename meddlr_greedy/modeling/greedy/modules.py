@@ -1,10 +1,19 @@
-"""The modules of an unrolled network: consecutive unrolled steps."""
+"""The modules of an unrolled network: which unrolled steps and which parameters they have, and how they run."""
 
-from typing import Dict, List, NamedTuple, Sequence, Tuple, Union
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+
+import torch
+from torch import nn
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.greedy.unrolled_step import StepMode, block_of_step, run_step
+from meddlr_greedy.modeling.problem import UnrolledProblem
 
-__all__ = ["partition_steps"]
+__all__ = ["Observer", "UnrolledModules", "WholeNetwork", "partition_steps"]
+
+#: Called as observer(k, begins) where forward and backward of module k (from 0) begin or have ended.
+Observer = Callable[[int, bool], None]
 
 
 def partition_steps(num_steps: int, num_modules: Union[int, Sequence[int]]) -> List[range]:
@@ -15,7 +24,7 @@ def partition_steps(num_steps: int, num_modules: Union[int, Sequence[int]]) -> L
         num_modules: K, or the number of steps of each module. An uneven K gives the larger modules first.
 
     Returns:
-        One range of step indices per module.
+        List[range]: One range of step indices for each module.
 
     Raises:
         UserError: where K is larger than N, or the sizes do not add up to N.
@@ -45,3 +54,149 @@ class WholeNetwork(NamedTuple):
 
     shapes: Dict[str, Tuple[int, ...]]  #: of parameters and buffers
     trainable: List[str]  #: parameters, in the order of the network
+
+
+class UnrolledModules:
+    """A network as a sequence of modules: the partition, the parameters of its parts, and how they run.
+
+    Args:
+        network: An :class:`~meddlr_greedy.modeling.contract.UnrolledNetwork`.
+        num_modules: K, or the number of unrolled steps of each module.
+        checkpoint: Whether backward runs the unrolled steps of training again, one by one.
+        bfloat16: Whether the layers of the regularizer compute in bfloat16.
+
+    Attributes:
+        network: The network.
+        steps: The unrolled steps of each module of the whole network, from 0.
+        own: The modules that run in this process.
+
+    Raises:
+        UserError: where the modules do not fit the network.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_modules: Union[int, Sequence[int]] = 1,
+        checkpoint: bool = False,
+        bfloat16: bool = False,
+    ):
+        self.network: Any = network
+        self.steps = partition_steps(len(self.network.step_sizes), num_modules)
+        self.own = range(len(self.steps))
+        self.checkpoint, self.bfloat16 = checkpoint, bfloat16
+        self._observers: List[Observer] = []
+
+    def __len__(self) -> int:
+        """K, the number of modules of the whole network."""
+        return len(self.steps)
+
+    @property
+    def holds_last(self) -> bool:
+        """Whether the last module of the network runs in this process."""
+        return self.own.stop == len(self)
+
+    # ---- running
+
+    def run(self, k: int, image: torch.Tensor, problem: UnrolledProblem, seed: Optional[int] = None) -> torch.Tensor:
+        """Runs module ``k`` (from 0): image (B, H, W, [T,] M) to image; for ``seed`` see :meth:`run_steps`."""
+        return self.run_steps(self.steps[k], image, problem, seed)
+
+    def run_steps(
+        self, steps: Sequence[int], image: torch.Tensor, problem: UnrolledProblem, seed: Optional[int] = None
+    ) -> torch.Tensor:
+        """Runs unrolled steps (from 0).
+
+        Args:
+            steps: Which.
+            image: Complex, (B, H, W, [T,] M).
+            problem: The batch.
+            seed: Where given, what the random layers (dropout) of step i draw is a function of it and of i alone,
+                wherever and after whatever the step runs.
+
+        Returns:
+            torch.Tensor: The image after them, complex, (B, H, W, [T,] M).
+        """
+        mode = StepMode(recompute=self.checkpoint and self.network.training, bfloat16=self.bfloat16)
+        for i in steps:
+            image = run_step(self.network, i, image, problem, mode, None if seed is None else seed + i)
+        return image
+
+    @contextmanager
+    def observed(self, observer: Observer) -> Iterator[None]:
+        """Inside the block, ``observer`` is told where the forward and backward of each module begin and have ended."""
+        self._observers.append(observer)
+        try:
+            yield
+        finally:
+            self._observers.remove(observer)
+
+    def mark(self, k: int, begins: bool) -> None:
+        """Tells the observers that forward and backward of module ``k`` begin or have ended."""
+        for observer in self._observers:
+            observer(k, begins)
+
+    # ---- parameters
+
+    def parameters_of(self, steps: range) -> List[nn.Parameter]:
+        """The trainable parameters of unrolled steps, and those that belong to no step; of no steps, none."""
+        if not steps:
+            return []
+        own = self._ids_of_parameters(steps)
+        of_any_step = self._ids_of_parameters(range(len(self.network.step_sizes)))
+        return [p for p in self.trainable_parameters() if id(p) in own or id(p) not in of_any_step]
+
+    def own_parameters(self) -> List[List[nn.Parameter]]:
+        """For each module that runs here, the parameters that its loss trains.
+
+        Those of its steps, and those that belong to no step in particular.
+        """
+        return [self.parameters_of(self.steps[k]) for k in self.own]
+
+    def trainable_parameters(self) -> List[nn.Parameter]:
+        """The parameters of the network that want a gradient, in its order."""
+        return [p for p in self.network.parameters() if p.requires_grad]
+
+    def _ids_of_parameters(self, steps: range) -> Set[int]:
+        blocks = [block_of_step(self.network, i) for i in steps]
+        step_sizes = {id(self.network.step_sizes[i]) for i in steps}
+        return {id(p) for block in blocks for p in block.parameters()} | step_sizes
+
+    def check_one_for_each(self, key: str, numbers: Sequence[float]) -> None:
+        """Refuses a list of ``MISC.GREEDY`` that has another number of elements than there are modules.
+
+        Raises:
+            UserError: names the key.
+        """
+        if len(numbers) != len(self):
+            raise UserError(
+                f"MISC.GREEDY.{key}: found {len(numbers)} numbers, allowed are {len(self)} (one for each module)"
+            )
+
+    # ---- a part of the network in this process
+
+    def keep(self, own: range) -> None:
+        """Keeps the modules ``own`` alone, and lets go of the parameters of the others, which run in other processes.
+
+        Raises:
+            UserError: where modules share parameters, so that they cannot be parted.
+        """
+        names = {id(p): name for name, p in self.network.named_parameters()}
+        owners = [{id(p) for p in self.parameters_of(steps)} for steps in self.steps]
+        others = [k for k in range(len(self)) if k not in own]
+        shared = set().union(*(owners[k] for k in own)) & set().union(*(owners[k] for k in others))
+        if shared:
+            raise UserError(
+                f"MISC.GREEDY.PARALLEL.PARTITION: modules {own.start + 1} to {own.stop} share"
+                f" '{names[min(shared)]}' with modules of other processes; weights shared between modules"
+                " (MODEL.UNROLLED.SHARE_WEIGHTS) allow one process"
+            )
+        for k in others:
+            for i in self.steps[k]:
+                self.network.resnets[i] = nn.Identity()
+                self.network.step_sizes[i] = nn.Parameter(torch.empty(0), requires_grad=False)
+        self.own = own
+
+    def given_up_steps(self) -> List[int]:
+        """The unrolled steps that run in other processes."""
+        return [i for k, steps in enumerate(self.steps) if k not in self.own for i in steps]

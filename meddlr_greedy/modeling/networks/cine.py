@@ -1,5 +1,6 @@
 """Unrolled networks for cardiac cine (2D+t): proximal gradient steps (DL-ESPIRiT) and conjugate gradients (MoDL)."""
 
+from dataclasses import replace
 from typing import Any, Callable, Dict, Optional
 
 import torch
@@ -10,6 +11,7 @@ from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.modeling.contract import CINE_AXES, NetworkTraits
 from meddlr_greedy.modeling.problem import prepare_inputs
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient, implicit_conjugate_gradient
@@ -33,13 +35,9 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
     ``MODEL.UNROLLED`` are meddlr's.
     """
 
-    # forward only chooses the signal model; the steps run through step() as in the base class.
-    greedy_compatible = True
-    kspace_axes = 5  # (B, H, W, T, C)
+    # forward only prepares the batch; the steps run through step() as in the base class.
+    traits = NetworkTraits(kspace_axes=CINE_AXES, forward_runs_steps=True, signal_model=CineSenseModel)
     regularizer = "SpatioTemporalResNet"  # that "ResNet" stands for
-
-    def build_signal_model(self, maps: torch.Tensor, weights: Optional[torch.Tensor]) -> CineSenseModel:
-        return CineSenseModel(maps, weights)
 
     def forward(self, inputs: Dict[str, Any], return_pp: bool = False, vis_training: bool = False) -> Dict[str, Any]:
         # With a signal model and k-space of its own: the base class knows 2D only, and multiplies k-space in place.
@@ -127,7 +125,7 @@ class CGCineUnrolledCNN(CineUnrolledCNN):
     gradient of the iterations and that of the solution.
     """
 
-    chooses_cg_backward = True
+    traits = replace(CineUnrolledCNN.traits, chooses_cg_backward=True)
 
     @configurable
     def __init__(self, *args, cg_max_iter: int = 10, cg_eps: float = 1e-4, cg_backward: str = "unrolled", **kwargs):

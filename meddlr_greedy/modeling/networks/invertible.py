@@ -24,6 +24,7 @@ solution has lost most of what the measured lines overrule, fewer than with grad
 """
 
 import math
+from dataclasses import replace
 from typing import Any, Callable, Dict, Sequence, Union
 
 import torch
@@ -64,6 +65,7 @@ class InvertibleCineUnrolledCNN(CineUnrolledCNN):
     iteration would take 73 applications of :math:`A^H A` for 19.
     """
 
+    traits = replace(CineUnrolledCNN.traits, invertible=True)
     regularizer = "InvertibleSpatioTemporalResNet"
     #: Bounds of ``MODEL.UNROLLED.STEP_SIZES``, both not allowed.
     allowed_step_sizes = (-(1 - 1 / _CONDITION), 0.0)
