@@ -3,8 +3,7 @@
 import contextlib
 import logging
 import os
-import signal
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Iterator, Optional
 
 import torch
 from meddlr.config import CfgNode
@@ -18,7 +17,7 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.jobs.job import Job
 
-__all__ = ["check_device", "handling_signals", "save_config", "setup_run"]
+__all__ = ["check_device", "save_config", "setup_run"]
 
 
 def check_device(cfg: CfgNode) -> torch.device:
@@ -38,22 +37,6 @@ def check_device(cfg: CfgNode) -> torch.device:
             " set MODEL.DEVICE cpu to train on the CPU"
         )
     return device
-
-
-@contextlib.contextmanager
-def handling_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Inside the block, SIGTERM and SIGUSR1 (a scheduler's requests to end) call ``handler``."""
-    previous = {}
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        try:
-            previous[number] = signal.signal(number, handler)
-        except ValueError:  # not in the main thread: whoever started us handles signals
-            break
-    try:
-        yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
 
 
 def setup_run(cfg: CfgNode, args: Any, trains: bool, job: Optional[Job] = None) -> CfgNode:

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from contextlib import ExitStack
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from meddlr.config import CfgNode
@@ -26,12 +26,12 @@ from meddlr_greedy.engine.accumulation import ResumableGradAccumOptimizer
 from meddlr_greedy.engine.build import build_hooks
 from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer, RunState
 from meddlr_greedy.engine.hooks import BestCheckpoint, CheckpointWriter, FlushAtEnd, IsolatedEvaluation
-from meddlr_greedy.engine.launch import handling_signals
 from meddlr_greedy.engine.updates import LearningRates, clip_gradients, scale_learning_rates
 from meddlr_greedy.errors import NonFiniteLossError, Preempted, UserError, naming
 from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator
 from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC, HeldOutEvaluator
 from meddlr_greedy.files import written_atomically
+from meddlr_greedy.jobs.end_request import EndRequest
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.registry import TRAINER_REGISTRY
 
@@ -59,7 +59,7 @@ class GreedyTrainer(DefaultTrainer):
         super().__init__(cfg)
         self.model = _unwrapped(self.model)
         _check_axes(self.model, self.data_loader.dataset.dataset, cfg)
-        self._signals: List[int] = []  # received, acted on between two iterations
+        self.end_request = EndRequest()
         self.run_state = RunState(cfg)
         # The run's state is read first: it refuses an optimizer's that does not fit.
         self.checkpointer = GreedyCheckpointer(
@@ -202,7 +202,7 @@ class GreedyTrainer(DefaultTrainer):
         self._seek_first_batch()
         with ExitStack() as at_end:
             self.storage = at_end.enter_context(EventStorage(self.start_iter))
-            at_end.enter_context(handling_signals(lambda n, _: self._signals.append(n)))
+            at_end.enter_context(self.end_request.listening())
             for to_close in [*writers, *(hook for hook in self._hooks if hasattr(hook, "close"))]:
                 at_end.callback(to_close.close)
             self.before_train()
@@ -212,9 +212,8 @@ class GreedyTrainer(DefaultTrainer):
                 self.before_step()
                 self.run_step()
                 self.after_step()
-                ending = self._asked_to_end()
-                if ending and self.iter + 1 < self.max_iter:
-                    self._end_for_signal(ending)
+                if self.end_request and self.iter + 1 < self.max_iter:
+                    self._end_on_request()
             self.after_train()
         results = getattr(self, "_last_eval_results", None)
         if results:
@@ -274,10 +273,6 @@ class GreedyTrainer(DefaultTrainer):
     def _average(self, values: Dict[str, float]) -> None:
         """Called before the update; for a trainer that averages over replicas."""
 
-    def _asked_to_end(self) -> int:
-        """The signal to end on after this iteration, or 0."""
-        return self._signals[0] if self._signals else 0
-
     def _seed_of_batch(self) -> int:
         """What random layers draw (dropout) is a function of the run's seed, the iteration and the unrolled step."""
         return example_seed(max(self.cfg.SEED, 0), self.iter, "random layers")
@@ -297,10 +292,10 @@ class GreedyTrainer(DefaultTrainer):
                     " SOLVER.BASE_LR: give it as MODEL.WEIGHTS, and another OUTPUT_DIR"
                 )
 
-    def _end_for_signal(self, number: int) -> None:
+    def _end_on_request(self) -> None:
         name = self.checkpoint_writer.write()
         raise Preempted(
-            f"{signal.Signals(number).name} received: {name} written after iteration {self.iter} of"
+            f"{signal.Signals(self.end_request.signal).name} received: {name} written after iteration {self.iter} of"
             f" {self.max_iter}; continue with --resume"
         )
 

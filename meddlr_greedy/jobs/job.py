@@ -15,16 +15,17 @@ import traceback
 import uuid
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Callable, Iterator, List, Optional
 
 import torch
 import torch.distributed as dist
 
 from meddlr_greedy.errors import OneLineError, Preempted, UserError, print_error
 from meddlr_greedy.jobs.board import Board, PeerLost, is_lost_connection
+from meddlr_greedy.jobs.end_request import JobEndRequest, end_at_once
 from meddlr_greedy.jobs.environment import num_processes
 
-__all__ = ["Job", "end_at_once"]
+__all__ = ["Job"]
 
 HEARTBEAT_S = 1.0
 #: Silence after which a process counts as lost. Dead ones are noticed sooner, by their closed connections.
@@ -44,14 +45,13 @@ class Job:
         rank: Number of this process, from 0.
         world_size: Number of processes.
         local_rank: Number of this process on its machine, from 0.
-        asked_to_end: The signal that asked any process of the job to end, or 0.
-        in_training: Whether signals are acted on between two iterations; else they end the process at once.
+        end_request: Whether a signal asked any process of the job to end.
     """
 
     def __init__(self, rank: int, world_size: int, local_rank: int, connect: Callable[[], dist.TCPStore]):
         self.rank, self.world_size, self.local_rank = rank, world_size, local_rank
-        self.asked_to_end = 0
-        self.in_training = False
+        self.end_request = JobEndRequest()
+        self._trains = False
         self._connect = connect
         self._lingers_s = 0.0
         self._connected, self._ended = threading.Event(), threading.Event()
@@ -156,9 +156,16 @@ class Job:
         """Tells the others what runs here, for their messages."""
         self.board.write(f"modules/{self.rank}", modules)
 
-    def ask_to_end(self, number: int) -> None:
-        """Tells all processes that a signal asked for the end."""
-        self.board.write("end", str(number))
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Inside the block, a signal asks for the end after an iteration; before it, it ends the process at once.
+
+        The block lasts until the process has left the job: what is left to do after the last iteration is short, and
+        half of it would be nothing.
+        """
+        self._trains = True  # for good: the watch may read a signal that arrived inside a little later
+        with self.end_request.listening():
+            yield
 
     def finish(self) -> None:
         """Waits until all processes have come here, then leaves the job."""
@@ -261,7 +268,7 @@ class Job:
                 status = board.failure_status()
                 if status is not None:
                     self._leave(status)
-                self.asked_to_end = self.asked_to_end or int(board.read("end") or 0)
+                self.end_request.exchange(board)
                 beat = board.read(f"beat/{watched}")
                 if beat != last_beat:
                     last_beat, seen = beat, time.monotonic()
@@ -275,19 +282,8 @@ class Job:
     def _act_on_signals(self) -> None:
         with suppress(BlockingIOError):
             arrived = set(os.read(self._signals, 100)) & {signal.SIGTERM, signal.SIGUSR1}
-            if arrived and not self.in_training:
-                end_at_once(arrived.pop(), None)
-
-
-def end_at_once(number: int, frame: Any) -> None:
-    """A signal handler for the time outside the training, when there is nothing to save.
-
-    Ends the process here. An exception would be lost where the signal happens to arrive inside somebody's
-    ``except Exception`` (meddlr's look at the environment has several) or inside a callback of the interpreter.
-    """
-    name = signal.Signals(number).name
-    print_error(f"{name} received outside the training; nothing is lost, continue with --resume")
-    os._exit(Preempted.exit_status)
+            if arrived and not self._trains:
+                end_at_once(arrived.pop())
 
 
 def _first_line(error: BaseException) -> str:

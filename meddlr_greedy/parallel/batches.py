@@ -5,6 +5,7 @@ from typing import Any, Dict, Iterator, Optional
 import torch
 from meddlr.evaluation import DatasetEvaluator
 
+from meddlr_greedy.jobs.end_request import JobEndRequest
 from meddlr_greedy.parallel.channel import Message, Receiver, Sender
 
 #: Tag of batches between two processes, so that they are not taken for reports.
@@ -12,12 +13,24 @@ BATCHES = 0
 
 
 class ReceivedBatches:
-    """What the process before hands on, in the place of a loader."""
+    """The batches that the process before hands on, in the place of a loader.
 
-    def __init__(self, receiver: Receiver, kind: str, num_batches: Optional[int] = None):
+    Args:
+        receiver: Where they arrive.
+        kind: "training" or "evaluation".
+        num_batches: Their number; None where it has no end.
+        end_request: Takes the decision that arrives with each batch of a training, whether the run ends after it.
+    """
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        kind: str,
+        num_batches: Optional[int] = None,
+        end_request: Optional[JobEndRequest] = None,
+    ):
         self._receiver, self._kind, self._num_batches = receiver, kind, num_batches
-        #: The signal for which the run ends after the last batch that came, or 0.
-        self.ends_for = 0
+        self._end_request = end_request
 
     def __len__(self) -> int:
         assert self._num_batches is not None, "training has no end"
@@ -30,7 +43,8 @@ class ReceivedBatches:
             message = self._receiver.get()
             kind = message.pop("kind")
             assert kind == self._kind, f"found {kind}, expected {self._kind}"
-            self.ends_for = message.pop("ends_for", 0)
+            if self._end_request is not None:
+                self._end_request.decide(message.pop("end_signal"))
             yield message
 
 

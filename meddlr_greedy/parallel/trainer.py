@@ -27,9 +27,9 @@ from meddlr.evaluation.testing import print_csv_format
 
 from meddlr_greedy.data.build import build_train_loader
 from meddlr_greedy.data.seeding import example_seed
-from meddlr_greedy.engine.launch import handling_signals
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import Preempted, UserError
+from meddlr_greedy.jobs.end_request import JobEndRequest
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
@@ -72,6 +72,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
     """
 
     model: GreedyUnrolled
+    end_request: JobEndRequest
     for_several_processes = True
 
     def __init__(self, cfg: CfgNode):
@@ -102,7 +103,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
         self._receiver: Optional[Receiver] = None
         self._sender: Optional[Sender] = None
         self._waited_for_replicas_s = 0.0
-        self._ends_for = 0  # the signal for which the run ends after this batch
+        self.end_request = self.job.end_request
         logger.info("Process %d of %d runs %s", self.job.rank, self.job.world_size, _name_modules(own))
 
     @property
@@ -187,22 +188,21 @@ class ParallelGreedyTrainer(GreedyTrainer):
             self._sender = Sender(self.job.rank + 1, **options)
         if not self.place.is_first:
             self._receiver = Receiver(self.job.rank - 1, **options)
-            self.data_loader = ReceivedBatches(self._receiver, "training")
+            self.data_loader = ReceivedBatches(self._receiver, "training", end_request=self.end_request)
         self.checkpointer.connect()
-        self.job.in_training = True  # to the end: what is left to do then is short, and half of it would be nothing
-        try:
-            yield
-        except Preempted:
+        with self.job.training():
+            try:
+                yield
+            except Preempted:
+                self._leave_together()
+                raise
             self._leave_together()
-            raise
-        self._leave_together()
 
     def _leave_together(self) -> None:
-        with handling_signals(lambda number, frame: None):
-            if self._sender is not None:
-                self._sender.close()
-            self.checkpointer.close()
-            self.job.finish()
+        if self._sender is not None:
+            self._sender.close()
+        self.checkpointer.close()
+        self.job.finish()
 
     def _seek_first_batch(self) -> None:
         if self.place.is_first:
@@ -214,17 +214,14 @@ class ParallelGreedyTrainer(GreedyTrainer):
     def run_step(self) -> None:
         self.checkpointer.release()
         if self.place.is_first:
-            self._ends_for = self._agreed_signal()
+            self.end_request.decide(self._agreed_by_replicas(self.end_request.pending))
         super().run_step()
 
-    def _agreed_signal(self) -> int:
-        """The signal that asked for the end, or 0; the same in the first processes of all replicas."""
-        if self._signals and not self.job.asked_to_end:
-            self.job.ask_to_end(self._signals[0])
-        asked = self._signals[0] if self._signals else self.job.asked_to_end
+    def _agreed_by_replicas(self, number: int) -> int:
+        """The largest ``number`` that the first processes of the replicas give."""
         if self._replicas is None:
-            return asked
-        agreed = torch.tensor([asked])
+            return number
+        agreed = torch.tensor([number])
         with self._waiting_for_replicas():
             dist.all_reduce(agreed, dist.ReduceOp.MAX, group=self._replicas)
         return int(agreed)
@@ -235,18 +232,10 @@ class ParallelGreedyTrainer(GreedyTrainer):
         yield
         self._waited_for_replicas_s += time.perf_counter() - start
 
-    def _asked_to_end(self) -> int:
-        if self.place.is_first:
-            return self._ends_for
-        if self._signals and not self.job.asked_to_end:
-            self.job.ask_to_end(self._signals[0])  # the first process hears of it, and tells it with a batch
-        return self.data_loader.ends_for
-
     def _hand_on(self, outputs: Dict[str, Any]) -> None:
         """Before backward, so that the next process need not wait for it."""
         if self._sender is not None:
-            ends_for = self._ends_for if self.place.is_first else self.data_loader.ends_for
-            self._sender.put({**batch_message("training", outputs), "ends_for": ends_for})
+            self._sender.put({**batch_message("training", outputs), "end_signal": self.end_request.signal})
 
     def _loss(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
         if self.place.is_last:

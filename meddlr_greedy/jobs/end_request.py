@@ -1,0 +1,98 @@
+"""The request to end a run: SIGTERM and SIGUSR1, with which schedulers ask, and what a process does about them."""
+
+import os
+import signal
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator
+
+from meddlr_greedy.errors import Preempted, print_error
+from meddlr_greedy.jobs.board import Board
+
+__all__ = ["EndRequest", "JobEndRequest", "end_at_once", "handling_signals"]
+
+_KEY = "end_signal"
+
+
+@contextmanager
+def handling_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Inside the block, SIGTERM and SIGUSR1 call ``handler`` with the signal's number and the stack frame.
+
+    Outside the main thread it does nothing: there Python installs no handlers, so the caller's program handles signals.
+    """
+    previous = {}
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        try:
+            previous[number] = signal.signal(number, handler)
+        except ValueError:  # not in the main thread
+            break
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def end_at_once(number: int, frame: Any = None) -> None:  # noqa: ARG001 (the signature of a handler)
+    """A signal handler for the time outside the training, when there is nothing to save.
+
+    It ends the process here. An exception would be lost where the signal happens to arrive inside somebody's
+    ``except Exception`` (meddlr's report on the environment has several) or inside a callback of the interpreter.
+    """
+    name = signal.Signals(number).name
+    print_error(f"{name} received outside the training; nothing is lost, continue with --resume")
+    os._exit(Preempted.exit_status)
+
+
+class EndRequest:
+    """Whether a signal has asked the run to end after the present iteration; true if so.
+
+    Attributes:
+        signal: Number of the signal that asked for the end; 0 if none has.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def __bool__(self) -> bool:
+        return self.signal != 0
+
+    def arrived(self, number: int) -> None:
+        """Records a signal; the first one counts."""
+        self.signal = self.signal or number
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside the block, SIGTERM and SIGUSR1 are recorded, and do nothing else."""
+        with handling_signals(lambda number, frame: self.arrived(number)):  # noqa: ARG005
+            yield
+
+
+class JobEndRequest(EndRequest):
+    """The request to end in one process of a job, whose processes must all end after the same iteration.
+
+    A signal may arrive in any process; the key-value store tells it to all others. Before each batch, the first process
+    of a chain decides whether the run ends after it. The decision goes down the chain with the batch.
+
+    Attributes:
+        signal: Number of the signal for which the run ends after the present iteration, as decided; else 0.
+        pending: Number of a signal that has arrived in any process, as far as this process knows; else 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pending = 0
+
+    def arrived(self, number: int) -> None:
+        """Records a signal that arrived in this process; the first one counts."""
+        self.pending = self.pending or number
+
+    def exchange(self, store: Board) -> None:
+        """Tells the other processes of a signal, or learns of one that arrived there."""
+        known = int(store.read(_KEY) or 0)
+        if self.pending and not known:
+            store.write(_KEY, str(self.pending))
+        self.pending = self.pending or known
+
+    def decide(self, number: int) -> None:
+        """Takes over the decision about the present iteration: the signal to end for, or 0."""
+        self.signal = number
