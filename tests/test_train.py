@@ -14,7 +14,7 @@ import torch
 from meddlr_greedy.data import catalog as datasets_module
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.engine.trainer import GreedyTrainer
-from meddlr_greedy.jobs.board import PeerLost
+from meddlr_greedy.jobs.failure import PeerLostError
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.losses import LeanLossComputer
 from meddlr_greedy.train_net import main as train_main
@@ -180,7 +180,7 @@ def test_killed_during_an_evaluation(write_config, tmp_path, monkeypatch):
     assert [i for i, value in of_runs[0] if value is not None] == [2, 5, 8]
 
 
-@pytest.mark.parametrize("error, leaves", [(RuntimeError("out of disk"), True), (PeerLost(1, "reset"), False)])
+@pytest.mark.parametrize("error, leaves", [(RuntimeError("out of disk"), True), (PeerLostError(1, "reset"), False)])
 def test_failing_evaluation_leaves_a_checkpoint(write_config, tmp_path, monkeypatch, error, leaves):
     """Unless it failed for a lost process, without which there is no whole checkpoint."""
 

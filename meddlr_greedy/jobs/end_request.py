@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, Iterator
 
 from meddlr_greedy.errors import Preempted, print_error
-from meddlr_greedy.jobs.board import Board
+from meddlr_greedy.jobs.store import KeyValueStore
 
 __all__ = ["EndRequest", "JobEndRequest", "end_at_once", "handling_signals"]
 
@@ -86,7 +86,7 @@ class JobEndRequest(EndRequest):
         """Records a signal that arrived in this process; the first one counts."""
         self.pending = self.pending or number
 
-    def exchange(self, store: Board) -> None:
+    def exchange(self, store: KeyValueStore) -> None:
         """Tells the other processes of a signal, or learns of one that arrived there."""
         known = int(store.read(_KEY) or 0)
         if self.pending and not known:

@@ -1,4 +1,8 @@
-"""Jobs of several processes on this machine that start fast: forked from a server that has imported everything."""
+"""Jobs that start fast, for tests and benchmarks.
+
+Their processes are forked from a server (:mod:`multiprocessing`'s forkserver) that has imported everything already. To
+train, use :func:`meddlr_greedy.jobs.launch.launch`, whose processes start as from a command line.
+"""
 
 import contextlib
 import multiprocessing
@@ -17,22 +21,27 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def preload(*modules: str) -> None:
-    """Names the modules that the server imports, once, for all jobs; before the first job."""
+    """Names the modules that the server imports, once for all jobs; call it before the first job."""
     _CONTEXT.set_forkserver_preload(list(modules))
 
 
 class LocalJob:
-    """``num`` processes that each call ``function(*args)`` in the environment of a job.
+    """``num`` processes on this machine that each call ``function(*args)`` with the environment variables of a job.
 
     Args:
         num: Number of processes.
-        function: What each calls; found by its name.
+        function: The function that each process calls; it must be importable by its name.
         args: Its arguments.
-        output: File for what the processes print.
+        output: File to which the processes append what they print.
         threads: Intra-op threads of each process.
         gpus: Whether the processes may see the GPUs.
-        store: That of an earlier attempt, which it continues.
-        agent_store: Whether the store outlives the processes, as torchrun's does; else the first of them holds it.
+        store: The store of an earlier attempt, which this job continues.
+        agent_store: Whether this process runs the store, which then outlives the job, as torchrun's does; else the
+            first process of the job runs it.
+
+    Attributes:
+        processes: The processes, by rank.
+        store: The store, where this process runs it.
     """
 
     def __init__(
@@ -61,22 +70,22 @@ class LocalJob:
         }
         self.processes: List[Any] = []
         for rank in range(num):
-            of_rank = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            process = _CONTEXT.Process(target=_run, args=(function, of_rank, str(output), threads, args))
+            environment_of_rank = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            process = _CONTEXT.Process(target=_run, args=(function, environment_of_rank, str(output), threads, args))
             process.start()
             self.processes.append(process)
 
     def text(self) -> str:
-        """What the processes have printed."""
+        """What the processes have printed so far."""
         with contextlib.suppress(FileNotFoundError):
             return self.output.read_text()
         return ""
 
     def wait(self, seconds: float = 90) -> List[int]:
-        """The exit status of each process; those that are not done in time are killed.
+        """Waits for all processes, and returns their exit statuses by rank.
 
         Raises:
-            TimeoutError: names them.
+            TimeoutError: Some processes are not done after ``seconds``. All are killed.
         """
         deadline = time.monotonic() + seconds
         for process in self.processes:
@@ -88,6 +97,7 @@ class LocalJob:
         return [process.exitcode for process in self.processes]
 
     def kill(self) -> None:
+        """Kills the processes that still run, and waits until they are gone."""
         for process in self.processes:
             process.kill()
             process.join()

@@ -18,7 +18,7 @@ from typing import Any, ContextManager, Dict, List, Optional
 import torch
 import torch.distributed as dist
 
-from meddlr_greedy.jobs.board import PeerLost, is_lost_connection
+from meddlr_greedy.jobs.failure import PeerLostError, is_lost_connection
 
 __all__ = ["END", "Message", "Receiver", "Sender", "receive", "send"]
 
@@ -137,7 +137,7 @@ class _Side:
     def _failure(self) -> BaseException:
         """What to raise: a broken connection is the peer's fault, everything else this side's own."""
         assert self._error is not None
-        return PeerLost(self.peer, self._error) if is_lost_connection(self._error) else self._error
+        return PeerLostError(self.peer, self._error) if is_lost_connection(self._error) else self._error
 
     def _measure(self, message: Message) -> None:
         num_bytes = sum(t.nbytes for t in message.values() if isinstance(t, torch.Tensor))
@@ -148,7 +148,7 @@ class Sender(_Side):
     """Sends messages in the background; :meth:`put` waits where too many are on their way.
 
     Raises:
-        PeerLost: (by its methods) the other side is gone.
+        PeerLostError: (by its methods) the other side is gone.
     """
 
     def put(self, message: Message) -> None:
@@ -193,7 +193,7 @@ class Receiver(_Side):
     """Receives messages in the background; :meth:`get` waits for the next.
 
     Raises:
-        PeerLost: (by its methods) the other side is gone.
+        PeerLostError: (by its methods) the other side is gone.
     """
 
     def get(self) -> Message:

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch
 
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, plain_name
-from meddlr_greedy.jobs.board import PeerLost, is_lost_connection
+from meddlr_greedy.jobs.failure import PeerLostError, is_lost_connection
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.parallel.channel import END, Message, Sender, receive
 from meddlr_greedy.parallel.place import Place
@@ -67,7 +67,7 @@ class ChainCheckpointer(GreedyCheckpointer):
             except RuntimeError as error:
                 if not is_lost_connection(error):
                     raise
-                raise PeerLost(rank, error) from error
+                raise PeerLostError(rank, error) from error
             assert received[-1]["kind"] == kind, f"found {received[-1]['kind']}, expected {kind}"
         return received
 

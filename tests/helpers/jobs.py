@@ -3,6 +3,7 @@
 import os
 import time
 
+from meddlr_greedy.errors import UserError
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.jobs.local import preload
 from meddlr_greedy.train_net import main
@@ -42,3 +43,12 @@ def call(function, *args):
 def ended_well(job):
     statuses = job.wait()
     assert statuses == [0] * len(statuses), job.text()[-3000:]
+
+
+def fail_before_connecting():
+    """The last process fails while the first waits for it."""
+    job = Job.join()
+    with job.ending_together():
+        if job.rank == job.world_size - 1:
+            raise UserError("the last process does not like it")
+        job.init_process_group("gloo")

@@ -1,0 +1,173 @@
+"""What a process does when it, or another process of its job, fails: one line says why, and all processes end.
+
+The process that fails first records why in the key-value store, and prints it. All others see that within a second
+(:mod:`meddlr_greedy.jobs.watch`), and end with the same exit status, whatever they are waiting for.
+"""
+
+import os
+import sys
+import threading
+import time
+import traceback
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Iterator, NoReturn, Tuple
+
+import torch
+
+from meddlr_greedy.errors import OneLineError, Preempted, print_error
+from meddlr_greedy.jobs.end_request import JobEndRequest
+from meddlr_greedy.jobs.rendezvous import wait_for_the_others
+from meddlr_greedy.jobs.store import KeyValueStore
+
+__all__ = ["END_S", "FailureHandler", "Member", "PeerLostError", "first_line", "is_lost_connection", "report_failure"]
+
+#: How long to wait for a better explanation before a lost connection is reported as such.
+GRACE_S = 3.0
+#: How long processes may take to end by themselves once one has failed.
+END_S = 8.0
+
+
+class PeerLostError(ConnectionError):
+    """The connection to a process broke.
+
+    Attributes:
+        rank: Of that process.
+    """
+
+    def __init__(self, rank: int, cause: Any):
+        super().__init__(str(cause))
+        self.rank = rank
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error of torch.distributed says that the other side is gone."""
+    if not isinstance(error, RuntimeError) or isinstance(error, torch.cuda.OutOfMemoryError):
+        return False
+    return any(word in str(error) for word in ("onnection closed", "onnection reset", "Broken pipe", "gloo", "NCCL"))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; the name of its class where it has none."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def report_failure(store: KeyValueStore, line: str, status: int, details: str = "") -> None:
+    """Records why the job failed, and prints it below ``details``, unless another process was first."""
+    if store.record_failure(line, status):
+        print_error(line, details)
+
+
+@dataclass
+class Member:
+    """What the threads of a process share about its part in the job.
+
+    Attributes:
+        rank: Number of the process, from 0.
+        world_size: Number of processes.
+        linger_s: How long the process waits before it exits, so that the others can read the store that it holds.
+        end_request: Whether a signal asked any process of the job to end.
+        trains: Whether a signal asks for the end after an iteration; else it ends the process at once.
+        connected: Set when the processes are connected by torch.distributed.
+        ended: Set when the process has left the job well.
+    """
+
+    rank: int
+    world_size: int
+    linger_s: float = 0.0
+    end_request: JobEndRequest = field(default_factory=JobEndRequest)
+    trains: bool = False
+    connected: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
+class FailureHandler:
+    """Ends the process together with the others of its job.
+
+    Args:
+        member: This process.
+        store: The keys of the attempt, over a connection of the calling thread.
+    """
+
+    def __init__(self, member: Member, store: KeyValueStore):
+        self._member, self._store = member, store
+
+    @contextmanager
+    def ending_together(self) -> Iterator[None]:
+        """Inside the block, an exception ends all processes of the job; one line says why, with rank and modules."""
+        try:
+            yield
+        except PeerLostError as error:
+            self.fail_for_lost_peer(error.rank, first_line(error))
+        except Preempted as end:  # all processes end so, each by itself
+            if self._member.rank == self._member.world_size - 1:
+                print_error(str(end))
+            self.leave(end.exit_status)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the others must not wait for this process)
+            if is_lost_connection(error) and not _is_out_of_memory(error):
+                self._wait_for_another_report()
+            self.fail(*_explained(error))
+
+    def fail(self, message: str, status: int, details: str = "") -> None:
+        """Ends the process and with it the job; says why unless another process was first."""
+        with self.store_may_be_gone():
+            line = f"{self._store.process_name(self._member.rank)}: {message}"
+            report_failure(self._store, line, status, details)
+        self.leave(status)
+
+    def fail_for_lost_peer(self, rank: int, cause: str) -> None:
+        """Ends the process and with it the job, because the connection to another process broke."""
+        self._wait_for_another_report()
+        with self.store_may_be_gone():
+            line = f"{self._store.process_name(rank)}: lost (killed, or out of reach: {cause})"
+            report_failure(self._store, line, 1)
+        self.leave(1)
+
+    @contextmanager
+    def store_may_be_gone(self) -> Iterator[None]:
+        """Inside the block, a lost store ends the process: the first process, which held the store, is lost, too."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self._member.ended.is_set():
+                return
+            if self._member.rank == 1:  # nobody can agree any more on who says it
+                print_error(f"rank 0: lost, with the job's store (killed, or out of reach: {first_line(error)})")
+            self.leave(1)
+
+    def leave(self, status: int) -> NoReturn:
+        """Ends the process with an exit status."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if self._member.rank == 0 and not self._member.connected.is_set():
+            # The others may still be on their way; they have to join to read why this attempt is over.
+            wait_for_the_others(self._store, self._member.world_size, END_S)
+        time.sleep(self._member.linger_s)
+        # Not sys.exit: threads of torch that wait for a lost process would keep this one.
+        os._exit(status)
+
+    def _wait_for_another_report(self) -> None:
+        """Ends the process if another one says why in the next seconds: it knows better than a broken connection."""
+        deadline = time.monotonic() + GRACE_S
+        while time.monotonic() < deadline:
+            with self.store_may_be_gone():
+                status = self._store.failure_status()
+                if status is not None:
+                    self.leave(status)
+            time.sleep(0.1)
+
+
+def _explained(error: Exception) -> Tuple[str, int, str]:
+    """The line that tells of an error, the exit status, and details to print above the line."""
+    if isinstance(error, OneLineError):
+        return str(error), error.exit_status, ""
+    if _is_out_of_memory(error):
+        return f"out of memory: {first_line(error)}", 1, ""
+    return f"{type(error).__name__}: {first_line(error)}", 1, traceback.format_exc()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # on the CPU
