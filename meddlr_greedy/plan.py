@@ -26,6 +26,7 @@ from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import register_datasets
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically
+from meddlr_greedy.modeling.contract import check_keys_of_network
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.search import FEATURES, STEPS, alternatives, largest, with_modules
@@ -65,6 +66,7 @@ def main(argv: Optional[Sequence[str]] = None) -> Dict[str, Any]:
     start = time.perf_counter()
     budget = _bytes(args.memory) if args.memory is not None else None
     cfg = load_config(args.config_file, args.opts)
+    check_keys_of_network(cfg)
     example = _example(cfg, args.shape, args.maps)
     plan = _plan(cfg, example, budget)
     plan["seconds"] = round(time.perf_counter() - start, 1)

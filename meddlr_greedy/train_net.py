@@ -25,6 +25,7 @@ from meddlr_greedy.jobs.end_request import end_at_once, handling_signals
 from meddlr_greedy.jobs.environment import in_job
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.jobs.launch import launch
+from meddlr_greedy.modeling.contract import check_keys_of_network
 from meddlr_greedy.parallel import trainer as _  # noqa: F401 (registers both trainers)
 
 __all__ = ["main"]
@@ -53,6 +54,7 @@ def main(argv: Optional[Sequence[str]] = None) -> Any:
 def _load(args: Any) -> Any:
     cfg = load_config(args.config_file, args.opts)
     trainer_class(cfg)
+    check_keys_of_network(cfg)
     register_datasets()
     check_dataset_names([*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL, *cfg.DATASETS.TEST])
     return cfg

@@ -15,7 +15,7 @@ from meddlr_greedy.data import catalog as datasets_module
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.jobs.failure import PeerLostError
-from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.modeling.greedy.modules import UnrolledModules
 from meddlr_greedy.modeling.losses import LeanLossComputer
 from meddlr_greedy.train_net import main as train_main
 from tests.helpers.runs import ROOT, assert_same_run, load, metrics, train, wait_for
@@ -119,14 +119,14 @@ def test_subjects_on_both_sides_are_told_of_once(write_config, monkeypatch, caps
 
 @pytest.mark.parametrize("module", [1, 2, 3])
 def test_non_finite_loss_stops_before_the_update(write_config, tmp_path, monkeypatch, capsys, module):
-    original, calls = GreedyUnrolled.run_steps, []
+    original, calls = UnrolledModules.run_steps, []
 
-    def poisoned(self, steps, image, problem, **options):
-        out = original(self, steps, image, problem, **options)
+    def poisoned(self, steps, *args):
+        out = original(self, steps, *args)
         calls.append(steps)
-        return out * float("nan") if steps == self.module_steps[module - 1] and calls.count(steps) == 4 else out
+        return out * float("nan") if steps == self.steps[module - 1] and calls.count(steps) == 4 else out
 
-    monkeypatch.setattr(GreedyUnrolled, "run_steps", poisoned)
+    monkeypatch.setattr(UnrolledModules, "run_steps", poisoned)
     with pytest.raises(SystemExit) as end:
         train(write_config(modules=3), "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "0")
     assert end.value.code == 1

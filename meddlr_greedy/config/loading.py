@@ -69,7 +69,6 @@ def load_config(config_file: str, opts: Sequence[str] = (), may_import: bool = T
     _check_registered(cfg, "MODEL.NORMALIZER.NAME", [name for name, _ in NORMALIZER_REGISTRY])
     if not cfg.MODEL.META_ARCHITECTURE.startswith("monai/"):
         _check_registered(cfg, "MODEL.META_ARCHITECTURE", [name for name, _ in META_ARCH_REGISTRY])
-    _check_cg_backward(cfg)
     return cfg.freeze()
 
 
@@ -113,18 +112,6 @@ def _check_needs_greedy(cfg: CfgNode, config: GreedyConfig) -> None:
                 f"{key.full_name}: found {value!r}, but MODEL.META_ARCHITECTURE is '{cfg.MODEL.META_ARCHITECTURE}';"
                 " allowed with 'GreedyUnrolled' (NUM_MODULES 1 is backpropagation)"
             )
-
-
-def _check_cg_backward(cfg: CfgNode) -> None:
-    """Networks without conjugate gradients of the plugin would ignore it."""
-    greedy, name = cfg.MISC.GREEDY, cfg.MODEL.META_ARCHITECTURE
-    networks = {registered: network for registered, network in META_ARCH_REGISTRY}
-    network = networks.get(greedy.META_ARCHITECTURE if name == "GreedyUnrolled" else name)
-    if greedy.CG_BACKWARD != "unrolled" and not getattr(network, "chooses_cg_backward", False):
-        raise UserError(
-            f"{PREFIX}CG_BACKWARD: found '{greedy.CG_BACKWARD}', which is for CGCineUnrolledCNN and its subclasses;"
-            f" allowed for {getattr(network, '__name__', name)} is 'unrolled'"
-        )
 
 
 def _check_sections(values: Mapping[str, Any], cfg: CfgNode, prefix: str = "") -> None:

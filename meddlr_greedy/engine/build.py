@@ -1,15 +1,37 @@
-"""The trainer and the hooks that ``MISC.GREEDY.RUN`` names."""
+"""The parts of a training, built from the config: trainer, hooks, network, optimizer, loss computer."""
 
-from typing import Any, List
+from typing import Any, List, Sequence
 
+import torch
 from meddlr.config import CfgNode
+from meddlr.engine import DefaultTrainer
 from meddlr.engine.train_loop import HookBase
+from meddlr.modeling import build_loss_computer as build_loss_computer_by_name
+from meddlr.modeling import build_model
+from meddlr.solver import GradAccumOptimizer
+from meddlr.solver import build_optimizer as build_stock_optimizer
 
-from meddlr_greedy.errors import UserError
+from meddlr_greedy.config.schema import schema_keys
+from meddlr_greedy.engine.accumulation import ResumableGradAccumOptimizer
+from meddlr_greedy.engine.updates import clip_gradients, scale_learning_rates
+from meddlr_greedy.errors import UserError, naming
 from meddlr_greedy.jobs.environment import in_job
 from meddlr_greedy.registry import HOOK_REGISTRY, TRAINER_REGISTRY, look_up
 
-__all__ = ["build_hooks", "trainer_class"]
+__all__ = [
+    "HANDLED_KEYS",
+    "build_hooks",
+    "build_loss_computer",
+    "build_network_to_train",
+    "build_optimizer",
+    "trainer_class",
+]
+
+#: Keys of ``MISC.GREEDY`` that are a trainer's work, and that :func:`build_optimizer` acts on.
+HANDLED_KEYS = ("CLIP_NORM", "LR_FACTORS")
+
+# These have a loss computer of their own.
+_CONSISTENCY_MODELS = ("N2RModel", "M2RModel", "NM2RModel", "A2RModel")
 
 
 def trainer_class(cfg: CfgNode) -> Any:
@@ -33,3 +55,53 @@ def trainer_class(cfg: CfgNode) -> Any:
 def build_hooks(cfg: CfgNode) -> List[HookBase]:
     """The hooks that ``MISC.GREEDY.RUN.HOOKS`` names, in that order."""
     return [look_up(HOOK_REGISTRY, name, "MISC.GREEDY.RUN.HOOKS")(cfg) for name in cfg.MISC.GREEDY.RUN.HOOKS]
+
+
+def build_network_to_train(cfg: CfgNode, handled_keys: Sequence[str] = HANDLED_KEYS) -> torch.nn.Module:
+    """The network of a config, for a trainer that acts on ``handled_keys``.
+
+    A network refuses to be trained with keys that are a trainer's work, unless its trainer acts on them.
+
+    Raises:
+        UserError: names the key that is wrong.
+    """
+    cfg = cfg.clone().defrost()
+    for key in schema_keys():
+        if key.name in handled_keys:
+            cfg.set_recursive(key.full_name, key.default)
+    with naming("MODEL"):
+        return build_model(cfg.freeze())
+
+
+def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> Any:
+    """meddlr's optimizer, with a state that resumes exactly, and the keys of ``MISC.GREEDY`` that concern the update.
+
+    Raises:
+        UserError: names the key that is wrong.
+    """
+    with naming("SOLVER.OPTIMIZER"):
+        optimizer = build_stock_optimizer(cfg, model)
+    if isinstance(optimizer, GradAccumOptimizer):
+        optimizer = ResumableGradAccumOptimizer(optimizer.optimizer, optimizer.accumulation_iters)
+    if cfg.MISC.GREEDY.CLIP_NORM:
+        clip_gradients(optimizer, model, cfg.MISC.GREEDY.CLIP_NORM)
+    if cfg.MISC.GREEDY.LR_FACTORS:
+        scale_learning_rates(optimizer, model, cfg.MISC.GREEDY.LR_FACTORS)
+    return optimizer
+
+
+def build_loss_computer(cfg: CfgNode) -> Any:
+    """The lean loss computer; meddlr's for its networks that have losses of their own.
+
+    Raises:
+        UserError: names the key that is wrong.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name not in _CONSISTENCY_MODELS:
+        return build_loss_computer_by_name(cfg, "LeanLossComputer")
+    if cfg.MISC.GREEDY.CINE.LOSS_LINES:
+        raise UserError(
+            f"MISC.GREEDY.CINE.LOSS_LINES: found {cfg.MISC.GREEDY.CINE.LOSS_LINES:g}, but {name}"
+            " (MODEL.META_ARCHITECTURE) has losses of its own; 0 is allowed"
+        )
+    return DefaultTrainer.build_loss_computer(cfg)

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from contextlib import ExitStack
 from typing import Any, Dict, List, Optional, Sequence
 
 import torch
@@ -132,8 +133,8 @@ def _higher_is_better(metric: str) -> bool:
 
 def _averaged_over_datasets(results: Dict[str, Dict[str, float]]) -> Dict[str, float]:
     values: Dict[str, List[float]] = {}
-    for of_dataset in results.values():
-        for name, value in flatten_dict(of_dataset).items():
+    for metrics in results.values():
+        for name, value in flatten_dict(metrics).items():
             # "val_psnr/channel_0": meddlr's name where 2D images have several map sets
             values.setdefault(name.split("/")[0], []).append(float(value))
     return {name: sum(v) / len(v) for name, v in values.items()}
@@ -153,11 +154,13 @@ class ModuleMonitor(HookBase):
 
     def __init__(self, cfg: CfgNode):
         self.period = cfg.MISC.GREEDY.RUN.LOG_PERIOD
+        self._measuring = ExitStack()
         self._held: Optional[HeldForBackward] = None
         self._marks: List[Any] = []
         self._memory: List[int] = []
 
     def before_step(self) -> None:
+        """Begins to measure, where the iteration is logged."""
         model = self.trainer.model
         self._active = isinstance(model, GreedyUnrolled) and (self.trainer.iter + 1) % self.period == 0
         if not self._active:
@@ -165,11 +168,10 @@ class ModuleMonitor(HookBase):
         self._cuda = next(model.parameters()).is_cuda
         self._marks, self._memory = [], []
         if not self._cuda:
-            self._held = HeldForBackward(exclude=model.parameters())
-            self._held.__enter__()
-        model.on_module = self._mark
+            self._held = self._measuring.enter_context(HeldForBackward(exclude=model.parameters()))
+        self._measuring.enter_context(model.unrolled.observed(self._mark))
 
-    def _mark(self, k: int, begins: bool) -> None:
+    def _mark(self, k: int, begins: bool) -> None:  # noqa: ARG002 (an observer; modules come in order)
         if self._cuda:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -187,14 +189,14 @@ class ModuleMonitor(HookBase):
             self._memory.append(memory)
 
     def after_step(self) -> None:
+        """Logs what was measured."""
         if not self._active:
             return
         self.close()
-        model = self.trainer.model
+        modules = self.trainer.model.unrolled
         scalars = {}
-        of_modules = model.module_parameters()
         marks = zip(self._marks[::2], self._marks[1::2])
-        for k, parameters, memory, (begin, end) in zip(model.own_modules, of_modules, self._memory, marks):
+        for k, parameters, memory, (begin, end) in zip(modules.own, modules.own_parameters(), self._memory, marks):
             seconds = begin.elapsed_time(end) / 1e3 if self._cuda else end - begin
             gradients = [p.grad for p in parameters if p.grad is not None]
             norms = torch.stack([g.norm() for g in gradients]) if gradients else torch.zeros(1)
@@ -205,8 +207,5 @@ class ModuleMonitor(HookBase):
 
     def close(self) -> None:
         """Stops measuring; called by the trainer, too, where a step did not come to its end."""
-        if isinstance(self.trainer.model, GreedyUnrolled):
-            self.trainer.model.on_module = None
-        if self._held is not None:
-            self._held.__exit__(None, None, None)
-            self._held = None
+        self._measuring.close()
+        self._held = None

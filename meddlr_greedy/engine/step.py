@@ -1,48 +1,164 @@
-"""One training step."""
+"""One training step: a mini-batch through the network, the losses, the gradients and the update.
 
-import itertools
-from typing import Any, Callable, Dict, Optional
+Trainers, the planner of memory and the benchmarks own one each; a process of a chain overrides the extension points.
+"""
+
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from meddlr.config import CfgNode
-from meddlr.utils.events import EventStorage
 
-from meddlr_greedy.engine.trainer import GreedyTrainer
+from meddlr_greedy.data.seeding import example_seed
+from meddlr_greedy.engine.build import build_loss_computer, build_network_to_train, build_optimizer
+from meddlr_greedy.errors import NonFiniteLossError
+from meddlr_greedy.modeling.greedy.modules import Observer
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 
-__all__ = ["TrainingStep"]
+__all__ = ["StepResult", "TrainingStep"]
+
+_INFINITY = float("inf")
 
 
-class TrainingStep(GreedyTrainer):
-    """The trainer's step on one batch again and again, without data, files and hooks.
+class StepResult(NamedTuple):
+    """What is logged of a step."""
 
-    ``on_module`` is called as :attr:`GreedyUnrolled.on_module` is; of a network that is not trained greedily the whole
-    step is the one module.
+    losses: Dict[str, float]  #: by name; "total_loss" is that of the whole network
+    others: Dict[str, float]  #: metrics of the last image, outside of autograd; "inversion_error"
+
+    @classmethod
+    def of(cls, values: Dict[str, float]) -> "StepResult":
+        """Parts scalars by meddlr's habit: what has "loss" in its name is one."""
+        losses = {name: value for name, value in values.items() if "loss" in name}
+        return cls(losses, {name: value for name, value in values.items() if name not in losses})
+
+    @property
+    def scalars(self) -> Dict[str, float]:
+        """All of them, by name."""
+        return {**self.others, **self.losses}
+
+
+class TrainingStep:
+    """The step of a network under an optimizer.
+
+    The extension points are :meth:`seed`, :meth:`hand_on`, :meth:`last_loss`, :meth:`read`, :meth:`check` and
+    :meth:`average`, in the order in which they are called.
+
+    Args:
+        model: The network, in training mode.
+        optimizer: meddlr's.
+        loss_computer: Of the last image.
+        run_seed: The seed of the run.
     """
 
-    def __init__(self, cfg: CfgNode, batch: Dict[str, torch.Tensor]):
-        self.cfg, self.iter, self.storage = cfg, 0, EventStorage(0)
-        self.model = self.build_model(cfg).train()
+    def __init__(self, model: torch.nn.Module, optimizer: Any, loss_computer: Any, run_seed: int = 0):
+        self.model, self.optimizer, self.loss_computer = model, optimizer, loss_computer
+        self.run_seed = run_seed
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "TrainingStep":
+        """A step of its own, without a trainer, data and files.
+
+        Raises:
+            UserError: names the key that is wrong.
+        """
+        model = build_network_to_train(cfg).train()
         if cfg.MODEL.DEVICE != "cpu":  # where parameters are made; those without values cannot be moved
-            self.model.to(cfg.MODEL.DEVICE)
-        self.optimizer = self.build_optimizer(cfg, self.model)
-        self.loss_computer = self.build_loss_computer(cfg)
-        self._data_loader_iter = itertools.repeat(batch)
-        self.on_module: Optional[Callable[[int, bool], None]] = None
+            model.to(cfg.MODEL.DEVICE)
+        return cls(model, build_optimizer(cfg, model), build_loss_computer(cfg), max(cfg.SEED, 0))
 
-    def run_step(self) -> None:
-        whole = self.on_module
+    def __call__(self, inputs: Dict[str, Any], iteration: int = 0) -> StepResult:
+        """Trains on one mini-batch.
+
+        Args:
+            inputs: meddlr's batch; it is left as it is.
+            iteration: The iteration of the run, from 0.
+
+        Raises:
+            NonFiniteLossError: A loss is NaN or infinite; nothing was updated.
+        """
+        assert self.model.training, "the model was left in evaluation mode"
+        outputs = self._forward(inputs, iteration)
+        self.hand_on(outputs)
+        outputs.update({key: inputs[key] for key in ("mean", "std", "norm") if key in inputs})
+        # As meddlr's trainer does, of the outputs those with "loss" in their name are logged.
+        scalars = {key: value for key, value in outputs.items() if "loss" in key or key == "inversion_error"}
+        loss, computed = self.last_loss(inputs, outputs)
+        scalars.update(computed)
+        del outputs
+
+        self.optimizer.zero_grad()
+        loss.backward()
+        values = self.read(scalars)
+        self.check(StepResult.of(values), iteration)
+        self.average(values)
+        self.optimizer.step()
+        if "loss" in values:
+            values["total_loss"] = values["loss"]
+        return StepResult.of(values)
+
+    def observe(self, observer: Observer) -> Any:
+        """A context inside which ``observer`` is told where the forward and backward of each module begin and end.
+
+        Of a network that is not trained greedily, the whole step is the one module.
+        """
         if isinstance(self.model, GreedyUnrolled):
-            self.model.on_module, whole = self.on_module, None
-        with self.storage:
-            if whole is not None:
-                whole(0, True)
-            super().run_step()
-            if whole is not None:
-                whole(0, False)
+            return self.model.unrolled.observed(observer)
+        return _WholeStep(observer)
 
-    def _next_batch(self) -> Dict[str, Any]:
-        return dict(super()._next_batch())
+    def _forward(self, inputs: Dict[str, Any], iteration: int) -> Dict[str, Any]:
+        if isinstance(self.model, GreedyUnrolled):
+            return self.model(inputs, seed=self.seed(iteration))
+        return self.model(inputs)
 
-    def _check_finite(self, values: Dict[str, float]) -> None:
-        """The values of a made-up batch do not matter."""
+    # ---- extension points
+
+    def seed(self, iteration: int) -> Optional[int]:
+        """What random layers draw (dropout) is a function of the run's seed, the iteration and the unrolled step."""
+        return example_seed(self.run_seed, iteration, "random layers")
+
+    def hand_on(self, outputs: Dict[str, Any]) -> None:
+        """Called between forward and backward; for a network that goes on in another process."""
+
+    def last_loss(
+        self, inputs: Dict[str, Any], outputs: Dict[str, Any]
+    ) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
+        """The loss of the last image, and the scalars to log of it."""
+        computed = self.loss_computer(inputs, outputs)
+        loss = computed["loss"]
+        if isinstance(self.model, GreedyUnrolled):
+            return loss, {f"loss_module_{self.model.num_modules}": loss, **computed}
+        return loss, computed
+
+    def read(self, scalars: Dict[str, torch.Tensor]) -> Dict[str, float]:
+        """The values of all scalars, by one synchronization with the device."""
+        values = torch.stack([value.detach().float().mean() for value in scalars.values()]).tolist()
+        return dict(zip(scalars, values))
+
+    def check(self, result: StepResult, iteration: int) -> None:
+        """Refuses losses that are not finite, before the update.
+
+        Raises:
+            NonFiniteLossError: names the module.
+        """
+        for name, value in result.losses.items():
+            if not -_INFINITY < value < _INFINITY:
+                module = name.replace("loss_module_", "module ") if "module" in name else "the network"
+                raise NonFiniteLossError(
+                    f"iteration {iteration}: the loss of {module} is {value}; stopped before the update"
+                )
+
+    def average(self, values: Dict[str, float]) -> None:
+        """Called before the update; for replicas, which average gradients and ``values``."""
+
+
+class _WholeStep:
+    """Observes a step as one module."""
+
+    def __init__(self, observer: Observer):
+        self._observer = observer
+
+    def __enter__(self) -> None:
+        self._observer(0, True)
+
+    def __exit__(self, *exception: Any) -> None:
+        self._observer(0, False)

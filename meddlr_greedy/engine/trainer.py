@@ -1,4 +1,4 @@
-"""The trainer: meddlr's, with exact resuming, one look at the device per step, and clean ends."""
+"""The trainer: meddlr's, with exact resuming, one host synchronization in each step, and clean ends."""
 
 import json
 import logging
@@ -6,14 +6,13 @@ import os
 import signal
 import time
 from contextlib import ExitStack
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Sequence
 
 import torch
 from meddlr.config import CfgNode
 from meddlr.engine import DefaultTrainer
 from meddlr.engine import hooks as meddlr_hooks
 from meddlr.evaluation import verify_results
-from meddlr.modeling import build_loss_computer
 from meddlr.solver import GradAccumOptimizer
 from meddlr.utils.events import CommonMetricPrinter, EventStorage, JSONWriter, TensorboardXWriter
 from torch.nn import DataParallel
@@ -21,26 +20,28 @@ from torch.nn import DataParallel
 from meddlr_greedy.data.build import build_train_loader, build_val_loader
 from meddlr_greedy.data.catalog import has_targets
 from meddlr_greedy.data.dataset import CineSliceData
-from meddlr_greedy.data.seeding import example_seed
-from meddlr_greedy.engine.accumulation import ResumableGradAccumOptimizer
-from meddlr_greedy.engine.build import build_hooks
+from meddlr_greedy.engine.build import (
+    HANDLED_KEYS,
+    build_hooks,
+    build_loss_computer,
+    build_network_to_train,
+    build_optimizer,
+)
 from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer, RunState
 from meddlr_greedy.engine.hooks import BestCheckpoint, CheckpointWriter, FlushAtEnd, IsolatedEvaluation
-from meddlr_greedy.engine.updates import LearningRates, clip_gradients, scale_learning_rates
+from meddlr_greedy.engine.step import TrainingStep
+from meddlr_greedy.engine.updates import LearningRates
 from meddlr_greedy.errors import NonFiniteLossError, Preempted, UserError, naming
 from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator
 from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC, HeldOutEvaluator
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.jobs.end_request import EndRequest
-from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.modeling.contract import inner_network, traits_of
 from meddlr_greedy.registry import TRAINER_REGISTRY
 
 __all__ = ["GreedyTrainer"]
 
 logger = logging.getLogger(__name__)
-
-# These have a loss computer of their own.
-_CONSISTENCY_MODELS = ("N2RModel", "M2RModel", "NM2RModel", "A2RModel")
 
 
 @TRAINER_REGISTRY.register()
@@ -54,10 +55,13 @@ class GreedyTrainer(DefaultTrainer):
     """
 
     model: torch.nn.Module
+    #: Keys of ``MISC.GREEDY`` that this trainer acts on in the place of the network.
+    handled_keys: Sequence[str] = HANDLED_KEYS
 
     def __init__(self, cfg: CfgNode):
         super().__init__(cfg)
         self.model = _unwrapped(self.model)
+        self.step = self.build_step()
         _check_axes(self.model, self.data_loader.dataset.dataset, cfg)
         self.end_request = EndRequest()
         self.run_state = RunState(cfg)
@@ -87,17 +91,8 @@ class GreedyTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        name = cfg.MODEL.META_ARCHITECTURE
-        if cfg.MISC.GREEDY.TRAINING != "greedy" and name != GreedyUnrolled.__name__:
-            raise UserError(
-                f"MISC.GREEDY.TRAINING: found '{cfg.MISC.GREEDY.TRAINING}', which needs MODEL.META_ARCHITECTURE"
-                f" '{GreedyUnrolled.__name__}', but that is '{name}'"
-            )
-        with naming("MODEL"):
-            model = super().build_model(cfg)
-        if isinstance(model, GreedyUnrolled):
-            model.asked_of_trainer = {}  # see build_optimizer
-        return model
+        """The network; the trainer acts on the keys that are left to it."""
+        return build_network_to_train(cfg, cls.handled_keys)
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Any) -> Any:
@@ -106,27 +101,17 @@ class GreedyTrainer(DefaultTrainer):
 
     @classmethod
     def build_loss_computer(cls, cfg: CfgNode) -> Any:
-        if cfg.MODEL.META_ARCHITECTURE in _CONSISTENCY_MODELS:
-            if cfg.MISC.GREEDY.CINE.LOSS_LINES:
-                raise UserError(
-                    f"MISC.GREEDY.CINE.LOSS_LINES: found {cfg.MISC.GREEDY.CINE.LOSS_LINES:g}, but"
-                    f" {cfg.MODEL.META_ARCHITECTURE}"
-                    " (MODEL.META_ARCHITECTURE) has losses of its own; 0 is allowed"
-                )
-            return super().build_loss_computer(cfg)
-        return build_loss_computer(cfg, "LeanLossComputer")
+        """The lean loss computer; meddlr's for its networks that have losses of their own."""
+        return build_loss_computer(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> Any:
-        with naming("SOLVER.OPTIMIZER"):
-            optimizer = super().build_optimizer(cfg, model)
-        if isinstance(optimizer, GradAccumOptimizer):
-            optimizer = ResumableGradAccumOptimizer(optimizer.optimizer, optimizer.accumulation_iters)
-        if cfg.MISC.GREEDY.CLIP_NORM:
-            clip_gradients(optimizer, model, cfg.MISC.GREEDY.CLIP_NORM)
-        if cfg.MISC.GREEDY.LR_FACTORS:
-            scale_learning_rates(optimizer, model, cfg.MISC.GREEDY.LR_FACTORS)
-        return optimizer
+        """meddlr's optimizer with the keys of ``MISC.GREEDY`` that concern the update."""
+        return build_optimizer(cfg, model)
+
+    def build_step(self) -> TrainingStep:
+        """The training step, once network, optimizer and loss computer are there."""
+        return TrainingStep(self.model, self.optimizer, self.loss_computer, max(self.cfg.SEED, 0))
 
     def build_hooks(self) -> list:
         cfg = self.cfg
@@ -199,7 +184,7 @@ class GreedyTrainer(DefaultTrainer):
         # In this order: the writer sees what the others have measured, and the checkpoint vouches for all of it. Killed
         # before it is written, the resumed run evaluates and logs again; killed after it, nothing is missing.
         self.register_hooks([meddlr_hooks.PeriodicWriter(writers, periods), self.checkpoint_writer])
-        self._seek_first_batch()
+        self.seek_first_batch()
         with ExitStack() as at_end:
             self.storage = at_end.enter_context(EventStorage(self.start_iter))
             at_end.enter_context(self.end_request.listening())
@@ -221,76 +206,34 @@ class GreedyTrainer(DefaultTrainer):
         return results
 
     def run_step(self) -> None:
-        """One mini-batch: forward, loss, gradient, one look at the losses, update."""
-        assert self.model.training, "the model was left in evaluation mode"
-        inputs = self._next_batch()
-        if isinstance(self.model, GreedyUnrolled):
-            self.model.seed_of_batch = self._seed_of_batch()
-        outputs = self.model(inputs)
-        self._hand_on(outputs)
-        outputs.update({key: inputs[key] for key in ("mean", "std", "norm") if key in inputs})
-        scalars = {key: value for key, value in outputs.items() if "loss" in key or key == "inversion_error"}
-        loss, of_last = self._loss(inputs, outputs)
-        scalars.update(of_last)
-        del outputs
-
-        self.optimizer.zero_grad()
-        loss.backward()
-        values = self._read(scalars)
-        self._check_finite(values)
-        self._average(values)
-        self.optimizer.step()
-        if "loss" in values:
-            values["total_loss"] = values["loss"]
-        self.storage.put_scalars(**values)
+        """Trains on one mini-batch, and records what is to log of it."""
+        try:
+            result = self.step(self.next_batch(), self.iter)
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(
+                f"{error}. The last checkpoint is {self.checkpointer.get_checkpoint_file() or 'none'}; start from it"
+                " with a lower SOLVER.BASE_LR: give it as MODEL.WEIGHTS, and another OUTPUT_DIR"
+            ) from error
+        self.storage.put_scalars(**result.scalars)
 
     def evaluate(self) -> Dict[str, Any]:
         """Scores the validation sets; data set -> metric -> value."""
         self._last_eval_results = self.test(self.cfg, self.model, use_val=True)
         return self._last_eval_results
 
-    def _seek_first_batch(self) -> None:
+    # ---- extension points
+
+    def seek_first_batch(self) -> None:
+        """Lets the loader begin with the batch of the first iteration."""
         self.data_loader.batch_sampler.start_iter = self.start_iter
 
-    def _next_batch(self) -> Dict[str, Any]:
+    def next_batch(self) -> Dict[str, Any]:
+        """The next mini-batch; the time that it took to come is logged."""
         start = time.perf_counter()
         inputs = next(self._data_loader_iter)
         self.storage.put_scalar("data_time", time.perf_counter() - start)
         inputs.pop("_profiler", None)
         return inputs
-
-    def _loss(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
-        """The loss of the last module, and what to log of it."""
-        computed = self.loss_computer(inputs, outputs)
-        loss = computed["loss"]
-        if isinstance(self.model, GreedyUnrolled):
-            return loss, {f"loss_module_{self.model.num_modules}": loss, **computed}
-        return loss, computed
-
-    def _hand_on(self, outputs: Dict[str, Any]) -> None:
-        """Called between forward and backward; for a trainer whose network goes on elsewhere."""
-
-    def _average(self, values: Dict[str, float]) -> None:
-        """Called before the update; for a trainer that averages over replicas."""
-
-    def _seed_of_batch(self) -> int:
-        """What random layers draw (dropout) is a function of the run's seed, the iteration and the unrolled step."""
-        return example_seed(max(self.cfg.SEED, 0), self.iter, "random layers")
-
-    def _read(self, scalars: Dict[str, torch.Tensor]) -> Dict[str, float]:
-        """All scalars with one transfer from the device."""
-        values = torch.stack([value.detach().float().mean() for value in scalars.values()]).tolist()
-        return dict(zip(scalars, values))
-
-    def _check_finite(self, values: Dict[str, float]) -> None:
-        for name, value in values.items():
-            if "loss" in name and not -float("inf") < value < float("inf"):
-                module = name.replace("loss_module_", "module ") if "module" in name else "the network"
-                raise NonFiniteLossError(
-                    f"iteration {self.iter}: the loss of {module} is {value}; stopped before the update. The last"
-                    f" checkpoint is {self.checkpointer.get_checkpoint_file() or 'none'}; start from it with a lower"
-                    " SOLVER.BASE_LR: give it as MODEL.WEIGHTS, and another OUTPUT_DIR"
-                )
 
     def _end_on_request(self) -> None:
         name = self.checkpoint_writer.write()
@@ -311,11 +254,9 @@ def _is_scored_by_held_out_lines(cfg: CfgNode, dataset_name: str) -> bool:
 
 
 def _check_axes(model: torch.nn.Module, dataset: Any, cfg: CfgNode) -> None:
-    """2D networks for 2D data, cine networks for cine."""
-    network: Any = model
-    while hasattr(network, "model"):
-        network = network.model
-    takes_cine = getattr(network, "kspace_axes", 4) == 5
+    """Refuses cine data for 2D networks, and the other way round."""
+    network = inner_network(model)
+    takes_cine = traits_of(network).is_cine
     if takes_cine != isinstance(dataset, CineSliceData):
         raise UserError(
             f"MODEL.META_ARCHITECTURE: {type(network).__name__} takes {'cine' if takes_cine else '2D'} data, but"

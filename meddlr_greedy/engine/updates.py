@@ -48,8 +48,8 @@ def scale_learning_rates(optimizer: Any, model: nn.Module, factors: Sequence[flo
     """
     modules = _parameters_of_modules(model, "LR_FACTORS", list(factors))
     assert isinstance(model, GreedyUnrolled), "refused with the config"
-    model.check_one_for_each_module("LR_FACTORS", factors)
-    factor_of = {id(p): factors[k] for k, parameters in zip(model.own_modules, modules) for p in parameters}
+    model.unrolled.check_one_for_each("LR_FACTORS", factors)
+    factor_of = {id(p): factors[k] for k, parameters in zip(model.unrolled.own, modules) for p in parameters}
     for group in optimizer.param_groups:
         (parameter,) = group["params"]
         group["lr"] *= factor_of[id(parameter)]
@@ -62,7 +62,7 @@ class LearningRates(LRScheduler):
         super().__init__(optimizer, scheduler)
         position = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
         self._groups: Dict[int, int] = {}  # of each module, one with its most common rate
-        for k, parameters in zip(model.own_modules, model.module_parameters()):
+        for k, parameters in zip(model.unrolled.own, model.unrolled.own_parameters()):
             rates = {position[id(p)]: optimizer.param_groups[position[id(p)]]["lr"] for p in parameters}
             if rates:
                 common = Counter(rates.values()).most_common(1)[0][0]
@@ -80,7 +80,7 @@ def _parameters_of_modules(model: nn.Module, key: str, value: Any) -> List[List[
     """The parameters of each module, each in one module alone; of any other network, all in one."""
     if not isinstance(model, GreedyUnrolled):
         return [[p for p in model.parameters() if p.requires_grad]]
-    modules = model.module_parameters()
+    modules = model.unrolled.own_parameters()
     owners = Counter(id(p) for parameters in modules for p in parameters)
     for name, p in model.model.named_parameters():
         if owners[id(p)] > 1:

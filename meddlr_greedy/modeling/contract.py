@@ -1,8 +1,8 @@
 """The contract with an unrolled network: what greedy learning uses of it, and what the network declares of itself.
 
 A network of your own meets it by one of two ways. It is a subclass of meddlr's ``GeneralizedUnrolledCNN`` that leaves
-``forward`` alone and overrides ``step``, ``dc`` or ``reg``: nothing is to declare. Or it has a ``forward`` of its own, and
-declares :class:`NetworkTraits` as ``traits``, which say what greedy learning cannot see.
+``forward`` alone and overrides ``step``, ``dc`` or ``reg``: nothing is to declare. Or it has a ``forward`` of its own,
+and declares :class:`NetworkTraits` as ``traits``, which say what greedy learning cannot see.
 """
 
 from dataclasses import dataclass
@@ -62,7 +62,8 @@ class NetworkTraits:
 class UnrolledNetwork(Protocol):
     """What greedy learning uses of a network; ``GeneralizedUnrolledCNN`` has it all but ``traits``.
 
-    H is the readout, W the phase encode, T the cardiac phases, C the coils and M the map sets; T is there in cine alone.
+    H is the readout, W the phase encode, T the cardiac phases, C the coils and M the map sets; T is there in cine
+    alone.
     """
 
     traits: ClassVar[NetworkTraits]
@@ -120,11 +121,11 @@ def is_compatible(network_class: Any) -> bool:
     """Whether a class of networks can be trained greedily."""
     if not isinstance(network_class, type) or not issubclass(network_class, GeneralizedUnrolledCNN):
         return False
-    if network_class.forward is GeneralizedUnrolledCNN.forward:
-        return True
     # Declared by the class whose forward it is, or by a subclass that knows it; not by one that it overrides.
     classes = network_class.__mro__
     owner = next(i for i, c in enumerate(classes) if "forward" in vars(c))
+    if classes[owner] is GeneralizedUnrolledCNN:
+        return True
     declared = [vars(c)["traits"] for c in classes[: owner + 1] if "traits" in vars(c)]
     return any(traits.forward_runs_steps for traits in declared)
 

@@ -27,6 +27,7 @@ from meddlr.ops import complex as cplx
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.modeling.problem import MeasuredLines
+from meddlr_greedy.registry import LOSS_REGISTRY
 
 __all__ = ["LeanLossComputer", "LocalLoss", "as_local_loss", "complex_l1", "measured_loss", "recon_loss"]
 
@@ -182,7 +183,10 @@ class LeanLossComputer(LossComputer):
                 f" {self.loss_lines:g}) allowed are {', '.join(_MEASURED_LOSSES)}"
             )
         self.loss: Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
-        if name in IMAGE_LOSSES + KSPACE_LOSSES:
+        own = dict(iter(LOSS_REGISTRY)).get(name)
+        if own is not None:
+            self.loss = lambda pred, target, signal_model: own(pred, target)
+        elif name in IMAGE_LOSSES + KSPACE_LOSSES:
             self.loss = lambda pred, target, signal_model: recon_loss(name, pred, target, signal_model)
         else:
             self.loss = _metric_loss(name, cfg.MODEL.DEVICE)
@@ -226,7 +230,7 @@ class LeanLossComputer(LossComputer):
 
 def _metric_loss(name: str, device: str):
     """Any of meddlr's differentiable metrics that is lower for better images, as a loss."""
-    allowed = IMAGE_LOSSES + KSPACE_LOSSES
+    allowed = [*IMAGE_LOSSES, *KSPACE_LOSSES, *(registered for registered, _ in LOSS_REGISTRY)]
     try:
         metric = next(iter(build_metrics([name]).values(copy_state=False))).to(device)
     except ValueError:

@@ -87,7 +87,8 @@ def prepare_inputs(network: Any, inputs: Dict[str, Any]) -> Dict[str, Any]:
     """The batch on the network's device with masked k-space, mask and signal model; the batch given stays as it is.
 
     The signal model is the one that the network's traits name. A batch without k-space (handed on by another process,
-    which has used it up) has a mask. Where lines are held out for the loss (``loss_kspace`` and ``loss_mask``), ``measured`` are :class:`MeasuredLines`.
+    which has used it up) has a mask. Where lines are held out for the loss (``loss_kspace`` and ``loss_mask``),
+    ``measured`` are :class:`MeasuredLines`.
 
     Raises:
         UserError: where the maps do not fit the network.

@@ -94,7 +94,7 @@ def measure_modules(model: GreedyUnrolled, batch: Dict[str, Any], repetitions: i
     """
     marks: List[float] = []
 
-    def mark(k: int, begins: bool) -> None:
+    def mark(k: int, begins: bool) -> None:  # noqa: ARG001 (an observer)
         if next(model.parameters()).is_cuda:
             torch.cuda.synchronize()
         marks.append(time.perf_counter())
@@ -106,16 +106,15 @@ def measure_modules(model: GreedyUnrolled, batch: Dict[str, Any], repetitions: i
     with torch.random.fork_rng(devices=devices), _without_visualization(model):
         for _ in range(repetitions + 1):
             marks.clear()
-            model.on_module = mark
-            start = time.perf_counter()
-            outputs = model(batch)
-            loss = model.local_loss(batch, outputs)
-            torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
-            model.on_module = None
+            with model.unrolled.observed(mark):
+                start = time.perf_counter()
+                outputs = model(batch)
+                loss = model.losses.loss(batch, outputs)
+                torch.autograd.grad(loss, model.unrolled.trainable_parameters(), allow_unused=True)
             begins, ends = [start, *marks[2::2]], marks[1::2]
             seconds.append([end - begin for begin, end in zip(begins, ends)])
     model.train(was_training)
-    return [min(of_module) for of_module in zip(*seconds[1:])]
+    return [min(repetitions) for repetitions in zip(*seconds[1:])]
 
 
 @contextlib.contextmanager

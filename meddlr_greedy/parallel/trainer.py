@@ -15,9 +15,8 @@ Files are written by the last process, which is the last to be done with each it
 import json
 import logging
 import os
-import time
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import torch
 import torch.distributed as dist
@@ -26,20 +25,20 @@ from meddlr.evaluation import inference_on_dataset
 from meddlr.evaluation.testing import print_csv_format
 
 from meddlr_greedy.data.build import build_train_loader
-from meddlr_greedy.data.seeding import example_seed
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import Preempted, UserError
 from meddlr_greedy.jobs.end_request import JobEndRequest
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
-from meddlr_greedy.parallel.batches import BATCHES, HandOn, ReceivedBatches, batch_message
+from meddlr_greedy.parallel.batches import BATCHES, HandOn, ReceivedBatches
 from meddlr_greedy.parallel.channel import Receiver, Sender
 from meddlr_greedy.parallel.checkpointer import ChainCheckpointer
 from meddlr_greedy.parallel.limits import check_last_batch, check_possible, check_replicable, num_modules
 from meddlr_greedy.parallel.measurements import ShareMeasurements
 from meddlr_greedy.parallel.partition import balanced_partition, measure_modules, store_partition, stored_partition
 from meddlr_greedy.parallel.place import Place
+from meddlr_greedy.parallel.step import ChainStep
 from meddlr_greedy.registry import TRAINER_REGISTRY
 
 __all__ = ["ParallelGreedyTrainer", "choose_backend"]
@@ -72,6 +71,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
     """
 
     model: GreedyUnrolled
+    step: ChainStep
     end_request: JobEndRequest
     for_several_processes = True
 
@@ -102,7 +102,6 @@ class ParallelGreedyTrainer(GreedyTrainer):
         )
         self._receiver: Optional[Receiver] = None
         self._sender: Optional[Sender] = None
-        self._waited_for_replicas_s = 0.0
         self.end_request = self.job.end_request
         logger.info("Process %d of %d runs %s", self.job.rank, self.job.world_size, _name_modules(own))
 
@@ -123,6 +122,11 @@ class ParallelGreedyTrainer(GreedyTrainer):
         if cfg.MISC.GREEDY.PARALLEL.PARTITION != "auto":
             model.keep_modules(_own_modules(cfg, place_of_this_process(cfg)))
         return model
+
+    def build_step(self) -> ChainStep:
+        """The part of the training step that runs in this process."""
+        parts = (self.model, self.optimizer, self.loss_computer, max(self.cfg.SEED, 0))
+        return ChainStep(*parts, self.place, self._replicas, self.job.end_request)
 
     def build_hooks(self) -> list:
         self.measurements = ShareMeasurements(self.cfg.MISC.GREEDY.RUN.LOG_PERIOD, self.cfg.TEST.EVAL_PERIOD)
@@ -185,7 +189,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
         depth = self.cfg.MISC.GREEDY.PARALLEL.BATCHES_IN_FLIGHT
         options = {"depth": depth, "device": device, "tag": BATCHES, "stage_on_cpu": self._stage_on_cpu}
         if not self.place.is_last:
-            self._sender = Sender(self.job.rank + 1, **options)
+            self._sender = self.step.sender = Sender(self.job.rank + 1, **options)
         if not self.place.is_first:
             self._receiver = Receiver(self.job.rank - 1, **options)
             self.data_loader = ReceivedBatches(self._receiver, "training", end_request=self.end_request)
@@ -204,69 +208,25 @@ class ParallelGreedyTrainer(GreedyTrainer):
         self.checkpointer.close()
         self.job.finish()
 
-    def _seek_first_batch(self) -> None:
+    def seek_first_batch(self) -> None:
+        """Only the first process of a chain reads batches."""
         if self.place.is_first:
-            super()._seek_first_batch()
+            super().seek_first_batch()
 
-    def _next_batch(self) -> Dict[str, Any]:
-        return super()._next_batch() if self.place.is_first else next(self._data_loader_iter)
+    def next_batch(self) -> Dict[str, Any]:
+        """The next mini-batch; the first process of a chain reads it, the others receive it."""
+        return super().next_batch() if self.place.is_first else next(self._data_loader_iter)
 
     def run_step(self) -> None:
         self.checkpointer.release()
         if self.place.is_first:
-            self.end_request.decide(self._agreed_by_replicas(self.end_request.pending))
+            self.end_request.decide(self.step.largest_of_replicas(self.end_request.pending))
         super().run_step()
-
-    def _agreed_by_replicas(self, number: int) -> int:
-        """The largest ``number`` that the first processes of the replicas give."""
-        if self._replicas is None:
-            return number
-        agreed = torch.tensor([number])
-        with self._waiting_for_replicas():
-            dist.all_reduce(agreed, dist.ReduceOp.MAX, group=self._replicas)
-        return int(agreed)
-
-    @contextmanager
-    def _waiting_for_replicas(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._waited_for_replicas_s += time.perf_counter() - start
-
-    def _hand_on(self, outputs: Dict[str, Any]) -> None:
-        """Before backward, so that the next process need not wait for it."""
-        if self._sender is not None:
-            self._sender.put({**batch_message("training", outputs), "end_signal": self.end_request.signal})
-
-    def _loss(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
-        if self.place.is_last:
-            return super()._loss(inputs, outputs)
-        loss = self.model.local_loss(inputs, outputs)
-        return loss, {f"loss_module_{self.model.own_modules.stop}": loss}
-
-    def _average(self, values: Dict[str, float]) -> None:
-        """Gradients, and what is logged, become those of the whole batch: the replicas' mean."""
-        if self._replicas is None:
-            return
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        logged = torch.tensor(list(values.values()), dtype=gradients[0].dtype, device=gradients[0].device)
-        flat = torch.cat([g.reshape(-1) for g in (*gradients, logged)])
-        with self._waiting_for_replicas():
-            dist.all_reduce(flat, group=self._replicas)
-        flat /= self.place.num_replicas
-        *averaged, logged = flat.split([g.numel() for g in (*gradients, logged)])
-        for g, mean in zip(gradients, averaged):
-            g.copy_(mean.view_as(g))
-        values.update(zip(values, logged.tolist()))
-
-    def _seed_of_batch(self) -> int:
-        if self.place.replica == 0:
-            return super()._seed_of_batch()
-        return example_seed(max(self.cfg.SEED, 0), self.iter, f"random layers, replica {self.place.replica}")
 
     def waited_s(self) -> float:
         """Seconds that this process has waited for others so far."""
         sides = [side for side in (self._receiver, self._sender) if side is not None]
-        return sum(side.waited_s for side in sides) + self._waited_for_replicas_s
+        return sum(side.waited_s for side in sides) + self.step.waited_s
 
     def in_flight_mb(self) -> float:
         """Memory of the batches that may wait beside this process."""
@@ -288,8 +248,8 @@ class ParallelGreedyTrainer(GreedyTrainer):
             self.checkpointer.gather(min(self.iter, self.max_iter - 1))  # a finished run stands one behind its end
         if not self.is_writer:
             return {}
-        for of_dataset in results.values():
-            print_csv_format(of_dataset)
+        for metrics in results.values():
+            print_csv_format(metrics)
         self._last_eval_results = results
         return results
 

@@ -5,13 +5,14 @@ as in an iteration that has others before it (the old gradients and the optimize
 needs for itself inside a library (workspaces of cuDNN) is not seen.
 """
 
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from meddlr.config import CfgNode
 
 from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.contract import inner_network, traits_of
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.trace import Trace, traced
 
@@ -41,10 +42,10 @@ class StepMemory(NamedTuple):
 class _PlannedStep(TrainingStep):
     """The step on tensors without values."""
 
-    def _seed_of_batch(self) -> Any:
+    def seed(self, iteration: int) -> Optional[int]:  # noqa: ARG002
         return None  # what random layers draw does not matter
 
-    def _read(self, scalars: Dict[str, torch.Tensor]) -> Dict[str, float]:
+    def read(self, scalars: Dict[str, torch.Tensor]) -> Dict[str, float]:
         return dict.fromkeys(scalars, 0.0)
 
 
@@ -87,7 +88,7 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
     batch = example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE)
     batch_bytes = trace.alive
     on_host = batch_bytes if on_cuda else 0
-    step = _PlannedStep(cfg, batch)
+    step = _PlannedStep.from_config(cfg)
     _check_data(step.model, example)
     if on_cuda:
         # Stands for the copy to the device, which lives as long as the network needs it.
@@ -116,10 +117,10 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
             activations[k] = trace.peak - begun[0]
         trace.reset_peak()
 
-    step.on_module = on_module
     trace.reset_peak()
     trace.operations = 0.0
-    step.run_step()
+    with step.observe(on_module):
+        step(dict(batch))
     peak, operations = max(*peaks, trace.peak) - on_host, trace.operations
 
     before = trace.alive
@@ -142,7 +143,7 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
 
 
 def _check_data(model: Any, example: Example) -> None:
-    takes_cine = getattr(getattr(model, "model", model), "kspace_axes", 4) == 5
+    takes_cine = traits_of(inner_network(model)).is_cine
     if takes_cine != example.is_cine:
         raise UserError(
             f"shape: found {example.tensors['kspace'][0]}, but the network takes"

@@ -10,10 +10,11 @@ from meddlr.data.transforms.transform import DataTransform
 from meddlr.forward.mri import hard_data_consistency
 from torch import nn
 
-from meddlr_greedy.data.scan_file import CINE_AXES, PLAIN_AXES
+from meddlr_greedy.data.scan_file import CINE_AXES
 from meddlr_greedy.data.transform import CineDataTransform
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.evaluator import as_complex
+from meddlr_greedy.modeling.contract import traits_of
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.reconstruction.acquired import AcquiredScan, AcquiredSlice
 
@@ -53,7 +54,7 @@ class Reconstructor:
 
     def check(self, scan: AcquiredScan) -> None:
         """Raises a UserError where a scan does not fit the network."""
-        takes_cine = getattr(self._network, "kspace_axes", PLAIN_AXES) == CINE_AXES
+        takes_cine = traits_of(self._network).is_cine
         if takes_cine != scan.is_cine:
             raise UserError(
                 f"{scan.path}: kspace has {len(scan.shape)} axes {scan.shape}, but {type(self._network).__name__}"

@@ -10,9 +10,11 @@ from torch import nn
 
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.contract import NetworkTraits
 from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.losses import complex_l1
+from meddlr_greedy.modeling.problem import UnrolledProblem
 from tests.helpers.networks import batches, held_bytes, plain_network, train_stock
 
 BLOCKS = {
@@ -147,13 +149,13 @@ def test_batch_is_left_as_it_is(make_cfg, batch):
 
 def test_gradient_of_a_local_loss_stays_in_its_module(make_cfg, batch):
     model = build_model(make_cfg(modules=4)).train()
-    problem = model.prepare(batch)
+    problem = UnrolledProblem.prepare(model.model, batch)
     image = problem.zf_image
     for k in range(4):
-        image = model.run_module(k, image.detach(), problem)
+        image = model.unrolled.run(k, image.detach(), problem)
         model.zero_grad()
         complex_l1(image, problem.target).backward()
-        own = {id(p) for p in model.module_parameters()[k]}
+        own = {id(p) for p in model.unrolled.own_parameters()[k]}
         for name, p in model.named_parameters():
             assert (p.grad is not None) == (id(p) in own), (k, name)
 
@@ -170,8 +172,8 @@ def test_evaluation_is_the_plain_network(make_cfg, batch, modules):
 def test_stopping_early(make_cfg, batch):
     model = build_model(make_cfg(modules=4)).eval()
     with torch.no_grad():
-        problem = model.prepare(batch)
-        image = model.run_module(1, model.run_module(0, problem.zf_image, problem), problem)
+        problem = UnrolledProblem.prepare(model.model, batch)
+        image = model.unrolled.run(1, model.unrolled.run(0, problem.zf_image, problem), problem)
         model.num_inference_modules = 2
         assert torch.equal(model(batch)["pred"], image)
 
@@ -219,7 +221,7 @@ def test_checkpoints_load_both_ways(make_cfg, tmp_path):
 def test_frozen_modules_pass_their_image_on(make_cfg, batch):
     model, whole = build_model(make_cfg(modules=4)), build_model(make_cfg(modules=4))
     whole.load_state_dict(model.state_dict())
-    of_modules = model.module_parameters()
+    of_modules = model.unrolled.own_parameters()
     for k in (0, 3):
         for p in of_modules[k]:
             p.requires_grad_(False)
@@ -277,9 +279,9 @@ class TestRefusals:
                 return super().forward(*args, **kwargs)
 
         network.__class__ = Other
-        with pytest.raises(UserError, match="greedy_compatible"):
+        with pytest.raises(UserError, match="forward_runs_steps=True"):
             GreedyUnrolled(network)
-        Other.greedy_compatible = True
+        Other.traits = NetworkTraits(forward_runs_steps=True)
         GreedyUnrolled(network)
 
 

@@ -14,6 +14,7 @@ from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.losses import complex_l1
+from meddlr_greedy.modeling.problem import UnrolledProblem
 from meddlr_greedy.train_net import main as train_main
 from projects.cine.support.measuring import make_batch
 from tests.helpers.errors import expect_error
@@ -69,14 +70,13 @@ def model_of(cfg, like=None):
 def gradients(model, batch, seed=None, batches=2):
     """Of the sum over some forward and backward passes, which draw random numbers one after the other."""
     torch.manual_seed(1)
-    model.seed_of_batch = seed
     for _ in range(batches):
-        model.local_loss(batch, model(batch)).backward()
+        model.losses.loss(batch, model(batch, seed=seed)).backward()
     return {name: p.grad for name, p in model.named_parameters()}
 
 
 def loss_of_image(model, batch, image):
-    return model.local_loss(batch, {"pred": image, "target": batch["target"]})
+    return model.losses.loss(batch, {"pred": image, "target": batch["target"]})
 
 
 def assert_equal(a, b, rtol=0.0):
@@ -148,7 +148,7 @@ def explicit_gradients(model, batch, loss_of, seed=None):
 
     ``run(image, first, end)`` runs unrolled steps, ``images[i]`` is the detached image before step i.
     """
-    network, problem = model.model, model.prepare(batch)
+    network, problem = model.model, UnrolledProblem.prepare(model.model, batch)
 
     def run(image, first, end):
         for i in range(first, end):
@@ -174,7 +174,7 @@ def explicit_gradients(model, batch, loss_of, seed=None):
 
 def overlapping_loss(model, batch, m):
     def loss_of(run, images, k):
-        steps = model.module_steps[k]
+        steps = model.unrolled.steps[k]
         first = max(0, steps.start - m)
         return loss_of_image(model, batch, run(images[first], first, steps.stop))
 
@@ -198,9 +198,9 @@ def test_overlap_with_all_of_the_first_module_is_a_loss_in_the_middle(config_of,
     model = model_of(config_of(kind, 2, *knobs(OVERLAP=2)))
     batch = batch_of(config_of(kind, 2))
     found = gradients(model, batch, seed=3, batches=1)
-    model.seed_of_batch, problem = 3, model.prepare(batch)
-    middle = model.run_module(0, problem.image, problem)
-    end = model.run_module(1, middle, problem)
+    problem = UnrolledProblem.prepare(model.model, batch)
+    middle = model.unrolled.run(0, problem.image, problem, seed=3)
+    end = model.unrolled.run(1, middle, problem, seed=3)
     model.zero_grad()
     (loss_of_image(model, batch, middle) + loss_of_image(model, batch, end)).backward()
     assert_equal(found, {name: p.grad for name, p in model.named_parameters()}, rtol=2e-6)
@@ -343,7 +343,7 @@ def test_each_module_is_clipped_on_its_own_once(config_of, modules, window):
     cfg = config_of("ResNet", modules, *opts)
     model, batch = GreedyTrainer.build_model(cfg).train(), batch_of(cfg)
     optimizer, copied = GreedyTrainer.build_optimizer(cfg, model), copy.deepcopy(model)
-    of_modules = copied.module_parameters() if modules else [list(copied.parameters())]
+    of_modules = copied.unrolled.own_parameters() if modules else [list(copied.parameters())]
     plain = torch.optim.SGD(
         copied.parameters(), cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM, weight_decay=cfg.SOLVER.WEIGHT_DECAY
     )
@@ -371,7 +371,7 @@ def test_learning_rates_of_modules(config_of):
     model = GreedyTrainer.build_model(cfg)
     rates = [group["lr"] for group in GreedyTrainer.build_optimizer(cfg, model).param_groups]
     without = [group["lr"] for group in GreedyTrainer.build_optimizer(plain, model).param_groups]
-    first = {id(p) for p in model.module_parameters()[0]}
+    first = {id(p) for p in model.unrolled.own_parameters()[0]}
     for p, rate, before in zip(model.parameters(), rates, without):
         assert rate == before * (0.5 if id(p) in first else 2.0)
 
@@ -423,7 +423,7 @@ def test_a_weight_of_a_local_loss_cancels_under_adam(config_of):
         batch = batch_of(cfg)
         for _ in range(3):
             optimizer.zero_grad()
-            model.local_loss(batch, model(batch)).backward()
+            model.losses.loss(batch, model(batch)).backward()
             optimizer.step()
         trained.append(model.state_dict())
     assert any(not torch.equal(trained[0][key], before[key]) for key in before), "nothing was trained"

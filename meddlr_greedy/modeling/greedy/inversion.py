@@ -21,7 +21,8 @@ def check_invertible(network: Any, num_modules: int, knobs: Mapping[str, Any]) -
     Args:
         network: The network to train.
         num_modules: K.
-        knobs: Keys of ``MISC.GREEDY`` with their values; of those that do not suit inversion, only defaults are allowed.
+        knobs: Keys of ``MISC.GREEDY`` with their values; of those that do not suit inversion, only defaults are
+        allowed.
 
     Raises:
         UserError: for a network without an inverse, more than one module, or one of the other keys.
@@ -40,7 +41,8 @@ def check_invertible(network: Any, num_modules: int, knobs: Mapping[str, Any]) -
         value = knobs.get(key.name, key.default)
         if not key.rule.suits_inversion and value != key.default:
             raise UserError(
-                f"{key.full_name}: found {value!r}, which MISC.GREEDY.TRAINING 'invertible' does not allow; leave it out"
+                f"{key.full_name}: found {value!r}, which MISC.GREEDY.TRAINING 'invertible' does not allow; leave"
+                " it out"
             )
 
 

@@ -114,7 +114,7 @@ class _Run(NamedTuple):
         tail_parameters = modules.parameters_of(tail)
 
         before = self.steps(range(start, tail.start), image)
-        # Where nothing is to be cut, it is still the image that the network started from: some have a step for that one.
+        # Where nothing is to be cut, it is still the image that the network started from: some have a step for it.
         cut = before.detach().requires_grad_() if before.requires_grad else before
         image = self.steps(tail, cut)
         loss = self.losses.loss(problem.inputs, {"pred": image, **problem.reference})

@@ -76,13 +76,14 @@ class UnrolledModules:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Any,
         num_modules: Union[int, Sequence[int]] = 1,
         checkpoint: bool = False,
         bfloat16: bool = False,
     ):
         self.network: Any = network
-        self.steps = partition_steps(len(self.network.step_sizes), num_modules)
+        num_steps: int = len(self.network.step_sizes)
+        self.steps = partition_steps(num_steps, num_modules)
         self.own = range(len(self.steps))
         self.checkpoint, self.bfloat16 = checkpoint, bfloat16
         self._observers: List[Observer] = []

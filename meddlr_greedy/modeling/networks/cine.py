@@ -1,7 +1,7 @@
 """Unrolled networks for cardiac cine (2D+t): proximal gradient steps (DL-ESPIRiT) and conjugate gradients (MoDL)."""
 
 from dataclasses import replace
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict
 
 import torch
 from meddlr.config import CfgNode

@@ -130,7 +130,7 @@ def timed_forward(model: Any) -> Callable[[], float]:
     """From now on measures the forward passes of a network; gives their seconds since it was last asked."""
     seconds = 0.0
     # A greedy forward holds backwards, too.
-    name = "run_steps" if isinstance(model, GreedyUnrolled) and not model.reversible else "forward"
+    name = "run_steps" if isinstance(model, GreedyUnrolled) and not model.invertible else "forward"
     function = getattr(model, name)
 
     def timed(*args: Any, **kwargs: Any) -> Any:
