@@ -97,7 +97,7 @@ def assert_equal(a, b, rtol=0.0):
 def test_checkpointing_changes_no_bit(config_of, kind, modules, seed):
     cfg = config_of(kind, modules)
     plain, checkpointed = model_of(cfg), model_of(config_of(kind, modules, *knobs(CHECKPOINT=True)))
-    assert checkpointed.checkpoint and not plain.checkpoint
+    assert checkpointed.unrolled.checkpoint and not plain.unrolled.checkpoint
     batch = batch_of(cfg)
     assert_equal(gradients(checkpointed, batch, seed), gradients(plain, batch, seed))
     for (name, a), b in zip(checkpointed.named_buffers(), plain.buffers()):
