@@ -10,7 +10,7 @@ from meddlr.utils.events import EventStorage
 
 from meddlr_greedy import plan
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.engine.step import TrainingStep
+from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.search import FEATURES, STEPS, alternatives, largest, with_modules, with_value
@@ -143,7 +143,7 @@ def test_parts_of_a_step(plan_cfg):
     cfg = plan_cfg("beatmem", "CineUnrolledCNN", 2)
     example = Example.of_data(cfg)
     found = plan_step(cfg, example)
-    step = TrainingStep(cfg, example.batch(2, torch.zeros))
+    step = StepOnBatch.with_batch(cfg, example.batch(2, torch.zeros))
     own = sum(x.nbytes for x in [*step.model.parameters(), *step.model.buffers()])
     assert found.parameters == own
     assert found.gradients == sum(p.nbytes for p in step.model.parameters())
@@ -272,8 +272,8 @@ def test_peak_within_ten_percent_on_a_gpu(plan_cfg, data, arch, modules):
     shape = (256, 256, 12) if data == "flatmem" else (192, 128, 24, 12)
     cfg = plan_cfg(data, arch, modules, "MODEL.UNROLLED.NUM_FEATURES", 32, device="cuda")
     example = Example.of_shape(cfg, shape)
-    step = TrainingStep(cfg, example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE, torch.ones))
-    step.run_step()
+    step = StepOnBatch.with_batch(cfg, example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE, torch.ones))
+    step.run()
     torch.cuda.reset_peak_memory_stats()
-    step.run_step()
+    step.run()
     assert plan_step(cfg, example).peak == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.1)

@@ -3,7 +3,7 @@
 Trainers, the planner of memory and the benchmarks own one each; a process of a chain overrides the extension points.
 """
 
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple, Type, TypeVar
 
 import torch
 from meddlr.config import CfgNode
@@ -14,7 +14,9 @@ from meddlr_greedy.errors import NonFiniteLossError
 from meddlr_greedy.modeling.greedy.modules import Observer
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 
-__all__ = ["StepResult", "TrainingStep"]
+__all__ = ["StepOnBatch", "StepResult", "TrainingStep"]
+
+_Step = TypeVar("_Step", bound="TrainingStep")
 
 _INFINITY = float("inf")
 
@@ -55,7 +57,7 @@ class TrainingStep:
         self.run_seed = run_seed
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> "TrainingStep":
+    def from_config(cls: Type[_Step], cfg: CfgNode) -> _Step:
         """A step of its own, without a trainer, data and files.
 
         Raises:
@@ -149,6 +151,30 @@ class TrainingStep:
 
     def average(self, values: Dict[str, float]) -> None:
         """Called before the update; for replicas, which average gradients and ``values``."""
+
+
+class StepOnBatch(TrainingStep):
+    """The step on one batch again and again, for measurements: what the losses are does not matter.
+
+    Attributes:
+        batch: meddlr's batch.
+    """
+
+    batch: Dict[str, Any]
+
+    @classmethod
+    def with_batch(cls, cfg: CfgNode, batch: Dict[str, Any]) -> "StepOnBatch":
+        """The step of a config on ``batch``."""
+        step = cls.from_config(cfg)
+        step.batch = batch
+        return step
+
+    def run(self) -> StepResult:
+        """Trains on the batch once more."""
+        return self(dict(self.batch))
+
+    def check(self, result: StepResult, iteration: int) -> None:
+        """Lets any loss pass: the values of a made-up batch do not matter."""
 
 
 class _WholeStep:

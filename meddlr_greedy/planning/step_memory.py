@@ -10,7 +10,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import torch
 from meddlr.config import CfgNode
 
-from meddlr_greedy.engine.step import TrainingStep
+from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.contract import inner_network, traits_of
 from meddlr_greedy.planning.example import Example
@@ -39,7 +39,7 @@ class StepMemory(NamedTuple):
         return max(self.peak, self.evaluation) <= budget
 
 
-class _PlannedStep(TrainingStep):
+class _PlannedStep(StepOnBatch):
     """The step on tensors without values."""
 
     def seed(self, iteration: int) -> Optional[int]:  # noqa: ARG002
@@ -88,7 +88,7 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
     batch = example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE)
     batch_bytes = trace.alive
     on_host = batch_bytes if on_cuda else 0
-    step = _PlannedStep.from_config(cfg)
+    step = _PlannedStep.with_batch(cfg, batch)
     _check_data(step.model, example)
     if on_cuda:
         # Stands for the copy to the device, which lives as long as the network needs it.
@@ -120,7 +120,7 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
     trace.reset_peak()
     trace.operations = 0.0
     with step.observe(on_module):
-        step(dict(batch))
+        step.run()
     peak, operations = max(*peaks, trace.peak) - on_host, trace.operations
 
     before = trace.alive
