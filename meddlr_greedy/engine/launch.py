@@ -1,4 +1,4 @@
-"""Starting a run: device, threads, seed, log and output folder."""
+"""How a process starts a run: device, threads, seed, output folder and log."""
 
 import contextlib
 import logging
@@ -24,7 +24,7 @@ def check_device(cfg: CfgNode) -> torch.device:
     """The device of ``MODEL.DEVICE``.
 
     Raises:
-        UserError: where it is no device, or none such is there.
+        UserError: It names no device, or one that is not there.
     """
     name = cfg.MODEL.DEVICE
     try:
@@ -40,64 +40,55 @@ def check_device(cfg: CfgNode) -> torch.device:
 
 
 def setup_run(cfg: CfgNode, args: Any, trains: bool, job: Optional[Job] = None) -> CfgNode:
-    """meddlr's ``default_setup`` for a run of this plugin: device, threads, seed, log and output folder.
+    """Prepares this process for a run: device, threads, seed, output folder and log.
+
+    It does what meddlr's ``default_setup`` does, and calls it.
 
     Args:
         cfg: The config.
-        args: Command line, see :func:`meddlr_greedy.arguments.run_parser`.
+        args: The command line, see :func:`meddlr_greedy.arguments.run_parser`. ``args.config_file`` is the path of a
+            file, which the log quotes.
         trains: Whether the run writes checkpoints.
-        job: The processes that this one belongs to, if there are several.
+        job: The job of this process, where it is one of several.
 
     Returns:
         The config to run with: ``SEED`` is always set, so that ``config.yaml`` repeats the run.
 
     Raises:
-        UserError: for a missing OUTPUT_DIR, an impossible device, or more devices than are used.
+        UserError: OUTPUT_DIR is missing or cannot be used, the device is impossible, or the command line asks for
+            devices that are not used.
     """
     if not cfg.OUTPUT_DIR:
         raise UserError("OUTPUT_DIR: missing; set it in the config or as an override (OUTPUT_DIR results/my_run)")
     check_device(cfg)
-    if args.num_gpus > 1 and not trains:
-        raise UserError(f"--num-gpus: found {args.num_gpus}, allowed is 1 (evaluation uses one device)")
+    _check_command_line(args, trains, job)
     if job is not None:
         _choose_device_of_process(cfg, job)
-    if job is not None and args.auto_version:
-        raise UserError("--auto-version: not allowed with several processes; give OUTPUT_DIR")
-    if args.devices:
-        raise UserError(f"--devices: found {args.devices}, not used here; set MODEL.DEVICE cuda:N")
-    # meddlr looks for free GPUs, and stops where it finds none, unless this is set.
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
-    keep_freed_memory()
-    threads = cfg.MISC.GREEDY.RUN.THREADS
-    if threads:
-        torch.set_num_threads(threads)
+    _prepare_torch(cfg)
     cfg = cfg.clone().defrost()
     cfg.OUTPUT_DIR = env.get_path_manager().get_local_path(cfg.OUTPUT_DIR)
-    checkpoint = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-    if trains and not args.resume and not args.auto_version and os.path.exists(checkpoint):
-        raise UserError(
-            f"OUTPUT_DIR: {cfg.OUTPUT_DIR} holds the checkpoints of an earlier run; continue it with --resume, or give"
-            " another folder"
-        )
+    if trains and not args.resume and not args.auto_version:
+        _check_starts_anew(cfg.OUTPUT_DIR)
     if cfg.SEED < 0:
-        seed = _seed_of_earlier_run(cfg.OUTPUT_DIR) if args.resume else _new_seed()
-        cfg.SEED = seed if job is None else int(job.agree("seed", str(seed)))
-    try:
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"OUTPUT_DIR: {cfg.OUTPUT_DIR} cannot be made: {error.strerror}") from None
-    # The writer of the logs; see Place.writer.
-    apart = None
-    if job is not None and job.rank != job.world_size // cfg.MISC.GREEDY.PARALLEL.REPLICAS - 1:
-        apart = os.path.join(cfg.OUTPUT_DIR, f"log.rank{job.rank}.txt")
-    with _logging_apart(apart) if apart else contextlib.nullcontext():
+        cfg.SEED = _choose_seed(cfg.OUTPUT_DIR, args.resume, job)
+    _make_folder(cfg.OUTPUT_DIR)
+    with _logging_apart(cfg.OUTPUT_DIR, job) if job and not _is_io_rank(cfg, job) else contextlib.nullcontext():
         setup_logger(cfg.OUTPUT_DIR, name="meddlr_greedy")
         default_setup(cfg.freeze(), args, save_cfg=False)
     return cfg
 
 
+def _check_command_line(args: Any, trains: bool, job: Optional[Job]) -> None:
+    if args.num_gpus > 1 and not trains:
+        raise UserError(f"--num-gpus: found {args.num_gpus}, allowed is 1 (evaluation uses one device)")
+    if job is not None and args.auto_version:
+        raise UserError("--auto-version: not allowed with several processes; give OUTPUT_DIR")
+    if args.devices:
+        raise UserError(f"--devices: found {args.devices}, not used here; set MODEL.DEVICE cuda:N")
+
+
 def _choose_device_of_process(cfg: CfgNode, job: Job) -> None:
-    """Processes take the GPUs of their machine in turn."""
+    """Gives each process of a machine one of its GPUs, in turn."""
     if cfg.MODEL.DEVICE == "cuda":
         torch.cuda.set_device(job.local_rank % torch.cuda.device_count())
     elif cfg.MODEL.DEVICE != "cpu":
@@ -107,24 +98,34 @@ def _choose_device_of_process(cfg: CfgNode, job: Job) -> None:
         )
 
 
-@contextlib.contextmanager
-def _logging_apart(path: str) -> Iterator[None]:
-    """For all but one process: one console is enough, so what is set up inside the block logs to a file of its own."""
-    logging.disable(logging.CRITICAL)
+def _prepare_torch(cfg: CfgNode) -> None:
+    # meddlr looks for free GPUs, and stops where it finds none, unless this is set.
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
+    keep_freed_memory()
+    threads = cfg.MISC.GREEDY.RUN.THREADS
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def _check_starts_anew(output_dir: str) -> None:
+    if os.path.exists(os.path.join(output_dir, "last_checkpoint")):
+        raise UserError(
+            f"OUTPUT_DIR: {output_dir} holds the checkpoints of an earlier run; continue it with --resume, or give"
+            " another folder"
+        )
+
+
+def _make_folder(output_dir: str) -> None:
     try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-        file = logging.FileHandler(path)
-        file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
-        for name in ("meddlr", "meddlr_greedy", "fvcore"):
-            logging.getLogger(name).handlers[:] = [file]
+        os.makedirs(output_dir, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"OUTPUT_DIR: {output_dir} cannot be made: {error.strerror}") from None
 
 
-def save_config(cfg: CfgNode) -> None:
-    """Writes ``config.yaml``, with which the run can be repeated, to the output folder."""
-    with written_atomically(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as partial:
-        partial.write_text(cfg.dump())
+def _choose_seed(output_dir: str, resume: bool, job: Optional[Job]) -> int:
+    """The seed of the earlier run where one is resumed, else a new one; the same in all processes."""
+    seed = _seed_of_earlier_run(output_dir) if resume else _new_seed()
+    return seed if job is None else int(job.agree("seed", str(seed)))
 
 
 def _new_seed() -> int:
@@ -137,3 +138,31 @@ def _seed_of_earlier_run(output_dir: str) -> int:
         return _new_seed()
     seed = read_yaml(path).get("SEED", -1)
     return seed if isinstance(seed, int) and seed >= 0 else _new_seed()
+
+
+def _is_io_rank(cfg: CfgNode, job: Job) -> bool:
+    """Whether this process writes the files and the log: the last of the first chain (see ``parallel.place``)."""
+    return job.rank == job.world_size // cfg.MISC.GREEDY.PARALLEL.REPLICAS - 1
+
+
+@contextlib.contextmanager
+def _logging_apart(output_dir: str, job: Job) -> Iterator[None]:
+    """For the processes other than the I/O rank: loggers set up inside the block write to a file of this process.
+
+    One console is enough, so nothing is shown there.
+    """
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        file = logging.FileHandler(os.path.join(output_dir, f"log.rank{job.rank}.txt"))
+        file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
+        for name in ("meddlr", "meddlr_greedy", "fvcore"):
+            logging.getLogger(name).handlers[:] = [file]
+
+
+def save_config(cfg: CfgNode) -> None:
+    """Writes ``config.yaml``, with which the run can be repeated, to the output folder."""
+    with written_atomically(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as partial:
+        partial.write_text(cfg.dump())

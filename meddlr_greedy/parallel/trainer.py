@@ -14,7 +14,6 @@ Files are written by the last process, which is the last to be done with each it
 
 import json
 import logging
-import os
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
@@ -28,6 +27,7 @@ from meddlr_greedy.data.build import build_train_loader
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import Preempted, UserError
 from meddlr_greedy.jobs.end_request import JobEndRequest
+from meddlr_greedy.jobs.environment import num_local_processes
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
@@ -48,8 +48,7 @@ logger = logging.getLogger(__name__)
 
 def choose_backend(device: str) -> str:
     """NCCL where each process of a machine has a GPU of its own; gloo on CPUs, and where processes share a GPU."""
-    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
-    own_gpu = device.startswith("cuda") and torch.cuda.device_count() >= processes_here
+    own_gpu = device.startswith("cuda") and torch.cuda.device_count() >= num_local_processes()
     return "cpu:gloo,cuda:nccl" if own_gpu and dist.is_nccl_available() else "gloo"
 
 
