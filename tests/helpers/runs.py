@@ -19,26 +19,33 @@ def load(path):
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def assert_equal(x, y, where="", equal=torch.equal):
+    """Two nested states are equal, with their keys in the same order and their tensors by ``equal``."""
+    if isinstance(x, torch.Tensor):
+        assert equal(x, y), where
+    elif isinstance(x, dict):
+        assert list(x) == list(y), where
+        for key in x:
+            assert_equal(x[key], y[key], f"{where}.{key}", equal)
+    elif isinstance(x, (list, tuple)):
+        assert len(x) == len(y), where
+        for i, (u, v) in enumerate(zip(x, y)):
+            assert_equal(u, v, f"{where}[{i}]", equal)
+    else:
+        assert x == y, where
+
+
 def assert_same_run(a, b):
     """Model, optimizer, scheduler and generators of two checkpoints are equal, bit for bit."""
+    assert_equal(load(a), load(b))
+
+
+def assert_same_training(a, b, equal=torch.equal):
+    """Weights, optimizer, scheduler and iteration of two checkpoints are equal, bit for bit."""
     a, b = load(a), load(b)
     assert a.keys() == b.keys()
-
-    def compare(x, y, where):
-        if isinstance(x, torch.Tensor):
-            assert torch.equal(x, y), where
-        elif isinstance(x, dict):
-            assert x.keys() == y.keys(), where
-            for key in x:
-                compare(x[key], y[key], f"{where}.{key}")
-        elif isinstance(x, (list, tuple)):
-            assert len(x) == len(y), where
-            for i, (u, v) in enumerate(zip(x, y)):
-                compare(u, v, f"{where}[{i}]")
-        else:
-            assert x == y, where
-
-    compare(a, b, "")
+    for key in a:
+        assert_equal(a[key], b[key], key, equal)
 
 
 def metrics(run):
@@ -51,26 +58,3 @@ def wait_for(condition, process, seconds=120):
         assert process.poll() is None, process.communicate()[0][-3000:]
         assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)
-
-
-def assert_same_training(a, b, equal=torch.equal):
-    """Weights, optimizer, scheduler and iteration of two checkpoints are equal, bit for bit."""
-
-    def compare(x, y, where):
-        if isinstance(x, torch.Tensor):
-            assert equal(x, y), where
-        elif isinstance(x, dict):
-            assert list(x) == list(y), where
-            for key in x:
-                compare(x[key], y[key], f"{where}.{key}")
-        elif isinstance(x, (list, tuple)):
-            assert len(x) == len(y), where
-            for i, (u, v) in enumerate(zip(x, y)):
-                compare(u, v, f"{where}[{i}]")
-        else:
-            assert x == y, where
-
-    a, b = load(a), load(b)
-    assert a.keys() == b.keys()
-    for key in a:
-        compare(a[key], b[key], key)

@@ -1,0 +1,53 @@
+"""Jobs that are started by the command line."""
+
+import os
+import signal
+import subprocess
+import sys
+
+from meddlr_greedy.train_net import main as train_main
+from tests.helpers.jobs import CINE, assert_one_line, endless, modules_of, opts_with
+from tests.helpers.runs import ROOT, assert_same_training, wait_for
+
+MASK = ["AUG_TRAIN.UNDERSAMPLE.NAME", "VariableDensityKtMaskFunc"]
+
+
+def run_command(command):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_num_gpus_starts_processes_and_says_which_was_killed(write_config, tmp_path):
+    config, opts = endless(write_config, tmp_path)
+    command = [sys.executable, "-m", "meddlr_greedy.train_net", "--config-file", str(config), "--num-gpus", "2"]
+    process = run_command([*command, *opts, *MASK])
+    run = tmp_path / "run"
+    wait_for(lambda: (run / "last_checkpoint").exists(), process)
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    os.kill(int(found.stdout.split()[1]), signal.SIGKILL)
+    output = process.communicate(timeout=30)[0]
+    assert process.returncode == 1
+    assert_one_line(output, modules_of(1) + ".*(killed by SIGKILL|lost)")
+    assert subprocess.run(["pgrep", "-f", str(config)], capture_output=True).returncode == 1, "processes are left"
+
+
+def test_torchrun_restarts_and_resumes(write_config, tmp_path):
+    opts = [
+        *opts_with(**{"SOLVER.MAX_ITER": 300, "SOLVER.CHECKPOINT_PERIOD": 5}),
+        *MASK,
+        "MISC.GREEDY.RUN.LOG_PERIOD",
+        "1",
+    ]
+    train_main(["--config-file", str(write_config(**CINE, out=tmp_path / "whole")), *opts])
+    config = write_config(**CINE, out=tmp_path / "killed")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    restarts = ["--max-restarts", "1", "--monitor-interval", "0.1", "-m", "meddlr_greedy.train_net"]
+    process = run_command([*launcher, *restarts, "--config-file", str(config), "--resume", *opts])
+    wait_for(lambda: (tmp_path / "killed" / "last_checkpoint").exists(), process)
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    os.kill(int(workers.stdout.split()[0]), signal.SIGKILL)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output[-3000:]
+    assert_same_training(tmp_path / "whole" / "model_final.pth", tmp_path / "killed" / "model_final.pth")
