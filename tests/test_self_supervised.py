@@ -23,14 +23,13 @@ from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.train_net import main as train_main
 from projects.cine.studies import self_supervised
 from tests.helpers.errors import expect_error
-from tests.helpers.jobs import ended_well  # noqa: F401 (a fixture)
+from tests.helpers.jobs import ended_well, start, start_job  # noqa: F401 (fixtures)
 from tests.helpers.runs import (
     assert_same_training,  # noqa: F401 (a fixture)
     load,
     metrics,
 )
 from tests.helpers.scans import write_dataset
-from tests.parallel.test_parallel import start  # noqa: F401 (a fixture)
 
 LOSS = "k_l1_l2_sum_normalized"
 OPTS = ["MISC.GREEDY.CINE.LOSS_LINES", "0.4", "MODEL.RECON_LOSS.NAME", LOSS]
