@@ -112,7 +112,7 @@ def test_a_process_holds_its_share(make_cfg, batch_of, num):
         own_share, own_held, outputs = sizes(model, {k: v for k, v in batch.items() if isinstance(v, torch.Tensor)})
         assert own_share <= 1.1 * share / num
         assert own_held <= 1.1 * held
-        if not model.is_last:
+        if not model.unrolled.holds_last:
             batch = outputs["problem"].handed_on(outputs["pred"])
             batch = {k: v for k, v in batch.items() if isinstance(v, torch.Tensor) or k == "dims"}
             batch["dims"] = torch.tensor(batch["dims"])
