@@ -11,6 +11,7 @@ import torch
 
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.ops.fft import centered_fft, centered_ifft
 
 __all__ = ["Augmentation", "CineAugmentor", "mirrored"]
 
@@ -18,7 +19,7 @@ __all__ = ["Augmentation", "CineAugmentor", "mirrored"]
 def mirrored(size: int) -> np.ndarray:
     """Returns the indices (size,) that mirror an axis at its center ``size // 2``, periodically.
 
-    The centerd FFT of a mirrored axis is the mirrored FFT. An axis of odd size is reversed; one of even size keeps its
+    The centered FFT of a mirrored axis is the mirrored FFT. An axis of odd size is reversed; one of even size keeps its
     first element, which has no partner, in place.
     """
     return (2 * (size // 2) - np.arange(size)) % size
@@ -52,9 +53,8 @@ class Augmentation(NamedTuple):
         """
         if len(self.rows) == len(kspace):
             return _taken(kspace, self.rows, 0)  # mirrored in k-space as in the image
-        image = torch.fft.fftshift(torch.fft.ifft(torch.fft.ifftshift(kspace, dim=0), dim=0, norm="ortho"), dim=0)
-        image = torch.fft.ifftshift(_taken(image, self.rows, 0), dim=0)
-        return torch.fft.fftshift(torch.fft.fft(image, dim=0, norm="ortho"), dim=0)
+        image = centered_ifft(kspace, dims=(0,))
+        return centered_fft(_taken(image, self.rows, 0), dims=(0,))
 
 
 class CineAugmentor:

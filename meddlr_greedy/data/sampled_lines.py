@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from meddlr_greedy.data.augment import Augmentation
+from meddlr_greedy.ops.fft import centered_ifft
 
 __all__ = ["SampledLines"]
 
@@ -69,10 +70,8 @@ class SampledLines(NamedTuple):
         """
         num_rows, num_lines, _, num_coils, num_maps = maps.shape
         num_frames = self.mask.shape[2]
-        readout = torch.fft.fftshift(
-            torch.fft.ifft(torch.fft.ifftshift(self.values, dim=0), dim=0, norm="ortho"), dim=0
-        )  # (H, L, C)
-        # Along the phase encode the FFT is centerd by the place and the phase of the lines, which are few, so that
+        readout = centered_ifft(self.values, dims=(0,))  # (H, L, C)
+        # Along the phase encode the FFT is centered by the place and the phase of the lines, which are few, so that
         # neither maps nor images have to be moved.
         center = num_lines // 2
         w = torch.div(self.places, num_frames, rounding_mode="floor") - center

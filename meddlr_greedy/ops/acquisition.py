@@ -56,7 +56,7 @@ def coil_sensitivities(shape: Tuple[int, int], num_coils: int, rng: np.random.Ge
 
 
 def crop_kspace(kspace: np.ndarray, matrix: Tuple[int, int]) -> np.ndarray:
-    """The center (..., H, W) of a centerd k-space, scaled so that image intensities stay (orthonormal FFTs)."""
+    """The center (..., H, W) of a centered k-space, scaled so that image intensities stay (orthonormal FFTs)."""
     scale = np.sqrt(np.prod(matrix) / np.prod(kspace.shape[-2:]))
     return sp.resize(kspace, (*kspace.shape[:-2], *matrix)) * kspace.dtype.type(scale)
 

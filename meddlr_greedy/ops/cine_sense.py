@@ -5,18 +5,17 @@ from typing import Any, Optional, Tuple
 import torch
 from torch import nn
 
+from meddlr_greedy.ops.fft import centered_fft, centered_ifft, from_fft_layout, to_fft_layout
+
 __all__ = ["CineSenseModel"]
 
-# Public layout (B, H, W, T, M) to the layout the FFTs like, (B, M, T, H, W): readout H and phase encode W innermost.
-_TO_FFT_LAYOUT = (0, 4, 3, 1, 2)
-_FROM_FFT_LAYOUT = (0, 3, 4, 2, 1)
-
+# Axes of the layout (B, M, T, H, W).
 _READOUT_AND_PHASE_ENCODE = (-2, -1)
 _PHASE_ENCODE = (-1,)
 
 
 class CineSenseModel(nn.Module):
-    r"""Multi-coil Cartesian cine: :math:`A x = M F \sum_m S_m x_m` with coil maps :math:`S_m`, centerd FFT F, mask M.
+    r"""Multi-coil Cartesian cine: :math:`A x = M F \sum_m S_m x_m` with coil maps :math:`S_m`, centered FFT F, mask M.
 
     Agrees with :class:`meddlr.forward.SenseModel` on the same tensors. Faster, because the normal operator
     :meth:`normal` uses two facts: (1) :math:`F^H M F` commutes with circular shifts, so the mask is shifted once
@@ -48,7 +47,7 @@ class CineSenseModel(nn.Module):
         self._fft_dims: Tuple[int, ...] = ()
         self._shifted_mask: Optional[torch.Tensor] = None
         if weights is not None:
-            mask = weights.permute(_TO_FFT_LAYOUT)
+            mask = to_fft_layout(weights)
             # Read on the host once per batch: it decides which of the two exact forms is used.
             constant_along_readout = bool((mask == mask[..., :1, :]).all())
             self._fft_dims = _PHASE_ENCODE if constant_along_readout else _READOUT_AND_PHASE_ENCODE
@@ -87,22 +86,22 @@ class CineSenseModel(nn.Module):
         return self._largest_eigenvalue
 
     def _forward(self, image: torch.Tensor) -> torch.Tensor:
-        coil_images = self._expand(image.permute(_TO_FFT_LAYOUT))
-        kspace = _centerd(torch.fft.fft2, coil_images).permute(_FROM_FFT_LAYOUT)
+        coil_images = self._expand(to_fft_layout(image))
+        kspace = from_fft_layout(centered_fft(coil_images, _READOUT_AND_PHASE_ENCODE))
         return kspace if self.weights is None else self.weights * kspace
 
     def _adjoint(self, kspace: torch.Tensor) -> torch.Tensor:
         kspace = kspace if self.weights is None else self.weights * kspace
-        coil_images = _centerd(torch.fft.ifft2, kspace.permute(_TO_FFT_LAYOUT))
-        return self._combine(coil_images).permute(_FROM_FFT_LAYOUT)
+        coil_images = centered_ifft(to_fft_layout(kspace), _READOUT_AND_PHASE_ENCODE)
+        return from_fft_layout(self._combine(coil_images))
 
     def _normal(self, image: torch.Tensor) -> torch.Tensor:
-        coil_images = self._expand(image.permute(_TO_FFT_LAYOUT).contiguous())
+        coil_images = self._expand(to_fft_layout(image).contiguous())
         if self._shifted_mask is not None:
             kspace = torch.fft.fftn(coil_images, dim=self._fft_dims, norm="ortho")
             kspace = kspace.mul_(self._shifted_mask)
             coil_images = torch.fft.ifftn(kspace, dim=self._fft_dims, norm="ortho")
-        return self._combine(coil_images).permute(_FROM_FFT_LAYOUT)
+        return from_fft_layout(self._combine(coil_images))
 
     def _expand(self, image: torch.Tensor) -> torch.Tensor:
         """Image of each map set (B, M, T, H, W) to coil images (B, C, T, H, W)."""
@@ -127,9 +126,3 @@ class _SelfAdjoint(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
         return ctx.operator(grad), None
-
-
-def _centerd(fft: Any, x: torch.Tensor) -> torch.Tensor:
-    dims = _READOUT_AND_PHASE_ENCODE
-    x = fft(torch.fft.ifftshift(x, dim=dims), dim=dims, norm="ortho")
-    return torch.fft.fftshift(x, dim=dims)

@@ -4,11 +4,12 @@ All functions take torch tensors with the coils C on the last axis, as in k-spac
 coils is a matrix of shape (C, V), applied as ``kspace @ matrix``.
 """
 
-from typing import Callable, Tuple
+from typing import Tuple
 
 import torch
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.ops.fft import centered_fft, centered_ifft
 
 __all__ = [
     "compress_coils",
@@ -17,6 +18,8 @@ __all__ = [
     "svd_compression",
     "whitening_matrix",
 ]
+
+_READOUT = (0,)  # the first axis
 
 
 def noise_covariance(noise: torch.Tensor) -> torch.Tensor:
@@ -102,7 +105,7 @@ def geometric_compression(kspace: torch.Tensor, num_virtual: int) -> torch.Tenso
     then vary smoothly along the readout. With V = C the matrices are all the same, and nothing is lost.
 
     Args:
-        kspace: Centerd k-space, complex, shape (H, ..., C), readout H first; lines not sampled may be zero.
+        kspace: Centered k-space, complex, shape (H, ..., C), readout H first; lines not sampled may be zero.
         num_virtual: Number of virtual coils V, at most C.
 
     Returns:
@@ -112,7 +115,7 @@ def geometric_compression(kspace: torch.Tensor, num_virtual: int) -> torch.Tenso
         UserError: where V is not allowed.
     """
     _check_num_virtual(kspace, num_virtual)
-    hybrid = _centerd(torch.fft.ifft, kspace)
+    hybrid = centered_ifft(kspace, _READOUT)
     matrices, singular_values = _principal_coils(hybrid.reshape(len(hybrid), -1, hybrid.shape[-1]))
     matrices = matrices[..., :num_virtual].clone()
     start = int(singular_values.square().sum(-1).argmax())
@@ -128,7 +131,7 @@ def compress_coils(kspace: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """Virtual coils of k-space; with ``matrix.mH`` the adjoint, from virtual coils back to coils.
 
     Args:
-        kspace: Centerd k-space, complex, shape (H, ..., C).
+        kspace: Centered k-space, complex, shape (H, ..., C).
         matrix: Shape (C, V), or (H, C, V) with one for each readout position.
 
     Returns:
@@ -136,9 +139,9 @@ def compress_coils(kspace: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """
     if matrix.ndim == 2:
         return kspace @ matrix
-    hybrid = _centerd(torch.fft.ifft, kspace)
+    hybrid = centered_ifft(kspace, _READOUT)
     compressed = hybrid.reshape(len(hybrid), -1, hybrid.shape[-1]) @ matrix
-    return _centerd(torch.fft.fft, compressed.reshape(*kspace.shape[:-1], matrix.shape[-1]))
+    return centered_fft(compressed.reshape(*kspace.shape[:-1], matrix.shape[-1]), _READOUT)
 
 
 def _principal_coils(samples: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -152,8 +155,3 @@ def _principal_coils(samples: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]
 def _check_num_virtual(kspace: torch.Tensor, num_virtual: int) -> None:
     if not 1 <= num_virtual <= kspace.shape[-1]:
         raise UserError(f"coil compression: found {num_virtual} virtual coils, allowed 1 to {kspace.shape[-1]}")
-
-
-def _centerd(fft: Callable[..., torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Orthonormal FFT along the readout, the first axis."""
-    return torch.fft.fftshift(fft(torch.fft.ifftshift(x, dim=0), dim=0, norm="ortho"), dim=0)

@@ -33,7 +33,7 @@ def espirit_maps(
     noise, while the principal component is strong over the whole body, so that maps and combined image stay smooth.
 
     Args:
-        kspace_calib: Fully sampled, centerd k-space (C, H, W), or of several slices (S, C, H, W), complex; of cine the
+        kspace_calib: Fully sampled, centered k-space (C, H, W), or of several slices (S, C, H, W), complex; of cine the
             mean over the frames. Only the central ``calib_width`` x ``calib_width`` points are used.
         calib_width: Width of the calibration region along H and W.
         thresh: Singular values of the calibration matrix below this fraction of the largest count as noise.
@@ -104,7 +104,7 @@ def eigenvalue_weights(eigenvalues: torch.Tensor, crop: float, soft: bool = Fals
 
 
 def _central(kspace: torch.Tensor, width: int) -> torch.Tensor:
-    """The central ``width`` x ``width`` points of centerd k-space (..., H, W)."""
+    """The central ``width`` x ``width`` points of centered k-space (..., H, W)."""
     top, left = (n // 2 - width // 2 for n in kspace.shape[-2:])
     return kspace[..., top : top + width, left : left + width]
 

@@ -6,12 +6,11 @@ import torch
 
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient
+from meddlr_greedy.ops.fft import from_fft_layout, to_fft_layout
 
 __all__ = ["phase_constrained_reconstruction", "smooth_phase", "static_reconstruction"]
 
 # Inside, images are (B, M, T, H, W), the memory order of what the signal model gives: then nothing is copied across.
-_TO_FFT_LAYOUT = (0, 4, 3, 1, 2)
-_FROM_FFT_LAYOUT = (0, 3, 4, 2, 1)
 _MAPS, _TIME, _READOUT, _PHASE_ENCODE = 1, 2, 3, 4
 
 
@@ -31,7 +30,7 @@ def smooth_phase(image: torch.Tensor, sigma: float = _SIGMA) -> torch.Tensor:
     Returns:
         Complex numbers of modulus one (zero where the smoothed image is), shape (B, H, W, T, M).
     """
-    return _smooth_phase(image.permute(_TO_FFT_LAYOUT), sigma).permute(_FROM_FFT_LAYOUT)
+    return from_fft_layout(_smooth_phase(to_fft_layout(image), sigma))
 
 
 def _smooth_phase(image: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -62,8 +61,7 @@ def static_reconstruction(
     Returns:
         Image (B, H, W, T, M), the same in every frame.
     """
-
-    return _static(A, zf_image.permute(_TO_FFT_LAYOUT), iterations).permute(_FROM_FFT_LAYOUT)
+    return from_fft_layout(_static(A, to_fft_layout(zf_image), iterations))
 
 
 def _static(A: CineSenseModel, zf_image: torch.Tensor, iterations: int = 10) -> torch.Tensor:  # noqa: N803
@@ -79,7 +77,7 @@ def _static(A: CineSenseModel, zf_image: torch.Tensor, iterations: int = 10) -> 
 
 def _normal(A: CineSenseModel, image: torch.Tensor) -> torch.Tensor:  # noqa: N803
     """A^H A of (B, M, T, H, W)."""
-    return A.normal(image.permute(_FROM_FFT_LAYOUT)).permute(_TO_FFT_LAYOUT)
+    return to_fft_layout(A.normal(from_fft_layout(image)))
 
 
 def phase_constrained_reconstruction(
@@ -121,7 +119,7 @@ def phase_constrained_reconstruction(
         Image (B, H, W, T, M).
     """
     of_axis = {_TIME: variation_weight, _READOUT: spatial * variation_weight, _PHASE_ENCODE: spatial * variation_weight}
-    zf_image = zf_image.permute(_TO_FFT_LAYOUT)
+    zf_image = to_fft_layout(zf_image)
     image = _static(A, zf_image)
     for _ in range(reweightings):
         phase = _smooth_phase(image, _SIGMA)
@@ -140,7 +138,7 @@ def phase_constrained_reconstruction(
             return out
 
         image = conjugate_gradient(normal, b=zf_image, x=image, mu=0.0, max_iter=cg_iterations, eps=0.0)
-    return image.permute(_FROM_FFT_LAYOUT)
+    return from_fft_layout(image)
 
 
 def _reciprocal(x: torch.Tensor, floor: float) -> torch.Tensor:

@@ -49,7 +49,7 @@ class CoilMaps:
         return parameters
 
     def estimate(self, kspace_calib: np.ndarray) -> np.ndarray:
-        """Maps (H, W, 1, C, M), complex64, from fully sampled, centerd k-space (H, W, C), the mean over frames."""
+        """Maps (H, W, 1, C, M), complex64, from fully sampled, centered k-space (H, W, C), the mean over frames."""
         kspace_calib = np.ascontiguousarray(kspace_calib.transpose(2, 0, 1))
         maps = espirit_maps(kspace_calib, self.calib_width, crop=self.crop, num_maps=self.num_maps, soft=self.soft)
         return maps[:, :, None]
@@ -61,7 +61,7 @@ def sense_arrays(
     """The arrays of one slice as they lie in the file.
 
     Args:
-        kspace: Centerd k-space (H, W, T, C), complex64.
+        kspace: Centered k-space (H, W, T, C), complex64.
         kspace_calib: Its mean over the frames, (H, W, C).
         coil_maps: How maps are estimated.
         has_target: Whether k-space is fully sampled, so that it gives the target.

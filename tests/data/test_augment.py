@@ -36,13 +36,13 @@ def kspace_of(image, maps):
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
-def test_mirrored_commutes_with_the_centerd_fft(size):
+def test_mirrored_commutes_with_the_centered_fft(size):
     x = torch.randn(size, dtype=torch.complex128)
 
-    def centerd(x):
+    def centered(x):
         return torch.fft.fftshift(torch.fft.fft(torch.fft.ifftshift(x)))
 
-    torch.testing.assert_close(centerd(x[mirrored(size)]), centerd(x)[mirrored(size)])
+    torch.testing.assert_close(centered(x[mirrored(size)]), centered(x)[mirrored(size)])
     assert mirrored(size)[size // 2] == size // 2
     assert np.array_equal(mirrored(size)[mirrored(size)], np.arange(size))
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.ops.fft import centered_fft, centered_ifft
 
 __all__ = [
     "SAME_PLACE_MM",
@@ -106,14 +107,10 @@ def find_files(inputs: Sequence[str], suffixes: Tuple[str, ...], skip: Callable[
 
 
 def remove_oversampling(readouts: np.ndarray, width: int) -> np.ndarray:
-    """Centerd readouts (..., N) -> (..., width) of the central ``width`` of N points of the image, intensities kept."""
-    image = _centerd(torch.fft.ifft, torch.from_numpy(readouts))
+    """Keeps the central ``width`` of the N image points of centered readouts (..., N), and their intensities."""
+    image = centered_ifft(torch.from_numpy(readouts), dims=(-1,))
     first = readouts.shape[-1] // 2 - width // 2
-    return _centerd(torch.fft.fft, image[..., first : first + width]).numpy()
-
-
-def _centerd(fft: Callable[..., torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    return torch.fft.fftshift(fft(torch.fft.ifftshift(x, dim=-1), norm="ortho"), dim=-1)
+    return centered_fft(image[..., first : first + width], dims=(-1,)).numpy()
 
 
 def slice_spacing(places: np.ndarray) -> Optional[float]:
