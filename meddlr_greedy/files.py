@@ -1,4 +1,8 @@
-"""Files that are there whole or not at all."""
+"""Writing files: whole or not at all, and one line where that is not possible (a full disk, say).
+
+:func:`written_atomically` makes a file, :func:`writing` makes one line of what goes wrong on the way. Where hours of work
+go into a large file, :func:`check_room` asks for its room before.
+"""
 
 import os
 import re
@@ -8,7 +12,11 @@ from typing import Iterator, Union
 
 from meddlr_greedy.errors import UserError
 
-__all__ = ["WriteError", "writing", "written_atomically"]
+__all__ = ["WriteError", "check_room", "writing", "written_atomically"]
+
+
+class WriteError(UserError):
+    """The output cannot be written (a full disk, say): no other file will fare better."""
 
 
 @contextmanager
@@ -33,15 +41,41 @@ def written_atomically(path: Union[str, Path], durable: bool = False) -> Iterato
         partial.unlink(missing_ok=True)
 
 
-class WriteError(UserError):
-    """The output cannot be written (a full disk, say): no other file will fare better."""
-
-
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns what the file system or HDF5 raises on writing into a :class:`WriteError`."""
+def writing(path: Union[str, Path], option: str = "") -> Iterator[None]:
+    """Makes a :class:`WriteError` of what the file system or HDF5 raises in the block.
+
+    Other errors pass, also a RuntimeError that is not HDF5's: the block may compute what it writes.
+
+    Args:
+        path: What is written, as the user knows it: a file, or the folder given on the command line.
+        option: The option or config key that named it, for the message.
+
+    Raises:
+        WriteError: ``"<option>: <path>: cannot be written (<reason>)"``.
+    """
     try:
         yield
-    except (OSError, RuntimeError) as error:  # HDF5 raises RuntimeError where it flushes to a full disk
-        reason = re.search(r"error message = '(.*?)'", str(error))
-        raise WriteError(f"{path}: cannot be written ({reason.group(1) if reason else error})") from error
+    except OSError as error:
+        raise _write_error(path, option, error) from error
+    except RuntimeError as error:  # what HDF5 raises where it flushes to a full disk, on closing a file
+        if "errno = " not in str(error):
+            raise
+        raise _write_error(path, option, error) from error
+
+
+def check_room(path: Union[str, Path], num_bytes: int) -> None:
+    """Makes a file of that size, of any content, to be overwritten; HDF5 itself does not survive a full disk.
+
+    Raises:
+        OSError: There is no room for it.
+    """
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+
+
+def _write_error(path: Union[str, Path], option: str, error: Exception) -> WriteError:
+    hdf5_reason = re.search(r"error message = '(.*?)'", str(error))
+    reason = hdf5_reason.group(1) if hdf5_reason else getattr(error, "strerror", None) or error
+    return WriteError(f"{f'{option}: ' if option else ''}{path}: cannot be written ({reason})")

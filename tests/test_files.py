@@ -1,8 +1,11 @@
 """Files that are there whole or not at all."""
 
+import os
+
 import pytest
 
-from meddlr_greedy.files import written_atomically
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.files import WriteError, check_room, writing, written_atomically
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -17,6 +20,52 @@ def test_the_old_content_stays_until_the_new_is_whole(tmp_path, durable):
         assert partial.suffix == path.suffix
         partial.write_text("new")
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+# As h5py 3 raises it where the disk is full: on writing, and on closing.
+HDF5_ERROR = "(file write failed: filename = 'a.h5', errno = 28, error message = 'No space left on device', buf = 0x5)"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        OSError(f"Can't synchronously write data {HDF5_ERROR}"),
+        RuntimeError(f"Can't decrement id ref count {HDF5_ERROR}"),
+    ],
+    ids=["system", "hdf5", "hdf5 closing"],
+)
+@pytest.mark.parametrize("option, given", [("", "out/a.h5"), ("--output", "--output: out/a.h5")])
+def test_a_full_disk_is_one_line(error, option, given):
+    with pytest.raises(WriteError) as raised, writing("out/a.h5", option):
+        raise error
+    assert str(raised.value) == f"{given}: cannot be written (No space left on device)"
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA out of memory"), UserError("wrong"), WriteError("inner"), ValueError("other")]
+)
+def test_what_is_no_failure_of_writing_passes(error):
+    with pytest.raises(type(error)) as raised, writing("a.h5"):
+        raise error
+    assert raised.value is error
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match="file/folder: cannot be written"), writing(tmp_path / "file" / "folder"):
+        (tmp_path / "file" / "folder").mkdir()
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs posix_fallocate")
+def test_room_is_asked_for_before(tmp_path):
+    path = tmp_path / "large"
+    check_room(path, 1000)
+    assert path.stat().st_size == 1000
+    with pytest.raises(OSError):
+        check_room(path, 2**62)
+    with pytest.raises(WriteError, match=r"^--output: .*cannot be written"), writing(tmp_path, "--output"):
+        check_room(path, 2**62)
 
 
 def test_freed_memory_is_kept_where_the_c_library_can():
