@@ -1,7 +1,7 @@
 """Writing files: whole or not at all, and one line where that is not possible (a full disk, say).
 
-:func:`written_atomically` makes a file, :func:`writing` makes one line of what goes wrong on the way. Where hours of work
-go into a large file, :func:`check_room` asks for its room before.
+:func:`written_atomically` makes a file, and :func:`writing` makes one line of what goes wrong on the way.
+:func:`check_room` asks for the room of a large file, before hours of work go into it.
 """
 
 import os

@@ -15,7 +15,8 @@ from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.build import build_train_loader, build_val_loader
 from meddlr_greedy.data.catalog import has_targets, register_datasets
 from meddlr_greedy.data.loss_lines import draw_loss_lines
-from meddlr_greedy.data.masks import GoldenStepKtMaskFunc, VariableDensityKtMaskFunc, central_lines
+from meddlr_greedy.data.kt_mask import central_lines
+from meddlr_greedy.data.masks import GoldenStepKtMaskFunc, VariableDensityKtMaskFunc
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.modeling.problem import MeasuredLines

@@ -1,4 +1,8 @@
-"""Loaders of training and validation batches, built from the config."""
+"""Loaders of training and validation batches, built from the config.
+
+Data sets, filters, mask functions, 2D transforms and collation are meddlr's, obtained from its own builders; the loader
+around them is :class:`~meddlr_greedy.data.loader.ExampleLoader`.
+"""
 
 import functools
 import logging
@@ -11,11 +15,11 @@ from meddlr.data.transforms.transform import DataTransform
 
 from meddlr_greedy.config.schema import CineConfig, GreedyConfig, schema_keys, value_of
 from meddlr_greedy.data.catalog import check_dataset_names
+from meddlr_greedy.data.coverage import time_average_coverage
 from meddlr_greedy.data.dataset import CheckedSliceData, CineSliceData
 from meddlr_greedy.data.loader import ExampleLoader, SeededDataset
-from meddlr_greedy.data.masks import time_average_coverage
 from meddlr_greedy.data.sampler import ResumableBatchSampler, check_minimum
-from meddlr_greedy.data.scan_file import CINE_AXES, check_scan_file
+from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.data.seeding import EVAL_EPOCH, SeededMaskFunc
 from meddlr_greedy.data.transform import CineDataTransform
 from meddlr_greedy.errors import UserError, did_you_mean
@@ -41,14 +45,7 @@ def build_train_loader(cfg, seed: int, share: Tuple[int, int] = (0, 1)) -> Examp
     Raises:
         UserError: The config asks for what is not possible, or a file cannot be used.
     """
-    if cfg.DATALOADER.SAMPLER_TRAIN:
-        raise UserError(
-            f"DATALOADER.SAMPLER_TRAIN: '{cfg.DATALOADER.SAMPLER_TRAIN}' is not allowed, since meddlr's "
-            'samplers do not work with the current torch; only "" is'
-        )
-    if not cfg.DATASETS.TRAIN:
-        raise UserError("DATASETS.TRAIN: () is not allowed; name at least one data set")
-    check_dataset_names(cfg.DATASETS.TRAIN)
+    _check_train_config(cfg)
     build_dataset = functools.partial(
         _build_dataset,
         cfg,
@@ -58,12 +55,12 @@ def build_train_loader(cfg, seed: int, share: Tuple[int, int] = (0, 1)) -> Examp
         augment=True,
         hold_out=True,
     )
-    stock = build_recon_train_loader(_stock_cfg(cfg), dataset_type=build_dataset)
+    stock = build_recon_train_loader(_config_for_stock_builders(cfg), dataset_type=build_dataset)
     _check_schedules(cfg, stock.dataset.transform)
     sampler = ResumableBatchSampler(
         len(stock.dataset), cfg.SOLVER.TRAIN_BATCH_SIZE, cfg.DATALOADER.DROP_LAST, seed, share
     )
-    _check_shapes("SOLVER.TRAIN_BATCH_SIZE", sampler.batch_size, stock.dataset)
+    _check_batches("SOLVER.TRAIN_BATCH_SIZE", sampler.batch_size, stock.dataset)
     _log_coverage(stock.dataset)
     # Of scans marked as undersampled meddlr makes batches for models that treat them in another way than the others;
     # where none has a target, all are alike.
@@ -91,12 +88,12 @@ def build_val_loader(cfg, dataset_name: str, as_test: bool = True, hold_out: boo
     check_dataset_names([dataset_name])
     check_minimum("SOLVER.TEST_BATCH_SIZE", cfg.SOLVER.TEST_BATCH_SIZE, 1)
     stock = build_recon_val_loader(
-        _stock_cfg(cfg),
+        _config_for_stock_builders(cfg),
         dataset_name,
         as_test=as_test,
         dataset_type=functools.partial(_build_dataset, cfg, is_test=as_test, hold_out=hold_out),
     )
-    _check_shapes("SOLVER.TEST_BATCH_SIZE", cfg.SOLVER.TEST_BATCH_SIZE, stock.dataset)
+    _check_batches("SOLVER.TEST_BATCH_SIZE", cfg.SOLVER.TEST_BATCH_SIZE, stock.dataset)
     dataset = SeededDataset(stock.dataset, max(cfg.SEED, 0))
     return ExampleLoader(
         dataset,
@@ -107,8 +104,22 @@ def build_val_loader(cfg, dataset_name: str, as_test: bool = True, hold_out: boo
     )
 
 
-def _stock_cfg(cfg):
-    """Returns a config with which meddlr's builders work; of what they build, the loader is not used."""
+def _check_train_config(cfg) -> None:
+    if cfg.DATALOADER.SAMPLER_TRAIN:
+        raise UserError(
+            f"DATALOADER.SAMPLER_TRAIN: '{cfg.DATALOADER.SAMPLER_TRAIN}' is not allowed, since meddlr's "
+            'samplers do not work with the current torch; only "" is'
+        )
+    if not cfg.DATASETS.TRAIN:
+        raise UserError("DATASETS.TRAIN: () is not allowed; name at least one data set")
+    check_dataset_names(cfg.DATASETS.TRAIN)
+
+
+def _config_for_stock_builders(cfg):
+    """Checks the config, and returns one with which meddlr's builders work.
+
+    They filter scans, build the mask function and call :func:`_build_dataset`. The loader that they build is not used.
+    """
     check_minimum("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, 0)
     if cfg.DATALOADER.NUM_WORKERS:
         check_minimum("DATALOADER.PREFETCH_FACTOR", cfg.DATALOADER.PREFETCH_FACTOR, 1)
@@ -158,27 +169,29 @@ def _build_dataset(
     hold_out: bool = False,
     **transform_options: bool,
 ) -> CheckedSliceData:
-    """Called by meddlr's builders in place of a data set class."""
+    """Called by meddlr's builders in place of a data set class; 2D or cine is told by the first file."""
     if not dataset_dicts:
         raise UserError("DATASETS: no scans are left after DATALOADER.FILTER and SUBSAMPLE_TRAIN")
-    is_cine = len(check_scan_file(dataset_dicts[0]["file_name"], keys or None)) == CINE_AXES
+    keys = keys or None
     mask_func = SeededMaskFunc(stock_transform.mask_func)
-    greedy = GreedyConfig.from_cfg(cfg)
-    if is_cine:
+    if read_header(dataset_dicts[0]["file_name"], keys).is_cine:
         transform = CineDataTransform(cfg, mask_func, augment=augment, hold_out=hold_out, **transform_options)
-        dataset = CineSliceData(dataset_dicts, transform, keys or None, include_metadata)
-        if hold_out and greedy.CINE.LOSS_LINES:
-            for contents in dataset.contents.values():
-                contents.discard("target")  # is not read: nothing shall depend on it
-        return dataset
+        # Where lines are held out for the loss, nothing shall depend on a target.
+        with_targets = not (hold_out and GreedyConfig.from_cfg(cfg).CINE.LOSS_LINES)
+        return CineSliceData(dataset_dicts, transform, keys, include_metadata, with_targets)
+    _check_no_cine_keys(cfg)
+    return CheckedSliceData(dataset_dicts, DataTransform(cfg, mask_func, **transform_options), keys, include_metadata)
+
+
+def _check_no_cine_keys(cfg) -> None:
+    """Refuses the keys that act on cine alone."""
+    greedy = GreedyConfig.from_cfg(cfg)
     for key in schema_keys(CineConfig, "CINE."):
         value = value_of(greedy, key)
         if value != key.default:
             raise UserError(
                 f"{key.full_name}: found {value}, but the data are 2D, not cine; allowed is {key.default} (the default)"
             )
-    transform = DataTransform(cfg, mask_func, **transform_options)
-    return CheckedSliceData(dataset_dicts, transform, keys or None, include_metadata)
 
 
 def _log_coverage(dataset: CheckedSliceData) -> None:
@@ -206,15 +219,18 @@ def _check_schedules(cfg, transform: DataTransform) -> None:
         )
 
 
-def _check_shapes(key: str, batch_size: int, dataset: CheckedSliceData) -> None:
+def _check_batches(key: str, batch_size: int, dataset: CheckedSliceData) -> None:
+    """Examples that differ in shape, or of which some alone have a target, cannot be one batch."""
+    if batch_size == 1:
+        return
     (path, shape), *others = dataset.example_shapes.items()
     for other_path, other in others:
-        if batch_size > 1 and other != shape:
+        if other != shape:
             raise UserError(
                 f"{key}: {batch_size} examples cannot be one batch, since shapes differ: {shape} in {path}, "
                 f"{other} in {other_path}; 1 is allowed"
             )
-        if batch_size > 1 and ("target" in dataset.contents[path]) != ("target" in dataset.contents[other_path]):
+        if ("target" in dataset.contents[path]) != ("target" in dataset.contents[other_path]):
             raise UserError(
                 f"{key}: {batch_size} examples cannot be one batch, since of {path} and {other_path} one alone has a "
                 "target; 1 is allowed"

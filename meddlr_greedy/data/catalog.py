@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 from meddlr.data import DatasetCatalog, MetadataCatalog
 from meddlr.data.datasets.register_mrco import load_mrco_json
 
-from meddlr_greedy.data.scan_file import check_scan_file, datasets_in
+from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.errors import UserError, did_you_mean
 
 __all__ = ["check_dataset_names", "datasets_root", "has_targets", "register_datasets", "warn_of_shared_subjects"]
@@ -89,12 +89,12 @@ def warn_of_shared_subjects(train: Sequence[str], held_out: Sequence[str]) -> No
         held_out: Those of ``DATASETS.VAL`` and ``DATASETS.TEST``. A subject is known by its ``subject_id`` in the data
             set's folder; scans without one are not looked at.
     """
-    of_train, of_held_out = ({s for name in names for s in _subjects(name)} for names in (train, held_out))
-    shared = sorted(of_train & of_held_out)
+    train_subjects, held_out_subjects = ({s for name in names for s in _subjects(name)} for names in (train, held_out))
+    shared = sorted(train_subjects & held_out_subjects)
     if shared:
         folder, subject = shared[0]
         logging.getLogger(__name__).warning(
-            f"DATASETS: {len(shared)} of {len(of_held_out)} subjects of VAL and TEST are in TRAIN too (first"
+            f"DATASETS: {len(shared)} of {len(held_out_subjects)} subjects of VAL and TEST are in TRAIN too (first"
             f" '{subject}' of '{folder}'): scores on them are not those of unseen subjects"
         )
 
@@ -110,16 +110,14 @@ def has_targets(name: str, keys: Optional[Mapping[str, str]] = None) -> bool:
 
     Args:
         name: The data set.
-        keys: Names in the files, see :func:`meddlr_greedy.data.scan_file.check_scan_file`.
+        keys: Names in the files, see :func:`meddlr_greedy.data.scan_file.read_header`.
 
     Raises:
-        UserError: See :func:`check_dataset_names` and :func:`meddlr_greedy.data.scan_file.check_scan_file`.
+        UserError: See :func:`check_dataset_names` and :func:`meddlr_greedy.data.scan_file.read_header`.
     """
     check_dataset_names([name])
-    paths = [scan["file_name"] for scan in DatasetCatalog.get(name)]
-    for path in paths:
-        check_scan_file(path, keys)
-    return all("target" in datasets_in(path, keys) for path in paths)
+    headers = [read_header(scan["file_name"], keys) for scan in DatasetCatalog.get(name)]
+    return all("target" in header.contents for header in headers)
 
 
 def _load_scans(name: str, annotation: Path) -> List[Dict[str, Any]]:

@@ -4,7 +4,7 @@ What a file holds is told by :mod:`meddlr_greedy.data.scan_file`.
 """
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
 import numpy as np
 from meddlr.data.slice_dataset import SliceData
@@ -13,9 +13,11 @@ from meddlr_greedy.data.scan_file import (
     CINE_AXES,
     MAGNITUDE_TARGET,
     PLAIN_AXES,
-    check_scan_file,
-    datasets_in,
+    check_mask,
+    check_values,
     names_in_file,
+    read_header,
+    reading_slice,
 )
 from meddlr_greedy.errors import UserError
 
@@ -49,17 +51,18 @@ class CheckedSliceData(SliceData):
     ):
         #: Name of the scan in each file, for the seed of its examples.
         self.scan_names = _scan_names(dataset_dicts)
-        scans = [self._checked_scan(scan, keys) for scan in dataset_dicts]
-        #: What each file holds, see :func:`datasets_in`.
-        self.contents = {scan["file_name"]: datasets_in(scan["file_name"], keys) for scan in scans}
+        #: Which of "kspace", "maps", "target" and "mask" is read of each file.
+        self.contents: Dict[str, Set[str]] = {}
         #: Shape of one example's k-space, for each file.
-        self.example_shapes = {scan["file_name"]: scan["kspace_size"][1:] for scan in scans}
+        self.example_shapes: Dict[str, Tuple[int, ...]] = {}
+        scans = [self._checked_scan(scan, keys) for scan in dataset_dicts]
         super().__init__(scans, transform, keys, include_metadata, **kwargs)
 
     def _checked_scan(self, scan: Dict[str, Any], keys: Optional[Mapping[str, str]]) -> Dict[str, Any]:
-        """Returns the scan's dictionary with "kspace_size" as found in the file."""
+        """Returns the scan's dictionary with "kspace_size" as found in the file, and keeps what the file holds."""
         path = scan["file_name"]
-        shape = check_scan_file(path, keys)
+        header = read_header(path, keys)
+        shape = header.shape
         if len(shape) != self.NUM_AXES:
             raise UserError(
                 f"{path}: k-space has {len(shape)} axes {shape}, other scans of this data set have "
@@ -73,23 +76,16 @@ class CheckedSliceData(SliceData):
                 f"{path}: kspace_size (or num_slices) is {size!r} in the annotation; "
                 f"the file has {shape}, of which an annotation may list 1 to {shape[0]} slices"
             )
+        self.contents[path], self.example_shapes[path] = set(header.contents), shape[1:]
         return {**scan, "kspace_size": (listed,) + shape[1:]}
 
     def _load_data(self, example: Dict[str, Any], idx: int) -> Dict[str, np.ndarray]:
-        where = f"{example['file_name']}: slice {example['slice_id']}"
-        try:
+        path, slice_id = example["file_name"], example["slice_id"]
+        with reading_slice(path, slice_id):
             data = self._read(example, idx)
-        except OSError as error:
-            raise UserError(f"{where} cannot be read: truncated or damaged ({error})") from error
-        for key, array in data.items():
-            # One fast pass; only what is suspicious (or over- or underflows when squared) is looked at closely.
-            if array.dtype == np.complex64 and 0 < np.vdot(array, array).real < np.inf:
-                continue
-            if not np.isfinite(array).all():
-                raise UserError(f"{where}: {self.mapping[key]} holds NaN or infinity")
-            without_maps = key == "maps" and self.mapping["target"] == MAGNITUDE_TARGET  # meddlr puts zeros
-            if not array.any() and not without_maps:
-                raise UserError(f"{where}: {self.mapping[key]} holds nothing but zeros")
+        without_maps = self.mapping["target"] == MAGNITUDE_TARGET  # meddlr puts zeros in their place
+        checked = {key: array for key, array in data.items() if not (key == "maps" and without_maps)}
+        check_values(path, slice_id, {self.mapping[key]: array for key, array in checked.items()})
         return data
 
     def _read(self, example: Dict[str, Any], idx: int) -> Dict[str, np.ndarray]:
@@ -100,12 +96,43 @@ class CineSliceData(CheckedSliceData):
     """Slices of cine scans: k-space (H, W, T, C), maps (H, W, 1, C, M), target (H, W, T, M) if the file has it.
 
     A mask in the file, (1, W, T, 1) or (H, W, T, 1), is given to the transform too.
+
+    Args:
+        dataset_dicts: As for :class:`CheckedSliceData`.
+        transform: A :class:`~meddlr_greedy.data.transform.CineDataTransform`.
+        keys: As for :class:`CheckedSliceData`.
+        include_metadata: As for :class:`CheckedSliceData`.
+        with_targets: Whether targets are read, where files have them; nothing depends on one that is not.
+        **kwargs: For ``SliceData``.
     """
 
     NUM_AXES = CINE_AXES
-    _DEFAULT_MAPPING = names_in_file(None)
+    _DEFAULT_MAPPING = names_in_file()
+
+    def __init__(
+        self,
+        dataset_dicts: List[Dict[str, Any]],
+        transform,
+        keys: Optional[Mapping[str, str]] = None,
+        include_metadata: bool = False,
+        with_targets: bool = True,
+        **kwargs,
+    ):
+        super().__init__(dataset_dicts, transform, keys, include_metadata, **kwargs)
+        if not with_targets:
+            for contents in self.contents.values():
+                contents.discard("target")
 
     def __getitem__(self, i: int) -> Dict[str, Any]:
+        return self.read_example(i)
+
+    def read_example(self, i: int, loss_lines_seed: int = 0) -> Dict[str, Any]:
+        """Reads and transforms an example.
+
+        Args:
+            i: Its index.
+            loss_lines_seed: Decides the lines held out for the loss, where the transform holds out some.
+        """
         example = self.examples[i]
         is_unsupervised = example["is_unsupervised"]
         scan = Path(example["file_name"]).stem
@@ -115,6 +142,7 @@ class CineSliceData(CheckedSliceData):
             slice_id=example["slice_id"],
             is_fixed=is_unsupervised,
             acceleration=example["fixed_acc"] if is_unsupervised else None,
+            loss_lines_seed=loss_lines_seed,
         )
         out["is_unsupervised"] = is_unsupervised
         if is_unsupervised:
@@ -125,12 +153,8 @@ class CineSliceData(CheckedSliceData):
 
     def _load_data(self, example: Dict[str, Any], idx: int) -> Dict[str, np.ndarray]:
         data = super()._load_data(example, idx)
-        mask = data.get("mask")
-        if mask is not None and not np.isin(mask, (0, 1)).all():
-            raise UserError(
-                f"{example['file_name']}: slice {example['slice_id']}: {self.mapping['mask']} holds values other than "
-                "0 and 1"
-            )
+        if "mask" in data:
+            check_mask(example["file_name"], example["slice_id"], self.mapping["mask"], data["mask"])
         return data
 
     def _read(self, example: Dict[str, Any], idx: int) -> Dict[str, np.ndarray]:

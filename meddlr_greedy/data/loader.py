@@ -1,7 +1,6 @@
 """Examples -> batches, in an order and with random choices that do not depend on who reads them.
 
-Data sets, filters, mask functions, transforms and collation are meddlr's, obtained from its own builders.
-What differs is told by :func:`build_train_loader` and :func:`build_val_loader`.
+:mod:`meddlr_greedy.data.build` puts the parts together.
 """
 
 import contextlib
@@ -13,7 +12,7 @@ from typing import Any, Callable, Dict, Iterator, List, Sequence, Union
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from meddlr_greedy.data.dataset import CheckedSliceData
+from meddlr_greedy.data.dataset import CheckedSliceData, CineSliceData
 from meddlr_greedy.data.sampler import Key
 from meddlr_greedy.data.seeding import (
     EVAL_EPOCH,
@@ -22,7 +21,6 @@ from meddlr_greedy.data.seeding import (
     isolated_generators,
     seed_transform,
 )
-from meddlr_greedy.data.transform import CineDataTransform
 from meddlr_greedy.errors import UserError
 
 __all__ = ["ExampleLoader", "SeededDataset"]
@@ -50,13 +48,14 @@ class SeededDataset(Dataset):
         epoch, index = key
         example, transform = self.dataset.examples[index], self.dataset.transform
         name = example_name(self.dataset.scan_names[example["file_name"]], example["slice_id"])
-        if isinstance(transform, CineDataTransform):
-            transform.loss_lines_seed = example_seed(self.seed, epoch, f"{name}, lines for the loss")
-        if example["is_unsupervised"]:  # stands for a prospectively undersampled scan: its mask is fixed
-            epoch = EVAL_EPOCH
-        seed = example_seed(self.seed, epoch, name)
+        # A scan that stands for a prospectively undersampled one has a fixed mask. The lines for the loss are drawn
+        # anew in every epoch all the same.
+        seed = example_seed(self.seed, EVAL_EPOCH if example["is_unsupervised"] else epoch, name)
         with _single_thread(), isolated_generators(seed):
             seed_transform(transform, seed)
+            if isinstance(self.dataset, CineSliceData):
+                lines_seed = example_seed(self.seed, epoch, f"{name}, lines for the loss")
+                return self.dataset.read_example(index, lines_seed)
             return self.dataset[index]
 
     def __getitems__(self, keys: Sequence[Key]) -> List[Union[Dict[str, Any], UserError]]:

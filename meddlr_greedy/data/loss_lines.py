@@ -7,7 +7,7 @@ consistency, and those that its image is compared with.
 
 import numpy as np
 
-from meddlr_greedy.data.masks import central_lines
+from meddlr_greedy.data.kt_mask import central_lines
 from meddlr_greedy.errors import UserError
 
 __all__ = ["draw_loss_lines"]

@@ -1,25 +1,32 @@
-"""The scan file: what it holds, how it is checked and written.
+"""The scan file: what it holds, how it is checked, read and written.
 
-One HDF5 file per scan, complex64, S slices (the examples), H readout, W phase encode, T cardiac phases,
-C coils, M map sets:
+One HDF5 file per scan. Its arrays, for S slices (the examples), H readout, W phase encode, T cardiac phases, C coils
+and M map sets:
 
-    ======  ==================  ==============
-    name    cine                2D
-    ======  ==================  ==============
-    kspace  (S, H, W, T, C)     (S, H, W, C)
-    maps    (S, H, W, 1, C, M)  (S, H, W, C, M)
-    target  (S, H, W, T, M)     (S, H, W, M)
-    mask    (S, 1, W, T, 1)
-    ======  ==================  ==============
+    ======  ==================  ==============  ================
+    name    cine                2D              dtype
+    ======  ==================  ==============  ================
+    kspace  (S, H, W, T, C)     (S, H, W, C)    complex64
+    maps    (S, H, W, 1, C, M)  (S, H, W, C, M) complex64
+    target  (S, H, W, T, M)     (S, H, W, M)    complex64
+    mask    (S, 1, W, T, 1)     (S, 1, W, 1)    uint8 or float32
+    ======  ==================  ==============  ================
 
-Whether a file is cine or 2D is told by the number of axes of its k-space. A cine file that was undersampled when it
-was acquired (prospectively) holds its sampling "mask", 0 or 1, uint8 or float32, of the shape above or (S, H, W, T, 1)
-where it varies along the readout; then no other mask is drawn for it, and it may lack "target".
+k-space is Cartesian and centered. The number of its axes tells whether a file is cine or 2D. In 2D a real target is a
+magnitude image without the axis M.
+
+"mask" is 0 or 1, and has H rows in place of the one where it varies along the readout. It says that the scan was
+undersampled when it was acquired (prospectively). Such a cine file may lack the target, and no other mask is drawn for
+it. In training the mask of a 2D file is not looked at.
+
+Attributes of the file, all optional: "pixel_spacing_mm" (readout, phase encode), "slice_spacing_mm" from the center of
+a slice to that of the next, and "frame_time_ms". Other attributes are kept as they are.
 """
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional, Set, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import h5py
 import numpy as np
@@ -32,40 +39,92 @@ __all__ = [
     "CINE_AXES",
     "Geometry",
     "MAGNITUDE_TARGET",
-    "check_attributes",
-    "check_cartesian",
-    "check_scan_file",
-    "datasets_in",
+    "PLAIN_AXES",
+    "ScanHeader",
+    "check_mask",
+    "check_values",
     "names_in_file",
+    "read_header",
+    "read_slice",
+    "reading_slice",
     "write_scan",
 ]
 
-
-#: Number of axes of the k-space in a file.
+#: Number of axes of the k-space in a cine file.
 CINE_AXES = 5
+#: Number of axes of the k-space in a 2D file.
 PLAIN_AXES = 4
 
+#: meddlr's name in the file for a target that is a magnitude image; such a file needs no maps.
+MAGNITUDE_TARGET = "reconstruction_rss"
+
+# A dataset of this name, or an attribute with another value than "cartesian", tells that k-space is not Cartesian.
 _TRAJECTORY = ("traj", "trajectory")
-
 _MASK_DTYPES = (np.dtype("uint8"), np.dtype("float32"))
-
 # What a file may say about the scan: name -> how many positive numbers.
 _ATTRIBUTES = {"pixel_spacing_mm": 2, "slice_spacing_mm": 1, "frame_time_ms": 1}
 
-# meddlr's name for a target that is a magnitude image and goes without maps.
-MAGNITUDE_TARGET = "reconstruction_rss"
+
+class Geometry(NamedTuple):
+    """What is known of pixels and frames: mm (readout, phase encode), ms; ``None`` where it is not."""
+
+    pixel_spacing_mm: Optional[Tuple[float, float]] = None
+    frame_time_ms: Optional[float] = None
+
+    @classmethod
+    def of(cls, attributes: Mapping[str, Any]) -> "Geometry":
+        """The geometry that the attributes of an HDF5 file or group tell."""
+        spacing, frame_time = attributes.get("pixel_spacing_mm"), attributes.get("frame_time_ms")
+        return cls(
+            None if spacing is None else (float(spacing[0]), float(spacing[1])),
+            None if frame_time is None else float(np.squeeze(frame_time)),
+        )
+
+    def as_attributes(self) -> Dict[str, Any]:
+        """Returns the attributes that :meth:`of` reads, without what is not known."""
+        return {key: value for key, value in self._asdict().items() if value is not None}
 
 
-def check_scan_file(path: str, mapping: Optional[Mapping[str, str]] = None) -> Tuple[int, ...]:
-    """Checks that a file can be trained on, without reading the data in it.
+class ScanHeader(NamedTuple):
+    """What a scan file says without its values being read."""
+
+    shape: Tuple[int, ...]  #: of k-space, (S, H, W, T, C) or (S, H, W, C)
+    num_maps: int  #: M; 0 where there are no maps
+    contents: FrozenSet[str]  #: which of "kspace", "maps", "target" and "mask" there are
+    attributes: Dict[str, Any]  #: of the file
+
+    @property
+    def is_cine(self) -> bool:
+        """Whether k-space has the axis T."""
+        return len(self.shape) == CINE_AXES
+
+    @property
+    def geometry(self) -> Geometry:
+        """Pixel spacing and frame time."""
+        return Geometry.of(self.attributes)
+
+    @property
+    def slice_spacing_mm(self) -> Optional[float]:
+        """From the center of a slice to that of the next; ``None`` where the file does not say."""
+        spacing = self.attributes.get("slice_spacing_mm")
+        return None if spacing is None else float(np.squeeze(spacing))
+
+
+# --- Checking ---
+
+
+def read_header(path: str, mapping: Optional[Mapping[str, str]] = None, for_training: bool = True) -> ScanHeader:
+    """Reads what a file holds and checks that it can be used, without reading its values.
 
     Args:
         path: An HDF5 file, see the top of this module.
         mapping: Names in the file of "kspace", "maps", "target" and "mask", where they differ
             (``DATALOADER.DATA_KEYS``). A target named "reconstruction_rss" goes without maps, as in meddlr.
+        for_training: Whether a target is needed, except in a cine file with a mask. If not, a target is not checked,
+            and a mask counts in 2D too.
 
     Returns:
-        Tuple[int, ...]: The shape of k-space, (S, H, W, T, C) for cine and (S, H, W, C) for 2D.
+        ScanHeader: Shapes, contents and attributes.
 
     Raises:
         UserError: The file is missing, truncated or no HDF5, lacks a dataset, is not Cartesian, its arrays
@@ -76,26 +135,24 @@ def check_scan_file(path: str, mapping: Optional[Mapping[str, str]] = None) -> T
         raise UserError(f"{path}: no such file")
     try:
         with h5py.File(path, "r") as file:
-            check_cartesian(path, file, names["kspace"])
-            check_attributes(path, file)
-            return _check_arrays(path, file, names)
+            _check_cartesian(path, file, names["kspace"])
+            _check_attributes(path, file)
+            arrays = _find_arrays(path, file, names, for_training)
+            _check_kspace(path, names, arrays)
+            _check_dtypes_and_shapes(path, names, arrays)
+            num_maps = arrays["maps"].shape[-1] if "maps" in arrays else 0
+            contents = frozenset(arrays) | ({"target"} if names["target"] in file else set())
+            return ScanHeader(arrays["kspace"].shape, num_maps, contents, dict(file.attrs))
     except OSError as error:
         raise UserError(f"{path}: truncated, or not an HDF5 file ({error})") from error
 
 
-def datasets_in(path: str, mapping: Optional[Mapping[str, str]] = None) -> Set[str]:
-    """Returns which of "kspace", "maps", "target" and "mask" a checked file holds; a mask counts in cine alone."""
-    names = names_in_file(mapping)
-    with h5py.File(path, "r") as file:
-        is_cine = file[names["kspace"]].ndim == CINE_AXES
-        return {key for key, name in names.items() if name in file and (key != "mask" or is_cine)}
-
-
-def names_in_file(mapping: Optional[Mapping[str, str]]) -> Dict[str, str]:
+def names_in_file(mapping: Optional[Mapping[str, str]] = None) -> Dict[str, str]:
+    """Returns the name in the file of "kspace", "maps", "target" and "mask"; ``mapping`` holds those that differ."""
     return {**SliceData._DEFAULT_MAPPING, "mask": "mask", **(mapping or {})}
 
 
-def check_cartesian(path: str, file: h5py.File, kspace_name: str) -> None:
+def _check_cartesian(path: str, file: h5py.File, kspace_name: str) -> None:
     found = [f"dataset '{name}'" for name in file if name.lower() in _TRAJECTORY]
     for holder in (file, file.get(kspace_name, file)):
         for name in _TRAJECTORY:
@@ -107,7 +164,7 @@ def check_cartesian(path: str, file: h5py.File, kspace_name: str) -> None:
         raise UserError(f"{path}: not Cartesian ({found[0]}); only Cartesian k-space is allowed")
 
 
-def check_attributes(path: str, file: h5py.File) -> None:
+def _check_attributes(path: str, file: h5py.File) -> None:
     for name, count in _ATTRIBUTES.items():
         if name not in file.attrs:
             continue
@@ -117,84 +174,125 @@ def check_attributes(path: str, file: h5py.File) -> None:
             raise UserError(f"{path}: attribute {name} is {file.attrs[name]!r}; {allowed} allowed")
 
 
-def _check_arrays(path: str, file: h5py.File, names: Mapping[str, str]) -> Tuple[int, ...]:
-    found = file.get(names["kspace"])
-    is_cine = isinstance(found, h5py.Dataset) and found.ndim == CINE_AXES
-    magnitude_target = not is_cine and names["target"] == MAGNITUDE_TARGET
-    needed = ["kspace", "target"] if magnitude_target else ["kspace", "maps", "target"]
-    prospective = is_cine and names["mask"] in file
-    if prospective and names["target"] not in file:
-        needed.remove("target")
+def _find_arrays(path: str, file: h5py.File, names: Mapping[str, str], for_training: bool) -> Dict[str, Any]:
+    """Returns the arrays to check, by key."""
+    kspace = file.get(names["kspace"])
+    is_cine = isinstance(kspace, h5py.Dataset) and kspace.ndim == CINE_AXES
+    has_mask = names["mask"] in file and (is_cine or not for_training)
+    needed = ["kspace"]
+    if is_cine or not for_training or names["target"] != MAGNITUDE_TARGET:
+        needed.append("maps")
+    if for_training and not (has_mask and names["target"] not in file):
+        needed.append("target")
     for key in needed:
         if not isinstance(file.get(names[key]), h5py.Dataset):
             without = f" (only a cine file with '{names['mask']}' may lack it)" if key == "target" else ""
             raise UserError(f"{path}: no dataset '{names[key]}' in it{without}; found: {', '.join(file) or 'nothing'}")
-    arrays = {key: file[names[key]] for key in needed}
+    return {key: file[names[key]] for key in (*needed, *(["mask"] if has_mask else []))}
 
-    kspace = arrays["kspace"].shape
-    if len(kspace) not in (PLAIN_AXES, CINE_AXES) or 0 in kspace:
+
+def _check_kspace(path: str, names: Mapping[str, str], arrays: Mapping[str, Any]) -> None:
+    shape = arrays["kspace"].shape
+    if len(shape) not in (PLAIN_AXES, CINE_AXES) or 0 in shape:
         raise UserError(
-            f"{path}: {names['kspace']} has shape {kspace}; allowed are (S, H, W, T, C) for cine "
-            "and (S, H, W, C) for 2D"
+            f"{path}: {names['kspace']} has shape {shape}; allowed are (S, H, W, T, C) for cine and (S, H, W, C) for 2D"
         )
-    frames, coils = kspace[3:-1], kspace[-1]
+
+
+def _check_dtypes_and_shapes(path: str, names: Mapping[str, str], arrays: Mapping[str, Any]) -> None:
+    kspace = arrays["kspace"].shape
     # meddlr takes real targets, images without a map axis, for 2D.
-    if not is_cine and arrays["target"].dtype.kind == "f":
-        magnitude_target = True
+    magnitude_target = (
+        "target" in arrays
+        and len(kspace) == PLAIN_AXES
+        and (names["target"] == MAGNITUDE_TARGET or arrays["target"].dtype.kind == "f")
+    )
     for key, array in arrays.items():
-        real_allowed = key == "target" and magnitude_target
-        if array.dtype != np.complex64 and not (real_allowed and array.dtype.kind == "f"):
+        if key == "mask":
+            if not isinstance(array, h5py.Dataset) or array.dtype not in _MASK_DTYPES:
+                found = array.dtype if isinstance(array, h5py.Dataset) else "no dataset"
+                raise UserError(f"{path}: {names[key]} is {found}; uint8 and float32 are allowed")
+        elif array.dtype != np.complex64 and not (key == "target" and magnitude_target and array.dtype.kind == "f"):
             raise UserError(f"{path}: {names[key]} is {array.dtype}; only complex64 is allowed")
 
-    if prospective:
-        _check_mask(path, names, file[names["mask"]], kspace)
-
-    expected = {}
-    if "target" in arrays:
-        expected["target"] = kspace[:3] + (() if magnitude_target else frames + arrays["maps"].shape[-1:])
-    if "maps" in arrays:
-        num_maps = arrays["maps"].shape[-1:]
-        expected["maps"] = kspace[:3] + (1,) * len(frames) + (coils,) + num_maps
-    for key, shape in expected.items():
-        if arrays[key].shape != shape:
+    num_maps = arrays["maps"].shape[-1:] if "maps" in arrays else ()
+    shapes = _allowed_shapes(kspace, num_maps, magnitude_target)
+    for key in [key for key in ("target", "maps", "mask") if key in arrays]:
+        if arrays[key].shape not in shapes[key]:
+            needed = " or ".join(map(str, shapes[key]))
             raise UserError(
                 f"{path}: {names[key]} has shape {arrays[key].shape}, which does not agree with "
-                f"{names['kspace']} of shape {kspace}: {shape} is needed"
+                f"{names['kspace']} of shape {kspace}: {needed} is needed"
             )
-    return kspace
 
 
-def _check_mask(path: str, names: Mapping[str, str], mask: Any, kspace: Tuple[int, ...]) -> None:
-    name = names["mask"]
-    if not isinstance(mask, h5py.Dataset) or mask.dtype not in _MASK_DTYPES:
-        found = mask.dtype if isinstance(mask, h5py.Dataset) else "no dataset"
-        raise UserError(f"{path}: {name} is {found}; uint8 and float32 are allowed")
-    num_slices, height, *lines = kspace[:-1]
-    allowed = [(num_slices, rows, *lines, 1) for rows in (1, height)]
-    if mask.shape not in allowed:
-        raise UserError(
-            f"{path}: {name} has shape {mask.shape}, which does not agree with {names['kspace']} of shape {kspace}: "
-            f"{allowed[0]} or {allowed[1]} is needed"
-        )
+def _allowed_shapes(
+    kspace: Tuple[int, ...], num_maps: Tuple[int, ...], magnitude_target: bool
+) -> Dict[str, Sequence[Tuple[int, ...]]]:
+    """Returns the shapes that agree with that of k-space; ``num_maps`` is (M,)."""
+    num_slices, height, width, *frames = kspace[:-1]
+    plane = (num_slices, height, width)
+    return {
+        "target": [plane if magnitude_target else (*plane, *frames, *num_maps)],
+        "maps": [(*plane, *(1 for _ in frames), kspace[-1], *num_maps)],
+        "mask": [(num_slices, rows, width, *frames, 1) for rows in (1, height)],
+    }
 
 
-class Geometry(NamedTuple):
-    """What is known of pixels and frames: mm (readout, phase encode), ms; ``None`` where it is not."""
+# --- Reading ---
 
-    pixel_spacing_mm: Optional[Tuple[float, float]] = None
-    frame_time_ms: Optional[float] = None
 
-    @classmethod
-    def of(cls, attributes: Mapping[str, Any]) -> "Geometry":
-        """From the attributes of an HDF5 file or group."""
-        spacing, frame_time = attributes.get("pixel_spacing_mm"), attributes.get("frame_time_ms")
-        return cls(
-            None if spacing is None else (float(spacing[0]), float(spacing[1])),
-            None if frame_time is None else float(np.squeeze(frame_time)),
-        )
+def read_slice(path: str, slice_id: int, names: Iterable[str]) -> Dict[str, np.ndarray]:
+    """Reads one slice of the arrays of these names, without the axis S.
 
-    def as_attributes(self) -> Dict[str, Any]:
-        return {key: value for key, value in self._asdict().items() if value is not None}
+    Raises:
+        UserError: The file is truncated or damaged.
+    """
+    with reading_slice(path, slice_id), h5py.File(path, "r") as file:
+        return {name: file[name][slice_id] for name in names}
+
+
+@contextmanager
+def reading_slice(path: str, slice_id: int) -> Iterator[None]:
+    """Makes a UserError of what HDF5 raises in the block, where a slice is read."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: slice {slice_id} cannot be read: truncated or damaged ({error})") from error
+
+
+def check_values(path: str, slice_id: int, arrays: Mapping[str, np.ndarray]) -> None:
+    """Checks the values of one slice.
+
+    Args:
+        path: The file.
+        slice_id: The number of the slice.
+        arrays: The arrays by their names in the file.
+
+    Raises:
+        UserError: An array holds NaN, infinity or nothing but zeros.
+    """
+    for name, array in arrays.items():
+        # One fast pass; only what is suspicious (or over- or underflows when squared) is looked at closely.
+        if array.dtype == np.complex64 and 0 < np.vdot(array, array).real < np.inf:
+            continue
+        if not np.isfinite(array).all():
+            raise UserError(f"{path}: slice {slice_id}: {name} holds NaN or infinity")
+        if not array.any():
+            raise UserError(f"{path}: slice {slice_id}: {name} holds nothing but zeros")
+
+
+def check_mask(path: str, slice_id: int, name: str, mask: np.ndarray) -> None:
+    """Checks that the mask of one slice, named ``name`` in the file, is binary.
+
+    Raises:
+        UserError: It is not.
+    """
+    if not np.isin(mask, (0, 1)).all():
+        raise UserError(f"{path}: slice {slice_id}: {name} holds values other than 0 and 1")
+
+
+# --- Writing ---
 
 
 def write_scan(

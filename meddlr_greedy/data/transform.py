@@ -14,9 +14,9 @@ from meddlr.data.transforms.transform import DataTransform, Normalizer
 
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.data.augment import Augmentation, CineAugmentor
+from meddlr_greedy.data.kt_mask import kt_mask_names, partial_echo
 from meddlr_greedy.data.loss_lines import draw_loss_lines
-from meddlr_greedy.data.masks import KT_MASK_FUNCS, partial_echo
-from meddlr_greedy.data.normalizers import lean
+from meddlr_greedy.data.normalizers import TimeAverageNormalizer, lean
 from meddlr_greedy.data.sampled_lines import SampledLines
 from meddlr_greedy.data.seeding import EVAL_EPOCH, example_name, example_seed
 from meddlr_greedy.errors import UserError
@@ -62,7 +62,7 @@ class CineDataTransform(DataTransform):
         if name in _PLANE_MASKS:
             raise UserError(
                 f"AUG_TRAIN.UNDERSAMPLE.NAME: {name} has no time axis; allowed for cine are "
-                f"{', '.join(KT_MASK_FUNCS)} and RandomMaskFunc1D (the same lines in every frame)"
+                f"{', '.join(kt_mask_names())} and RandomMaskFunc1D (the same lines in every frame)"
             )
         if cfg.AUG_TRAIN.MRI_RECON.TRANSFORMS and not is_test:
             raise UserError(
@@ -75,8 +75,6 @@ class CineDataTransform(DataTransform):
         greedy = GreedyConfig.from_cfg(cfg)
         self._partial_echo = greedy.CINE.PARTIAL_ECHO
         self._loss_lines = greedy.CINE.LOSS_LINES if hold_out else 0.0
-        #: Decides the lines for the loss of the next example: other ones in every epoch, of a fixed mask too.
-        self.loss_lines_seed = 0
 
     def __call__(
         self,
@@ -88,6 +86,7 @@ class CineDataTransform(DataTransform):
         is_fixed: bool,
         acceleration: Optional[float] = None,
         mask: Optional[np.ndarray] = None,
+        loss_lines_seed: int = 0,
     ) -> Dict[str, Any]:
         """Transforms one example; the arrays given are not changed.
 
@@ -100,6 +99,7 @@ class CineDataTransform(DataTransform):
             is_fixed: The mask is the same in every epoch.
             acceleration: Needed if ``is_fixed`` and there is no mask.
             mask: The scan's own mask, 0 or 1, shape (1, W, T, 1) or (H, W, T, 1); without it one is drawn.
+            loss_lines_seed: Decides the lines held out for the loss, of a fixed mask too.
 
         Returns:
             Dict[str, Any]: "kspace", "maps" and "target" (if given) of the shapes above, "mask" and "edge_mask"
@@ -113,64 +113,86 @@ class CineDataTransform(DataTransform):
             UserError: The readout cannot be cropped as asked, or there is no signal on the sampled lines, or there are
                 too few lines to hold out some.
         """
-        if is_fixed and not acceleration and mask is None:
-            raise ValueError("acceleration is needed for a fixed mask")
-        seed = None
-        if self._is_test or is_fixed:
-            seed = example_seed(max(self._cfg.SEED, 0), EVAL_EPOCH, example_name(fname, slice_id))
-        augmentation = Augmentation.none(kspace.shape)
-        if self._cine_augmentor is not None and not is_fixed:
-            augmentation = self._cine_augmentor.draw(kspace.shape, self.rng)
+        seed = self._fixed_seed(fname, slice_id) if self._is_test or is_fixed else None
+        augmentation = self._draw_augmentation(kspace.shape, is_fixed)
         shape = (len(augmentation.rows), *kspace.shape[1:])
-
         if mask is None:
-            sampling = self._draw_mask(shape, seed, acceleration)
+            sampling = self._draw_mask(shape, is_fixed, seed, acceleration)
         else:
             sampling = _own_mask(mask, augmentation, f"{fname}, slice {slice_id}")
-        lines = SampledLines.of(torch.from_numpy(kspace), sampling, augmentation)
-        if not lines.values.numel():
-            raise UserError(f"{fname}: slice {slice_id}: k-space is zero on all sampled lines")
-        edge_mask = _edge_mask(kspace, augmentation)
-
+        lines = _sampled_lines(kspace, sampling, augmentation, f"{fname}: slice {slice_id}")
         coil_maps = augmentation.image(torch.from_numpy(maps))
-        time_average = getattr(self._normalizer, "of_time_average", False)
-        image = (lines.time_average() if time_average else lines).adjoint(coil_maps)
-        full = image if target is None else augmentation.image(torch.from_numpy(target))
-        normalized = self._normalizer.normalize(masked_kspace=lines.values, image=image, target=full)
-        lines = lines._replace(values=normalized["masked_kspace"])
-        held_out = {}
-        if self._loss_lines:
-            lines, loss_lines = self._without_loss_lines(lines, f"{fname}, slice {slice_id}")
-            held_out = {"loss_kspace": loss_lines.kspace(shape), "loss_mask": loss_lines.mask.expand(*shape[:-1], 1)}
-
+        lines, scaled = self._scaled(lines, coil_maps, target, augmentation)
+        lines, held_out = self._without_loss_lines(lines, shape, loss_lines_seed, f"{fname}, slice {slice_id}")
         out = {
             "kspace": self._corrupted(lines.kspace(shape), is_fixed, seed),
             "maps": coil_maps,
-            "mean": normalized["mean"],
-            "std": normalized["std"],
-            "norm": torch.linalg.vector_norm(torch.view_as_real(full)) / math.sqrt(full.numel()),
-            "edge_mask": edge_mask,
+            **scaled,
+            "edge_mask": _edge_mask(kspace, augmentation),
             "mask": lines.mask.expand(*shape[:-1], 1),
             **held_out,
         }
-        if target is not None:
-            out["target"] = normalized["target"]
-        if self._is_test and self._postprocessor:
-            everywhere = self._postprocessor == "hard_dc_all"
-            out["postprocessing_mask"] = torch.maximum(edge_mask, out["mask"]) if everywhere else edge_mask
-        return out
+        return {**out, **self._postprocessing(out)}
 
-    def _draw_mask(self, shape: Tuple[int, ...], seed: Optional[int], acceleration: Optional[float]) -> torch.Tensor:
+    def _fixed_seed(self, fname: str, slice_id: int) -> int:
+        """Decides the mask, noise and motion of test data and of scans with a fixed mask."""
+        return example_seed(max(self._cfg.SEED, 0), EVAL_EPOCH, example_name(fname, slice_id))
+
+    def _draw_augmentation(self, shape: Tuple[int, ...], is_fixed: bool) -> Augmentation:
+        """The augmentation of an example (H, W, T, C); none where the mask is fixed."""
+        if self._cine_augmentor is None or is_fixed:
+            return Augmentation.none(shape)
+        return self._cine_augmentor.draw(shape, self.rng)
+
+    def _draw_mask(
+        self, shape: Tuple[int, ...], is_fixed: bool, seed: Optional[int], acceleration: Optional[float]
+    ) -> torch.Tensor:
         """A mask (1, W, T, 1), or (H, W, T, 1) where it varies along the readout."""
+        if is_fixed and not acceleration:
+            raise ValueError("acceleration is needed for a fixed mask")
         mask = self.mask_func((1, *shape[:-1], 1), seed, acceleration).float().expand(1, *shape[:-1], 1)
         return _narrowed(partial_echo(mask, self._partial_echo)[0])
 
-    def _without_loss_lines(self, lines: "SampledLines", where: str) -> Tuple["SampledLines", "SampledLines"]:
-        """The lines for the network, and those held out for the loss."""
+    def _scaled(
+        self, lines: SampledLines, maps: torch.Tensor, target: Optional[np.ndarray], augmentation: Augmentation
+    ) -> Tuple[SampledLines, Dict[str, torch.Tensor]]:
+        """The scaled lines; "mean", "std", "norm" and, if it is given, the augmented and scaled "target"."""
+        # The normalizer takes the scale from the zero-filled image.
+        time_average = isinstance(self._normalizer, TimeAverageNormalizer)
+        image = (lines.time_average() if time_average else lines).adjoint(maps)
+        full = image if target is None else augmentation.image(torch.from_numpy(target))
+        scaled = self._normalizer.normalize(masked_kspace=lines.values, image=image, target=full)
+        out = {
+            "mean": scaled["mean"],
+            "std": scaled["std"],
+            "norm": torch.linalg.vector_norm(torch.view_as_real(full)) / math.sqrt(full.numel()),
+        }
+        if target is not None:
+            out["target"] = scaled["target"]
+        return lines._replace(values=scaled["masked_kspace"]), out
+
+    def _without_loss_lines(
+        self, lines: SampledLines, shape: Tuple[int, ...], seed: int, where: str
+    ) -> Tuple[SampledLines, Dict[str, torch.Tensor]]:
+        """The lines for the network; "loss_kspace" and "loss_mask" with those held out, where some are."""
+        if not self._loss_lines:
+            return lines, {}
         sampled = lines.mask[..., 0].any(dim=0).numpy()
-        rng = np.random.RandomState(self.loss_lines_seed)
-        chosen = torch.from_numpy(draw_loss_lines(sampled, self._loss_lines, rng, where))
-        return lines.only(~chosen), lines.only(chosen)
+        chosen = torch.from_numpy(draw_loss_lines(sampled, self._loss_lines, np.random.RandomState(seed), where))
+        held_out = lines.only(chosen)
+        return lines.only(~chosen), {
+            "loss_kspace": held_out.kspace(shape),
+            "loss_mask": held_out.mask.expand(*shape[:-1], 1),
+        }
+
+    def _postprocessing(self, example: Dict[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+        """The mask of ``TEST.POSTPROCESSOR``, where it applies: the points whose data replace those of the result."""
+        if not (self._is_test and self._postprocessor):
+            return {}
+        mask = example["edge_mask"]
+        if self._postprocessor == "hard_dc_all":
+            mask = torch.maximum(mask, example["mask"])
+        return {"postprocessing_mask": mask}
 
     def _corrupted(self, masked_kspace: torch.Tensor, is_fixed: bool, seed: Optional[int]) -> torch.Tensor:
         """k-space (H, W, T, C) with meddlr's noise and motion, where asked for."""
@@ -180,6 +202,14 @@ class CineDataTransform(DataTransform):
         if self.add_motion and (self._is_test or (not is_fixed and self.rng.uniform() < self.p_motion)):
             masked_kspace = self.motion_simulator(masked_kspace, seed=seed)
         return masked_kspace.squeeze(0)
+
+
+def _sampled_lines(kspace: np.ndarray, mask: torch.Tensor, augmentation: Augmentation, where: str) -> SampledLines:
+    """The lines of augmented k-space with signal; a UserError where there are none."""
+    lines = SampledLines.of(torch.from_numpy(kspace), mask, augmentation)
+    if not lines.values.numel():
+        raise UserError(f"{where}: k-space is zero on all sampled lines")
+    return lines
 
 
 def _narrowed(mask: torch.Tensor) -> torch.Tensor:

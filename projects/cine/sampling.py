@@ -21,7 +21,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.data.masks import KT_MASK_FUNCS, KtMaskFunc, partial_echo, time_average_coverage
+from meddlr_greedy.data.coverage import time_average_coverage
+from meddlr_greedy.data.kt_mask import KtMaskFunc, kt_mask_names, partial_echo
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically
 from projects.cine.support.tables import write_json
@@ -71,7 +72,7 @@ def draw(masks: Dict[str, torch.Tensor], path: Path) -> None:
 @exit_with_one_line
 def main(argv: Sequence[str]) -> None:
     parser = CommandParser("python -m projects.cine.sampling", __doc__)
-    parser.add_argument("--masks", nargs="+", default=KT_MASK_FUNCS, choices=KT_MASK_FUNCS, metavar="NAME")
+    parser.add_argument("--masks", nargs="+", default=kt_mask_names(), choices=kt_mask_names(), metavar="NAME")
     parser.add_argument("--lines", type=int, default=144, help="phase encodes W")
     parser.add_argument("--frames", type=int, default=20, help="cardiac phases T")
     parser.add_argument("--accelerations", type=float, nargs="+", default=[10, 15], help="R, or its range")

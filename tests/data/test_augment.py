@@ -9,7 +9,7 @@ from meddlr.data.transforms.transform import NoOpNormalizer, TopMagnitudeNormali
 from meddlr.ops import fft2c
 
 from meddlr_greedy.data.augment import Augmentation, CineAugmentor, mirrored
-from meddlr_greedy.data.masks import partial_echo
+from meddlr_greedy.data.kt_mask import partial_echo
 from meddlr_greedy.data.normalizers import LeanTopMagnitudeNormalizer, TimeAverageNormalizer, lean
 from meddlr_greedy.data.sampled_lines import SampledLines
 from meddlr_greedy.data.seeding import SeededMaskFunc, seed_transform

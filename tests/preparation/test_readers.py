@@ -15,7 +15,7 @@ from ismrmrd import constants
 from pydicom.dataset import FileDataset, FileMetaDataset
 
 from meddlr_greedy import prepare
-from meddlr_greedy.data.scan_file import check_scan_file
+from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.acquisition import coil_sensitivities, random_smooth_phase, seeded_generator
 from meddlr_greedy.preparation import coil_maps as dataset
@@ -101,7 +101,7 @@ def prepared(output, source, *inputs, preparation=EXACT, split=ALL_TRAIN, **argu
     paths = sorted((folder / "scans").glob("*.h5"))
     for path in paths:
         if "target" in read(path)[0]:
-            check_scan_file(str(path))
+            read_header(str(path))
     return paths
 
 
@@ -643,7 +643,7 @@ def test_several_subjects(subjects, tmp_path, capsys):
         annotation = json.loads((output / "annotations" / f"{split}.json").read_text())
         assert annotation["info"]["split_by"] == "subjects"
         for image in annotation["images"]:
-            assert image["kspace_size"] == list(check_scan_file(str(output / image["file_name"])))
+            assert image["kspace_size"] == list(read_header(str(output / image["file_name"])).shape)
             found.setdefault(split, []).append(image["subject_id"])
     assert found == {"train": ["S0", "S1", "S2"], "val": ["S3"], "test": ["S4"]}
     assert sorted(path.name for path in output.iterdir()) == ["annotations", "scans"]
