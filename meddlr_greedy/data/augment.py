@@ -104,7 +104,7 @@ class CineAugmentor:
 
 
 def _taken(x: torch.Tensor, index: np.ndarray, axis: int) -> torch.Tensor:
-    """x at the indices along an axis; x itself where that changes nothing."""
+    """Takes the indices along an axis; returns ``x`` itself where that changes nothing."""
     if _is_identity(index, x.shape[axis]):
         return x
     if _is_identity(index[::-1], x.shape[axis]):
@@ -113,7 +113,7 @@ def _taken(x: torch.Tensor, index: np.ndarray, axis: int) -> torch.Tensor:
 
 
 def _pixels_taken(x: torch.Tensor, rows: np.ndarray, lines: np.ndarray) -> torch.Tensor:
-    """x, (H, W, ...), at the indices along its first two axes, in one copy; x itself where that changes nothing."""
+    """Takes indices along the first two axes of ``x``, (H, W, ...), in one copy; or ``x`` itself, as above."""
     height, width = x.shape[:2]
     if _is_identity(rows, height) and _is_identity(lines, width):
         return x

@@ -157,7 +157,7 @@ class CineSliceData(CheckedSliceData):
             check_mask(example["file_name"], example["slice_id"], self.mapping["mask"], data["mask"])
         return data
 
-    def _read(self, example: Dict[str, Any], idx: int) -> Dict[str, np.ndarray]:
+    def _read(self, example: Dict[str, Any], _: int) -> Dict[str, np.ndarray]:
         path, files = example["file_name"], self._hdf5_manager
         with files.temp_open(path, "r"):
             return {key: files.get(path, self.mapping[key], example["slice_id"]) for key in sorted(self.contents[path])}

@@ -100,7 +100,7 @@ class ExampleLoader(DataLoader):
             yield batch
 
 
-def _leave_signals_to_the_trainer(worker_id: int) -> None:
+def _leave_signals_to_the_trainer(_: int) -> None:
     """Schedulers and Ctrl-C signal the whole process group; a worker that died of it would take the trainer with it.
 
     So a worker forms a group of its own. SIGTERM to the worker itself still ends it: torch relies on that.

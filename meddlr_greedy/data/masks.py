@@ -32,7 +32,8 @@ class VariableDensityKtMaskFunc(KtMaskFunc):
     DENSITY_POWER = 1.5
     REPEAT_FACTOR = 0.5
 
-    def sample_outer(self, outer, num_outer, dc, rng):
+    def sample_outer(self, outer: np.ndarray, num_outer: np.ndarray, dc: int, rng: np.random.RandomState) -> np.ndarray:
+        """Chooses lines, see :meth:`KtMaskFunc.sample_outer`."""
         sampled = np.zeros((len(outer), len(num_outer)), dtype=bool)
         log_weight = -self.DENSITY_POWER * np.log(np.maximum(np.abs(outer - dc), 1))
         for frame in rng.permutation(len(num_outer)):
@@ -61,7 +62,8 @@ class GoldenStepKtMaskFunc(KtMaskFunc):
     PERTURBATION = 0.4
     GOLDEN_STEP = 0.618034
 
-    def sample_outer(self, outer, num_outer, dc, rng):
+    def sample_outer(self, outer: np.ndarray, num_outer: np.ndarray, dc: int, rng: np.random.RandomState) -> np.ndarray:
+        """Chooses lines, see :meth:`KtMaskFunc.sample_outer`."""
         sampled = np.zeros((len(outer), len(num_outer)), dtype=bool)
         if not num_outer.any():
             return sampled
@@ -94,7 +96,8 @@ class GaussianKtMaskFunc(KtMaskFunc):
     ALPHA = 0.2
     WIDTH = 0.2
 
-    def sample_outer(self, outer, num_outer, dc, rng):
+    def sample_outer(self, outer: np.ndarray, num_outer: np.ndarray, dc: int, rng: np.random.RandomState) -> np.ndarray:
+        """Chooses lines, see :meth:`KtMaskFunc.sample_outer`."""
         gaussian = np.exp(-(((outer - dc) / (self.WIDTH * 2 * max(dc, 1))) ** 2))
         log_weight = np.log(self.FLOOR + self.ALPHA / (1 - self.ALPHA) * gaussian)
         sampled = np.zeros((len(outer), len(num_outer)), dtype=bool)
@@ -113,7 +116,8 @@ class UniformKtMaskFunc(KtMaskFunc):
     sampled least often, so all lines are sampled by some frame if R allows as many.
     """
 
-    def sample_outer(self, outer, num_outer, dc, rng):
+    def sample_outer(self, outer: np.ndarray, num_outer: np.ndarray, dc: int, rng: np.random.RandomState) -> np.ndarray:
+        """Chooses lines, see :meth:`KtMaskFunc.sample_outer`."""
         frames = np.arange(len(num_outer))
         sampled = np.zeros((len(outer), len(num_outer)), dtype=bool)
         comb = np.linspace(0, len(outer), num_outer.min(), endpoint=False) + rng.uniform(0, len(outer))

@@ -54,7 +54,7 @@ class TimeAverageNormalizer(LeanTopMagnitudeNormalizer):
 
 
 def lean(normalizer: Normalizer) -> Normalizer:
-    """meddlr's ``TopMagnitudeNormalizer`` as the lean one; any other as it is."""
+    """Returns the lean form of meddlr's ``TopMagnitudeNormalizer``; any other normalizer as it is."""
     if type(normalizer) is not TopMagnitudeNormalizer:
         return normalizer
     return LeanTopMagnitudeNormalizer(normalizer._keywords, normalizer._percentile, normalizer._use_mean)

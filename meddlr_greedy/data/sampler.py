@@ -71,5 +71,6 @@ class ResumableBatchSampler(Sampler[List[Key]]):
 
 
 def check_minimum(key: str, value: int, minimum: int) -> None:
+    """Raises a UserError about a config key unless its value is an integer of at least ``minimum``."""
     if not isinstance(value, int) or value < minimum:
         raise UserError(f"{key}: {value!r} is not allowed; give {minimum} or more")

@@ -63,6 +63,7 @@ class SeededMaskFunc(MaskFunc):
         self._seed: Optional[int] = None
 
     def reseed(self, seed: int) -> None:
+        """Decides the masks drawn from now on, until the next call."""
         # meddlr draws the acceleration from `rng` even if it is given a seed for the lines. The seed for the
         # lines is drawn from it too, since two generators of one seed would make lines follow the acceleration.
         self.mask_func.rng = np.random.RandomState(seed)
@@ -74,9 +75,11 @@ class SeededMaskFunc(MaskFunc):
         seed: Optional[int] = None,
         acceleration: Optional[float] = None,
     ) -> torch.Tensor:
+        """Draws a mask; see the mask function that this one is around."""
         return self.mask_func(shape, self._seed if seed is None else seed, acceleration)
 
     def get_edge_mask(self, kspace: torch.Tensor, out_shape: Optional[Sequence[int]] = None) -> torch.Tensor:
+        """Returns that of the mask function that this one is around."""
         return self.mask_func.get_edge_mask(kspace, out_shape=out_shape)
 
 

@@ -1,1 +1,1 @@
-
+"""Signal models, solvers and operators of MRI reconstruction, on torch tensors; nothing here knows of configs."""

@@ -48,7 +48,7 @@ class CineSenseModel(nn.Module):
         self._shifted_mask: Optional[torch.Tensor] = None
         if weights is not None:
             mask = to_fft_layout(weights)
-            # Read on the host once per batch: it decides which of the two exact forms is used.
+            # A host synchronization, once for each batch: it decides which of the two exact forms is used.
             constant_along_readout = bool((mask == mask[..., :1, :]).all())
             self._fft_dims = _PHASE_ENCODE if constant_along_readout else _READOUT_AND_PHASE_ENCODE
             mask = mask[..., :1, :] if constant_along_readout else mask

@@ -1,4 +1,7 @@
-"""Conjugate gradients with a fixed number of iterations and no look at the host; gradients by a second solve."""
+"""Conjugate gradients with a fixed number of iterations, and their gradient by a second solve.
+
+No step waits for the device (no host synchronization), so that a GPU never runs dry.
+"""
 
 from typing import Any, Callable, Tuple, Union
 
@@ -46,10 +49,10 @@ def conjugate_gradient(
     rr = _dot(r, r)
     for _ in range(max_iter):
         active = rr > eps**2
-        Np = normal_op(p) + mu * p
-        alpha = divide(rr, _dot(p, Np), active)
+        normal_p = normal_op(p) + mu * p
+        alpha = divide(rr, _dot(p, normal_p), active)
         x = x + alpha * p
-        r = r - alpha * Np
+        r = r - alpha * normal_p
         rr_next = _dot(r, r)
         p = r + divide(rr_next, rr, active) * p
         rr = rr_next
@@ -106,8 +109,8 @@ class _ImplicitSolution(torch.autograd.Function):
         # Of unit norm, so that the squares of a small gradient do not underflow.
         scale = _norm(grad).clamp(min=torch.finfo(mu.dtype).tiny)
         adjoint = scale * conjugate_gradient(ctx.normal_op, grad / scale, start, mu, ctx.max_iter, relative_eps)
-        of_mu = -_dot(adjoint, solution).sum_to_size(mu.shape) if ctx.needs_input_grad[1] else None
-        return adjoint, of_mu, None, None, None, None
+        mu_grad = -_dot(adjoint, solution).sum_to_size(mu.shape) if ctx.needs_input_grad[1] else None
+        return adjoint, mu_grad, None, None, None, None
 
 
 def _dot(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -118,21 +118,22 @@ def phase_constrained_reconstruction(
     Returns:
         Image (B, H, W, T, M).
     """
-    of_axis = {_TIME: variation_weight, _READOUT: spatial * variation_weight, _PHASE_ENCODE: spatial * variation_weight}
+    in_space = spatial * variation_weight
+    axis_weights = {_TIME: variation_weight, _READOUT: in_space, _PHASE_ENCODE: in_space}
     zf_image = to_fft_layout(zf_image)
     image = _static(A, zf_image)
     for _ in range(reweightings):
         phase = _smooth_phase(image, _SIGMA)
-        of_differences = [(axis, v * _reciprocal(image - image.roll(1, axis), floor)) for axis, v in of_axis.items()]
+        penalties = [(axis, v * _reciprocal(image - image.roll(1, axis), floor)) for axis, v in axis_weights.items()]
 
         def normal(
             x: torch.Tensor,
             phase: torch.Tensor = phase,
-            of_differences: List[Tuple[int, torch.Tensor]] = of_differences,
+            penalties: List[Tuple[int, torch.Tensor]] = penalties,
         ) -> torch.Tensor:
             # Linear over the real numbers, as the inner product of the conjugate gradients is.
             out = _normal(A, x) + 1j * phase_weight * phase * (phase.conj() * x).imag
-            for axis, weights in of_differences:
+            for axis, weights in penalties:
                 weighted = weights * (x - x.roll(1, axis))
                 out += weighted - weighted.roll(-1, axis)
             return out
