@@ -14,9 +14,9 @@ from meddlr_greedy import eval_net
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.build import build_train_loader, build_val_loader
 from meddlr_greedy.data.catalog import has_targets, register_datasets
-from meddlr_greedy.data.loss_lines import draw_loss_lines
 from meddlr_greedy.data.kt_mask import central_lines
-from meddlr_greedy.data.masks import GoldenStepKtMaskFunc, VariableDensityKtMaskFunc
+from meddlr_greedy.data.loss_lines import draw_loss_lines
+from meddlr_greedy.data.masks import VariableDensityKtMaskFunc
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.modeling.problem import MeasuredLines
@@ -25,6 +25,7 @@ from meddlr_greedy.train_net import main as train_main
 from projects.cine.studies import self_supervised
 from tests.helpers.errors import expect_error
 from tests.helpers.jobs import ended_well, start, start_job  # noqa: F401 (fixtures)
+from tests.helpers.masks import sampled_by
 from tests.helpers.runs import (
     assert_same_training,  # noqa: F401 (a fixture)
     load,
@@ -35,53 +36,6 @@ from tests.helpers.scans import write_dataset
 LOSS = "k_l1_l2_sum_normalized"
 OPTS = ["MISC.GREEDY.CINE.LOSS_LINES", "0.4", "MODEL.RECON_LOSS.NAME", LOSS]
 CG = ["MODEL.UNROLLED.STEP_SIZES", "(0.1,)"]
-
-
-# ---- which lines
-
-
-def sampled_by(mask_func, num_lines=24, num_frames=5):
-    return mask_func((1, 1, num_lines, num_frames, 1), seed=3)[0, 0, ..., 0].numpy() > 0
-
-
-@pytest.mark.parametrize("fraction", [0.1, 0.4, 0.9])
-@pytest.mark.parametrize(
-    ("sampled", "kept"),
-    [
-        (sampled_by(VariableDensityKtMaskFunc(3, 2)), 2),
-        (sampled_by(VariableDensityKtMaskFunc(2, 7)), 4),
-        (sampled_by(GoldenStepKtMaskFunc(4, 0)), 1),
-        (np.eye(24, 5, dtype=bool), 0),
-    ],
-    ids=["two central lines", "more than four", "the line of zero frequency", "no central line"],
-)
-def test_loss_lines_are_acquired_ones_beside_the_center(sampled, kept, fraction):
-    center = central_lines(len(sampled), kept)
-    others = sampled.copy()
-    others[center] = False
-    expected = max(1, int(round(fraction * others.sum())))
-    drawn = np.zeros(sampled.shape)
-    for seed in range(300):
-        loss_lines = draw_loss_lines(sampled, fraction, np.random.RandomState(seed), "a scan")
-        assert loss_lines.sum() == expected and not (loss_lines & ~others).any()
-        drawn += loss_lines
-    # Every line as often as any other: within five standard deviations.
-    probability = expected / others.sum()
-    deviation = np.abs(drawn[others] / 300 - probability)
-    assert deviation.max() < 5 * np.sqrt(probability * (1 - probability) / 300) + 1e-12
-
-
-def test_no_line_left():
-    center_alone = np.zeros((12, 3), bool)
-    center_alone[central_lines(12, 4)] = True
-    with pytest.raises(
-        UserError, match="LOSS_LINES: found 0.4, but of the 12 acquired lines of scan 7 .* for the loss"
-    ):
-        draw_loss_lines(center_alone, 0.4, np.random.RandomState(0), "scan 7")
-    one = np.zeros((12, 3), bool)
-    one[0, 0] = True
-    with pytest.raises(UserError, match="for the network"):
-        draw_loss_lines(one, 0.4, np.random.RandomState(0), "scan 7")
 
 
 # ---- batches

@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from meddlr.data.transforms.subsample import MASK_FUNC_REGISTRY, MaskFunc
 from meddlr.ops import fft2c, ifft2c
+
+from meddlr_greedy.data.scan_file import write_scan
 
 
 @MASK_FUNC_REGISTRY.register()
@@ -48,14 +49,12 @@ def make_scan(rng, num_slices, height, width, num_coils, num_maps=1, num_frames=
 def write_dataset(root: Path, name: str, scans_per_split, **kwargs):
     rng = np.random.default_rng(sum(map(ord, name)))
     for split, num_scans in scans_per_split.items():
-        (root / name / split).mkdir(parents=True)
-        (root / name / "annotations").mkdir(exist_ok=True)
+        (root / name / "annotations").mkdir(parents=True, exist_ok=True)
         images = []
         for i in range(num_scans):
             scan = make_scan(rng, **kwargs)
             path = root / name / split / f"{name}_{split}_{i}.h5"
-            with h5py.File(path, "w") as file:
-                for key, value in scan.items():
-                    file[key] = value
+            num_slices = len(scan["kspace"])
+            write_scan(path, num_slices, ({key: scan[key][s] for key in scan} for s in range(num_slices)), {})
             images.append({"file_name": f"{split}/{path.name}", "kspace_size": list(scan["kspace"].shape)})
         (root / name / "annotations" / f"{split}.json").write_text(json.dumps({"images": images, "info": {}}))

@@ -15,7 +15,6 @@ from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.losses import complex_l1
 from meddlr_greedy.modeling.regularizers.invertible import InvertibleResBlock, InvertibleSpatioTemporalResNet
 from meddlr_greedy.ops.cine_sense import CineSenseModel
-from meddlr_greedy.ops.lipschitz import convolution_norm_bound
 from meddlr_greedy.train_net import main as train_main
 
 STEP_SIZES = {"InvertibleCineUnrolledCNN": -0.6, "InvertibleCGCineUnrolledCNN": 0.5}
@@ -66,51 +65,6 @@ def batch():
     mask = (torch.rand(B, 1, W, T, 1) < 0.5).float().expand(B, H, W, T, 1).clone()
     target = randn(B, H, W, T, M)
     return {"kspace": CineSenseModel(maps, mask)(target), "maps": maps, "mask": mask, "target": target}
-
-
-# ---- bounds
-
-
-@pytest.mark.parametrize("kernel", [(1, 1), (3, 1), (3, 3), (5, 5)])
-@pytest.mark.parametrize("channels", [(2, 6), (6, 2), (1, 1)])
-def test_bound_of_a_convolution_is_an_upper_bound_and_near(channels, kernel):
-    torch.manual_seed(0)
-    weight = torch.randn(*channels, *kernel)
-    shape = [64 if k > 1 else 1 for k in kernel]
-    transfer = torch.fft.fft2(weight, s=shape).permute(2, 3, 0, 1)
-    norm = torch.linalg.matrix_norm(transfer, 2).max()
-    assert norm <= convolution_norm_bound(weight) * (1 + 1e-5) and convolution_norm_bound(weight) < 1.15 * norm
-    # The norm of the convolution of an image with a zero border, by power iteration, from below.
-    x = torch.randn(1, channels[1], 12, 12)
-    for _ in range(30):
-        y = nn.functional.conv2d(x / x.norm(), weight, padding=[k // 2 for k in kernel])
-        x = nn.functional.conv_transpose2d(y, weight, padding=[k // 2 for k in kernel])
-    assert y.norm() <= convolution_norm_bound(weight) * (1 + 1e-5)
-
-
-def test_bound_of_a_convolution_has_a_gradient():
-    torch.manual_seed(0)
-    weight = torch.randn(3, 2, 3, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(convolution_norm_bound, weight)
-    zero = torch.zeros(3, 2, 3, 3, requires_grad=True)
-    convolution_norm_bound(zero).backward()
-    assert convolution_norm_bound(zero) < 1e-15 and zero.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("sets", [1, 2])
-def test_bound_of_the_normal_operator(sets):
-    torch.manual_seed(0)
-    maps = randn(2, 6, 5, 1, 3, sets) * torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1, 1, 1)
-    A = CineSenseModel(maps, torch.rand(2, 6, 5, 4, 1) * 2)
-    x = randn(2, 6, 5, 4, sets)
-    for _ in range(50):
-        x = A.normal(x)
-        largest = x.flatten(1).norm(dim=1)
-        x = x / largest.reshape(-1, 1, 1, 1, 1)
-    bound = A.largest_eigenvalue_bound()
-    assert bound.shape == (2, 1, 1, 1, 1) and (largest <= bound.flatten() * (1 + 1e-5)).all()
-    orthonormal = CineSenseModel(torch.linalg.qr(randn(1, 6, 5, 1, 3, sets))[0])
-    assert abs(orthonormal.largest_eigenvalue_bound().item() - 1) < 1e-5
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])

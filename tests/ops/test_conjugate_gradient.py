@@ -1,95 +1,12 @@
-"""The cine signal model and conjugate gradients against meddlr's, and adjointness of every linear operator."""
+"""Conjugate gradients against meddlr's, and the gradient of their solution."""
 
 import pytest
 import torch
-from meddlr.forward import SenseModel
 from meddlr.ops.opt import conjgrad
 
 from meddlr_greedy.engine.memory import HeldForBackward
-from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient, implicit_conjugate_gradient
-
-# B, H, W, T, C, M
-SHAPES = [(1, 16, 12, 4, 3, 1), (2, 15, 13, 3, 4, 2), (1, 7, 8, 1, 1, 1), (2, 8, 9, 5, 2, 2)]
-MASKS = ["lines", "points", "none"]
-
-
-def randn(*shape):
-    return torch.randn(*shape, dtype=torch.complex64)
-
-
-def make(shape, kind):
-    torch.manual_seed(0)
-    B, H, W, T, C, M = shape
-    maps = randn(B, H, W, 1, C, M)
-    height = H if kind == "points" else 1
-    mask = None if kind == "none" else (torch.rand(B, height, W, T, 1) < 0.4).float().expand(B, H, W, T, 1)
-    return CineSenseModel(maps, mask), SenseModel(maps, weights=mask), randn(B, H, W, T, M), randn(B, H, W, T, C)
-
-
-def relative(a, b):
-    return ((a - b).norm() / b.norm()).item()
-
-
-@pytest.mark.parametrize("kind", MASKS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_agrees_with_sense_model(shape, kind):
-    A, sense, x, y = make(shape, kind)
-    assert relative(A(x), sense(x)) < 1e-6
-    assert relative(A(y, adjoint=True), sense(y, adjoint=True)) < 1e-6
-    assert relative(A.normal(x), sense(sense(x), adjoint=True)) < 1e-6
-
-
-@pytest.mark.parametrize("kind", MASKS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_adjointness(shape, kind):
-    A, _, x, y = make(shape, kind)
-    forward, backward = torch.vdot(A(x).flatten(), y.flatten()), torch.vdot(x.flatten(), A(y, adjoint=True).flatten())
-    assert abs(forward - backward) < 1e-5 * A(x).norm() * y.norm()
-    z = randn(*x.shape)
-    left, right = torch.vdot(A.normal(x).flatten(), z.flatten()), torch.vdot(x.flatten(), A.normal(z).flatten())
-    assert abs(left - right) < 1e-5 * A.normal(x).norm() * z.norm()
-
-
-@pytest.mark.parametrize("kind", MASKS)
-def test_gradient_of_normal_operator(kind):
-    A, sense, x, _ = make(SHAPES[1], kind)
-    weights = randn(*x.shape)
-    gradients = []
-    for normal in (A.normal, lambda x: sense(sense(x), adjoint=True)):
-        leaf = x.clone().requires_grad_()
-        (normal(leaf) * weights).sum().abs().backward()
-        gradients.append(leaf.grad)
-    assert relative(*gradients) < 1e-5
-
-
-def test_normal_operator_keeps_nothing_for_backward():
-    A, _, x, _ = make(SHAPES[0], "lines")
-    packed = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t, lambda t: t):
-        A.normal(x.requires_grad_())
-    assert not packed
-
-
-@pytest.mark.parametrize("name", ["maps", "weights"])
-def test_normal_operator_refuses_to_drop_a_gradient(name):
-    A, _, x, _ = make(SHAPES[0], "lines")
-    getattr(A, name).requires_grad_()
-    with pytest.raises(ValueError, match="requires a gradient"):
-        A.normal(x)
-
-
-def test_line_masks_use_one_dimensional_ffts():
-    assert make(SHAPES[0], "lines")[0]._fft_dims == (-1,)
-    assert make(SHAPES[0], "points")[0]._fft_dims == (-2, -1)
-
-
-@pytest.mark.parametrize(
-    ("maps", "mask"), [((1, 4, 4, 2, 1), None), ((1, 4, 4, 1, 2, 1), (1, 4, 5, 3, 1)), ((1, 4, 4, 3, 2, 1), None)]
-)
-def test_shapes_are_checked(maps, mask):
-    with pytest.raises(ValueError, match="shape"):
-        CineSenseModel(randn(*maps), None if mask is None else torch.ones(mask))
+from tests.helpers.operators import SHAPES, make_sense, randn, relative
 
 
 def spd_batch(eigenvalues, size=12, dtype=torch.complex64):
@@ -191,7 +108,7 @@ class TestImplicitGradient:
         assert relative(gradient(slice(0, 2))[:1], gradient(slice(0, 1))) < 1e-6
 
     def test_bytes_held_do_not_grow_with_iterations(self):
-        A, _, x, _ = make(SHAPES[0], "lines")
+        A, _, x, _ = make_sense(SHAPES[0], "lines")
 
         def held(solve, iterations):
             b = x.clone().requires_grad_()

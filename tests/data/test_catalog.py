@@ -1,0 +1,67 @@
+"""Data sets by name, and annotations that cannot be used."""
+
+import pytest
+from meddlr.data import DatasetCatalog
+
+from meddlr_greedy.data import catalog
+from meddlr_greedy.data.build import build_train_loader
+from meddlr_greedy.data.catalog import check_dataset_names, register_datasets, warn_of_shared_subjects
+from meddlr_greedy.errors import UserError
+from tests.helpers.examples import scan_arrays
+
+
+def test_registering_again_finds_new_data_and_another_root(root, annotate):
+    names = ["small_cine_train", "small_cine_val", "small_plane_train", "small_plane_val"]
+    assert register_datasets(root) == register_datasets(root) == names
+    assert DatasetCatalog.get("small_cine_val")[0]["file_name"] == str(root / "small_cine" / "val" / "val_0.h5")
+    folder = annotate(("scan", scan_arrays(0, "cine")))
+    assert "small_cine_val" not in DatasetCatalog.list()
+    check_dataset_names(["some_train"])
+    (folder / "annotations" / "val.json").write_text("{}")
+    assert register_datasets(folder.parent) == ["some_train", "some_val"]
+    with pytest.raises(UserError, match=r"val\.json: not an annotation"):
+        check_dataset_names(["some_val"])
+    (folder / "annotations" / "train.json").unlink()
+    with pytest.raises(UserError, match=r"train\.json: no such file"):
+        check_dataset_names(["some_train"])
+    with pytest.raises(UserError, match=r"no data set 'some_trian' .* did you mean 'some_train'"):
+        check_dataset_names(["some_trian"])
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"{}", "not an annotation"),
+        (b"[1]", "not an annotation"),
+        (b'{"images": ', "not an annotation"),
+        (b'{"images": 1}', "not an annotation"),
+        (b'{"images": ["a.h5"]}', "not an annotation"),
+        (b'{"images": [{"file_name": 1}]}', "not an annotation"),
+        ('{"images": [{"file_name": "Ü.h5"}]}'.encode("latin-1"), "not an annotation"),
+        (b'{"images": []}', "lists no scans"),
+    ],
+)
+def test_annotations_that_cannot_be_used(data_cfg, annotate, content, words):
+    folder = annotate(("scan", scan_arrays(0, "cine")))
+    (folder / "annotations" / "train.json").write_bytes(content)
+    with pytest.raises(UserError, match=rf"train\.json: {words}"):
+        build_train_loader(data_cfg("cine", "DATASETS.TRAIN", ("some_train",)), seed=0)
+
+
+@pytest.mark.parametrize(
+    "held_out,folder,message",
+    [
+        (["P1", "P2"], "own", "1 of 2 subjects of VAL and TEST are in TRAIN too (first 'P1' of 'own')"),
+        (["P2", "P3"], "own", None),
+        (["P1"], "other", None),
+        ([None], "own", None),
+    ],
+)
+def test_subjects_in_training_and_beside_it_are_told(monkeypatch, caplog, held_out, folder, message):
+    def scans(subjects, folder):
+        return [{"_dataset": folder, **({"subject_id": s} if s else {})} for s in subjects]
+
+    sets = {"a_train": scans(["P0", "P1", None], "own"), "a_test": scans(held_out, folder), "a_val": []}
+    monkeypatch.setattr(catalog, "DatasetCatalog", sets)
+    warn_of_shared_subjects(["a_train"], ["a_val", "a_test"])
+    assert [message in record.getMessage() for record in caplog.records] == [True] * (message is not None)
