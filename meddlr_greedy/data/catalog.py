@@ -17,7 +17,14 @@ from meddlr.data.datasets.register_mrco import load_mrco_json
 from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.errors import UserError, did_you_mean
 
-__all__ = ["check_dataset_names", "datasets_root", "has_targets", "register_datasets", "warn_of_shared_subjects"]
+__all__ = [
+    "check_dataset_names",
+    "datasets_root",
+    "has_targets",
+    "is_cine",
+    "register_datasets",
+    "warn_of_shared_subjects",
+]
 
 ROOT_VARIABLE = "MEDDLR_GREEDY_DATASETS"
 
@@ -118,6 +125,20 @@ def has_targets(name: str, keys: Optional[Mapping[str, str]] = None) -> bool:
     check_dataset_names([name])
     headers = [read_header(scan["file_name"], keys) for scan in DatasetCatalog.get(name)]
     return all("target" in header.contents for header in headers)
+
+
+def is_cine(name: str, keys: Optional[Mapping[str, str]] = None) -> bool:
+    """Returns whether a data set holds cine series, as its first scan tells; else it is 2D.
+
+    Args:
+        name: The data set.
+        keys: Names in the files, see :func:`meddlr_greedy.data.scan_file.read_header`.
+
+    Raises:
+        UserError: See :func:`check_dataset_names` and :func:`meddlr_greedy.data.scan_file.read_header`.
+    """
+    check_dataset_names([name])
+    return read_header(DatasetCatalog.get(name)[0]["file_name"], keys).is_cine
 
 
 def _load_scans(name: str, annotation: Path) -> List[Dict[str, Any]]:

@@ -4,14 +4,9 @@ from typing import Any, Dict
 
 import numpy as np
 import torch
-from meddlr.data.transforms.transform import (
-    NORMALIZER_REGISTRY,
-    DataTransform,
-    Normalizer,
-    TopMagnitudeNormalizer,
-)
+from meddlr.data.transforms.transform import NORMALIZER_REGISTRY, Normalizer, TopMagnitudeNormalizer
 
-__all__ = ["LeanTopMagnitudeNormalizer", "TimeAverageNormalizer", "lean", "undo_scaling"]
+__all__ = ["LeanTopMagnitudeNormalizer", "TimeAverageNormalizer", "lean"]
 
 # Every so many values, one is in the sample that tells what is large.
 _STRIDE = 64
@@ -58,22 +53,6 @@ def lean(normalizer: Normalizer) -> Normalizer:
     if type(normalizer) is not TopMagnitudeNormalizer:
         return normalizer
     return LeanTopMagnitudeNormalizer(normalizer._keywords, normalizer._percentile, normalizer._use_mean)
-
-
-def undo_scaling(transform: DataTransform, image: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """Returns images of the network in the units of the scan file.
-
-    Args:
-        transform: The transform that scaled the examples.
-        image: Complex, shape (B, H, W, T, M), or (B, H, W, M) in 2D.
-        mean: As the transform gave it, shape (B, 1).
-        std: As the transform gave it, shape (B, 1).
-
-    Returns:
-        Images of the same shape.
-    """
-    # meddlr's normalizers undo the target's scaling too, and want one.
-    return transform._normalizer.undo(image=image, target=image, mean=mean, std=std, channels_last=True)["image"]
 
 
 def _kth_largest(values: np.ndarray, k: int) -> float:

@@ -5,9 +5,15 @@ from meddlr.data import DatasetCatalog
 
 from meddlr_greedy.data import catalog
 from meddlr_greedy.data.build import build_train_loader
-from meddlr_greedy.data.catalog import check_dataset_names, register_datasets, warn_of_shared_subjects
+from meddlr_greedy.data.catalog import (
+    check_dataset_names,
+    has_targets,
+    is_cine,
+    register_datasets,
+    warn_of_shared_subjects,
+)
 from meddlr_greedy.errors import UserError
-from tests.helpers.examples import scan_arrays
+from tests.helpers.examples import KINDS, prospective, scan_arrays
 
 
 def test_registering_again_finds_new_data_and_another_root(root, annotate):
@@ -65,3 +71,10 @@ def test_subjects_in_training_and_beside_it_are_told(monkeypatch, caplog, held_o
     monkeypatch.setattr(catalog, "DatasetCatalog", sets)
     warn_of_shared_subjects(["a_train"], ["a_val", "a_test"])
     assert [message in record.getMessage() for record in caplog.records] == [True] * (message is not None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_kind_of_scans_a_data_set_holds(root, annotate, kind):
+    assert is_cine(f"small_{kind}_val") is (kind == "cine") and has_targets(f"small_{kind}_val")
+    annotate(("with", scan_arrays(0, "cine")), ("without", prospective()))
+    assert is_cine("some_train") and not has_targets("some_train")

@@ -1,12 +1,10 @@
-"""Scaling of examples, and its undoing."""
+"""Scaling of examples."""
 
 import pytest
 import torch
 from meddlr.data.transforms.transform import NoOpNormalizer, TopMagnitudeNormalizer
 
-from meddlr_greedy.data.normalizers import LeanTopMagnitudeNormalizer, TimeAverageNormalizer, lean, undo_scaling
-from meddlr_greedy.data.seeding import seed_transform
-from tests.helpers.examples import as_numpy, make_example, make_transform
+from meddlr_greedy.data.normalizers import LeanTopMagnitudeNormalizer, TimeAverageNormalizer, lean
 
 
 def where_a_sample_misleads(size, sampled):
@@ -36,14 +34,3 @@ def test_lean_normalizer_is_that_of_meddlr(magnitude, keywords):
 def test_lean_normalizer_takes_the_place_of_that_of_meddlr_alone():
     for normalizer in (NoOpNormalizer(), TimeAverageNormalizer()):
         assert lean(normalizer) is normalizer
-
-
-@pytest.mark.parametrize("name", ["TopMagnitudeNormalizer", "TimeAverageNormalizer", "NoOpNormalizer"])
-def test_scaling_is_undone(name):
-    kspace, maps, target = as_numpy(*make_example(24, 20, 5))
-    transform = make_transform(name, augment=False)
-    seed_transform(transform, 1)
-    out = transform(kspace, maps, target, "scan", 0, False)
-    batch = {key: out[key].unsqueeze(0) for key in ("target", "mean", "std")}
-    undone = undo_scaling(transform, batch["target"], batch["mean"], batch["std"])
-    torch.testing.assert_close(undone[0], torch.from_numpy(target))

@@ -1,4 +1,4 @@
-"""Total variation: the solver against sigpy's."""
+"""Reconstruction with total variation: against sigpy's solver, and by its objective."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def problem(shape=SHAPE, seed=0, noise=0.02):
     return kspace + noise * mask * torch.from_numpy(random_complex(rng, *kspace.shape)), maps, mask
 
 
-def of_sigpy(kspace, maps, mask, weight, spatial, iterations=1500):
+def solve_by_sigpy(kspace, maps, mask, weight, spatial, iterations=1500):
     """The same by sigpy, from its linear operators, its proximal operator and its primal-dual algorithm."""
     maps = maps[0].permute(4, 3, 2, 0, 1).numpy()  # (M, C, 1, H, W)
     mask = mask[0].permute(3, 2, 0, 1).numpy()  # (1, T, H, W)
@@ -57,7 +57,7 @@ def of_sigpy(kspace, maps, mask, weight, spatial, iterations=1500):
 def test_agrees_with_sigpy(weight, spatial):
     data = problem()
     ours = total_variation_reconstruction(*data, weight, spatial, iterations=1500)
-    theirs = of_sigpy(*data, weight, spatial)
+    theirs = solve_by_sigpy(*data, weight, spatial)
     assert objective(ours, *data, weight, spatial) <= objective(theirs, *data, weight, spatial) * (1 + 1e-4)
     assert (ours - theirs).norm() < 5e-3 * theirs.norm()
 

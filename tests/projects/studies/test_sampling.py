@@ -3,7 +3,7 @@
 import pytest
 
 from meddlr_greedy.data.kt_mask import kt_mask_names
-from projects.cine import sampling
+from projects.cine.studies import sampling
 
 
 def test_command_draws_and_tells(tmp_path, capsys):
