@@ -43,7 +43,12 @@ class UserError(OneLineError, ValueError):
 
 
 class NonFiniteLossError(OneLineError, ArithmeticError):
-    """The loss of a module is NaN or infinite; raised before the update."""
+    """The loss of a module is NaN or infinite; raised before the update.
+
+    It has an exit status of its own, so that a program that starts trainings can tell divergence from other failures.
+    """
+
+    exit_status = 3
 
 
 class Preempted(OneLineError):

@@ -6,24 +6,23 @@ Example::
 """
 
 import os
-import sys
-from typing import Sequence
+from typing import Optional, Sequence
 
 from meddlr_greedy import eval_net, train_net
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.data.catalog import datasets_root
 from meddlr_greedy.errors import exit_with_one_line
 from meddlr_greedy.preparation import simulate
-
-CONFIG = os.path.join(os.path.dirname(__file__), "..", "..", "configs", "cine", "demo.yaml")
+from projects.cine.paths import CONFIGS
 
 
 @exit_with_one_line
-def main(argv: Sequence[str]) -> None:
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.demo``."""
     parser = CommandParser("python -m projects.cine.demo", __doc__)
     parser.add_argument("--output", default="results/demo", metavar="FOLDER", help="weights, metrics and pictures")
     args = parser.parse_args(argv)
-    config = ["--config-file", os.path.relpath(CONFIG), "OUTPUT_DIR", args.output]
+    config = ["--config-file", os.path.relpath(CONFIGS / "demo.yaml"), "OUTPUT_DIR", args.output]
 
     simulate.main(["--output", str(datasets_root() / "phantom")])
     train_net.main(["--resume", *config])  # run again, it goes on where it was
@@ -31,4 +30,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

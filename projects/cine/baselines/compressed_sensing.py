@@ -2,8 +2,8 @@ r"""Compressed sensing with spatio-temporal total variation: the conventional ba
 
 Reconstructs :math:`\min_x \frac{1}{2} \|A x - y\|_2^2 + w (\|D_t x\|_1 + s \|D_y x\|_1 + s \|D_x x\|_1)` with the
 masks, maps and scaling that a network of the same config gets. Differences along time carry most of the weight, as is
-usual for cine; without a little in space, what no frame has sampled is left to the noise. The weights w and s are tuned
-on DATASETS.VAL (highest PSNR per scan), then DATASETS.TEST is reconstructed and scored as by eval_net:
+usual for cine; without any in space, nothing keeps noise out of what no frame has sampled. The weights w and s are
+tuned on DATASETS.VAL (highest PSNR per scan), then DATASETS.TEST is reconstructed and scored as by eval_net:
 DIR/test_results/results.json holds the same, and the weights and every step of their search.
 
 Example::
@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import logging
 import math
-import sys
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import torch
@@ -53,7 +52,7 @@ _SMALLEST, _LARGEST = 1e-6, 1e2  # where a search that runs away ends
 
 
 class CompressedSensing(nn.Module):
-    """Takes meddlr's batches and gives what a network gives: ``pred``, ``target`` and ``zf_image``, (B, H, W, T, M).
+    """Takes a batch, and gives what a network gives: ``pred``, ``target`` and ``zf_image``, (B, H, W, T, M).
 
     Args:
         weight: Of the total variation along time; of images in the scaling of the batches.
@@ -71,6 +70,11 @@ class CompressedSensing(nn.Module):
 
     @torch.no_grad()
     def forward(self, inputs: Dict[str, Any]) -> Dict[str, Any]:
+        """Reconstructs a batch: ``kspace`` (B, H, W, T, C), ``maps`` (B, H, W, 1, C, M), ``mask`` (B, H, W, T, 1).
+
+        Raises:
+            UserError: k-space is not cine.
+        """
         kspace = inputs["kspace"]
         if kspace.ndim != 5:
             raise UserError(f"compressed sensing: cine k-space (B, H, W, T, C) expected, found {tuple(kspace.shape)}")
@@ -133,7 +137,7 @@ def validation_score(cfg: CfgNode, model: nn.Module, loaders: Mapping[str, Examp
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """A logger's warnings alone."""
+    """Inside the block, the logger tells warnings only."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -148,6 +152,7 @@ def _quiet(name: str) -> Iterator[None]:
 
 @exit_with_one_line
 def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.baselines.compressed_sensing``."""
     args = _parse_arguments(argv)
     cfg = load_config(args.config_file, [*args.opts, "OUTPUT_DIR", args.output])
     register_datasets()
@@ -214,4 +219,4 @@ def _check_config(cfg: CfgNode) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

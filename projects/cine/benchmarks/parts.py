@@ -1,7 +1,7 @@
-"""The parts of cine against the same from stock parts."""
+"""The parts of the cine networks against the same from stock parts."""
 
-import argparse
 import copy
+from dataclasses import dataclass
 from typing import Any, Callable, Dict
 
 import numpy as np
@@ -21,17 +21,54 @@ from meddlr_greedy.ops.acquisition import acquire, coil_sensitivities
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.espirit import espirit_maps
 from meddlr_greedy.preparation.phantom import beating_heart
+from projects.cine.benchmarks.options import Options
 from projects.cine.benchmarks.steps import training_step
 from projects.cine.support.measuring import Step, interleave, make_batch, make_cfg, ratio
 
+__all__ = ["StockCine", "StockConv", "parts", "with_conv3d"]
 
-def forward_backward(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Step:
+
+@dataclass(frozen=True)
+class _Comparison:
+    """A part, and the same from stock parts.
+
+    Attributes:
+        name: With the size of the example.
+        ours: Runs the part.
+        stock: Runs the stock one.
+        rounds: How often both run.
+        relative_difference: Norm of the difference of their results over that of the stock one.
+    """
+
+    name: str
+    ours: Step
+    stock: Step
+    rounds: int
+    relative_difference: float
+
+
+def parts(options: Options) -> Dict[str, Any]:
+    """Time of stock parts over that of ours, and how far their results differ."""
+    rows = []
+    for make in (_normal_operator, _regularizer_block, _espirit, _cine_training_step):
+        case = make(options.device)
+        seconds = interleave({"ours": case.ours, "stock": case.stock}, options.rounds or case.rounds)
+        times = ratio(seconds["stock"], seconds["ours"])
+        rows.append({"part": case.name, **times, "relative_difference": case.relative_difference})
+    return {"rows": rows}
+
+
+def _forward_backward(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Step:
     leaf = x.clone().requires_grad_()
     return lambda: function(leaf).abs().sum().backward()
 
 
 class StockConv(nn.Module):
-    """The (2+1)D convolution written with two Conv3d."""
+    """The (2+1)D convolution written with two Conv3d.
+
+    Args:
+        conv: The convolution; its weights are copied.
+    """
 
     def __init__(self, conv: SpatioTemporalConv):
         super().__init__()
@@ -44,6 +81,7 @@ class StockConv(nn.Module):
         self.temporal.load_state_dict({"weight": conv.temporal.weight[..., None], "bias": conv.temporal.bias})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C_in, T, H, W) -> (B, C_out, T, H, W)."""
         return self.temporal(torch.relu_(self.spatial(x)))
 
 
@@ -59,7 +97,8 @@ def with_conv3d(module: nn.Module) -> nn.Module:
 class StockCine(GeneralizedUnrolledCNN):
     """A cine network from stock parts: meddlr's SenseModel on (B, H, W, T, C), Conv3d."""
 
-    def reg(self, *, image: torch.Tensor, model: nn.Module, dims: Any) -> torch.Tensor:
+    def reg(self, *, image: torch.Tensor, model: nn.Module, dims: Any) -> torch.Tensor:  # noqa: ARG002 (meddlr's)
+        """One regularizer on a complex image (B, H, W, T, M), with real and imaginary parts as channels."""
         x = torch.view_as_real(image)
         num_batch, height, width, frames, num_maps, _ = x.shape
         x = model(x.reshape(num_batch, height, width, frames, 2 * num_maps).permute(0, 4, 3, 1, 2))
@@ -67,80 +106,79 @@ class StockCine(GeneralizedUnrolledCNN):
         return torch.view_as_complex(x.contiguous())
 
 
-def parts(args: argparse.Namespace) -> Dict[str, Any]:
-    """The cine parts against the same from stock parts."""
-    device = args.device
-    rows = []
-
-    def compare(name: str, ours: Step, stock: Step, rounds: int, **extra: float) -> None:
-        seconds = interleave({"ours": ours, "stock": stock}, args.rounds or rounds)
-        rows.append({"part": name, **ratio(seconds["stock"], seconds["ours"]), **extra})
-
+def _normal_operator(device: str) -> _Comparison:
     batch = make_batch(device, (64, 160, 20), num_coils=8)
     image = batch["target"]
-    A, sense = CineSenseModel(batch["maps"], batch["mask"]), SenseModel(batch["maps"], weights=batch["mask"])
+    ours, sense = CineSenseModel(batch["maps"], batch["mask"]), SenseModel(batch["maps"], weights=batch["mask"])
 
-    def stock_normal(x: torch.Tensor) -> torch.Tensor:
+    def stock(x: torch.Tensor) -> torch.Tensor:
         return sense(sense(x), adjoint=True)
 
-    error = ((A.normal(image) - stock_normal(image)).norm() / stock_normal(image).norm()).item()
-    compare(
+    return _Comparison(
         "A^H A, (1, 64, 160, 20, 8)",
-        forward_backward(A.normal, image),
-        forward_backward(stock_normal, image),
+        _forward_backward(ours.normal, image),
+        _forward_backward(stock, image),
         rounds=30,
-        relative_difference=error,
+        relative_difference=_relative_difference(ours.normal(image), stock(image)),
     )
 
-    block = SpatioTemporalResBlock(16).to(device)
-    stock_block = with_conv3d(copy.deepcopy(block))
+
+def _regularizer_block(device: str) -> _Comparison:
+    ours = SpatioTemporalResBlock(16).to(device)
+    stock = with_conv3d(copy.deepcopy(ours))
     x = torch.randn(1, 16, 20, 64, 96, device=device)
-    # Each side in the layout it is fast in.
+    # Each side in the layout in which it is fast.
     x_ours = x.contiguous(memory_format=torch.channels_last_3d)
-    error = ((block(x_ours) - stock_block(x)).norm() / stock_block(x).norm()).item()
-    compare(
+    return _Comparison(
         "(2+1)D block, 16 features, (20, 64, 96)",
-        forward_backward(block, x_ours),
-        forward_backward(stock_block, x),
+        _forward_backward(ours, x_ours),
+        _forward_backward(stock, x),
         rounds=15,
-        relative_difference=error,
+        relative_difference=_relative_difference(ours(x_ours), stock(x)),
     )
 
+
+def _espirit(device: str) -> _Comparison:
     rng = np.random.default_rng(0)
     size = (256, 256)
     kspace = acquire(beating_heart(size, 1, 0.5, rng), coil_sensitivities(size, 8, rng), size, 0.01, rng)[:, 0]
     on_device = torch.from_numpy(kspace).to(device)
 
-    def stock_maps() -> np.ndarray:
+    def stock() -> np.ndarray:
         return EspiritCalib(kspace, calib_width=20, crop=0, show_pbar=False).run()
 
-    ours_maps, theirs = espirit_maps(kspace, crop=0)[..., 0], stock_maps().transpose(1, 2, 0)
-    # What of ours lies outside the direction of theirs: ESPIRiT leaves the phase free.
-    outside = ours_maps - theirs * (theirs.conj() * ours_maps).sum(-1, keepdims=True)
-    compare(
+    maps, stock_maps = espirit_maps(kspace, crop=0)[..., 0], stock().transpose(1, 2, 0)
+    # The part of ours that is not along theirs: ESPIRiT leaves the phase free.
+    outside = maps - stock_maps * (stock_maps.conj() * maps).sum(-1, keepdims=True)
+    return _Comparison(
         "ESPIRiT, one map set, (8, 256, 256)",
         lambda: espirit_maps(on_device, crop=0),
-        stock_maps,
+        stock,
         rounds=10,
-        relative_difference=float(np.linalg.norm(outside) / np.linalg.norm(ours_maps)),
+        relative_difference=float(np.linalg.norm(outside) / np.linalg.norm(maps)),
     )
 
-    small = make_batch(device, (64, 96, 12), num_coils=8)
+
+def _cine_training_step(device: str) -> _Comparison:
+    batch = make_batch(device, (64, 96, 12), num_coils=8)
     cfg = make_cfg(device, "CineUnrolledCNN", 2, 16)
     network = build_model(cfg)
     blocks = nn.ModuleList(SpatioTemporalResNet(cfg) for _ in range(2))
     blocks.load_state_dict(network.resnets.state_dict())
     stock = StockCine(with_conv3d(blocks), step_sizes=-2.0).to(device)
-    network.to(device).eval(), stock.eval()
+    network.to(device).eval()
+    stock.eval()
     with torch.no_grad():
-        ours_pred = network(small)["pred"]
-        stock_pred = stock({**small, "kspace": small["kspace"].clone()})["pred"]
-    error = ((ours_pred - stock_pred).norm() / stock_pred.norm()).item()
-    compare(
+        ours_pred = network(batch)["pred"]
+        stock_pred = stock({**batch, "kspace": batch["kspace"].clone()})["pred"]
+    return _Comparison(
         "cine training step, 2 unrolled steps, 16 features, (64, 96, 12, 8)",
-        training_step(cfg, network, small),
-        training_step(cfg, stock, small, loss="BasicLossComputer"),
+        training_step(cfg, network, batch),
+        training_step(cfg, stock, batch, loss="BasicLossComputer"),
         rounds=10,
-        relative_difference=error,
+        relative_difference=_relative_difference(ours_pred, stock_pred),
     )
-    return {"rows": rows}
+
+
+def _relative_difference(ours: torch.Tensor, stock: torch.Tensor) -> float:
+    return ((ours - stock).norm() / stock.norm()).item()

@@ -1,9 +1,9 @@
 r"""Predicts how training spreads over 1 to 64 devices: greedy pipelines, backprop pipelines, data parallelism.
 
-Measured on the machine at hand, with all its cores (or GPUs) busy: forward F, local loss L, backward B and update U of
-a module of a cine network for one example; B', the backward that also gives the gradient of the module's input, which
-backpropagation needs of all modules but the first; the time c of the batch from one process to the next. From these,
-for K modules on D devices, of which p = min(D, K) form a pipeline and R = D / p such pipelines are replicas:
+With all cores (or GPUs) of this machine busy, it measures for one module of a cine network and one example: forward F,
+local loss L, backward B and update U; B', the backward that also gives the gradient of the module's input, which
+backpropagation needs of all modules but the first; the time c of the batch from one process to the next. From these it
+predicts, for K modules on D devices, of which p = min(D, K) form a pipeline and R = D / p such pipelines are replicas:
 
 Greedy pipeline
     Stage s takes t_s: it prepares the batch, then F + L + B + U for each of its modules. No stage waits for a gradient,
@@ -42,7 +42,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 import torch
@@ -54,26 +54,61 @@ from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.jobs.environment import in_job
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.jobs.launch import launch
-from projects.cine.benchmarks.timed_runs import NETWORK, chain_throughput
-from projects.cine.scaling.figure import ASSUMPTIONS, DEVICES, MODULES, draw, table_of
+from projects.cine.benchmarks.sides import NETWORK
+from projects.cine.benchmarks.timed_runs import chain_throughput
+from projects.cine.scaling.figure import ASSUMPTIONS, DEVICES, MODULES, draw, speedup_table
 from projects.cine.scaling.measure import measure
 from projects.cine.scaling.model import GREEDY, Measured, predict
 from projects.cine.support.measuring import versions
-from projects.cine.support.tables import in_words, insert_table, write_json
-
-# ---- the command
+from projects.cine.support.tables import check_page, publish_table, versions_as_text, write_json
 
 
 @exit_with_one_line
-def main(argv: Sequence[str]) -> None:
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.scaling``."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = _parse_arguments(arguments)
+    path = args.output / "scaling.json"
+    if in_job():
+        _measure_in_job(args, path)
+        return
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = args.device
+    check_device(cfg)
+    if args.page:
+        check_page(args.page, "scaling")
+    args.output.mkdir(parents=True, exist_ok=True)
+    results, checks = [], []
+    for _ in range(max(1, args.check)):
+        results.append(_read(args.earlier) if args.earlier else _measure_in_processes(args, arguments, path))
+        if args.check:
+            checks.append(_check(Measured(**results[-1]["measured"]), args.device, args.threads))
+    measured = _median([Measured(**result["measured"]) for result in results])
+    predictions = [p for k in MODULES for d in DEVICES for p in predict(measured, k, d)]
+    result = {
+        **results[-1],
+        "measured": asdict(measured),
+        "assumptions": ASSUMPTIONS,
+        "predictions": [asdict(p) for p in predictions],
+    }
+    if checks:
+        result["check"] = {"rounds": checks, "ratio": float(np.median([check["ratio"] for check in checks]))}
+        print(f"predicted / measured, the median of {args.check}: {result['check']['ratio']:.3f}")
+    draw(predictions, args.output / "scaling.png")
+    print("Times the throughput of backpropagation on one device:")
+    note = f"{' '.join(ASSUMPTIONS)} {versions_as_text(result['versions'])}."
+    publish_table("scaling", result, f"{speedup_table(predictions)}\n\n{note}", args.output, args.page)
+
+
+def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = CommandParser("python -m projects.cine.scaling", __doc__)
     parser.add_argument(
-        "--output", type=Path, default=Path("results/scaling"), help="folder of the JSON file and figure"
+        "--output", type=Path, default=Path("results/scaling"), metavar="FOLDER", help="of the JSON file and figure"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each process")
     parser.add_argument(
-        "--processes", type=int, default=0, help="that measure side by side; 0: as many as keep all busy"
+        "--processes", type=int, default=0, metavar="N", help="that measure side by side; 0: as many as keep all busy"
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="how long the modules are measured")
     parser.add_argument(
@@ -86,45 +121,19 @@ def main(argv: Sequence[str]) -> None:
         metavar="N",
         help="N times in turn, measure and run a real pipeline of two processes",
     )
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="also put the table between its marks in FILE")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="also put the table between its marks in FILE")
     args = parser.parse_args(argv)
     if args.processes == 1:
         raise UserError("--processes: found 1, allowed are 2 (what a transfer needs) and more, or 0")
-    path = args.output / "scaling.json"
-    if in_job():
-        _measure_in_job(args, path)
-        return
-    cfg = get_cfg()
-    cfg.MODEL.DEVICE = args.device
-    check_device(cfg)
     if args.check and args.earlier:
         raise UserError("--check: not allowed with --from, since both sides must be measured in turn")
-    args.output.mkdir(parents=True, exist_ok=True)
-    results, checks = [], []
-    for _ in range(max(1, args.check)):
-        results.append(_read(args.earlier) if args.earlier else _measure_in_processes(args, argv, path))
-        if args.check:
-            checks.append(_check(Measured(**results[-1]["measured"]), args.device, args.threads))
-    result = results[-1]
-    result["measured"] = {
-        name: type(value)(np.median([r["measured"][name] for r in results]))
-        for name, value in result["measured"].items()
-    }
-    measured = Measured(**result["measured"])
-    predictions = [p for k in MODULES for d in DEVICES for p in predict(measured, k, d)]
-    result.update(assumptions=ASSUMPTIONS, predictions=[asdict(p) for p in predictions])
-    draw(predictions, args.output / "scaling.png")
-    table = table_of(predictions)
-    print(f"{table}\n\nTimes the throughput of backpropagation on one device.")
-    print("\n".join(ASSUMPTIONS))
-    if checks:
-        result["check"] = {"rounds": checks, "ratio": float(np.median([check["ratio"] for check in checks]))}
-        print(f"predicted / measured, the median of {args.check}: {result['check']['ratio']:.3f}")
-    write_json(path, result)
-    print(f"written: {path}, {args.output / 'scaling.png'}")
-    if args.readme:
-        described = in_words(result["versions"])
-        insert_table(args.readme, "scaling", f"{table}\n\n{' '.join(ASSUMPTIONS)} {described}.")
+    return args
+
+
+def _median(rounds: Sequence[Measured]) -> Measured:
+    """The median of each value; bytes stay whole numbers."""
+    values = [asdict(measured) for measured in rounds]
+    return Measured(**{name: type(value)(np.median([v[name] for v in values])) for name, value in values[-1].items()})
 
 
 def _measure_in_processes(args: argparse.Namespace, argv: Sequence[str], path: Path) -> Dict[str, Any]:
@@ -176,4 +185,4 @@ def _check(measured: Measured, device: str, threads: int) -> Dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,4 +1,4 @@
-"""What the scaling model needs to know of this machine, measured."""
+"""Measures what the scaling model needs to know of this machine."""
 
 import contextlib
 import time
@@ -13,23 +13,29 @@ from meddlr.modeling import build_model
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
-from meddlr_greedy.modeling.problem import UnrolledProblem
 from meddlr_greedy.parallel.channel import Message, Receiver, Sender
 from meddlr_greedy.parallel.trainer import choose_backend
-from projects.cine.benchmarks.timed_runs import NETWORK
+from projects.cine.benchmarks.sides import NETWORK
 from projects.cine.scaling.model import Measured
 from projects.cine.support.measuring import Batch, held_megabytes, make_batch, make_cfg
 
+__all__ = ["Stopwatch", "measure", "measure_modules", "measure_transfer"]
+
 
 class Stopwatch:
-    """Collects the seconds of named blocks."""
+    """Collects the seconds of named blocks.
+
+    Args:
+        device: "cpu" or "cuda"; the work of a GPU is waited for.
+    """
 
     def __init__(self, device: str):
         self._synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
         self.seconds: Dict[str, List[float]] = defaultdict(list)
 
     @contextlib.contextmanager
-    def of(self, name: str) -> Iterator[None]:
+    def measuring(self, name: str) -> Iterator[None]:
+        """Adds the seconds of the block to ``seconds[name]``."""
         self._synchronize()
         start = time.perf_counter()
         yield
@@ -38,37 +44,37 @@ class Stopwatch:
 
 
 def measure_modules(model: GreedyUnrolled, batch: Batch, device: str, seconds: float) -> Dict[str, float]:
-    """Mean seconds of the parts of a training step, worked through again and again for ``seconds``."""
+    """Mean seconds of the parts of a training step of one module, which is repeated for ``seconds``."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
     watch = Stopwatch(device)
     is_warm, start = False, time.perf_counter()
     while True:
-        with watch.of("prepare_first_s"):
-            problem = UnrolledProblem.prepare(model.model, batch)
+        with watch.measuring("prepare_first_s"):
+            problem = model.prepare(batch)
         image = problem.image
         handed_on = problem.handed_on(image)
-        with watch.of("prepare_later_s"):
-            UnrolledProblem.prepare(model.model, handed_on)
-        for k, parameters in enumerate(model.unrolled.own_parameters()):
+        with watch.measuring("prepare_later_s"):
+            model.prepare(handed_on)
+        for k, parameters in enumerate(model.module_parameters()):
             leaf = image.detach().requires_grad_()
-            reached = model.unrolled.run(k, leaf, problem)
+            reached = model.run_module(k, leaf, problem)
             ones = torch.ones_like(reached)
-            with watch.of("through_s"):
+            with watch.measuring("through_s"):
                 torch.autograd.grad(reached, [leaf, *parameters], ones)
             del reached
             image = image.detach()
-            with watch.of("forward_s"):
-                image = model.unrolled.run(k, image, problem)
-            with watch.of("loss_s"):
+            with watch.measuring("forward_s"):
+                image = model.run_module(k, image, problem)
+            with watch.measuring("loss_s"):
                 outputs = {"pred": image, "target": problem.target, "signal_model": problem.A}
-                loss = model.losses.loss(problem.inputs, outputs)
-            with watch.of("backward_s"):
+                loss = model.local_loss(problem.inputs, outputs)
+            with watch.measuring("backward_s"):
                 gradients = torch.autograd.grad(loss, parameters)
             image = image.detach()
             for p, gradient in zip(parameters, gradients):
                 p.grad = gradient
             del loss, outputs, gradients
-        with watch.of("update_s"):
+        with watch.measuring("update_s"):
             optimizer.step()
             optimizer.zero_grad()
         if not is_warm:  # the first round makes the optimizer's state, and more
@@ -83,7 +89,7 @@ def measure_modules(model: GreedyUnrolled, batch: Batch, device: str, seconds: f
 
 def measure_transfer(job: Job, message: Message, device: str, stage_on_cpu: bool, count: int = 50) -> float:
     """Seconds of each of many messages in a row from process 0 to 1, as process 1 sees it; 0 elsewhere."""
-    options = {
+    options: Dict[str, Any] = {
         "depth": GreedyConfig().PARALLEL.BATCHES_IN_FLIGHT,
         "device": torch.device(device),
         "stage_on_cpu": stage_on_cpu,
@@ -107,7 +113,7 @@ def measure_transfer(job: Job, message: Message, device: str, stage_on_cpu: bool
 
 
 def measure(device: str, seconds: float) -> Measured:
-    """What the model needs, in each of the processes of this job."""
+    """What the scaling model needs; every process of this job calls it, and gets the same."""
     job = Job.current()
     backend = choose_backend(device)
     job.init_process_group(backend)
@@ -123,16 +129,16 @@ def measure(device: str, seconds: float) -> Measured:
     dist.barrier()
     means = measure_modules(model, batch, device, seconds) if own_device else None
     dist.barrier()
-    handed_on = UnrolledProblem.prepare(model.model, batch).handed_on(batch["target"])
+    handed_on = model.prepare(batch).handed_on(batch["target"])
     message = {key: value for key, value in handed_on.items() if isinstance(value, torch.Tensor)}
     stage_on_cpu = backend == "gloo"
     transfers = [measure_transfer(job, m, device, stage_on_cpu) for m in ({}, message)]
-    of_all: List[Any] = [None] * job.world_size
-    dist.all_gather_object(of_all, {"means": means, "transfers": transfers})
-    of_busy = [of_one["means"] for of_one in of_all if of_one["means"]]
-    latency_s, transfer_s = of_all[1]["transfers"]
+    gathered: List[Any] = [None] * job.world_size
+    dist.all_gather_object(gathered, {"means": means, "transfers": transfers})
+    busy = [found["means"] for found in gathered if found["means"]]
+    latency_s, transfer_s = gathered[1]["transfers"]
     measured = Measured(
-        **{name: float(np.mean([of_one[name] for of_one in of_busy])) for name in of_busy[0]},
+        **{name: float(np.mean([found[name] for found in busy])) for name in busy[0]},
         latency_s=latency_s,
         transfer_s=transfer_s,
         message_bytes=sum(tensor.nbytes for tensor in message.values()),

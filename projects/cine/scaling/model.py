@@ -1,12 +1,24 @@
 """The throughput of a network on many devices, predicted from what one module takes."""
 
 from dataclasses import dataclass
-from typing import Any, List, Sequence
+from typing import Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.parallel.partition import balanced_partition
+
+__all__ = [
+    "DATA_PARALLEL",
+    "GREEDY",
+    "MICRO_BATCHES",
+    "Measured",
+    "Prediction",
+    "backprop_throughput",
+    "data_parallel_throughput",
+    "greedy_throughput",
+    "predict",
+]
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,7 @@ class Measured:
 
     @property
     def bytes_per_s(self) -> float:
+        """Bandwidth of the way to the next process."""
         return self.message_bytes / max(self.transfer_s - self.latency_s, 1e-9)
 
     @property
@@ -57,6 +70,7 @@ class Measured:
         return 2 * (num - 1) * (self.latency_s + num_bytes / (num * self.bytes_per_s))
 
     def prepare_s(self, num_stages: int) -> List[float]:
+        """What each stage does with a batch before its modules."""
         return [self.prepare_first_s] + [self.prepare_later_s] * (num_stages - 1)
 
 
@@ -88,7 +102,8 @@ def data_parallel_throughput(
 
 @dataclass(frozen=True)
 class Prediction:
-    """
+    """How fast one way of training is.
+
     Attributes:
         way: Name of the way of training.
         modules: K.
@@ -114,7 +129,7 @@ class Prediction:
 
 GREEDY, DATA_PARALLEL = "greedy", "data parallel"
 #: Name of the micro-batches m -> m for p stages; GPipe calls 4 p enough for its bubbles to matter little.
-MICRO_BATCHES = {"m = 1": lambda p: 1, "m = 8": lambda p: 8, "m = 4p": lambda p: 4 * p}
+MICRO_BATCHES: Dict[str, Callable[[int], int]] = {"m = 1": lambda _: 1, "m = 8": lambda _: 8, "m = 4p": lambda p: 4 * p}
 
 
 def predict(measured: Measured, modules: int, devices: int) -> List[Prediction]:
@@ -127,7 +142,7 @@ def predict(measured: Measured, modules: int, devices: int) -> List[Prediction]:
     if rest:
         raise ValueError(f"{devices} devices are no multiple of {modules} modules")
     num_stages = devices // replicas
-    of_one = _backprop(measured, modules, 1, 1, 1).throughput
+    single_throughput = _backprop(measured, modules, 1, 1, 1).throughput
     made = {(GREEDY, replicas): _greedy(measured, modules, num_stages, replicas)}
     for name, count in MICRO_BATCHES.items():
         m = count(num_stages)
@@ -143,20 +158,21 @@ def predict(measured: Measured, modules: int, devices: int) -> List[Prediction]:
             stages=1 if way == DATA_PARALLEL else num_stages,
             examples_per_update=examples,
             examples_per_s=throughput,
-            speedup=throughput / of_one,
-            efficiency=throughput / of_one / devices,
+            speedup=throughput / single_throughput,
+            efficiency=throughput / single_throughput / devices,
             held_mb=held / 1e6,
         )
         for (way, examples), (throughput, held) in made.items()
     ]
 
 
-def _greedy(measured: Measured, modules: int, num_stages: int, replicas: int) -> Any:
-    of_module = measured.forward_s + measured.loss_s + measured.backward_s + measured.update_s
+def _greedy(measured: Measured, modules: int, num_stages: int, replicas: int) -> Tuple[float, float]:
+    """Throughput, and bytes held on the fullest device."""
+    module_s = measured.forward_s + measured.loss_s + measured.backward_s + measured.update_s
     prepare = measured.prepare_s(num_stages)
-    sizes = balanced_partition([prepare[0] + of_module] + [of_module] * (modules - 1), num_stages)
+    sizes = balanced_partition([prepare[0] + module_s] + [module_s] * (modules - 1), num_stages)
     stages = [
-        before + size * of_module + measured.all_reduce_s(size * measured.gradient_bytes, replicas)
+        before + size * module_s + measured.all_reduce_s(size * measured.gradient_bytes, replicas)
         for before, size in zip(prepare, sizes)
     ]
     neighbors = min(num_stages - 1, 2)
@@ -167,18 +183,20 @@ def _greedy(measured: Measured, modules: int, num_stages: int, replicas: int) ->
 
 @dataclass(frozen=True)
 class _Backprop:
+    """Throughput, and bytes held on the fullest device by either schedule."""
+
     throughput: float
     held_gpipe: float
     held_1f1b: float
 
 
 def _backprop(measured: Measured, modules: int, num_stages: int, replicas: int, micro_batches: int) -> _Backprop:
-    backward_of = [measured.backward_s] + [measured.through_s] * (modules - 1)
-    backward_of[-1] += measured.loss_s
-    sizes = balanced_partition([measured.forward_s + b for b in backward_of], num_stages)
+    backward_s = [measured.backward_s] + [measured.through_s] * (modules - 1)
+    backward_s[-1] += measured.loss_s
+    sizes = balanced_partition([measured.forward_s + b for b in backward_s], num_stages)
     firsts = np.cumsum([0, *sizes])
     forward = [before + size * measured.forward_s for before, size in zip(measured.prepare_s(num_stages), sizes)]
-    backward = [sum(backward_of[first : first + size]) for first, size in zip(firsts, sizes)]
+    backward = [sum(backward_s[first : first + size]) for first, size in zip(firsts, sizes)]
     update = max(
         size * measured.update_s + measured.all_reduce_s(size * measured.gradient_bytes, replicas) for size in sizes
     )
@@ -187,12 +205,13 @@ def _backprop(measured: Measured, modules: int, num_stages: int, replicas: int, 
     )
     held = [size * measured.activation_bytes for size in sizes]
     # Stage s of 1F1B is ahead of its backwards by as many micro-batches as stages follow it, and one.
-    held_1f1b = max(min(micro_batches, num_stages - s) * of_stage for s, of_stage in enumerate(held))
+    held_1f1b = max(min(micro_batches, num_stages - s) * stage_held for s, stage_held in enumerate(held))
     held_gpipe = micro_batches * max(held) if num_stages > 1 else max(held)
     return _Backprop(replicas * throughput, held_gpipe, held_1f1b)
 
 
-def _data_parallel(measured: Measured, modules: int, devices: int) -> Any:
+def _data_parallel(measured: Measured, modules: int, devices: int) -> Tuple[float, float]:
+    """Throughput, and bytes held on each device."""
     throughput = data_parallel_throughput(
         measured.prepare_first_s + modules * measured.forward_s,
         measured.loss_s + measured.backward_s + (modules - 1) * measured.through_s,

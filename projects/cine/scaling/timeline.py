@@ -7,22 +7,20 @@ the same weights, so the pipeline drains at each update. In the greedy pipeline 
 Example::
 
     python -m projects.cine.scaling.timeline --output projects/cine/results
-    python -m projects.cine.scaling.timeline --output results --from results/scaling/scaling.json   # measured times
+    python -m projects.cine.scaling.timeline --from results/scaling/scaling.json   # with measured times
 """
 
 import json
-import sys
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Sequence
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.errors import UserError, exit_with_one_line
-from meddlr_greedy.files import written_atomically
+from projects.cine.support.tables import save_figure
 
 __all__ = ["Task", "draw", "greedy_schedule", "one_forward_one_backward"]
 
@@ -148,7 +146,6 @@ def draw(greedy: Dict[str, float], backprop: Dict[str, float], path: Path, trans
     unit = greedy[FORWARD]
     end = max(task.end for tasks in panels.values() for task in tasks) / unit
     figure = Figure(figsize=(12, 4.9), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(panels), 1, sharex=True)
     for axis, (title, tasks) in zip(axes, panels.items()):
         _draw_tasks(axis, tasks, unit)
@@ -167,8 +164,7 @@ def draw(greedy: Dict[str, float], backprop: Dict[str, float], path: Path, trans
     handles = [Patch(color=_COLORS[FORWARD], label="forward"), Patch(color=_COLORS[BACKWARD], label="backward")]
     handles += [Patch(color=_COLORS[UPDATE], label="update"), Patch(facecolor="0.94", edgecolor="0.8", label="idle")]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, frameon=False)
-    with written_atomically(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)
 
 
 def _draw_tasks(axis: Axes, tasks: Sequence[Task], unit: float) -> None:
@@ -187,9 +183,12 @@ def _draw_tasks(axis: Axes, tasks: Sequence[Task], unit: float) -> None:
 
 
 @exit_with_one_line
-def main(argv: Sequence[str]) -> None:
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.scaling.timeline``."""
     parser = CommandParser("python -m projects.cine.scaling.timeline", __doc__)
-    parser.add_argument("--output", type=Path, default=Path("results/scaling"), help="folder of pipeline.png")
+    parser.add_argument(
+        "--output", type=Path, default=Path("results/scaling"), metavar="FOLDER", help="of pipeline.png"
+    )
     parser.add_argument(
         "--from", dest="scaling", type=Path, metavar="FILE", help="scaling.json; else a backward takes two forwards"
     )
@@ -206,10 +205,9 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(
                 f"{args.scaling}: found no measured times ({error}); make it with projects.cine.scaling"
             ) from None
-    args.output.mkdir(parents=True, exist_ok=True)
     draw(greedy, backprop, args.output / "pipeline.png", transfer_s)
     print(f"written: {args.output / 'pipeline.png'}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,1 +1,1 @@
-"""Trainings on real data whose results stand on the pages."""
+"""Trainings whose results stand on the pages, and the survey of sampling masks."""

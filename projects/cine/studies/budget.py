@@ -1,4 +1,4 @@
-"""What fits into a budget of memory."""
+"""The networks whose training step fills a budget of memory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +12,18 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.search import FEATURES, STEPS, Largest, largest, with_value
 from meddlr_greedy.planning.step_memory import StepMemory, plan_step
+from projects.cine.paths import CONFIGS
 from projects.cine.support.measuring import measured_peak
 
-HERE = Path(__file__).parent
-CONFIGS = HERE.parents[1] / "configs" / "cine"
+__all__ = ["DEEPER", "FILLED", "FULL", "MODULES", "SHALLOWER", "SMALL", "Budget", "Candidate", "Size"]
+
 MODULES = "MISC.GREEDY.NUM_MODULES"
 
-#: Depths of the candidates, in that of the budget's network; deeper ones are as much narrower.
+#: Depths of the candidates over that of the budget's network; what is deeper is narrower by as much.
 SHALLOWER = 0.6
 DEEPER = (1.6, 2.5)
 
+#: The part of the budget that a candidate fills at least.
 FILLED = 0.95
 
 
@@ -83,15 +85,18 @@ class Candidate:
 
     @property
     def opts(self) -> Tuple[str, ...]:
+        """Overrides of the config: ``KEY, VALUE, KEY, VALUE, ...``."""
         modules = () if self.modules == 1 else (MODULES, str(self.modules))
         return (STEPS, str(self.steps), FEATURES, str(self.features), *modules)
 
     @property
     def cfg(self) -> CfgNode:
+        """The config of its training."""
         return load_config(str(self.config), self.opts)
 
     @property
     def name(self) -> str:
+        """For files and tables."""
         return f"steps{self.steps}-features{self.features}-modules{self.modules}"
 
 
@@ -116,8 +121,14 @@ class Budget:
     memory: StepMemory
 
     @classmethod
-    def of_steps(cls, size: Size, example: Example, steps: int) -> "Budget":
-        """The peak of the network of the config with so many steps; or ``size.memory`` and the widest that fits."""
+    def from_steps(cls, size: Size, example: Example, steps: int) -> "Budget":
+        """The peak of the network of the config with ``steps`` unrolled steps.
+
+        Where ``size.memory`` is given, that is the budget, and its network is the widest that fits.
+
+        Raises:
+            UserError: none fits.
+        """
         cfg = load_config(str(size.backprop), [STEPS, str(steps)])
         features, memory = cfg.get_recursive(FEATURES), None
         if size.memory is None:
@@ -130,6 +141,7 @@ class Budget:
 
     @property
     def network(self) -> Candidate:
+        """The network that gives the budget."""
         return Candidate(self.size.backprop, self.steps, self.features, 1, self.memory)
 
     def backprop(self) -> List[Candidate]:
@@ -145,27 +157,28 @@ class Budget:
     def greedy(self, max_operations: float) -> List[Candidate]:
         """Modules as deep as the network of the budget, and deeper, each as wide as fits."""
 
-        def plan(modules: int, of_module: int, features: int) -> StepMemory:
-            return plan_step(self._greedy_cfg(modules, of_module, features), self.example)
+        def plan(modules: int, module_steps: int, features: int) -> StepMemory:
+            return plan_step(self._greedy_cfg(modules, module_steps, features), self.example)
 
-        def shape(of_module: int) -> Optional[Candidate]:
-            features = self._widest(self._greedy_cfg(2, of_module), of_module).value
+        def shape(module_steps: int) -> Optional[Candidate]:
+            features = self._widest(self._greedy_cfg(2, module_steps), module_steps).value
             while features:
-                # Every module computes the same: two numbers of modules tell of all. At least two, or it is not greedy.
-                of_two, of_three = (plan(n, of_module, features).operations for n in (2, 3))
-                if of_two > max_operations:
+                # Every module computes as much as another: what two and three compute tells the rest. Fewer than two
+                # would not be greedy.
+                with_two, with_three = (plan(n, module_steps, features).operations for n in (2, 3))
+                if with_two > max_operations:
                     return None
-                modules = 2 + int((max_operations - of_two) / (of_three - of_two))
-                memory = plan(modules, of_module, features)
+                modules = 2 + int((max_operations - with_two) / (with_three - with_two))
+                memory = plan(modules, module_steps, features)
                 if memory.peak <= self.bytes:
-                    return Candidate(self.size.greedy, modules * of_module, features, modules, memory)
+                    return Candidate(self.size.greedy, modules * module_steps, features, modules, memory)
                 features -= 1  # the parameters of more modules need some memory, too
             return None
 
         return self._filling([self._fullest(shape, times) for times in (1, DEEPER[0])])
 
     def measured(self, candidates: Sequence[Candidate]) -> Dict[Candidate, int]:
-        """Peak bytes of a training step, of those that fill 95 to 100 % of the budget when measured, too.
+        """Measured peak bytes of a training step, of those candidates that fill 95 to 100 % of the budget by them, too.
 
         Raises:
             UserError: none of them does.
@@ -178,17 +191,17 @@ class Budget:
             raise self._unfilled("measured", peaks)
         return filling
 
-    def _greedy_cfg(self, modules: int, of_module: int, features: int = 0) -> CfgNode:
-        opts = [STEPS, str(modules * of_module), MODULES, str(modules)]
+    def _greedy_cfg(self, modules: int, module_steps: int, features: int = 0) -> CfgNode:
+        opts = [STEPS, str(modules * module_steps), MODULES, str(modules)]
         return load_config(str(self.size.greedy), opts + ([FEATURES, str(features)] if features else []))
 
     def _widest(self, cfg: CfgNode, held_steps: int) -> Largest:
-        """The most features that fit, looked for from where memory is about that of the budget's network."""
+        """The most features that fit; the search starts where memory is about that of the budget's network."""
         cfg = with_value(cfg, FEATURES, max(1, round(self.features * self.steps / held_steps)))
         return largest(cfg, self.example, self.bytes, FEATURES, bound=1024)
 
     def _fullest(self, shape: Callable[[int], Optional[Candidate]], times: float) -> Optional[Candidate]:
-        """Of neighboring depths the one that fills the budget best: features are whole, so not every one can."""
+        """Of neighboring depths the one that fills the budget best: the number of features is whole, so not every can."""
         steps = round(times * self.steps)
         near = [shape(n) for n in range(steps - 1, steps + 2) if n > 0]
         return max((c for c in near if c), key=lambda c: c.memory.peak, default=None)

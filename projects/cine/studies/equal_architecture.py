@@ -7,9 +7,9 @@ of the network. For each of these:
                  factors of two, until the best one has a worse neighbor on each side; one seed
     training     the seeds; PSNR and SSIM on the test set, differences taken seed by seed
 
-End to end it is trained a second time, with the loss times 3. Adam cancels that, but for its eps and for how numbers
-are rounded, a change of about 1e-5: the difference is what chance makes of a search and a training, with the seeds as
-they are. Memory and time of a step are measured, on a made-up batch of the same size.
+End to end it is trained a second time, with the loss times 3. Adam cancels that factor, but for its eps and for
+rounding, a change of about 1e-5: so the two trainings show what chance makes of the same search and the same seeds.
+Memory and time of a step are measured, on a made-up batch of the same size.
 
 The command continues where it was ended: what is trained stays. The table goes between the marks of the config's name.
 
@@ -21,10 +21,9 @@ Example::
 """
 
 import statistics
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from meddlr.config import CfgNode
@@ -37,12 +36,12 @@ from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.planning.example import Example
+from projects.cine.paths import CONFIGS, RESULTS_PAGE
 from projects.cine.support.measuring import measured_peak, ratio, step_times, versions
-from projects.cine.support.tables import check_page, publish_result, spread
+from projects.cine.support.tables import check_page, publish_table, results_folder, spread, versions_as_text
 from projects.cine.support.trials import SCORE, Trial, run_trials, scores
 
-HERE = Path(__file__).parent
-CONFIG = HERE.parents[1] / "configs" / "cine" / "equal_architecture.yaml"
+CONFIG = CONFIGS / "equal_architecture.yaml"
 
 _MODULES, _OVERLAP, _WEIGHTS = "MISC.GREEDY.NUM_MODULES", "MISC.GREEDY.OVERLAP", "MISC.GREEDY.LOSS_WEIGHTS"
 BACKPROP, AGAIN, PLAIN = "backprop", "backprop, loss times 3", "greedy"
@@ -85,15 +84,17 @@ class Variant:
 
     @property
     def cfg(self) -> CfgNode:
+        """The config of its training."""
         return load_config(str(self.config), self.opts)
 
     def trial(self, rate: str, seed: int, evaluates: bool = True) -> Trial:
+        """Its training with a learning rate and a seed."""
         folder = self.output / self.label.replace(", ", "-").replace(" ", "-").lower() / f"lr{rate}-seed{seed}"
         opts = (*self.opts, "SOLVER.BASE_LR", rate, "SEED", str(seed))
         return Trial(folder, self.config, opts, evaluates)
 
     def search(self) -> Dict[str, Trial]:
-        """Learning rate -> the training that tells what it is worth; of all that are known to be needed so far."""
+        """The trainings of the search that are known to be needed so far, by learning rate."""
         low, high = -1, 1
         trials = self._at_powers(low, high)
         while all(trial.is_done for trial in trials.values()):
@@ -110,6 +111,7 @@ class Variant:
         return {rate: self.trial(rate, seed=1, evaluates=False) for rate in rates}
 
     def final(self, rate: str, num_seeds: int) -> List[Trial]:
+        """The trainings of the result, one for each seed."""
         return [self.trial(rate, seed) for seed in range(1, num_seeds + 1)]
 
 
@@ -200,7 +202,8 @@ def table(variants: Dict[str, Dict[str, Any]]) -> str:
 
 
 @exit_with_one_line
-def main(argv: Sequence[str]) -> None:
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.studies.equal_architecture``."""
     parser = CommandParser("python -m projects.cine.studies.equal_architecture", __doc__)
     parser.add_argument(
         "--config-file", type=Path, default=CONFIG, metavar="FILE", help="the network, trained greedily"
@@ -208,7 +211,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the trainings go, in place of OUTPUT_DIR")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time, one thread each")
-    parser.add_argument("--page", type=Path, default=HERE / "RESULTS.md", metavar="FILE", help="where the table goes")
+    parser.add_argument("--page", type=Path, default=RESULTS_PAGE, metavar="FILE", help="where the table goes")
     args = parser.parse_args(argv)
 
     if args.seeds < 2:
@@ -217,7 +220,7 @@ def main(argv: Sequence[str]) -> None:
     register_datasets()
     cfg = load_config(str(args.config_file))
     name = args.config_file.stem
-    check_page(args.page, name.replace("_", "-"))
+    check_page(args.page, name)
     variants = all_variants(args.config_file, args.output or Path(cfg.OUTPUT_DIR))
     check_suits(variants)
     example = Example.of_data(cfg)
@@ -225,7 +228,7 @@ def main(argv: Sequence[str]) -> None:
     rates = {label: best_rate(search) for label, search in searches.items()}
     finals = {v.label: v.final(rates[v.label], args.seeds) for v in variants}
     # Seed by seed, so that what runs at the same time is alike.
-    run_trials([trial for of_seed in zip(*finals.values()) for trial in of_seed], args.jobs, "final")
+    run_trials([trial for same_seed in zip(*finals.values()) for trial in same_seed], args.jobs, "final")
     times = step_times({v.label: v.cfg for v in variants}, example)
     found = {
         v.label: {
@@ -239,8 +242,9 @@ def main(argv: Sequence[str]) -> None:
         for v in variants
     }
     result = {"variants": found, "versions": versions(cfg.MODEL.DEVICE)}
-    publish_result(args.page, name, result, table(found))
+    text = f"{table(found)}\n\n{versions_as_text(result['versions'])}."
+    publish_table(name, result, text, results_folder(args.page), args.page)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,11 +1,11 @@
-"""What a memory buys: backpropagation against greedy learning, each with the network that fills the same memory best.
+r"""What a memory buys: backpropagation against greedy learning, each with the network that fills the same memory best.
 
 A budget is the peak memory of a training step of the network of configs/cine/equal_memory.yaml (shaped as DL-ESPIRiT),
 trained end to end, batch size 1; in the sweep with other numbers of unrolled steps. For each budget:
 
     candidates   backprop: the budget's network, by itself in the table; and with it shallower and deeper ones, each
                            with the most features that fit; without checkpointing, which trades memory for time (what
-                           it costs is in `benchmark all`);
+                           it costs is in `projects.cine.benchmarks all`);
                  greedy:   modules as deep as the budget's network, and deeper, with the most features that fit, and as
                            many modules as a step of at most --times the operations of the smallest budget's network
                            allows (memory sets no bound to it). Those that fill 95 to 100 % of the budget.
@@ -30,14 +30,13 @@ Example::
     python -m projects.cine.studies.equal_memory --full                  # on a GPU
 """
 
+import argparse
 import statistics
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
@@ -46,11 +45,19 @@ from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.errors import UserError, exit_with_one_line
-from meddlr_greedy.files import written_atomically
 from meddlr_greedy.planning.example import Example
-from projects.cine.studies.budget import FULL, HERE, SMALL, Budget, Candidate
+from projects.cine.paths import RESULTS_PAGE
+from projects.cine.studies.budget import FULL, SMALL, Budget, Candidate
 from projects.cine.support.measuring import ratio, step_times, versions
-from projects.cine.support.tables import check_page, publish_picture, publish_result, results_folder, spread
+from projects.cine.support.tables import (
+    check_page,
+    publish_picture,
+    publish_table,
+    results_folder,
+    save_figure,
+    spread,
+    versions_as_text,
+)
 from projects.cine.support.trials import Trial, run_trials, scores
 
 SEEDS = (1, 2, 3)
@@ -92,6 +99,7 @@ class Study:
         return best, rate, psnr
 
     def final(self, folder: Path, candidate: Candidate, rate: str) -> List[Trial]:
+        """The trainings of the result, one for each seed."""
         return [self._trial(folder / "final", candidate, rate, seed) for seed in SEEDS]
 
     def _trial(self, folder: Path, candidate: Candidate, rate: str, seed: int, search: bool = False) -> Trial:
@@ -140,27 +148,55 @@ def table(budgets: Sequence[Dict[str, Any]]) -> str:
 def draw(budgets: Sequence[Dict[str, Any]], path: Path) -> None:
     """PSNR and SSIM against the budget, a point for each seed."""
     figure = Figure(figsize=(8, 3), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, (metric, name) in zip(figure.subplots(1, 2), {"psnr": "PSNR (dB)", "ssim": "SSIM"}.items()):
         for label, color in ((OWN, "#9ecae9"), (BEST, "#4c78a8"), (GREEDY, "#c0392b")):
             megabytes = [budget["bytes"] / 1e6 for budget in budgets]
             values = [budget["sides"][label][metric] for budget in budgets]
             axes.plot(megabytes, [statistics.mean(v) for v in values], color=color, label=label)
-            for x, of_seeds in zip(megabytes, values):
-                axes.plot([x] * len(of_seeds), of_seeds, "o", color=color, markersize=4, alpha=0.7)
+            for x, seed_values in zip(megabytes, values):
+                axes.plot([x] * len(seed_values), seed_values, "o", color=color, markersize=4, alpha=0.7)
         axes.set_xlabel("peak memory of a training step (MB)")
         axes.set_ylabel(name)
         axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    with written_atomically(path) as partial:
-        figure.savefig(partial, format="png")
+    save_figure(figure, path)
 
 
 @exit_with_one_line
-def main(argv: Sequence[str]) -> None:
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.studies.equal_memory``."""
+    args = _parse_arguments(argv)
+    size = FULL if args.full else SMALL
+    jobs = args.jobs if args.jobs is not None else 1 if args.full else 2
+    output = args.output or Path("results") / size.name.replace("_", "-")
+
+    check_page(args.page, size.name)
+    torch.set_num_threads(1)  # as the trainings
+    register_datasets()
+    reference = load_config(str(size.backprop))
+    check_dataset_names(reference.DATASETS.TEST)
+    # The budget is of a training step: evaluation, which does not crop, does not count.
+    example = Example.of_data(reference)
+    example = example._replace(evaluated=example.tensors)
+    study = Study(output, jobs, reference.SOLVER.MAX_ITER, size.learning_rates)
+    budgets: List[Dict[str, Any]] = []
+    max_operations = args.times * Budget.from_steps(size, example, min(size.budgets)).memory.operations
+    for steps in args.budgets or size.budgets:
+        budget = Budget.from_steps(size, example, steps)
+        trials, sides = _compare(study, budget, max_operations, reference.DATASETS.TEST[0])
+        budgets.append({"steps": steps, "bytes": budget.bytes, "sides": sides})
+        budgets.sort(key=lambda entry: entry["bytes"])
+        runs = {label: side_trials[0].folder for label, side_trials in trials.items()}
+        result = {"budgets": budgets, "times": args.times, "versions": versions(reference.MODEL.DEVICE)}
+        publish(args.page, size.name, result, runs, output)
+
+
+def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = CommandParser("python -m projects.cine.studies.equal_memory", __doc__)
     parser.add_argument("--full", action="store_true", help="24 GB of a GPU, full matrix (see above)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="(default: results/equal-memory[-full])")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="of the trainings (default: results/equal-memory[-full])"
+    )
     parser.add_argument("--jobs", type=int, help="trainings at the same time (default: 2, of one thread; --full: 1)")
     parser.add_argument("--budgets", type=int, nargs="+", metavar="STEPS", help="some of them (default: all)")
     parser.add_argument(
@@ -169,62 +205,53 @@ def main(argv: Sequence[str]) -> None:
         default=4.0,
         help="most operations of a greedy step, in those of the smallest budget's network (default: %(default)s)",
     )
-    parser.add_argument("--page", type=Path, default=HERE / "RESULTS.md", metavar="FILE", help="where the table goes")
+    parser.add_argument("--page", type=Path, default=RESULTS_PAGE, metavar="FILE", help="where the table goes")
     args = parser.parse_args(argv)
-    size = FULL if args.full else SMALL
-    jobs = args.jobs if args.jobs is not None else 1 if args.full else 2
     if args.budgets and min(args.budgets) < 1:
         raise UserError(f"--budgets: found {min(args.budgets)}, allowed are positive numbers of unrolled steps")
-    output = args.output or Path("results") / size.name.replace("_", "-")
+    return args
 
-    check_page(args.page, size.name.replace("_", "-"))
-    torch.set_num_threads(1)  # as the trainings
-    register_datasets()
-    reference = load_config(str(size.backprop))
-    check_dataset_names(reference.DATASETS.TEST)
-    # The budget is of a training step: evaluation, which does not crop, has no say in it.
-    example = Example.of_data(reference)
-    example = example._replace(evaluated=example.tensors)
-    study = Study(output, jobs, reference.SOLVER.MAX_ITER, size.learning_rates)
-    budgets: List[Dict[str, Any]] = []
-    max_operations = args.times * Budget.of_steps(size, example, min(size.budgets)).memory.operations
-    for steps in args.budgets or size.budgets:
-        budget = Budget.of_steps(size, example, steps)
-        candidates = {OWN: [budget.network], BEST: budget.backprop(), GREEDY: budget.greedy(max_operations)}
-        folder, megabytes = output / f"budget{steps}", f"{budget.bytes / 1e6:.0f} MB"
-        chosen: Dict[str, Candidate] = {}
-        sides: Dict[str, Dict[str, Any]] = {}
-        trials: Dict[str, List[Trial]] = {}
-        for label, of_label in candidates.items():
-            of_kind = folder / label.split(",")[0]  # what both backprop sides train is trained once
-            measured = budget.measured(of_label)
-            best, rate, tried = study.search(of_kind, f"{megabytes}, {label}", list(measured))
-            chosen[label], trials[label] = best, study.final(of_kind, best, rate)
-            shape = {"steps": best.steps, "features": best.features, "modules": best.modules, "learning_rate": rate}
-            sides[label] = {**shape, "planned": best.memory.peak, "measured": measured[best], "search": tried}
-        # The long ones first: the processes then end at about the same time.
-        finals = dict.fromkeys([*trials[GREEDY], *trials[OWN], *trials[BEST]])
-        run_trials(list(finals), study.jobs, f"{megabytes}, final")
-        times = step_times({label: best.cfg for label, best in chosen.items()}, example)
-        for label, of_trials in trials.items():
-            sides[label].update(scores(of_trials, reference.DATASETS.TEST[0]), step_s=times[label])
-        budgets.append({"steps": steps, "bytes": budget.bytes, "sides": sides})
-        budgets.sort(key=lambda of_budget: of_budget["bytes"])
-        runs = {label: of_trials[0].folder for label, of_trials in trials.items()}
-        result = {"budgets": budgets, "times": args.times, "versions": versions(reference.MODEL.DEVICE)}
-        publish(args.page, size.name, result, runs, output)
+
+def _compare(
+    study: Study, budget: Budget, max_operations: float, dataset: str
+) -> Tuple[Dict[str, List[Trial]], Dict[str, Dict[str, Any]]]:
+    """Finds the networks of a budget, trains and measures them.
+
+    Returns:
+        For each side its final trainings, and its part of the result.
+    """
+    candidates = {OWN: [budget.network], BEST: budget.backprop(), GREEDY: budget.greedy(max_operations)}
+    folder, megabytes = study.output / f"budget{budget.steps}", f"{budget.bytes / 1e6:.0f} MB"
+    chosen: Dict[str, Candidate] = {}
+    sides: Dict[str, Dict[str, Any]] = {}
+    trials: Dict[str, List[Trial]] = {}
+    for label, side_candidates in candidates.items():
+        side_folder = folder / label.split(",")[0]  # what both backprop sides train is trained once
+        measured = budget.measured(side_candidates)
+        best, rate, tried = study.search(side_folder, f"{megabytes}, {label}", list(measured))
+        chosen[label], trials[label] = best, study.final(side_folder, best, rate)
+        shape = {"steps": best.steps, "features": best.features, "modules": best.modules, "learning_rate": rate}
+        sides[label] = {**shape, "planned": best.memory.peak, "measured": measured[best], "search": tried}
+    # The long ones first: the processes then end at about the same time.
+    finals = dict.fromkeys([*trials[GREEDY], *trials[OWN], *trials[BEST]])
+    run_trials(list(finals), study.jobs, f"{megabytes}, final")
+    times = step_times({label: best.cfg for label, best in chosen.items()}, budget.example)
+    for label, side_trials in trials.items():
+        sides[label].update(scores(side_trials, dataset), step_s=times[label])
+    return trials, sides
 
 
 def publish(page: Path, name: str, result: Dict[str, Any], runs: Dict[str, Path], output: Path) -> None:
-    """Table, figure, and the pictures of the last budget; after each, so that an ended study shows what it has."""
+    """Table, figure, and pictures of the last budget; after each, so that a study that is ended shows what it has."""
     results = results_folder(page)
     draw(result["budgets"], results / f"{name}.png")
     compared = output / "compared"
     compare.main([*map(str, runs.values()), "--labels", *runs, "--output", str(compared)])
     for picture in [*compared.glob("*.png"), *compared.glob("*.gif")]:
         publish_picture(picture, results / f"{name}_images{picture.suffix}")
-    publish_result(page, name, result, table(result["budgets"]))
+    text = f"{table(result['budgets'])}\n\n{versions_as_text(result['versions'])}."
+    publish_table(name, result, text, results, page)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

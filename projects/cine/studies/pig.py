@@ -1,4 +1,4 @@
-"""Studies on the real cine series of one animal: prepare data, reconstruct, compare, update the project's page.
+"""Studies on the real cine series of one animal: prepare data, train, reconstruct, compare, update the page.
 
     8x    greedy training against zero-filled images: minutes on two CPU cores
     12x   two ESPIRiT map sets; zero-filled, compressed sensing, the image that the networks start from, and the same
@@ -20,7 +20,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 from torch import nn
@@ -38,11 +38,9 @@ from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.phase_constrained import phase_constrained_reconstruction
 from meddlr_greedy.preparation import simulate
 from projects.cine.baselines import compressed_sensing
-from projects.cine.support.tables import in_words, insert_table, publish_picture, results_folder, write_json
-from projects.cine.support.trials import training_minutes
-
-PAGE = Path(__file__).with_name("README.md")
-CONFIGS = Path(__file__).parents[2] / "configs" / "cine"
+from projects.cine.paths import CONFIGS, README_PAGE
+from projects.cine.support.tables import check_page, publish_picture, publish_table, results_folder, versions_as_text
+from projects.cine.support.trials import ending_processes, training_minutes
 
 # The acquired matrix of the series; blocks of neighboring slices, mid-ventricle held out.
 SIMULATION = [
@@ -92,27 +90,29 @@ STUDIES = {
 
 
 class PhaseConstrained(nn.Module):
-    """What a ``PhaseConstrainedCineUnrolledCNN`` starts from, as a network gives it."""
+    """The image that a ``PhaseConstrainedCineUnrolledCNN`` starts from, as the output of a network."""
 
     @torch.no_grad()
     def forward(self, inputs: Dict[str, Any]) -> Dict[str, Any]:
+        """From a cine batch: ``pred``, ``target`` and ``zf_image``, (B, H, W, T, M)."""
         A = CineSenseModel(inputs["maps"], inputs["mask"])  # noqa: N806 (meddlr's name)
         zf_image = A(inputs["kspace"], adjoint=True)
         return {"pred": phase_constrained_reconstruction(A, zf_image), "target": inputs["target"], "zf_image": zf_image}
 
 
 def train(study: Study, output: Path) -> None:
-    """Trains the networks of a study side by side; a finished one ends at once."""
+    """Trains the networks of a study side by side; one that is finished ends at once.
+
+    Raises:
+        UserError: names the trainings that failed.
+        Preempted: a signal asked this process to end; the trainings have saved checkpoints.
+    """
     command = [sys.executable, "-m", "meddlr_greedy.train_net", "--resume", "--config-file"]
-    runs = {
-        label: subprocess.Popen([*command, str(config), "OUTPUT_DIR", str(_folder(output, label))])
-        for label, config in study.networks.items()
-    }
-    try:
-        failed = [label for label, run in runs.items() if run.wait()]
-    finally:
-        for run in runs.values():
-            run.terminate()  # which saves a checkpoint; without effect on one that has ended
+    with ending_processes() as processes:
+        for label, config in study.networks.items():
+            run = [*command, str(config), "OUTPUT_DIR", str(_folder(output, label))]
+            processes.append(subprocess.Popen(run, start_new_session=True))
+        failed = [label for label, process in zip(study.networks, processes) if process.wait()]
     if failed:
         raise UserError(f"training of {', '.join(failed)} failed, see above; run the command again to continue")
 
@@ -129,29 +129,30 @@ def table(results: Dict[str, Any], dataset: str, minutes: Dict[str, float]) -> s
         UserError: where results are of different data, as those kept from an earlier run may be.
     """
     _check_same_data(results, dataset)
-    of_dataset = {label: of_run["datasets"][dataset]["reconstruction"] for label, of_run in results.items()}
-    of_dataset = {"zero-filled": next(iter(results.values()))["datasets"][dataset]["zero_filled"], **of_dataset}
+    first, *_ = results.values()
+    scores = {"zero-filled": first["datasets"][dataset]["zero_filled"]}
+    scores.update({label: result["datasets"][dataset]["reconstruction"] for label, result in results.items()})
     rows = [f"| | {' | '.join(_METRICS)} | training (min) |", "|---|" + "---|" * (len(_METRICS) + 1)]
-    for label, values in of_dataset.items():
+    for label, values in scores.items():
         cells = [f"{values[metric]['mean']:.{digits}f}" for metric, digits in _METRICS.values()]
         rows.append(f"| {label} | {' | '.join(cells)} | {f'{minutes[label]:.1f}' if label in minutes else ''} |")
-    psnr = {label: values["psnr_scan"]["mean"] for label, values in of_dataset.items()}
+    psnr = {label: values["psnr_scan"]["mean"] for label, values in scores.items()}
     gains = [f"{psnr['greedy'] - value:+.2f} dB over {label}" for label, value in psnr.items() if label != "greedy"]
-    of_greedy = results["greedy"]
+    greedy = results["greedy"]
     note = (
         f"Greedy on the four held-out slices: {', '.join(gains)}. Trained on two CPU cores;"
-        f" {of_greedy['parameters']} parameters; {in_words(of_greedy['versions'])}."
+        f" {greedy['parameters']} parameters; {versions_as_text(greedy['versions'])}."
     )
     return "\n".join([*rows, "", note])
 
 
 def _check_same_data(results: Dict[str, Any], dataset: str) -> None:
-    """Of the same scans and masks, zero-filled images differ by rounding only."""
-    scores = {label: of_run["datasets"][dataset]["zero_filled"] for label, of_run in results.items()}
+    """Zero-filled images of the same scans and masks differ by rounding only."""
+    scores = {label: result["datasets"][dataset]["zero_filled"] for label, result in results.items()}
     first, *others = scores
     for label in others:
         for name, (metric, _) in _METRICS.items():
-            found, expected = (scores[of_run][metric]["mean"] for of_run in (label, first))
+            found, expected = (scores[compared][metric]["mean"] for compared in (label, first))
             if not math.isclose(found, expected, rel_tol=_SAME):
                 raise UserError(
                     f"{label}: zero-filled {name} of {dataset}: found {found:.4g}, allowed {expected:.4g} as for"
@@ -199,27 +200,29 @@ def _results_file(output: Path, label: str) -> Path:
 
 
 @exit_with_one_line
-def main(argv: Sequence[str]) -> None:
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.studies.pig``."""
     parser = CommandParser("python -m projects.cine.studies.pig", __doc__)
     parser.add_argument("--images", required=True, metavar="FILE", help="the series, .npz or .npy")
     parser.add_argument("--study", choices=[*STUDIES], default="8x", help="default: %(default)s")
     parser.add_argument("--output", metavar="FOLDER", help="weights, metrics and pictures (default: results/<name>)")
+    parser.add_argument("--page", type=Path, default=README_PAGE, metavar="FILE", help="where the table goes")
     args = parser.parse_args(argv)
     study = STUDIES[args.study]
     output = Path(args.output or f"results/{study.name}")
 
+    check_page(args.page, study.name)
     study.prepare(args.images, str(datasets_root() / study.name))
     train(study, output)
     results = _evaluate(study, output)
     pictures = _draw(study, output, results)
     minutes = {label: training_minutes(_folder(output, label) / "metrics.json") for label in study.networks}
     text = table(results, f"{study.name}_test", minutes)  # refuses results of different data before anything is written
-    folder = results_folder(PAGE)
-    write_json(folder / f"{study.name}.json", {"training_minutes": minutes, **results})
+    folder = results_folder(args.page)
+    publish_table(study.name, {"training_minutes": minutes, **results}, text, folder, args.page)
     for picture in pictures:
         publish_picture(picture, folder / f"{study.name}{picture.suffix}")
-    insert_table(PAGE, study.name, text)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

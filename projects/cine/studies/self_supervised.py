@@ -10,27 +10,27 @@ Example::
 """
 
 import json
-import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from meddlr_greedy import eval_net, train_net
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.data.catalog import datasets_root
 from meddlr_greedy.errors import exit_with_one_line
+from meddlr_greedy.evaluation.tables import RESULTS_FILE, RESULTS_FOLDER
 from meddlr_greedy.preparation import simulate
-from projects.cine.support.tables import in_words, insert_table, write_json
+from projects.cine.paths import CONFIGS, README_PAGE
+from projects.cine.support.tables import check_page, publish_table, results_folder, versions_as_text
 
-HERE = Path(__file__).parent
-CONFIGS = HERE.parents[1] / "configs" / "cine"
+_NAME = "self_supervised"
 
 #: What a run is called -> its config.
 RUNS = {"with targets": "demo.yaml", "without targets": "demo_self_supervised.yaml"}
 
 
 def table(study: Dict[str, Any]) -> str:
-    """The result as Markdown; without minutes, which are those of the load of the machine."""
+    """The result as Markdown; without the minutes, which depend on what else the machine does."""
     methods = {"zero-filled": study["runs"]["with targets"]["zero_filled"]}
     methods.update({label: run["reconstruction"] for label, run in study["runs"].items()})
     rows = ["| | PSNR (dB) | SSIM | NRMSE |", "|---|---|---|---|"]
@@ -38,19 +38,20 @@ def table(study: Dict[str, Any]) -> str:
         values = [metrics[name]["mean"] for name in ("psnr_scan", "ssim (Wang)_scan", "nrmse_scan")]
         rows.append(f"| {label} | {values[0]:.2f} | {values[1]:.3f} | {values[2]:.3f} |")
     loss = methods["with targets"]["psnr_scan"]["mean"] - methods["without targets"]["psnr_scan"]["mean"]
-    note = f"Without targets: {loss:.2f} dB less; {in_words(study['versions'])}."
+    note = f"Without targets: {loss:.2f} dB less; {versions_as_text(study['versions'])}."
     return "\n".join([*rows, "", note])
 
 
 @exit_with_one_line
-def main(argv: Sequence[str]) -> None:
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.studies.self_supervised``."""
     parser = CommandParser("python -m projects.cine.studies.self_supervised", __doc__)
     parser.add_argument("--output", default="results/self-supervised", metavar="FOLDER", help="weights and metrics")
-    parser.add_argument("--page", default=str(HERE / "README.md"), metavar="FILE", help="where the table goes")
-    parser.add_argument("--results", default=str(HERE / "results"), metavar="FOLDER", help="where the JSON goes")
+    parser.add_argument("--page", type=Path, default=README_PAGE, metavar="FILE", help="where the table goes")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of both configs")
     args = parser.parse_args(argv)
 
+    check_page(args.page, _NAME)
     simulate.main(["--output", str(datasets_root() / "phantom")])
     study: Dict[str, Any] = {"runs": {}}
     for label, name in RUNS.items():
@@ -60,15 +61,13 @@ def main(argv: Sequence[str]) -> None:
         train_net.main(config)
         minutes = (time.monotonic() - start) / 60
         eval_net.main(config)
-        results = json.loads((folder / "test_results" / "results.json").read_text())
-        of_dataset = results["datasets"]["phantom_test"]
-        methods = {method: of_dataset[method] for method in ("zero_filled", "reconstruction")}
+        results = json.loads((folder / RESULTS_FOLDER / RESULTS_FILE).read_text())
+        scores = results["datasets"]["phantom_test"]
+        methods = {method: scores[method] for method in ("zero_filled", "reconstruction")}
         study["runs"][label] = {"config": name, "minutes": minutes, **methods}
         study["versions"] = results["versions"]
-    Path(args.results).mkdir(parents=True, exist_ok=True)
-    write_json(Path(args.results, "self_supervised.json"), study)
-    insert_table(Path(args.page), "self-supervised", table(study))
+    publish_table(_NAME, study, table(study), results_folder(args.page), args.page)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

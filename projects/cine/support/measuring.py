@@ -1,4 +1,4 @@
-"""What the measurements share: small networks, random data, interleaved timing, ratios with their intervals."""
+"""What the measurements share: small networks, random data, timing in turn, ratios with their intervals."""
 
 import gc
 import itertools
@@ -8,7 +8,7 @@ import random
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, TypeVar
+from typing import Any, Callable, Dict, List, Mapping, Sequence, TypeVar
 
 import h5py
 import meddlr
@@ -101,14 +101,14 @@ def write_example_scan(folder: Path, shape: Sequence[int], num_maps: int) -> Pat
 
 
 def now() -> float:
-    """Seconds, once all work is done."""
+    """A time in seconds, taken once all work of the GPU is done."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def run_in_turn(sides: Dict[str, Callable[[], _T]], rounds: int) -> Dict[str, List[_T]]:
-    """What each side gives in each round; the order inside a round is random."""
+def run_in_turn(sides: Mapping[str, Callable[[], _T]], rounds: int) -> Dict[str, List[_T]]:
+    """Runs all sides in each round, in random order; returns what each side gave in each round."""
     found: Dict[str, List[_T]] = {name: [] for name in sides}
     order = random.Random(0)
     for _ in tqdm(range(rounds), desc="rounds", leave=False, disable=None):
@@ -117,10 +117,10 @@ def run_in_turn(sides: Dict[str, Callable[[], _T]], rounds: int) -> Dict[str, Li
     return found
 
 
-def interleave(sides: Dict[str, Step], rounds: int, warmup: int = 3) -> Dict[str, List[float]]:
-    """Seconds of each side in each round, see :func:`run_in_turn`."""
+def interleave(sides: Mapping[str, Step], rounds: int, warmup: int = 3) -> Dict[str, List[float]]:
+    """Seconds of each side in each round, see :func:`run_in_turn`; ``warmup`` rounds before that are not returned."""
     seconds = run_in_turn({name: partial(_seconds, step) for name, step in sides.items()}, rounds + warmup)
-    return {name: of_side[warmup:] for name, of_side in seconds.items()}
+    return {name: values[warmup:] for name, values in seconds.items()}
 
 
 def _seconds(step: Step) -> float:
@@ -149,13 +149,13 @@ def held_megabytes(cfg: Any, batch: Batch) -> float:
 
 
 def peak_bytes(run: Callable[[], Any], device: str) -> int:
-    """Largest sum of bytes that ``run()`` has allocated and not yet freed, by torch.profiler or CUDA's allocator."""
+    """Most bytes that ``run()`` holds at a time, by torch.profiler or CUDA's allocator; earlier ones not counted."""
     if device.startswith("cuda"):
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
         return torch.cuda.max_memory_allocated() - before
-    gc.collect()  # what others left behind shall not be freed, and counted, in between
+    gc.collect()  # or garbage of earlier work is freed in between, and counted
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()
     changes = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -184,6 +184,7 @@ def step_times(cfgs: Dict[str, Any], example: Example, rounds: int = 10) -> Dict
 
 
 def versions(device: str) -> Dict[str, Any]:
+    """What a measurement was made with: device, threads, and versions of the software."""
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
     return {
         "device": name,

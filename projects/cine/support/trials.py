@@ -1,33 +1,39 @@
-"""Many trainings of one study: side by side, each in a process of its own, with a bar, and resumable.
+"""Many trainings of one study: side by side, each in a process of its own, with a progress bar, and resumable.
 
-A trial is a config with overrides. What is finished stays: a study that was ended continues where it was.
+A trial is a config with overrides. What is finished stays: a study that was ended continues where it was. A study that
+is asked to end (SIGTERM, SIGHUP, Ctrl-C) ends its trainings, too; each of them saves a checkpoint.
 """
 
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import yaml
 from meddlr.config import CfgNode
 from tqdm import tqdm
 
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.errors import UserError
+from meddlr_greedy.errors import NonFiniteLossError, Preempted, UserError
 from meddlr_greedy.evaluation.tables import RESULTS_FILE, RESULTS_FOLDER
 from meddlr_greedy.files import written_atomically
 
-__all__ = ["SCORE", "Trial", "run_trials", "scores", "training_minutes"]
+__all__ = ["SCORE", "Processes", "Trial", "ending_processes", "run_trials", "scores", "training_minutes"]
 
 #: The metric that decides a search, and the first of the results.
 SCORE = "psnr_scan"
 _LOG = "console.txt"
-_NON_FINITE = "stopped before the update"  # said where a loss is not finite
+_EXIT_STATUS = "exit_status.txt"  # of the last process of a trial that failed
+_END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+Processes = List["subprocess.Popen[bytes]"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Trial:
         folder: Where weights, logs and results go (``OUTPUT_DIR``).
         config: Config file.
         opts: Overrides ``KEY, VALUE, KEY, VALUE, ...``.
-        evaluates: Whether the test sets are scored; a search looks at the validation sets alone.
+        evaluates: Whether the test sets are scored; a search uses the validation sets alone.
     """
 
     folder: Path
@@ -48,16 +54,22 @@ class Trial:
 
     @property
     def is_done(self) -> bool:
+        """Whether there is nothing left to run."""
         return self._results.is_file() if self.evaluates else bool(self._validations()) or self.diverged
 
     @property
     def diverged(self) -> bool:
         """Whether the training ended with a loss that is not finite, as one with a large learning rate can."""
-        log = self.folder / _LOG
-        return log.is_file() and _NON_FINITE in log.read_text()
+        path = self.folder / _EXIT_STATUS
+        return path.is_file() and path.read_text() == str(NonFiniteLossError.exit_status)
+
+    def keep_exit_status(self, status: int) -> None:
+        """Stores how a process of the trial failed, so that a study that is started again knows it."""
+        with written_atomically(self.folder / _EXIT_STATUS) as partial:
+            partial.write_text(str(status))
 
     def claim_folder(self) -> None:
-        """Notes the config in the folder, so that no result is taken for that of another one.
+        """Writes the config into the folder, so that no result is taken for that of another config.
 
         Raises:
             UserError: the folder holds a training with another config.
@@ -72,7 +84,7 @@ class Trial:
             partial.write_text(config.dump())
 
     def _is_noted(self, note: Path, config: CfgNode) -> bool:
-        """Whether the note is of this config, wherever the folder was then.
+        """Whether the note is of this config; the folder may have moved since.
 
         A key that is younger than the note counts as its default: a new key of the plugin changes nothing by itself.
         """
@@ -87,7 +99,7 @@ class Trial:
         return self.folder / RESULTS_FOLDER / RESULTS_FILE
 
     def results(self) -> Dict[str, Any]:
-        """What ``eval_net`` wrote."""
+        """What ``eval_net`` has written."""
         return json.loads(self._results.read_text())
 
     def validation(self) -> float:
@@ -112,11 +124,14 @@ class Trial:
 
 
 def run_trials(trials: Sequence[Trial], jobs: int, description: str) -> None:
-    """Runs those that are not done, ``jobs`` at a time; a console.txt in each folder keeps what it prints.
+    """Runs the trials that are not done, ``jobs`` at a time. A console.txt in each folder keeps what a trial prints.
+
+    A search trial may diverge: it is done then. Any other failure ends all trials.
 
     Raises:
         UserError: names the first trial that failed, and its console.txt; the others are ended (they keep a
             checkpoint, from which the same command continues).
+        Preempted: a signal asked this process to end; the trials are ended in the same way.
     """
     if jobs < 1:
         raise UserError(f"--jobs: found {jobs}, allowed is a positive number of trainings at the same time")
@@ -124,56 +139,94 @@ def run_trials(trials: Sequence[Trial], jobs: int, description: str) -> None:
         trial.claim_folder()
     waiting = [trial for trial in trials if not trial.is_done]
     running: Dict[Trial, Tuple[List[List[str]], subprocess.Popen[bytes]]] = {}
-    with tqdm(total=len(trials), initial=len(trials) - len(waiting), desc=description, disable=None) as bar:
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    trial = waiting.pop(0)
-                    first, *others = trial.commands()
-                    running[trial] = (others, _start(first, trial))
-                time.sleep(0.2)
-                for trial, (others, process) in list(running.items()):
-                    status = process.poll()
-                    if status is None:
-                        continue
-                    if status and (trial.evaluates or not trial.diverged):
+    bar = tqdm(total=len(trials), initial=len(trials) - len(waiting), desc=description, disable=None)
+    with bar, ending_processes() as processes:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                trial = waiting.pop(0)
+                first, *others = trial.commands()
+                running[trial] = (others, _start(first, trial, processes))
+            time.sleep(0.2)
+            for trial, (others, process) in list(running.items()):
+                status = process.poll()
+                if status is None:
+                    continue
+                if status:
+                    trial.keep_exit_status(status)
+                    if trial.evaluates or not trial.diverged:
                         raise UserError(f"{trial.folder}: training or evaluation failed, see {trial.folder / _LOG}")
-                    if others:
-                        running[trial] = (others[1:], _start(others[0], trial))
-                    else:
-                        del running[trial]
-                        bar.update()
-        finally:
-            for _, process in running.values():
-                process.terminate()  # a training saves a checkpoint
-            for _, process in running.values():
-                process.wait()
+                if others:
+                    running[trial] = (others[1:], _start(others[0], trial, processes))
+                else:
+                    del running[trial]
+                    bar.update()
+
+
+@contextmanager
+def ending_processes() -> Iterator[Processes]:
+    """Gives a list of processes, to be filled; those that still run are ended with the block, however it ends.
+
+    They get SIGTERM, upon which a training saves a checkpoint. Start them in a session of their own, or Ctrl-C reaches
+    them directly, and they save nothing.
+
+    Raises:
+        Preempted: SIGTERM, SIGHUP or Ctrl-C arrived in the block.
+    """
+
+    def end(number: int, _frame: Any) -> None:
+        raise Preempted(f"{signal.Signals(number).name} received: the trainings are ended; the same command continues")
+
+    processes: Processes = []
+    before = {number: signal.signal(number, end) for number in _END_SIGNALS}
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.terminate()  # without effect on one that has ended
+        for process in processes:
+            process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def scores(trials: Sequence[Trial], dataset: str) -> Dict[str, Any]:
-    """Of each training: the test set's mean PSNR and SSIM, and the minutes it took; and the number of parameters."""
+    """The scores of trainings of one network.
+
+    Args:
+        trials: The trainings, evaluated.
+        dataset: The test set.
+
+    Returns:
+        ``parameters`` of the network; for each training the mean ``psnr`` (dB) and ``ssim`` of the scans of the test
+        set, and the ``minutes`` that it took.
+    """
     results = [trial.results() for trial in trials]
-    of_dataset = [r["datasets"][dataset]["reconstruction"] for r in results]
+    metrics = [result["datasets"][dataset]["reconstruction"] for result in results]
     out: Dict[str, Any] = {"parameters": results[0]["parameters"]}
     for name, metric in (("psnr", SCORE), ("ssim", "ssim (Wang)_scan")):
-        out[name] = [values[metric]["mean"] for values in of_dataset]
+        out[name] = [values[metric]["mean"] for values in metrics]
     out["minutes"] = [training_minutes(trial.folder / "metrics.json") for trial in trials]
     return out
 
 
 def training_minutes(metrics_file: Path) -> float:
     """Time of all iterations, from the time per iteration that a run has logged."""
-    of_iteration = {row["iteration"]: row["time"] for row in _rows(metrics_file) if "time" in row}
-    ends = sorted(of_iteration)
+    seconds = {row["iteration"]: row["time"] for row in _rows(metrics_file) if "time" in row}
+    ends = sorted(seconds)
     lengths = [end - begin for begin, end in zip([-1, *ends], ends)]
-    return sum(length * of_iteration[end] for length, end in zip(lengths, ends)) / 60
+    return sum(length * seconds[end] for length, end in zip(lengths, ends)) / 60
 
 
 def _rows(metrics_file: Path) -> List[Dict[str, Any]]:
     return [json.loads(line) for line in metrics_file.read_text().splitlines()] if metrics_file.is_file() else []
 
 
-def _start(command: Sequence[str], trial: Trial) -> "subprocess.Popen[bytes]":
+def _start(command: Sequence[str], trial: Trial, processes: Processes) -> "subprocess.Popen[bytes]":
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    (trial.folder / _EXIT_STATUS).unlink(missing_ok=True)
     with open(trial.folder / _LOG, "ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+    processes.append(process)
+    return process

@@ -1,17 +1,16 @@
-"""Draws the k-t masks that a sampling would give, and tells how far their time average covers k-space.
+"""Draws k-t masks, and tells how far their time average covers k-space.
 
-Writes <output>/sampling.png (phase encode against frame, and the time average) and prints a table; R is counted over
-all frames, central lines included, partial echo apart. "central lines covered" is the largest calibration region that
-the time average holds, from which coil maps are estimated.
+Writes <output>/sampling.png (phase encode against frame, and the time average), and prints a table. R is counted over
+all frames, central lines included, partial echo not. "central lines covered" is the largest calibration region that the
+time average holds; coil maps are estimated from it.
 
 Example::
 
-    python -m projects.cine.sampling --lines 144 --frames 20 --accelerations 10 15 --output results/sampling
+    python -m projects.cine.studies.sampling --lines 144 --frames 20 --accelerations 10 15 --output results/sampling
 """
 
-import sys
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -21,11 +20,11 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.data.coverage import time_average_coverage
-from meddlr_greedy.data.kt_mask import KtMaskFunc, kt_mask_names, partial_echo
+from meddlr_greedy.data.masks import KT_MASK_FUNCS, KtMaskFunc, partial_echo, time_average_coverage
 from meddlr_greedy.errors import UserError, exit_with_one_line
-from meddlr_greedy.files import written_atomically
-from projects.cine.support.tables import write_json
+from projects.cine.support.tables import publish_table, save_figure
+
+__all__ = ["draw", "survey"]
 
 #: Rows along the readout of a drawn mask: enough to see a partial echo.
 READOUT = 64
@@ -65,21 +64,25 @@ def draw(masks: Dict[str, torch.Tensor], path: Path) -> None:
         axes[1].invert_yaxis()
         axes[2].imshow(values[..., 0].T, cmap="gray", aspect="auto", interpolation="nearest")
         axes[2].set(title="first frame", xlabel="readout")
-    with written_atomically(path) as partial:
-        figure.savefig(partial, dpi=100)
+    save_figure(figure, path)
 
 
 @exit_with_one_line
-def main(argv: Sequence[str]) -> None:
-    parser = CommandParser("python -m projects.cine.sampling", __doc__)
-    parser.add_argument("--masks", nargs="+", default=kt_mask_names(), choices=kt_mask_names(), metavar="NAME")
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.studies.sampling``."""
+    parser = CommandParser("python -m projects.cine.studies.sampling", __doc__)
+    parser.add_argument(
+        "--masks", nargs="+", default=KT_MASK_FUNCS, choices=KT_MASK_FUNCS, metavar="NAME", help="mask functions"
+    )
     parser.add_argument("--lines", type=int, default=144, help="phase encodes W")
     parser.add_argument("--frames", type=int, default=20, help="cardiac phases T")
     parser.add_argument("--accelerations", type=float, nargs="+", default=[10, 15], help="R, or its range")
     parser.add_argument("--calibration-size", type=int, default=0, help="central lines in every frame")
     parser.add_argument("--partial-echo", type=float, default=0.0, help="part of the readout left out")
     parser.add_argument("--seeds", type=int, default=200, help="masks for the table")
-    parser.add_argument("--output", type=Path, default=Path("results/sampling"), metavar="FOLDER")
+    parser.add_argument(
+        "--output", type=Path, default=Path("results/sampling"), metavar="FOLDER", help="picture and raw values"
+    )
     args = parser.parse_args(argv)
     for option in ("lines", "frames", "seeds"):
         if getattr(args, option) < 1:
@@ -92,13 +95,10 @@ def main(argv: Sequence[str]) -> None:
     shape = (1, READOUT, args.lines, args.frames, 1)
     masks = {name: partial_echo(func(shape, seed=0), args.partial_echo) for name, func in zip(args.masks, mask_funcs)}
 
-    args.output.mkdir(parents=True, exist_ok=True)
     draw(masks, args.output / "sampling.png")
-    write_json(args.output / "sampling.json", rows)
     print(f"{args.seeds} masks of {args.lines} lines, {args.frames} frames")
-    print(tabulate(rows, headers="keys", floatfmt=".3g", tablefmt="github"))
-    print(f"written: {args.output / 'sampling.png'}, {args.output / 'sampling.json'}")
+    publish_table("sampling", rows, tabulate(rows, headers="keys", floatfmt=".3g", tablefmt="github"), args.output)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

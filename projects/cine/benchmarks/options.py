@@ -1,0 +1,21 @@
+"""What the command line says of a benchmark."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Options"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a benchmark runs.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        rounds: Rounds of each comparison; 0 keeps the number that the benchmark has for it.
+        output: Folder of pictures.
+    """
+
+    device: str
+    rounds: int
+    output: Path

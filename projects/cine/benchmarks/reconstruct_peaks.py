@@ -1,0 +1,36 @@
+"""Reconstructs scans in turn, and prints the peak resident memory after each; for a process of its own.
+
+The last line printed is a JSON list of bytes, one for each scan.
+
+Example::
+
+    python -m projects.cine.benchmarks.reconstruct_peaks config.yaml model_best.pth results/recon scan1.h5 scan2.h5
+"""
+
+import json
+import resource
+from typing import Optional, Sequence
+
+from meddlr_greedy import reconstruct
+from meddlr_greedy.arguments import CommandParser
+from meddlr_greedy.errors import exit_with_one_line
+
+
+@exit_with_one_line
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.benchmarks.reconstruct_peaks``."""
+    parser = CommandParser("python -m projects.cine.benchmarks.reconstruct_peaks", __doc__)
+    parser.add_argument("config", help="config of the network, a YAML file")
+    parser.add_argument("weights", help="its checkpoint")
+    parser.add_argument("output", help="folder of the images")
+    parser.add_argument("scans", nargs="+", help="HDF5 files")
+    args = parser.parse_args(argv)
+    peaks = []
+    for scan in args.scans:
+        reconstruct.main(["--config-file", args.config, "--weights", args.weights, "--output", args.output, scan])
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(json.dumps(peaks))
+
+
+if __name__ == "__main__":
+    main()

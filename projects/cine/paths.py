@@ -1,0 +1,19 @@
+"""Where the files of this project are in the repository."""
+
+from pathlib import Path
+
+__all__ = ["CONFIGS", "README_PAGE", "RESULTS_PAGE", "ROOT"]
+
+_PROJECT = Path(__file__).resolve().parent
+
+#: The repository: the folder from which ``python -m projects...`` works.
+ROOT = _PROJECT.parents[1]
+
+#: The configs of the cine networks.
+CONFIGS = ROOT / "configs" / "cine"
+
+#: The page about data, sampling, baselines and benchmarks. The raw values of its tables are in ``results/`` beside it.
+README_PAGE = _PROJECT / "README.md"
+
+#: The page about memory: what all methods need, and what the same memory buys.
+RESULTS_PAGE = _PROJECT / "RESULTS.md"
