@@ -201,7 +201,7 @@ class Budget:
         return largest(cfg, self.example, self.bytes, FEATURES, bound=1024)
 
     def _fullest(self, shape: Callable[[int], Optional[Candidate]], times: float) -> Optional[Candidate]:
-        """Of neighboring depths the one that fills the budget best: the number of features is whole, so not every can."""
+        """Of neighboring depths the one that fills the budget best; the number of features is whole, so not all can."""
         steps = round(times * self.steps)
         near = [shape(n) for n in range(steps - 1, steps + 2) if n > 0]
         return max((c for c in near if c), key=lambda c: c.memory.peak, default=None)

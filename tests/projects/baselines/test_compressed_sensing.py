@@ -1,4 +1,4 @@
-"""Compressed sensing: the solver against sigpy's, the search of its weights, and the command."""
+"""Compressed sensing: the search of its weights, and the command."""
 
 import json
 
@@ -50,10 +50,10 @@ def test_command(datasets, write_config, tmp_path, steps, capsys):
     assert results["architecture"] == "compressed sensing" and results["parameters"] == 0
     best = max(results["search"], key=lambda row: row["psnr_scan"])
     assert (results["weight"], results["spatial"]) == (best["weight"], best["spatial"])
-    of_test = results["datasets"]["beat_test"]
+    scores = results["datasets"]["beat_test"]
     assert list(results["datasets"]) == ["beat_test"] and results["tuned_on"] == ["beat_val"]
-    assert of_test["reconstruction"]["psnr_scan"]["mean"] > of_test["zero_filled"]["psnr_scan"]["mean"]
-    assert "compressed sensing" in capsys.readouterr().out and of_test["figures"]
+    assert scores["reconstruction"]["psnr_scan"]["mean"] > scores["zero_filled"]["psnr_scan"]["mean"]
+    assert "compressed sensing" in capsys.readouterr().out and scores["figures"]
 
 
 def test_weights_are_tuned_on_validation_data_alone(datasets, write_config, tmp_path, steps, monkeypatch):

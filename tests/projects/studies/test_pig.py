@@ -1,24 +1,18 @@
 """The studies on the real series: their table, and the configs of a pair."""
 
-import json
-
-import numpy as np
 import pytest
-from PIL import Image
 
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.errors import UserError
 from projects.cine.studies.pig import STUDIES, table
-from projects.cine.support.tables import publish_picture
-from projects.cine.support.trials import training_minutes
 
 
 def results(psnr, zero_filled=20.0):
     def metrics(value):
         return {name: {"mean": value} for name in ("psnr_scan", "ssim (Wang)_scan", "nrmse_scan")}
 
-    of_dataset = {"zero_filled": metrics(zero_filled), "reconstruction": metrics(psnr)}
-    return {"datasets": {"some_test": of_dataset}, "versions": {"torch": "2"}, "parameters": 7}
+    scores = {"zero_filled": metrics(zero_filled), "reconstruction": metrics(psnr)}
+    return {"datasets": {"some_test": scores}, "versions": {"torch": "2"}, "parameters": 7}
 
 
 def test_table_has_a_row_per_method_and_the_gains_of_greedy():
@@ -38,12 +32,6 @@ def test_rows_of_different_data_are_refused():
         table(runs, "some_test", {})
 
 
-def test_minutes_are_those_of_all_iterations(tmp_path):
-    rows = [{"iteration": 9, "time": 6.0}, {"iteration": 14, "time": 12.0}, {"iteration": 14, "val": 1.0}]
-    (tmp_path / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert training_minutes(tmp_path / "metrics.json") == pytest.approx(2.0)
-
-
 def test_networks_of_a_study_differ_in_the_training_alone():
     cfgs = [load_config(str(config)) for config in STUDIES["12x"].networks.values()]
     assert {cfg.DATASETS.TEST for cfg in cfgs} == {("pig12_test",)}
@@ -52,15 +40,3 @@ def test_networks_of_a_study_differ_in_the_training_alone():
         assert cfgs[0][section] == cfgs[1][section]
     assert cfgs[0].MODEL.UNROLLED == cfgs[1].MODEL.UNROLLED
     assert cfgs[1].MISC.GREEDY.META_ARCHITECTURE == cfgs[0].MODEL.META_ARCHITECTURE
-
-
-def test_a_large_gif_is_published_smaller(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (3, 64, 80), dtype=np.uint8)
-    frames = [Image.fromarray(frame) for frame in noise]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=40, loop=0)
-    publish_picture(tmp_path / "a.gif", tmp_path / "same.gif")
-    assert (tmp_path / "same.gif").read_bytes() == (tmp_path / "a.gif").read_bytes()
-    publish_picture(tmp_path / "a.gif", tmp_path / "small.gif", max_bytes=5000)
-    assert (tmp_path / "small.gif").stat().st_size <= 5000
-    with Image.open(tmp_path / "small.gif") as gif:
-        assert gif.n_frames == 3 and gif.info["duration"] == 40

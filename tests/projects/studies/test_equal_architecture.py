@@ -22,7 +22,6 @@ from projects.cine.studies.equal_architecture import (
     check_suits,
     search_rates,
 )
-from projects.cine.support.tables import publish_result
 from projects.cine.support.trials import Trial
 
 CONFIGS = (CONFIG, CONFIG.with_name("equal_architecture_deeper.yaml"))
@@ -147,13 +146,3 @@ def test_table_compares_seed_by_seed_within_twice_the_memory(variants):
     assert "-0.67 ± 0.29" in lines[4] and "1.00 (1.00 to 1.00)" in lines[4]
     assert "2.00" in lines[5] and "1.50 (1.50 to 1.50)" in lines[5]
     assert "better, -0.03 ± 0.06 dB to backprop" in lines[-1]
-
-
-def test_result_beside_the_page(variants, tmp_path):
-    page = tmp_path / "RESULTS.md"
-    page.write_text("Before.\n<!-- a-study -->\nold\n<!-- /a-study -->\nAfter.\n")
-    (tmp_path / "results").mkdir()
-    publish_result(page, "a_study", {"variants": variants, "versions": {"torch": "2"}}, "| new |")
-    text = page.read_text()
-    assert "| new |" in text and "torch" in text and "old" not in text and text.endswith("After.\n")
-    assert '"bytes"' in (tmp_path / "results" / "a_study.json").read_text()

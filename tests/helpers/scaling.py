@@ -1,0 +1,23 @@
+"""Given times of one module, from which the scaling model predicts."""
+
+from projects.cine.scaling.model import Measured, predict
+
+MEASURED = Measured(
+    forward_s=0.05,
+    loss_s=0.001,
+    backward_s=0.1,
+    through_s=0.11,
+    update_s=0.002,
+    prepare_first_s=0.004,
+    prepare_later_s=0.001,
+    latency_s=0.0002,
+    transfer_s=0.002,
+    message_bytes=2_000_000,
+    image_bytes=500_000,
+    gradient_bytes=100_000,
+    activation_bytes=80 * 10**6,
+)
+
+
+def predictions_by_way(measured, modules, devices):
+    return {p.way: p for p in predict(measured, modules, devices)}
