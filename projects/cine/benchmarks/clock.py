@@ -8,9 +8,9 @@ import torch
 from meddlr.config import CfgNode
 from meddlr.engine.train_loop import HookBase
 
-from meddlr_greedy.registry import HOOK_REGISTRY
 from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.registry import HOOK_REGISTRY
 from projects.cine.support.measuring import now
 
 __all__ = ["Clock", "TimedStep", "read_clocks"]

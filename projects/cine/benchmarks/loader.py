@@ -27,7 +27,12 @@ LOADER_SHAPE = (224, 160, 20, 8)
 LOADER_CASES: Dict[str, List[str]] = {
     "DL-ESPIRiT recipe": [],
     "without the readout crop": ["MISC.GREEDY.CINE.READOUT_CROP", "0"],
-    "and scaled by all frames": ["MISC.GREEDY.CINE.READOUT_CROP", "0", "MODEL.NORMALIZER.NAME", "TopMagnitudeNormalizer"],
+    "and scaled by all frames": [
+        "MISC.GREEDY.CINE.READOUT_CROP",
+        "0",
+        "MODEL.NORMALIZER.NAME",
+        "TopMagnitudeNormalizer",
+    ],
 }
 
 

@@ -5,9 +5,9 @@ from typing import Any, Dict, Iterator
 from meddlr.config import CfgNode
 
 from meddlr_greedy.data.loader import ExampleLoader
-from meddlr_greedy.registry import TRAINER_REGISTRY
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.parallel.trainer import ParallelGreedyTrainer
+from meddlr_greedy.registry import TRAINER_REGISTRY
 
 __all__ = ["PreloadedGreedyTrainer", "PreloadedParallelGreedyTrainer", "RepeatedBatch"]
 

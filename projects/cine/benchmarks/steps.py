@@ -30,7 +30,7 @@ from projects.cine.support.measuring import (
 )
 from projects.cine.support.tables import save_figure
 
-__all__ = ["methods", "step", "timing", "training_step"]
+__all__ = ["methods", "side_config", "step", "timing", "training_step"]
 
 
 def training_step(cfg: Any, model: nn.Module, batch: Batch, loss: str = "LeanLossComputer") -> Step:
@@ -89,7 +89,7 @@ def methods(options: Options) -> Dict[str, Any]:
             if side.processes > 1:
                 sides[name] = partial(run_side, TimingCase(device=options.device, iterations=6), side, Path(folder))
                 continue
-            cfg = _config(side, options.device)
+            cfg = side_config(side, options.device)
             example = Example.of_shape(cfg, shape)
             peaks[name] = measured_peak(cfg, example) / 1e6
             sides[name] = step = TimedStep(cfg, batch)
@@ -110,7 +110,8 @@ def methods(options: Options) -> Dict[str, Any]:
     return {"network": network, "rounds": rounds, "rows": rows, "all": found}
 
 
-def _config(side: Side, device: str) -> Any:
+def side_config(side: Side, device: str) -> Any:
+    """The config of the network of a side, one example in a batch."""
     cfg = get_cfg()
     cfg.merge_from_other_cfg(type(cfg)(side.overrides))
     cfg.MODEL.DEVICE, cfg.SOLVER.TRAIN_BATCH_SIZE = device, 1
