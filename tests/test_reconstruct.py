@@ -19,7 +19,7 @@ from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.evaluation import GreedyReconEvaluator
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
 from meddlr_greedy.reconstruction.nifti import NiftiWriter
-from projects.cine.benchmarks.data import peaks_of_reconstruct, write_acquired
+from projects.cine.benchmarks.reconstruct import peaks_of_reconstruct, write_acquired
 
 CINE, FLAT = ("CineUnrolledCNN", "beat"), ("GeneralizedUnrolledCNN", "flat")
 

@@ -8,7 +8,7 @@ import torch
 from meddlr.config import CfgNode
 from meddlr.engine.train_loop import HookBase
 
-from meddlr_greedy.engine.step import TrainingStep
+from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.registry import HOOK_REGISTRY
 from projects.cine.support.measuring import now
@@ -26,8 +26,9 @@ def timed_forward(model: Any) -> Callable[[], float]:
     """
     seconds = 0.0
     # The forward of a greedy network contains backwards, too.
-    name = "run_steps" if isinstance(model, GreedyUnrolled) and not model.reversible else "forward"
-    function = getattr(model, name)
+    runs_modules = isinstance(model, GreedyUnrolled) and not model.invertible
+    owner, name = (model.unrolled, "run_steps") if runs_modules else (model, "forward")
+    function = getattr(owner, name)
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         nonlocal seconds
@@ -41,7 +42,7 @@ def timed_forward(model: Any) -> Callable[[], float]:
         found, seconds = seconds, 0.0
         return found
 
-    setattr(model, name, timed)
+    setattr(owner, name, timed)
     return since_last
 
 
@@ -78,16 +79,16 @@ def read_clocks(run: Path) -> List[Dict[str, List[float]]]:
     return [json.loads(path.read_text()) for path in sorted(run.glob(_FILE.format("*")))]
 
 
-class TimedStep(TrainingStep):
+class TimedStep:
     """The trainer's step on one batch, in this process; a call gives ``step_s``, ``forward_s`` and ``backward_s``."""
 
     def __init__(self, cfg: CfgNode, batch: Dict[str, torch.Tensor]):
-        super().__init__(cfg, batch)
-        self._forward_seconds = timed_forward(self.model)
+        self._step = StepOnBatch.with_batch(cfg, batch)
+        self._forward_seconds = timed_forward(self._step.model)
 
     def __call__(self) -> Dict[str, float]:
         """Trains on the batch once."""
         start = now()
-        self.run_step()
+        self._step.run()
         seconds, forward = now() - start, self._forward_seconds()
         return {"step_s": seconds, "forward_s": forward, "backward_s": seconds - forward}

@@ -13,6 +13,7 @@ from meddlr.modeling import build_model
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.modeling.problem import UnrolledProblem
 from meddlr_greedy.parallel.channel import Message, Receiver, Sender
 from meddlr_greedy.parallel.trainer import choose_backend
 from projects.cine.benchmarks.sides import NETWORK
@@ -50,24 +51,24 @@ def measure_modules(model: GreedyUnrolled, batch: Batch, device: str, seconds: f
     is_warm, start = False, time.perf_counter()
     while True:
         with watch.measuring("prepare_first_s"):
-            problem = model.prepare(batch)
+            problem = UnrolledProblem.prepare(model.model, batch)
         image = problem.image
         handed_on = problem.handed_on(image)
         with watch.measuring("prepare_later_s"):
-            model.prepare(handed_on)
-        for k, parameters in enumerate(model.module_parameters()):
+            UnrolledProblem.prepare(model.model, handed_on)
+        for k, parameters in enumerate(model.unrolled.own_parameters()):
             leaf = image.detach().requires_grad_()
-            reached = model.run_module(k, leaf, problem)
+            reached = model.unrolled.run(k, leaf, problem)
             ones = torch.ones_like(reached)
             with watch.measuring("through_s"):
                 torch.autograd.grad(reached, [leaf, *parameters], ones)
             del reached
             image = image.detach()
             with watch.measuring("forward_s"):
-                image = model.run_module(k, image, problem)
+                image = model.unrolled.run(k, image, problem)
             with watch.measuring("loss_s"):
                 outputs = {"pred": image, "target": problem.target, "signal_model": problem.A}
-                loss = model.local_loss(problem.inputs, outputs)
+                loss = model.losses.loss(problem.inputs, outputs)
             with watch.measuring("backward_s"):
                 gradients = torch.autograd.grad(loss, parameters)
             image = image.detach()
@@ -129,7 +130,7 @@ def measure(device: str, seconds: float) -> Measured:
     dist.barrier()
     means = measure_modules(model, batch, device, seconds) if own_device else None
     dist.barrier()
-    handed_on = model.prepare(batch).handed_on(batch["target"])
+    handed_on = UnrolledProblem.prepare(model.model, batch).handed_on(batch["target"])
     message = {key: value for key, value in handed_on.items() if isinstance(value, torch.Tensor)}
     stage_on_cpu = backend == "gloo"
     transfers = [measure_transfer(job, m, device, stage_on_cpu) for m in ({}, message)]

@@ -20,7 +20,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.data.masks import KT_MASK_FUNCS, KtMaskFunc, partial_echo, time_average_coverage
+from meddlr_greedy.data.coverage import time_average_coverage
+from meddlr_greedy.data.kt_mask import KtMaskFunc, kt_mask_names, partial_echo
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from projects.cine.support.tables import publish_table, save_figure
 
@@ -72,7 +73,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command ``python -m projects.cine.studies.sampling``."""
     parser = CommandParser("python -m projects.cine.studies.sampling", __doc__)
     parser.add_argument(
-        "--masks", nargs="+", default=KT_MASK_FUNCS, choices=KT_MASK_FUNCS, metavar="NAME", help="mask functions"
+        "--masks", nargs="+", default=kt_mask_names(), choices=kt_mask_names(), metavar="NAME", help="mask functions"
     )
     parser.add_argument("--lines", type=int, default=144, help="phase encodes W")
     parser.add_argument("--frames", type=int, default=20, help="cardiac phases T")

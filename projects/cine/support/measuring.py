@@ -22,7 +22,7 @@ from tqdm import tqdm
 import meddlr_greedy
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.engine.memory import HeldForBackward
-from meddlr_greedy.engine.step import TrainingStep
+from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.planning.example import Example
 
 __all__ = [
@@ -168,9 +168,9 @@ def measured_peak(cfg: Any, example: Example) -> int:
     """Peak bytes of a training step on a made-up batch: parameters, optimizer's state and batch included."""
 
     def run() -> None:
-        training = TrainingStep(cfg, example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE, torch.ones))
-        training.run_step()
-        training.run_step()  # now with the optimizer's state and the gradients of the one before
+        step = StepOnBatch.with_batch(cfg, example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE, torch.ones))
+        step.run()
+        step.run()  # now with the optimizer's state and the gradients of the one before
 
     return peak_bytes(run, cfg.MODEL.DEVICE)
 
@@ -178,9 +178,10 @@ def measured_peak(cfg: Any, example: Example) -> int:
 def step_times(cfgs: Dict[str, Any], example: Example, rounds: int = 10) -> Dict[str, List[float]]:
     """Seconds of a training step of each config in each round, in turn, on a made-up batch."""
     steps = {
-        name: TrainingStep(cfg, example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE, torch.ones)) for name, cfg in cfgs.items()
+        name: StepOnBatch.with_batch(cfg, example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE, torch.ones))
+        for name, cfg in cfgs.items()
     }
-    return interleave({name: step.run_step for name, step in steps.items()}, rounds, warmup=2)
+    return interleave({name: step.run for name, step in steps.items()}, rounds, warmup=2)
 
 
 def versions(device: str) -> Dict[str, Any]:
