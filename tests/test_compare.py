@@ -1,101 +1,23 @@
-"""Runs side by side: the statistics by their definitions, the pictures, and what can be wrong."""
+"""The command compare: its files, its printed table, and what it says of mistakes."""
 
 import json
+import subprocess
+import sys
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from meddlr.modeling import build_model
 from PIL import Image
-from scipy.stats import wilcoxon
 
 from meddlr_greedy import compare, eval_net
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.data.scan_file import Geometry
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
-from meddlr_greedy.errors import UserError
-from meddlr_greedy.evaluation.comparison import MIN_PAIRS, compare_runs, load_runs, paired_test
-from meddlr_greedy.evaluation.report import DatasetReport
-from meddlr_greedy.evaluation.run import write_results
-from meddlr_greedy.evaluation.slices import IMAGES, KeptSlice
-from meddlr_greedy.evaluation.tables import RESULTS_FOLDER
-
-FRAMES = 3
-
-
-def write_run(folder, gain, scans, seed=0, zero_filled_seed=0, slices=2, images=True, dataset="d"):
-    """An evaluated run: scan i of subject i // 2; PSNR of the frames around 30 + gain."""
-    rng, zero_filled_rng = np.random.default_rng(seed), np.random.default_rng(zero_filled_seed)
-    rows = {"zero_filled": [], "reconstruction": []}
-    for scan in scans:
-        for method, mean, generator in (("zero_filled", 20, zero_filled_rng), ("reconstruction", 30 + gain, rng)):
-            for s in range(slices):
-                for t in range(FRAMES):
-                    value = mean + generator.standard_normal()
-                    rows[method] += [("psnr", scan, f"{scan}-{s}-{t}", value)]
-                    rows[method] += [("ssim (Wang)", scan, f"{scan}-{s}-{t}", value / 40)]
-                rows[method].append(("nrmse_xt", scan, f"{scan}-{s}", 1 / value if s else np.nan))
-            rows[method].append(("psnr_scan", scan, scan, mean + 1))
-    tables = {m: pd.DataFrame(r, columns=["metric", "scan", "image", "value"]) for m, r in rows.items()}
-    shape = (12, 10, FRAMES, 1)
-    kept = [
-        KeptSlice(scan, 1, {name: np.full(shape, i + 1, np.complex64) for i, name in enumerate(IMAGES)}, Geometry())
-        for scan in (scans[:2] if images else [])
-    ]
-    subjects = {scan: f"subject {i // 2}" for i, scan in enumerate(scans)}
-    report = DatasetReport(dataset, "greedy", True, tables, kept, subjects)
-    (folder / RESULTS_FOLDER).mkdir(parents=True)
-    report.write(folder / RESULTS_FOLDER)
-    write_results(folder / RESULTS_FOLDER / "results.json", {}, [report])
-    return tables
-
+from meddlr_greedy.evaluation.comparison import MIN_PAIRS
+from meddlr_greedy.evaluation.report import RESULTS_FOLDER
+from tests.helpers.evaluation import FRAMES, write_run
 
 SCANS = [f"scan-{i}" for i in range(8)]
-
-# unit -> its name, from scan and image id of a frame
-UNIT_OF = {
-    "slice": lambda frames: frames["image"].str.rsplit("-", n=1).str[0],
-    "scan": lambda frames: frames["scan"],
-    "subject": lambda frames: frames["scan"].map(lambda scan: int(scan[-1]) // 2),
-}
-
-
-@pytest.mark.parametrize("unit,num", [("scan", 7), ("slice", 14), ("subject", 4)])
-def test_statistics_over_what_runs_share(tmp_path, unit, num):
-    tables = {"a": write_run(tmp_path / "a", 0.0, SCANS), "b": write_run(tmp_path / "b", 1.0, SCANS[:7], seed=1)}
-    comparison = compare_runs(load_runs([tmp_path / "a", tmp_path / "b"]), "d", unit)
-    rows = comparison.statistics.set_index(["metric", "method"])
-
-    values = {}
-    for run, table in tables.items():
-        frames = table["reconstruction"].query("metric == 'psnr'")
-        of_units = frames.groupby(UNIT_OF[unit](frames).to_numpy())["value"].mean()
-        values[run] = of_units.sort_index().to_numpy()[:num]
-        row = rows.loc[("psnr", run)]
-        assert row["n"] == num == len(values[run])
-        assert row["mean"] == pytest.approx(values[run].mean())
-        assert row["std"] == pytest.approx(values[run].std(ddof=1))
-    row = rows.loc[("psnr", "b")]
-    assert row["difference"] == pytest.approx((values["b"] - values["a"]).mean())
-    if num < MIN_PAIRS:
-        assert np.isnan(row["p_value"]) and "n = 4, too few" in row["note"]
-    else:
-        assert row["p_value"] == pytest.approx(wilcoxon(values["b"], values["a"]).pvalue)
-    assert np.isnan(rows.loc[("psnr", "a"), "p_value"])
-    assert ("psnr_scan", "a") in rows.index or unit == "slice"
-    assert rows.loc[("nrmse_xt", "a"), "n"] == {"slice": 7}.get(unit, num)  # one slice of two has no heart
-    assert any("1 of the 8 scans of a" in note for note in comparison.notes) == (unit == "scan")
-
-
-def test_a_difference_is_found_and_none_where_there_is_none():
-    rng = np.random.default_rng(0)
-    values = rng.standard_normal(20)
-    assert paired_test(values + 0.5 + 0.1 * rng.standard_normal(20), values).p_value < 1e-4
-    assert paired_test(values + 0.1 * rng.standard_normal(20), values).p_value > 0.01
-    for pair, note in (((values, values), "only 0 pairs differ"), ((values[:5] + 1, values[:5]), "n = 5, too few")):
-        test = paired_test(*pair)
-        assert np.isnan(test.p_value) and note in test.note
 
 
 def test_table_and_pictures_of_three_runs(tmp_path, capsys):
@@ -157,19 +79,19 @@ def damage_results(folder):
     (folder / "results.json").write_text("{")
 
 
-def of_an_earlier_version(folder):
+def write_earlier_version(folder):
     (folder / "results.json").write_text('{"datasets": {"d": {"figures": []}}}')
 
 
-def without_table(folder):
+def remove_table(folder):
     (folder / "d_slices.csv").unlink()
 
 
-def without_images(folder):
+def remove_images(folder):
     (folder / "d_images.h5").unlink()
 
 
-def not_evaluated(folder):
+def remove_results(folder):
     (folder / "results.json").unlink()
 
 
@@ -177,10 +99,10 @@ def not_evaluated(folder):
     "damage,words",
     [
         (damage_results, "results.json: damaged"),
-        (of_an_earlier_version, "evaluate the run again"),
-        (without_table, "d_slices.csv: cannot be read"),
-        (without_images, "d_images.h5: no file of images"),
-        (not_evaluated, "evaluate it first"),
+        (write_earlier_version, "evaluate the run again"),
+        (remove_table, "d_slices.csv: cannot be read"),
+        (remove_images, "d_images.h5: no file of images"),
+        (remove_results, "evaluate it first"),
     ],
 )
 def test_damaged_runs(tmp_path, capsys, damage, words):
@@ -203,7 +125,8 @@ def test_mistakes(tmp_path, capsys):
     expect_error(capsys, "--labels: found 1", a, tmp_path / "c", *out, "--labels", "x")
     expect_error(capsys, "no scan and metric in common", a, tmp_path / "c", *out, "--unit", "scan")
     expect_error(capsys, "share no data set (a: d; d: e)", a, tmp_path / "d", *out)
-    expect_error(capsys, "cannot be made", a, tmp_path / "b" / "a", "--labels", "x", "y", "--output", tmp_path / "file")
+    runs = [a, tmp_path / "b" / "a", "--labels", "x", "y"]
+    expect_error(capsys, f"--output: {tmp_path / 'file'}: cannot be written", *runs, "--output", tmp_path / "file")
     assert not (tmp_path / "out").exists()
 
 
@@ -215,10 +138,25 @@ def expect_error(capsys, words, *argv):
     assert error.startswith("error: ") and words in error, error
 
 
-def test_labels_in_order(tmp_path):
-    for name in "ab":
-        write_run(tmp_path / name, 0, SCANS[:1])
-    runs = load_runs([tmp_path / "b", tmp_path / "a"])
-    assert [run.label for run in runs] == ["b", "a"]
-    with pytest.raises(UserError, match="found 1 run"):
-        load_runs([tmp_path / "a"])
+# Run in a process of its own; what `import meddlr_greedy` imports does not count.
+_IMPORTED_MODULES = """
+import sys
+import meddlr_greedy
+before = set(sys.modules)
+import meddlr_greedy.compare
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_needs_no_model():
+    done = subprocess.run([sys.executable, "-c", _IMPORTED_MODULES], check=True, stdout=subprocess.PIPE, text=True)
+    imported = done.stdout.split()
+    assert "meddlr_greedy.evaluation.comparison" in imported
+    heavy = (
+        "meddlr_greedy.engine",
+        "meddlr_greedy.modeling",
+        "meddlr_greedy.data.build",
+        "meddlr_greedy.evaluation.evaluator",
+        "meddlr_greedy.evaluation.run",
+    )
+    assert not [name for name in imported if name.startswith(heavy)]

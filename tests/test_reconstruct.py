@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from meddlr.config import CfgNode
+from meddlr.data.transforms.transform import build_normalizer
 from meddlr.modeling import build_model
 from PIL import Image
 
@@ -16,7 +16,8 @@ from meddlr_greedy import reconstruct
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.build import build_val_loader
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
-from meddlr_greedy.evaluation import GreedyReconEvaluator
+from meddlr_greedy.evaluation.images import in_file_units
+from meddlr_greedy.reconstruction import scan as scan_module
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
 from meddlr_greedy.reconstruction.nifti import NiftiWriter
 from projects.cine.benchmarks.reconstruct import peaks_of_reconstruct, write_acquired
@@ -71,18 +72,14 @@ def images_of_evaluation(config, weights, data, num_modules=0):
     model = build_model(cfg).eval()
     GreedyCheckpointer(model, "").load(weights)
     model.num_inference_modules = num_modules
-    evaluator = GreedyReconEvaluator(cfg, dataset_name="x", metrics=["psnr"])
-    evaluator.reset()
+    normalizer = build_normalizer(cfg)
     images = []
     with torch.no_grad():
         for batch in build_val_loader(cfg, f"{data}_test"):
             scale = {key: batch[key] for key in ("mean", "std")}
             if batch["metadata"][0]["scan_id"].endswith("_0"):
-                pred = model(batch)["pred"]
-                images.append(
-                    evaluator._normalizer.undo(image=pred, target=pred, channels_last=True, **scale)["image"][0]
-                )
-    return torch.stack(images).numpy()
+                images.append(in_file_units(normalizer, model(batch)["pred"], scale)[0])
+    return np.stack(images)
 
 
 @pytest.mark.parametrize("arch,data", [CINE, FLAT])
@@ -147,6 +144,18 @@ def test_scan_with_target(trained, datasets, tmp_path):
     assert width > 3 * 200
 
 
+@pytest.mark.parametrize("arch,data", [CINE, FLAT])
+def test_config_beside_the_weights(trained, prospective, tmp_path, arch, data):
+    config, weights = trained(arch, data)
+    path = prospective(data)
+    run(config, weights, path, "--output", tmp_path / "a")
+    beside = Path(config).rename(Path(weights).parent / "config.yaml")
+    reconstruct.main(["--weights", weights, str(path), "--output", str(tmp_path / "b")])
+    with h5py.File(tmp_path / "a" / "scan_recon.h5") as a, h5py.File(tmp_path / "b" / "scan_recon.h5") as b:
+        np.testing.assert_array_equal(a["image"][()], b["image"][()])
+        assert b.attrs["config_file"] == str(beside)
+
+
 @pytest.mark.parametrize("num", [1, 2, 4])
 def test_early_exit(trained, prospective, tmp_path, num):
     config, weights = trained(*CINE, modules=4)
@@ -186,19 +195,6 @@ def test_images_do_not_depend_on_settings_of_the_training_data(trained, prospect
     run(config, weights, path, "--output", tmp_path / "b")
     first, second = (h5py.File(tmp_path / name / "scan_recon.h5")["image"][()] for name in "ab")
     np.testing.assert_allclose(second, 1000 * first, rtol=1e-3, atol=1e-2 * np.abs(first).max())
-
-
-@pytest.mark.parametrize("shape", [(5, 4, 3, 6), (3, 7, 2), (4, 4, 1, 1)])
-def test_nifti_slice_by_slice(tmp_path, shape):
-    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    with open(tmp_path / "a.nii", "wb") as file:
-        writer = NiftiWriter(file, shape, (1.0, 2.0), 3.0, 4.0)
-        for s in reversed(range(shape[2])):
-            writer.write_slice(s, values[:, :, s])
-    image = nib.load(tmp_path / "a.nii")
-    assert image.shape == shape
-    np.testing.assert_array_equal(image.get_fdata(dtype=np.float32), values)
-    assert image.header.get_zooms() == (1.0, 2.0, 3.0, 4.0)[: len(shape)]
 
 
 # ---- What can be wrong
@@ -278,11 +274,13 @@ def test_wrong_options(trained, prospective, tmp_path, capsys):
     expect_error(capsys, "has the same name", config, weights, prospective("beat"), twin, *out)
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").touch()
-    expect_error(capsys, "--output", config, weights, twin, "--output", tmp_path / "file")
+    expect_error(capsys, f"--output: {tmp_path / 'file'}: cannot", config, weights, twin, "--output", tmp_path / "file")
+    expect_error(capsys, f"no config.yaml beside '{weights}'; give", "", weights, twin, *out)
+    expect_error(capsys, "--config-file: missing; give the config", "", "", twin, *out)
 
 
 @pytest.mark.parametrize(
-    "fails", [(os, "posix_fallocate"), (NiftiWriter, "write_slice"), (reconstruct, "draw_cine_gif")]
+    "fails", [(os, "posix_fallocate"), (NiftiWriter, "write_slice"), (scan_module, "draw_cine_gif")]
 )
 def test_disk_full(trained, prospective, tmp_path, capsys, monkeypatch, fails):
     """Nothing half-written, and what was there before stays."""
@@ -320,13 +318,3 @@ def test_memory_does_not_grow_with_the_number_of_slices(trained, tmp_path):
     of_4, of_64 = peaks_of_reconstruct(Path(config), Path(weights), tmp_path / "out", paths)
     assert paths[1].stat().st_size > 60 * 2**20
     assert of_64 - of_4 < 8 * 2**20
-
-
-def test_config_of_the_caller_stays_as_it_is(trained):
-    from meddlr_greedy.reconstruction.reconstructor import Reconstructor
-
-    config, _ = trained(*CINE)
-    cfg = load_config(config)
-    before = cfg.dump()
-    assert isinstance(Reconstructor(cfg, build_model(cfg))._transform(is_cine=True)._cfg, CfgNode)
-    assert cfg.dump() == before

@@ -5,7 +5,7 @@ import os
 import pickle
 import random
 import re
-from typing import Any, Dict, Optional, Tuple, cast
+from typing import Any, Dict, Optional, Sequence, Tuple, cast
 
 import numpy as np
 import torch
@@ -14,13 +14,25 @@ from meddlr.config import CfgNode
 from meddlr.utils import env
 from torch import nn
 
+from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically
 
-__all__ = ["BEST_CHECKPOINT", "GreedyCheckpointer", "RunState", "find_weights", "plain_name"]
+__all__ = [
+    "BEST_CHECKPOINT",
+    "CONFIG_FILE",
+    "GreedyCheckpointer",
+    "RunState",
+    "config_beside",
+    "find_weights",
+    "load_run_config",
+    "plain_name",
+]
 
 #: The checkpoint with the best validation metric of a run.
 BEST_CHECKPOINT = "model_best.pth"
+#: The config of a run, beside its checkpoints.
+CONFIG_FILE = "config.yaml"
 
 logger = logging.getLogger(__name__)
 
@@ -218,3 +230,39 @@ def find_weights(output_dir: str, given: str = "", fallback: str = "", last: boo
     if not env.get_path_manager().isfile(weights):
         raise UserError(f"MODEL.WEIGHTS: no file '{weights}'")
     return weights
+
+
+def config_beside(weights: str) -> str:
+    """The path of the ``config.yaml`` that a training wrote beside its weights; empty where there is none."""
+    config_file = os.path.join(os.path.dirname(weights), CONFIG_FILE)
+    return config_file if weights and os.path.isfile(config_file) else ""
+
+
+def load_run_config(config_file: str, weights: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Loads the config of a trained network: the one that is given, else the one beside its weights.
+
+    Of a config beside weights the folder is ``OUTPUT_DIR``, wherever it has been moved to.
+
+    Args:
+        config_file: Path of the config; empty: the one beside the weights.
+        weights: Path of the weights, if they are given.
+        opts: Overrides of the config.
+
+    Raises:
+        UserError: There is neither, or the config is wrong.
+    """
+    if config_file:
+        return load_config(config_file, opts)
+    if weights and not env.get_path_manager().isfile(weights):
+        raise UserError(f"--weights: no file '{weights}'")
+    beside = config_beside(weights)
+    if not beside:
+        found = f"no {CONFIG_FILE} beside '{weights}'" if weights else "missing"
+        raise UserError(
+            f"--config-file: {found}; give the config of the training run, or --weights FILE with the run's"
+            f" {CONFIG_FILE} beside it"
+        )
+    if "OUTPUT_DIR" not in opts[::2]:
+        opts = [*opts, "OUTPUT_DIR", os.path.dirname(os.path.abspath(weights))]
+    # The file came with the weights and was not given: it may name no code to run.
+    return load_config(beside, opts, may_import=False)

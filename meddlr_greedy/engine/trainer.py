@@ -32,7 +32,7 @@ from meddlr_greedy.engine.hooks import BestCheckpoint, CheckpointWriter, FlushAt
 from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.engine.updates import LearningRates
 from meddlr_greedy.errors import NonFiniteLossError, Preempted, UserError, naming
-from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator
+from meddlr_greedy.evaluation.evaluator import build_evaluator
 from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC, HeldOutEvaluator
 from meddlr_greedy.files import written_atomically
 from meddlr_greedy.jobs.end_request import EndRequest
@@ -87,7 +87,7 @@ class GreedyTrainer(DefaultTrainer):
         if _is_scored_by_held_out_lines(cfg, dataset_name):
             return HeldOutEvaluator(cfg)
         metrics = cfg.TEST.VAL_METRICS.RECON if is_val else ()
-        return GreedyReconEvaluator(cfg, dataset_name=dataset_name, metrics=metrics or None)
+        return build_evaluator(cfg, dataset_name, metrics or None)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
@@ -129,14 +129,14 @@ class GreedyTrainer(DefaultTrainer):
     def _build_best_checkpoint(self) -> Optional[BestCheckpoint]:
         cfg = self.cfg
         # Built once here, so that a wrong metric is found before the training and not after it.
-        names = GreedyReconEvaluator(cfg, dataset_name="", metrics=cfg.TEST.VAL_METRICS.RECON or None)._metric_names
+        evaluators = [self.build_evaluator(cfg, name, is_val=True) for name in cfg.DATASETS.VAL or cfg.DATASETS.TEST]
         if not cfg.DATASETS.VAL:  # then DATASETS.TEST is evaluated, by which nothing may be chosen
             if self.is_writer:
                 logger.warning("DATASETS.VAL: none, so that no %s is kept; the last checkpoint is", BEST_CHECKPOINT)
             return None
-        by_held_out_lines = [_is_scored_by_held_out_lines(cfg, dataset) for dataset in cfg.DATASETS.VAL]
-        metrics = [] if all(by_held_out_lines) else [f"val_{name}" for name in names]
-        metrics += [HELD_OUT_METRIC] if any(by_held_out_lines) else []
+        names = dict.fromkeys(name for evaluator in evaluators for name in evaluator.metric_names)
+        # The first is the default: a metric of images, where some have targets.
+        metrics = sorted(names, key=lambda name: name == HELD_OUT_METRIC)
         return BestCheckpoint(cfg.MISC.GREEDY.RUN.BEST_METRIC, metrics, cfg.OUTPUT_DIR)
 
     def _build_schedule(self) -> Any:

@@ -11,10 +11,27 @@ from scipy.stats import wilcoxon
 from tabulate import tabulate
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.evaluation.slices import KeptSlice, read_slices
-from meddlr_greedy.evaluation.tables import DETAILS, HEADLINES, LABELS, RESULTS_FILE, RESULTS_FOLDER, draw_slice
+from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
+from meddlr_greedy.evaluation.slices import KeptSlice, draw_slice, read_slices
+from meddlr_greedy.evaluation.tables import DETAILS, HEADLINES, LABELS, base_name
+from meddlr_greedy.files import written_atomically
 
-__all__ = ["MIN_PAIRS", "UNITS", "Comparison", "Run", "compare_runs", "load_runs", "paired_test"]
+__all__ = [
+    "MIN_PAIRS",
+    "STATISTICS_FILE",
+    "TABLE_FILE",
+    "UNITS",
+    "Comparison",
+    "Run",
+    "compare_runs",
+    "load_runs",
+    "paired_test",
+    "shared_datasets",
+    "write_comparisons",
+]
+
+STATISTICS_FILE = "comparison.csv"  #: Every metric of every method.
+TABLE_FILE = "comparison.md"  #: The printed table.
 
 #: With fewer pairs no two-sided Wilcoxon test can give a p-value below 0.05.
 MIN_PAIRS = 6
@@ -45,7 +62,7 @@ class Run(NamedTuple):
         return None if name is None else self.folder / name
 
     def slice_table(self, dataset: str) -> pd.DataFrame:
-        """See :meth:`meddlr_greedy.evaluation.report.DatasetReport.slice_table`."""
+        """See :func:`meddlr_greedy.evaluation.tables.slice_table`."""
         path = self.folder / self.datasets[dataset]["files"]["slices"]
         try:
             table = pd.read_csv(path, dtype={"scan": str, "slice": str, "subject": str}, keep_default_na=False)
@@ -68,14 +85,27 @@ def load_runs(paths: Sequence[str], labels: Sequence[str] = ()) -> List[Run]:
         raise UserError(f"found {len(paths)} run, at least 2 are needed to compare")
     if labels and len(labels) != len(paths):
         raise UserError(f"--labels: found {len(labels)}, needed are {len(paths)}, one for each run")
-    labels = list(labels) or [_folder_of_run(path).name for path in paths]
+    labels = list(labels) or [_run_folder(path).name for path in paths]
     for label, path in zip(labels, paths):
         if labels.count(label) > 1 or label in ("target", _ZERO_FILLED):
             raise UserError(f"{path}: the name '{label}' is taken; give each run one of its own with --labels")
     return [_load_run(Path(path), label) for path, label in zip(paths, labels)]
 
 
-def _folder_of_run(path: str) -> Path:
+def shared_datasets(runs: Sequence[Run]) -> List[str]:
+    """The names of the data sets that all runs have been evaluated on.
+
+    Raises:
+        UserError: There is none.
+    """
+    names = [name for name in runs[0].datasets if all(name in run.datasets for run in runs)]
+    if not names:
+        found = "; ".join(f"{run.label}: {', '.join(run.datasets) or 'none'}" for run in runs)
+        raise UserError(f"the runs share no data set ({found}); evaluate them with the same DATASETS.TEST")
+    return names
+
+
+def _run_folder(path: str) -> Path:
     folder = Path(path).resolve()
     return folder.parent if folder.name == RESULTS_FOLDER else folder
 
@@ -90,7 +120,7 @@ def _load_run(path: Path, label: str) -> Run:
     file = found[0] / RESULTS_FILE
     try:
         datasets = json.loads(file.read_text())["datasets"]
-        if not all("slices" in of_dataset["files"] for of_dataset in datasets.values()):
+        if not all("slices" in results["files"] for results in datasets.values()):
             raise KeyError("slices")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -111,14 +141,14 @@ class PairedTest(NamedTuple):
     note: str = ""
 
 
-def paired_test(values: np.ndarray, of_reference: np.ndarray) -> PairedTest:
+def paired_test(values: np.ndarray, reference: np.ndarray) -> PairedTest:
     """Whether paired values differ, by scipy's Wilcoxon signed-rank test.
 
     Args:
         values: Shape (n,), finite.
-        of_reference: Shape (n,), of the same units in the same order.
+        reference: Shape (n,), of the same units in the same order.
     """
-    differences = values - of_reference
+    differences = values - reference
     different = int(np.count_nonzero(differences))
     if len(differences) < MIN_PAIRS:
         return PairedTest(np.nan, f"n = {len(differences)}, too few (at least {MIN_PAIRS})")
@@ -159,15 +189,15 @@ class Comparison:
         headers += [f"{other} - {first}" for other in others] + [f"p ({other})" for other in others]
         rows = []
         for label, metric in _printed_metrics(self.is_cine):
-            of_metric = self.statistics[self.statistics["metric"] == metric].set_index("method")
-            if of_metric.empty or not of_metric["n"].iloc[0]:
+            methods = self.statistics[self.statistics["metric"] == metric].set_index("method")
+            if methods.empty or not methods["n"].iloc[0]:
                 continue
             digits = 2 if metric.startswith("psnr") else 4
-            cells = [f"{m['mean']:.{digits}f} ({m['std']:.{digits}f})" for _, m in of_metric.iterrows()]
-            tests = [of_metric.loc[other] for other in others]
+            cells = [f"{m['mean']:.{digits}f} ({m['std']:.{digits}f})" for _, m in methods.iterrows()]
+            tests = [methods.loc[other] for other in others]
             cells += [f"{test['difference']:+.{digits}f}" for test in tests]
             cells += [test["note"] or f"{test['p_value']:.2g}" for test in tests]
-            rows.append([label, of_metric["n"].iloc[0], *cells])
+            rows.append([label, methods["n"].iloc[0], *cells])
         note = (
             f"mean (standard deviation) over the n {self.unit}s that all runs share; p: two-sided Wilcoxon signed-rank"
             f" test against {first}"
@@ -179,21 +209,17 @@ class Comparison:
         """Draws every slice that all runs kept: target, zero-filled image (of the first run) and the runs."""
         kept = [_kept_slices(run, self.dataset) for run in self.runs]
         pictures: List[Path] = []
-        for key, of_first in kept[0].items():
-            if not all(key in of_run for of_run in kept):
+        for key, first in kept[0].items():
+            if not all(key in slices_by_key for slices_by_key in kept):
                 continue
-            slices = [of_run[key] for of_run in kept]
+            slices = [slices_by_key[key] for slices_by_key in kept]
             if len({s.images["target"].shape for s in slices}) > 1:
                 raise UserError(
                     f"{self.dataset}, {key[0]}, slice {key[1]}: the images of the runs have different shapes"
                 )
-            recons = {_ZERO_FILLED: of_first.images["zero_filled"]}
+            recons = {_ZERO_FILLED: first.images["zero_filled"]}
             recons.update({run.label: s.images["reconstruction"] for run, s in zip(self.runs, slices)})
-            title = f"{self.dataset}: {key[0]}, slice {key[1]}"
-            if self.is_cine:
-                title += " (PSNR and SSIM: mean over frames)"
-            stem = folder / f"{self.dataset}-{key[0]}-slice{key[1]}"
-            pictures += draw_slice(recons, of_first, stem, self._slice_scores(*key), title)
+            pictures += draw_slice(recons, first, self.dataset, self._slice_scores(*key), folder)
         return pictures
 
     def _slice_scores(self, scan: str, slice_id: int) -> Dict[str, Dict[str, float]]:
@@ -204,8 +230,8 @@ class Comparison:
         for (label, method), run in tables.items():
             table = run.slice_table(self.dataset)
             rows = table[(table["scan"] == scan) & (table["slice"] == str(slice_id)) & (table["method"] == method)]
-            of_metric = rows.groupby(_base_name(rows["metric"]))["mean"].mean()
-            scores[label] = {name: float(of_metric[HEADLINES[name]]) for name in ("PSNR", "SSIM")}
+            means = rows.groupby(base_name(rows["metric"]))["mean"].mean()
+            scores[label] = {name: float(means[HEADLINES[name]]) for name in ("PSNR", "SSIM")}
         return scores
 
 
@@ -223,20 +249,20 @@ def compare_runs(runs: Sequence[Run], dataset: str, unit: str = "subject") -> Co
     """
     tables = {run.label: run.slice_table(dataset) for run in runs}
     first = runs[0].label
-    values = {_ZERO_FILLED: _of_units(tables[first], "zero_filled", unit)}
-    values.update({label: _of_units(table, "reconstruction", unit) for label, table in tables.items()})
+    values = {_ZERO_FILLED: _unit_means(tables[first], "zero_filled", unit)}
+    values.update({label: _unit_means(table, "reconstruction", unit) for label, table in tables.items()})
     shared = pd.DataFrame(values).dropna()
     if shared.empty:
         raise UserError(f"{dataset}: the runs {', '.join(tables)} have no {unit} and metric in common")
 
     rows = []
-    for metric, of_metric in shared.groupby(level="metric", sort=False):
-        for method in of_metric:
-            row = {"metric": metric, "method": method, "n": len(of_metric)}
-            row.update(mean=of_metric[method].mean(), std=of_metric[method].std(), note="")
+    for metric, paired in shared.groupby(level="metric", sort=False):
+        for method in paired:
+            row = {"metric": metric, "method": method, "n": len(paired)}
+            row.update(mean=paired[method].mean(), std=paired[method].std(), note="")
             if method not in (_ZERO_FILLED, first):
-                test = paired_test(of_metric[method].to_numpy(), of_metric[first].to_numpy())
-                row.update(difference=(of_metric[method] - of_metric[first]).mean(), **test._asdict())
+                test = paired_test(paired[method].to_numpy(), paired[first].to_numpy())
+                row.update(difference=(paired[method] - paired[first]).mean(), **test._asdict())
             rows.append(row)
     columns = ["metric", "method", "n", "mean", "std", "difference", "p_value", "note"]
     return Comparison(
@@ -249,24 +275,28 @@ def compare_runs(runs: Sequence[Run], dataset: str, unit: str = "subject") -> Co
     )
 
 
-def _of_units(table: pd.DataFrame, method: str, unit: str) -> pd.Series:
-    """Mean over the slices of each unit: index (metric, unit)."""
-    of_method = table[table["method"] == method]
+def write_comparisons(folder: Path, comparisons: Sequence[Comparison]) -> None:
+    """Writes :data:`STATISTICS_FILE` and :data:`TABLE_FILE` of comparisons on several data sets."""
+    with written_atomically(folder / STATISTICS_FILE) as partial:
+        tables = [c.statistics.assign(dataset=c.dataset, unit=c.unit) for c in comparisons]
+        pd.concat(tables, ignore_index=True).to_csv(partial, index=False)
+    with written_atomically(folder / TABLE_FILE) as partial:
+        partial.write_text("\n\n".join(c.as_text("github") for c in comparisons) + "\n")
+
+
+def _unit_means(table: pd.DataFrame, method: str, unit: str) -> pd.Series:
+    """Mean over the slices of each unit, and over the channels of a metric: index (metric, unit)."""
+    rows = table[table["method"] == method]
     if unit == "slice":
-        of_method = of_method[of_method["slice"] != ""]  # without the metrics of scans
-    keys = [of_method[column] for column in UNITS[unit]]
-    return of_method.groupby([_base_name(of_method["metric"]), *keys], sort=False)["mean"].mean()
-
-
-def _base_name(metrics: pd.Series) -> pd.Series:
-    """meddlr counts map sets of 2D images as channels, "psnr/channel_0"; here they are averaged."""
-    return metrics.str.split("/").str[0].rename("metric")
+        rows = rows[rows["slice"] != ""]  # without the metrics of scans
+    keys = [rows[column] for column in UNITS[unit]]
+    return rows.groupby([base_name(rows["metric"]), *keys], sort=False)["mean"].mean()
 
 
 def _notes(tables: Mapping[str, pd.DataFrame], unit: str) -> List[str]:
     notes = []
     first, *others = tables
-    zero_filled = {label: _of_units(table, "zero_filled", "scan") for label, table in tables.items()}
+    zero_filled = {label: _unit_means(table, "zero_filled", "scan") for label, table in tables.items()}
     for other in others:
         both = pd.DataFrame({"first": zero_filled[first], "other": zero_filled[other]}).dropna()
         if not np.allclose(both["first"], both["other"], rtol=_SAME):
@@ -275,14 +305,14 @@ def _notes(tables: Mapping[str, pd.DataFrame], unit: str) -> List[str]:
                 " AUG_TRAIN.UNDERSAMPLE), so a difference is not that of the methods alone"
             )
     units = {
-        label: set(_of_units(table, "reconstruction", unit).index.droplevel("metric"))
+        label: set(_unit_means(table, "reconstruction", unit).index.droplevel("metric"))
         for label, table in tables.items()
     }
     common = set.intersection(*units.values())
-    for label, of_run in units.items():
-        if of_run - common:
+    for label, found in units.items():
+        if found - common:
             notes.append(
-                f"{len(of_run - common)} of the {len(of_run)} {unit}s of {label} are not in every run, and left out"
+                f"{len(found - common)} of the {len(found)} {unit}s of {label} are not in every run, and left out"
             )
     return notes
 

@@ -1,7 +1,7 @@
 """Scores reconstructions of 2D scans and of cine series, by meddlr's metrics and names."""
 
 from collections import defaultdict
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, ClassVar, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import pandas as pd
 import silx.io.dictdump as sio
@@ -11,51 +11,57 @@ from meddlr.evaluation import ReconEvaluator
 from meddlr.metrics.build import _BUILTIN_METRICS
 from meddlr.metrics.collection import MetricCollection
 
+from meddlr_greedy.data.catalog import is_cine
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.evaluation.heart import heart_region
+from meddlr_greedy.evaluation.images import as_complex
 from meddlr_greedy.evaluation.metrics.collection import ReconMetricCollection, VolumeSSIM, build_cine_metrics
 from meddlr_greedy.evaluation.metrics.definitions import CINE_METRICS, CineSlice, default_cine_metrics
 from meddlr_greedy.evaluation.metrics.functional import magnitude
 
-__all__ = ["GreedyReconEvaluator", "ZeroFilledEvaluator", "as_complex"]
+__all__ = ["CineEvaluator", "ImageEvaluator", "TargetEvaluator", "build_evaluator"]
 
 _CONFIG_KEY = "TEST.VAL_METRICS.RECON"
 _SCAN = "_scan"  # suffix of a metric that is computed over the whole scan
 
 
-class GreedyReconEvaluator(ReconEvaluator):
-    """meddlr's evaluator, for 2D scans and for cine series.
+def build_evaluator(
+    cfg: CfgNode, dataset_name: str, metrics: Union[Sequence[str], bool, None] = None, **kwargs: Any
+) -> "TargetEvaluator":
+    """Builds the evaluator for a data set: one for 2D scans, one for cine series.
 
-    2D (``pred`` (B, H, W, M)): meddlr's own metrics under meddlr's own names. Two of its faults are repaired: metrics
-    that are all per slice or all per scan, and the SSIM of a scan with few slices (:class:`VolumeSSIM`).
+    Args:
+        cfg: meddlr's config.
+        dataset_name: The data set; its first scan tells which of the two it holds.
+        metrics: See :class:`TargetEvaluator`.
+        **kwargs: Further arguments of :class:`TargetEvaluator`.
 
-    Cine (``pred`` (B, H, W, T, M)): the same names, but
+    Raises:
+        UserError: The data set or a metric is unknown, or the first scan cannot be used.
+    """
+    evaluator = CineEvaluator if is_cine(dataset_name, dict(cfg.DATALOADER.DATA_KEYS) or None) else ImageEvaluator
+    return evaluator(cfg, dataset_name=dataset_name, metrics=metrics, **kwargs)
 
-    - what meddlr computes per slice is computed per frame, with image ids "scan-slice-frame";
-    - the data range of PSNR and SSIM is the target's largest magnitude in the whole scan, for frames too;
-    - M map sets are combined, see :mod:`meddlr_greedy.evaluation.metrics.definitions`;
-    - "psnr_scan", "nrmse_scan" and the like are taken over all pixels of the scan, "ssim (Wang)_scan" is the mean
-      over its frames;
-    - "ssim_complex (Wang)" compares complex images, "ssim (Wang)" magnitudes, as in meddlr;
-    - with "_heart" ("psnr_mag_heart", "ssim (Wang)_heart") a metric is that of the heart region of each slice
-      (:func:`~meddlr_greedy.evaluation.heart.heart_region`), with the largest magnitude in there as data range. With
-      "_scan" behind, it is the mean over the slices that have a heart; NaN where none has;
-    - "nrmse_xt" is the NRMSE of the magnitude of the x-t profile through the middle of the heart region, "nrmse_tstd"
-      that of the temporal standard deviation of its pixels (``nrmse_tstd``): one
-      value per slice, with image id "scan-slice".
 
-    The last three kinds exist for cine only. Without names given, a cine series is scored by all that
-    ``default_cine_metrics`` lists, 2D by meddlr's default.
+class TargetEvaluator(ReconEvaluator):
+    """What evaluators of 2D scans and of cine series share: meddlr's evaluator, with what it is given checked.
 
-    A cine scan is scored, and forgotten, when the first slice of the next one arrives: about one scan is in memory,
-    whatever ``TEST.FLUSH_PERIOD``. Its slices must therefore follow one another, as in meddlr's validation loader.
+    Constructed with a config, ``CineEvaluator(cfg, dataset_name=..., ...)``; the config gives the normalizer, the
+    postprocessor, the device and ``TEST.FLUSH_PERIOD``.
 
-    Constructed as ``GreedyReconEvaluator(cfg, dataset_name=..., ...)`` with the arguments of
-    :class:`meddlr.evaluation.ReconEvaluator`.
+    Attributes:
+        is_cine: Whether the images are series.
+        metrics: Names of the metrics, as in ``TEST.VAL_METRICS.RECON``.
     """
 
-    is_cine: bool  # whether the images seen since reset are series
+    is_cine: ClassVar[bool]
+    allowed_metrics: ClassVar[Mapping[str, Any]]  #: By their names without "_scan".
+    kind_of_images: ClassVar[str]  #: For messages.
+
+    # meddlr's
     _predictions: List[Dict[str, Any]]  # one per slice: "pred", "target", "metadata"
+    slice_metrics: MetricCollection
+    scan_metrics: MetricCollection
 
     @configurable
     def __init__(
@@ -63,61 +69,49 @@ class GreedyReconEvaluator(ReconEvaluator):
         dataset_name: str,
         *,
         metrics: Union[Sequence[str], bool, None] = None,
+        scored_output: str = "pred",
         **kwargs: Any,
     ):
-        """
+        """Checks the names of the metrics.
+
         Args:
             dataset_name: Name of the data set that is evaluated.
-            metrics: Names of metrics, meddlr's and those above; with the suffix "_scan" computed over the scan.
-                ``None``: the default ones; ``False``: none.
-            kwargs: Further arguments of :class:`meddlr.evaluation.ReconEvaluator`.
+            metrics: Names of metrics; with the suffix "_scan" computed over the scan. ``None``: the default ones;
+                ``False``: none.
+            scored_output: Which output of the network is scored: "pred", or "zf_image", the image it starts from.
+            **kwargs: Further arguments of :class:`meddlr.evaluation.ReconEvaluator`.
 
         Raises:
             UserError: A metric is unknown.
         """
-        super().__init__(dataset_name, metrics=metrics, **kwargs)
-        self._cine_metric_names = default_cine_metrics() if metrics in (None, True) else self._metric_names
-        _check_metric_names(self._metric_names, {**_BUILTIN_METRICS, **CINE_METRICS})
-        self.is_cine = False
-        self._scan_of_image: Dict[str, str] = {}
-        self._scored_scans: List[str] = []
+        names = self.default_metrics() if metrics is None or metrics is True else metrics
+        self.metrics: List[str] = list(names or [])
+        self._check_metrics()
+        self._scored_output = scored_output
+        super().__init__(dataset_name, metrics=self._metrics_for_meddlr(), **kwargs)
 
-    def reset(self):
-        names = self._metric_names
-        # What is for cine only is unknown to meddlr, and refused where images turn out to be 2D.
-        self._metric_names = [name for name in names if _without_scan(name) in _BUILTIN_METRICS]
-        super().reset()
-        self._metric_names = names
-        self.is_cine = False
-        self._scan_of_image = {}
-        self._scored_scans = []
-        for name, metric in self.scan_metrics.items():
-            if name.endswith(f"ssim (Wang){_SCAN}"):
-                self.scan_metrics[name] = VolumeSSIM(channel_names=metric.channel_names)
-        self._adopt(
-            ReconMetricCollection(dict(self.slice_metrics.items())),
-            ReconMetricCollection(dict(self.scan_metrics.items())),
-        )
+    def _check_metrics(self) -> None:
+        for name in self.metrics:
+            base = _without_scan(name)
+            if base not in self.allowed_metrics:
+                raise UserError(
+                    f"{_CONFIG_KEY}: no metric '{name}' of {self.kind_of_images}"
+                    f"{did_you_mean(base, self.allowed_metrics)} (allowed: {', '.join(self.allowed_metrics)}, and each"
+                    f" with the suffix {_SCAN})"
+                )
 
-    def _adopt(self, slice_metrics: MetricCollection, scan_metrics: MetricCollection) -> None:
-        self.slice_metrics = slice_metrics.to(self.device).eval()
-        self.scan_metrics = scan_metrics.to(self.device).eval()
+    def _metrics_for_meddlr(self) -> Union[Sequence[str], bool]:
+        """The metrics that meddlr's own ``reset`` builds."""
+        return self.metrics
 
-    def _start_cine(self) -> None:
-        """From here on the images are series: frame by frame, and scored scan by scan."""
-        names = self._cine_metric_names
-        _check_metric_names(names, CINE_METRICS, " of a cine series")
-        prefix = f"{self._prefix}_" if self._prefix else ""
-        slice_names = [name for name in names if not name.endswith(_SCAN)]
-        scan_names = [_without_scan(name) for name in names if name.endswith(_SCAN)]
-        self._adopt(
-            build_cine_metrics(slice_names, fmt=prefix + "{}"),
-            build_cine_metrics(scan_names, fmt=prefix + "{}" + _SCAN),
-        )
-        self.is_cine = True
-        # meddlr's own flushing and its scoring of single slices know nothing of frames.
-        self.flush_period = 0
-        self.eval_in_process = False
+    @property
+    def metric_names(self) -> List[str]:
+        """The metrics as they are called in the results: with the prefix."""
+        return [self._prefixed.format(name) for name in self.metrics]
+
+    @property
+    def _prefixed(self) -> str:
+        return f"{self._prefix}_{{}}" if self._prefix else "{}"
 
     @torch.no_grad()
     def process(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:
@@ -125,33 +119,121 @@ class GreedyReconEvaluator(ReconEvaluator):
 
         Args:
             inputs: ``mean`` (B, 1), ``std`` (B, 1) and ``metadata``, a list of {"scan_id", "slice_id"}.
-            outputs: ``pred`` and ``target`` (B, H, W, M) or (B, H, W, T, M), complex.
+            outputs: ``target`` and the output that is scored, (B, H, W, M) or (B, H, W, T, M), complex.
 
         Raises:
-            UserError: There is no target, or a metric is not one of these images.
+            UserError: There is no target.
         """
         if outputs.get("target") is None:
             raise UserError(
                 f"scan '{inputs['metadata'][0]['scan_id']}' has no target to compare with; for such scans there is"
                 " python -m meddlr_greedy.reconstruct"
             )
-        images = {key: as_complex(outputs[key]) for key in ("pred", "target")}
-        is_cine = torch.is_complex(images["pred"]) and images["pred"].ndim == 5
-        if not is_cine:
-            _check_metric_names(self._metric_names, _BUILTIN_METRICS, " of 2D images")
-        elif not self.is_cine:
-            self._start_cine()
+        images = {"pred": as_complex(outputs[self._scored_output]), "target": as_complex(outputs["target"])}
         super().process(inputs, images)
         if "hard_dc" in self._postprocess:
-            outputs["pred"] = images["pred"]  # as meddlr does: who comes next sees what was scored
-        if is_cine:
-            last_scan = self._predictions[-1]["metadata"]["scan_id"]
-            self._score_scans(except_for=last_scan)
+            outputs[self._scored_output] = images["pred"]  # as meddlr does: who comes next sees what was scored
 
-    def evaluate(self):
+    def table(self) -> pd.DataFrame:
+        """Every value that was computed.
+
+        Returns:
+            DataFrame: Columns "metric", "scan", "image" (the id of a slice or frame; of the scan, for metrics of scans)
+            and "value".
+        """
+        rows = [(metric, self._scan_id(image), image, value) for metric, image, value in _values(self.slice_metrics)]
+        rows += [(metric, scan, scan, value) for metric, scan, value in _values(self.scan_metrics)]
+        return pd.DataFrame(rows, columns=["metric", "scan", "image", "value"])
+
+    def _scan_id(self, image_id: str) -> str:
+        """The scan that an image belongs to."""
+        return image_id.rsplit("-", 1)[0]
+
+
+class ImageEvaluator(TargetEvaluator):
+    """Scores 2D scans, ``pred`` (B, H, W, M), by meddlr's own metrics under meddlr's own names.
+
+    Two faults of meddlr are repaired: metrics that are all per slice or all per scan, and the SSIM of a scan with few
+    slices (:class:`~meddlr_greedy.evaluation.metrics.collection.VolumeSSIM`).
+    """
+
+    is_cine = False
+    allowed_metrics = _BUILTIN_METRICS
+    kind_of_images = "2D images"
+
+    def reset(self) -> None:
+        """Forgets all images and values."""
+        super().reset()
+        scan_metrics = dict(self.scan_metrics.items())
+        for name, metric in scan_metrics.items():
+            if name.endswith(f"ssim (Wang){_SCAN}"):
+                scan_metrics[name] = VolumeSSIM(channel_names=metric.channel_names)
+        self.slice_metrics = ReconMetricCollection(dict(self.slice_metrics.items())).to(self.device).eval()
+        self.scan_metrics = ReconMetricCollection(scan_metrics).to(self.device).eval()
+
+
+class CineEvaluator(TargetEvaluator):
+    """Scores cine series, ``pred`` (B, H, W, T, M), by metrics with meddlr's names.
+
+    - What meddlr computes per slice is computed per frame, with image ids "scan-slice-frame".
+    - The data range of PSNR and SSIM is the target's largest magnitude in the whole scan, for frames too.
+    - M map sets are combined, see :mod:`meddlr_greedy.evaluation.metrics.functional`.
+    - "psnr_scan", "nrmse_scan" and the like are taken over all pixels of the scan; "ssim (Wang)_scan" is the mean over
+      its frames.
+    - "ssim_complex (Wang)" compares complex images, "ssim (Wang)" magnitudes, as in meddlr.
+    - With "_heart" ("psnr_mag_heart", "ssim (Wang)_heart") a metric is that of the heart region of each slice
+      (:func:`~meddlr_greedy.evaluation.heart.heart_region`), with the largest magnitude in there as data range. With
+      "_scan" behind, it is the mean over the slices that have a heart; NaN where none has.
+    - "nrmse_xt" is the NRMSE of the magnitude of the x-t profile through the middle of the heart region, "nrmse_tstd"
+      that of the temporal standard deviation of its pixels: one value per slice, with image id "scan-slice".
+
+    The last three kinds exist for cine only. The default metrics are those of
+    :func:`~meddlr_greedy.evaluation.metrics.definitions.default_cine_metrics`.
+
+    A scan is scored, and forgotten, when the first slice of the next one arrives: about one scan is in memory, whatever
+    ``TEST.FLUSH_PERIOD``. Its slices must therefore follow one another, as in meddlr's validation loader.
+    """
+
+    is_cine = True
+    allowed_metrics = CINE_METRICS
+    kind_of_images = "a cine series"
+
+    @configurable
+    def __init__(self, dataset_name: str, **kwargs: Any):
+        """Takes the arguments of :class:`TargetEvaluator`."""
+        super().__init__(dataset_name, **kwargs)
+        self.eval_in_process = False  # meddlr would score single slices, and knows nothing of frames
+        self._scan_of_image: Dict[str, str] = {}
+        self._scored_scans: List[str] = []
+
+    @classmethod
+    def default_metrics(cls) -> List[str]:
+        """The metrics that are computed where no names are given."""
+        return default_cine_metrics()
+
+    def _metrics_for_meddlr(self) -> bool:
+        return False
+
+    def reset(self) -> None:
+        """Forgets all images and values."""
+        super().reset()
+        self._scan_of_image = {}
+        self._scored_scans = []
+        slice_names = [name for name in self.metrics if not name.endswith(_SCAN)]
+        scan_names = [_without_scan(name) for name in self.metrics if name.endswith(_SCAN)]
+        self.slice_metrics = build_cine_metrics(slice_names, fmt=self._prefixed).to(self.device).eval()
+        self.scan_metrics = build_cine_metrics(scan_names, fmt=self._prefixed + _SCAN).to(self.device).eval()
+
+    def process(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:
+        """Takes one batch, and scores the scans that are complete; see :meth:`TargetEvaluator.process`."""
+        super().process(inputs, outputs)
+        self._score_scans(except_for=self._predictions[-1]["metadata"]["scan_id"])
+
+    def flush(self, enter_prediction_scope: bool = True, skip_last_scan: bool = True) -> None:
+        """Does nothing: what is complete has been scored already."""
+
+    def evaluate(self) -> Dict[str, Any]:
         """Returns the mean of every metric, or, with ``group_by_scan``, scan -> metric -> value."""
-        if not self.is_cine:
-            return super().evaluate()
         self._score_scans()
         if self._group_by_scan:
             self._results = self._group_results_by_scan()
@@ -186,80 +268,37 @@ class GreedyReconEvaluator(ReconEvaluator):
             )
             for p in predictions
         ]
-        of_images = torch.stack([magnitude(s.target, dim=-1).max() for s in slices]).max()
-        in_hearts = [magnitude(s.heart.crop(s.target), dim=-1).max() for s in slices if not s.heart.is_empty]
-        of_hearts = torch.stack(in_hearts).max() if in_hearts else torch.full_like(of_images, float("nan"))
-        data_range = {False: of_images, True: of_hearts}
+        image_range = torch.stack([magnitude(s.target, dim=-1).max() for s in slices]).max()
+        heart_ranges = [magnitude(s.heart.crop(s.target), dim=-1).max() for s in slices if not s.heart.is_empty]
+        heart_range = torch.stack(heart_ranges).max() if heart_ranges else torch.full_like(image_range, float("nan"))
         # Not by calling the collection: torchmetrics would compute everything twice, and its own update merges
         # metrics whose first values happen to agree.
         for metric in self.slice_metrics.values():
             for s in slices:
-                metric.add_slice(s, data_range[metric.definition.in_heart])
+                metric.add_slice(s, heart_range if metric.definition.in_heart else image_range)
         names = [s.name for s in slices] + [f"{s.name}-{t}" for s in slices for t in range(s.target.shape[-2])]
         self._scan_of_image.update(dict.fromkeys(names, scan_id))
         if not self._aggregate_scans:
             return
         for metric in self.scan_metrics.values():
-            metric.add_scan(slices, data_range[metric.definition.in_heart], scan_id)
+            metric.add_scan(slices, heart_range if metric.definition.in_heart else image_range, scan_id)
         if self._save_scans:
             preds = torch.stack([s.pred for s in slices])
             sio.dicttoh5({"pred": preds.cpu()}, f"{self._save_scan_dir}/{scan_id}.h5")
 
-    def _group_results_by_scan(self):
-        if not self.is_cine:
-            return super()._group_results_by_scan()
+    def _group_results_by_scan(self) -> Dict[str, Dict[str, float]]:
         results: Dict[str, Dict[str, float]] = defaultdict(dict)
         means = self.table().groupby(["scan", "metric"], sort=False)["value"].mean()
         for (scan_id, metric), value in means.items():
             results[scan_id][metric] = float(value)
         return results
 
-    def table(self) -> pd.DataFrame:
-        """Every value that was computed.
-
-        Returns:
-            DataFrame: Columns "metric", "scan", "image" (the id of a slice or frame; of the scan, for metrics of scans)
-            and "value".
-        """
-        rows = [
-            (metric, self._scan_of_image.get(image, image.rsplit("-", 1)[0]), image, value)
-            for metric, image, value in _values(self.slice_metrics)
-        ]
-        rows += [(metric, scan, scan, value) for metric, scan, value in _values(self.scan_metrics)]
-        return pd.DataFrame(rows, columns=["metric", "scan", "image", "value"])
-
-
-class ZeroFilledEvaluator(GreedyReconEvaluator):
-    """Scores the image that the network starts from, ``zf_image``, not postprocessed."""
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
-        return {**super().from_config(cfg), "postprocess": ""}
-
-    def process(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:
-        super().process(inputs, {"pred": outputs["zf_image"], "target": outputs.get("target")})
-
-
-def _check_metric_names(names: Sequence[str], allowed: Iterable[str], images: str = "") -> None:
-    """Raises a UserError at the first name that, without "_scan", is not allowed."""
-    allowed = list(allowed)
-    for name in names:
-        base = _without_scan(name)
-        if base not in allowed:
-            raise UserError(
-                f"{_CONFIG_KEY}: no metric '{name}'{images}{did_you_mean(base, allowed)} "
-                f"(allowed: {', '.join(allowed)}, and each with the suffix {_SCAN})"
-            )
+    def _scan_id(self, image_id: str) -> str:
+        return self._scan_of_image[image_id]
 
 
 def _without_scan(name: str) -> str:
     return name[: -len(_SCAN)] if name.endswith(_SCAN) else name
-
-
-def as_complex(images: torch.Tensor) -> torch.Tensor:
-    """Images that some of meddlr's networks return as (B, H, W, ..., M, 2) become complex (B, H, W, ..., M)."""
-    is_real_view = not torch.is_complex(images) and images.ndim > 4 and images.shape[-1] == 2
-    return torch.view_as_complex(images.contiguous()) if is_real_view else images
 
 
 def _values(metrics: MetricCollection) -> Iterator[Tuple[str, str, float]]:

@@ -14,11 +14,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from meddlr_greedy.evaluation.heart import Profile, heart_region
+from meddlr_greedy.evaluation.heart import HeartRegion, Profile, heart_region
 from meddlr_greedy.files import written_atomically
 
 __all__ = ["draw_cine_gif", "draw_recon_figure"]
@@ -49,7 +50,8 @@ class _Columns(NamedTuple):
     reference: np.ndarray
 
     @classmethod
-    def of(cls, recons: Mapping[str, Images], target: Optional[Images]) -> "_Columns":
+    def arranged(cls, recons: Mapping[str, Images], target: Optional[Images]) -> "_Columns":
+        """From what :func:`draw_recon_figure` is given."""
         images = {name: _magnitude(recon) for name, recon in recons.items()}
         if not images or TARGET in images:
             raise ValueError(f"at least one reconstruction is needed, none of them named '{TARGET}'")
@@ -91,13 +93,12 @@ def draw_recon_figure(
     Raises:
         ValueError: Shapes differ, or there is nothing to draw.
     """
-    columns = _Columns.of(recons, target)
+    columns = _Columns.arranged(recons, target)
     white = _white_level(columns.reference)
     height, width, num_frames = columns.reference.shape
     is_series = num_frames > 1
     aspect = _aspect(pixel_spacing_mm)
     heart = heart_region(columns.reference)
-    line = heart.line
     if frame is None:
         frame = _end_systole(columns.reference)
 
@@ -110,31 +111,18 @@ def draw_recon_figure(
     for axis, (name, series) in zip(axes[0], columns.images.items()):
         _show(axis, series[..., frame], white, aspect)
         axis.set_title(_heading(name, title_metrics), fontsize=11)
-        if is_series:
-            _mark_line(axis, line, height, width, dotted=axis is axes[0, 0])
-    if is_series and not heart.is_empty:
-        corner = (heart.columns.start - 0.5, heart.rows.start - 0.5)
-        size = (heart.columns.stop - heart.columns.start, heart.rows.stop - heart.rows.start)
-        axes[0, 0].add_patch(Rectangle(corner, *size, fill=False, color=_MARK, linewidth=0.8))
+    if is_series:
+        _mark_heart(axes[0], heart, height, width)
     if columns.errors:
-        for axis, name in zip(axes[1], columns.images):
-            if name in columns.errors:
-                _show(axis, columns.errors[name][..., frame], white, aspect)
-            else:
-                axis.set_axis_off()
-        axes[1, 1].set_ylabel(_ERROR, labelpad=10)
+        _draw_errors(axes[1], columns, frame, white, aspect)
     if is_series:
         axes[0, 0].set_ylabel(f"frame {frame + 1} of {num_frames}", labelpad=10)
-        _draw_profiles(axes[-1], columns.images, line, white, pixel_spacing_mm, frame_time_ms)
+        _draw_profiles(axes[-1], columns.images, heart.line, white, pixel_spacing_mm, frame_time_ms)
     figure.suptitle(title, fontsize=12)
-    figure.supxlabel(
-        "magnitude, one gray window for all panels"
-        + ("; yellow: heart region and line of the x-t profile" if is_series else ""),
-        fontsize=9,
-        color="0.35",
-    )
-    with written_atomically(path) as temporary:
-        figure.savefig(temporary, format="png")
+    legend = "; yellow: heart region and line of the x-t profile" if is_series else ""
+    figure.supxlabel(f"magnitude, one gray window for all panels{legend}", fontsize=9, color="0.35")
+    with written_atomically(path) as partial:
+        figure.savefig(partial, format="png")
 
 
 def draw_cine_gif(
@@ -161,40 +149,15 @@ def draw_cine_gif(
     Raises:
         ValueError: Shapes differ, or there is nothing to draw.
     """
-    columns = _Columns.of(recons, target)
-    white = _white_level(columns.reference)
-    height, width, num_frames = columns.reference.shape
-    scale = max(1, round(250 / width))
-    panel_width = width * scale
-    panel_height = round(height * scale * _aspect(pixel_spacing_mm))
-    gap, header, footer = 6, 62, 22  # pixels
-    num_rows = 2 if columns.errors else 1
-    total_width = len(columns.images) * (panel_width + gap) + gap
-    total_height = header + num_rows * (panel_height + gap) - gap + footer
-
-    figure = Figure(figsize=(total_width / _DPI, total_height / _DPI), dpi=_DPI, facecolor="black")
+    columns = _Columns.arranged(recons, target)
+    layout = _GifLayout.fitted(columns, _aspect(pixel_spacing_mm))
+    figure = Figure(figsize=(layout.width / _DPI, layout.height / _DPI), dpi=_DPI, facecolor="black")
     canvas = FigureCanvasAgg(figure)
-    drawn = []
-    for row, panels in enumerate([columns.images, columns.errors][:num_rows]):
-        for column, name in enumerate(columns.images):
-            left = gap + column * (panel_width + gap)
-            bottom = footer + (num_rows - 1 - row) * (panel_height + gap)
-            box = (left / total_width, bottom / total_height, panel_width / total_width, panel_height / total_height)
-            axis = figure.add_axes(box)
-            axis.set_axis_off()
-            if row == 0:
-                axis.set_title(_heading(name, title_metrics), fontsize=9, color="white", pad=3)
-            if name not in panels:
-                axis.text(0.5, 0.5, _ERROR, color="0.6", fontsize=9, ha="center", va="center")
-                continue
-            # Nearest neighbor, at a whole number of screen pixels: the pixels are shown as they are.
-            image = axis.imshow(
-                panels[name][..., 0], cmap="gray", vmin=0, vmax=white, aspect="auto", interpolation="nearest"
-            )
-            drawn.append((image, panels[name]))
-    figure.text(0.5, 1 - 4 / total_height, title, color="white", fontsize=9, ha="center", va="top")
-    clock = figure.text(0.5, 5 / total_height, "", color="white", fontsize=8, ha="center", va="bottom")
+    drawn = _draw_panels(figure, columns, layout, title_metrics)
+    figure.text(0.5, 1 - 4 / layout.height, title, color="white", fontsize=9, ha="center", va="top")
+    clock = figure.text(0.5, 5 / layout.height, "", color="white", fontsize=8, ha="center", va="bottom")
 
+    num_frames = columns.reference.shape[2]
     pictures: List[Image.Image] = []
     for frame in range(num_frames):
         for image, series in drawn:
@@ -204,15 +167,77 @@ def draw_cine_gif(
         canvas.draw()
         # A copy: the canvas draws the next frame into the same memory.
         pictures.append(Image.fromarray(np.array(canvas.buffer_rgba())).convert("L"))
-    with written_atomically(path) as temporary:
+    with written_atomically(path) as partial:
         pictures[0].save(
-            temporary,
+            partial,
             format="GIF",
             save_all=True,
             append_images=pictures[1:],
             duration=max(_MIN_FRAME_TIME_MS, round(frame_time_ms or 50)),
             loop=0,
         )
+
+
+class _GifLayout(NamedTuple):
+    """Where the panels of a GIF are, in pixels: one column per image, a second row for the errors."""
+
+    panel_width: int
+    panel_height: int
+    num_columns: int
+    num_rows: int
+    gap: int = 6
+    header: int = 62
+    footer: int = 22
+
+    @classmethod
+    def fitted(cls, columns: _Columns, aspect: float) -> "_GifLayout":
+        """For panels about 250 pixels wide, at a whole number of screen pixels."""
+        height, width, _ = columns.reference.shape
+        scale = max(1, round(250 / width))
+        num_rows = 2 if columns.errors else 1
+        return cls(width * scale, round(height * scale * aspect), len(columns.images), num_rows)
+
+    @property
+    def width(self) -> int:
+        return self.num_columns * (self.panel_width + self.gap) + self.gap
+
+    @property
+    def height(self) -> int:
+        return self.header + self.num_rows * (self.panel_height + self.gap) - self.gap + self.footer
+
+    def box(self, row: int, column: int) -> Tuple[float, float, float, float]:
+        """A panel as matplotlib wants it: left, bottom, width and height, relative to the figure."""
+        left = self.gap + column * (self.panel_width + self.gap)
+        bottom = self.footer + (self.num_rows - 1 - row) * (self.panel_height + self.gap)
+        return (
+            left / self.width,
+            bottom / self.height,
+            self.panel_width / self.width,
+            self.panel_height / self.height,
+        )
+
+
+def _draw_panels(
+    figure: Figure, columns: _Columns, layout: _GifLayout, metrics: Optional[Metrics]
+) -> List[Tuple[AxesImage, np.ndarray]]:
+    """Draws the first frame; returns each image with its series (H, W, T)."""
+    white = _white_level(columns.reference)
+    drawn = []
+    for row, panels in enumerate([columns.images, columns.errors][: layout.num_rows]):
+        for column, name in enumerate(columns.images):
+            axis = figure.add_axes(layout.box(row, column))
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(_heading(name, metrics), fontsize=9, color="white", pad=3)
+            if name not in panels:
+                axis.text(0.5, 0.5, _ERROR, color="0.6", fontsize=9, ha="center", va="center")
+                continue
+            # Nearest neighbor, at a whole number of screen pixels: the pixels are shown as they are.
+            image = axis.imshow(
+                panels[name][..., 0], cmap="gray", vmin=0, vmax=white, aspect="auto", interpolation="nearest"
+            )
+            drawn.append((image, panels[name]))
+    return drawn
 
 
 def _show(axis: Axes, image: np.ndarray, white: float, aspect: float) -> None:
@@ -254,6 +279,25 @@ def _format(metric: str, value: float) -> str:
     return f"{value:.2f} dB" if metric.startswith("PSNR") else f"{value:.3f}"
 
 
+def _mark_heart(axes: Sequence[Axes], heart: HeartRegion, height: int, width: int) -> None:
+    """Marks the line of the x-t profile in all images, and the heart region in the first."""
+    for axis in axes:
+        _mark_line(axis, heart.line, height, width, dotted=axis is axes[0])
+    if not heart.is_empty:
+        corner = (heart.columns.start - 0.5, heart.rows.start - 0.5)
+        size = (heart.columns.stop - heart.columns.start, heart.rows.stop - heart.rows.start)
+        axes[0].add_patch(Rectangle(corner, *size, fill=False, color=_MARK, linewidth=0.8))
+
+
+def _draw_errors(axes: Sequence[Axes], columns: _Columns, frame: int, white: float, aspect: float) -> None:
+    for axis, name in zip(axes, columns.images):
+        if name in columns.errors:
+            _show(axis, columns.errors[name][..., frame], white, aspect)
+        else:
+            axis.set_axis_off()
+    axes[1].set_ylabel(_ERROR, labelpad=10)
+
+
 def _mark_line(axis: Axes, line: Profile, height: int, width: int, dotted: bool) -> None:
     """Marks a row or column by arrowheads at the edges, and a dotted line if asked."""
     first, last = (width if line.axis == 0 else height) * np.array([0, 1]) - 0.5
@@ -277,7 +321,7 @@ def _draw_profiles(
     pixel, length_unit = (1.0, "pixels") if pixel_spacing_mm is None else (pixel_spacing_mm[1 - line.axis], "mm")
     step, time_label = (frame_time_ms, "time (ms)") if frame_time_ms else (1, "frame")
     for axis, series in zip(axes, panels.values()):
-        profile = line.of(series)
+        profile = line.take(series)
         extent: Tuple[float, float, float, float] = (
             0.0,
             profile.shape[1] * step,

@@ -36,8 +36,8 @@ class Profile(NamedTuple):
     axis: int
     position: int
 
-    def of(self, series: Series) -> Series:
-        """A series (H, W, T, ...) -> x-t profile (pixels along the line, T, ...)."""
+    def take(self, series: Series) -> Series:
+        """The pixels on the line: a series (H, W, T, ...) -> x-t profile (pixels along the line, T, ...)."""
         return series[self.position] if self.axis == 0 else series[:, self.position]
 
 
@@ -56,6 +56,7 @@ class HeartRegion(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
+        """Whether nothing moves."""
         return self.rows.start == self.rows.stop
 
     def crop(self, series: Series, margin: int = 0) -> Series:
@@ -68,7 +69,7 @@ class HeartRegion(NamedTuple):
     def profile(self, series: Series) -> Series:
         """The x-t profile along ``line``, from one side of the box to the other: (pixels, T, ...)."""
         along = self.columns if self.line.axis == 0 else self.rows
-        return self.line.of(series)[along]
+        return self.line.take(series)[along]
 
 
 def heart_region(target: Union[np.ndarray, torch.Tensor]) -> HeartRegion:

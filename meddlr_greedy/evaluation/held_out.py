@@ -24,11 +24,19 @@ class HeldOutEvaluator(DatasetEvaluator):
         self._loss = LeanLossComputer(cfg)
         self._values: List[float] = []
 
+    @property
+    def metric_names(self) -> List[str]:
+        """The metrics as they are called in the results."""
+        return [HELD_OUT_METRIC]
+
     def reset(self) -> None:
+        """Forgets all values."""
         self._values = []
 
     def process(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:
+        """Adds the loss of one batch, as the loss computer takes it."""
         self._values.append(float(self._loss.local_loss(inputs, outputs)))
 
     def evaluate(self) -> Dict[str, float]:
+        """Returns the mean over the batches."""
         return {HELD_OUT_METRIC: sum(self._values) / len(self._values)}

@@ -1,7 +1,6 @@
-"""Scores a network on a data set, and keeps a few slices for pictures."""
+"""Runs a network over data sets: scores it and the images it starts from, and keeps a few slices for pictures."""
 
 import importlib.metadata
-import json
 import os
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
@@ -17,59 +16,86 @@ from torch import nn
 from tqdm import tqdm
 
 import meddlr_greedy
+from meddlr_greedy.data.build import build_val_loader
 from meddlr_greedy.data.scan_file import Geometry
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator, ZeroFilledEvaluator, as_complex
-from meddlr_greedy.evaluation.report import DatasetReport
+from meddlr_greedy.evaluation.evaluator import build_evaluator
+from meddlr_greedy.evaluation.images import as_complex, in_file_units
+from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER, DatasetReport, write_results
 from meddlr_greedy.evaluation.slices import KeptSlice
 from meddlr_greedy.evaluation.tables import LABELS
-from meddlr_greedy.files import written_atomically
+from meddlr_greedy.files import writing
 
-__all__ = ["evaluate_dataset", "run_info", "write_results"]
-
-
-class _SliceKeeper(DatasetEvaluator):
-    """Keeps the images of the slices that will be drawn, on the CPU, in the units of the file, and no others."""
-
-    def __init__(self, cfg: CfgNode, wanted: Iterable[Tuple[str, int]]):
-        self._normalizer = build_normalizer(cfg)
-        self._wanted = frozenset(wanted)
-        self.images: Dict[Tuple[str, int], Dict[str, np.ndarray]] = {}
-
-    def process(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        kept = {(metadata["scan_id"], int(metadata["slice_id"])): i for i, metadata in enumerate(inputs["metadata"])}
-        kept = {key: i for key, i in kept.items() if key in self._wanted}
-        if not kept:
-            return
-        names = {"zero_filled": "zf_image", "reconstruction": "pred", "target": "target"}
-        for name, output in names.items():
-            images = as_complex(outputs[output]).detach()
-            scale = {"mean": inputs["mean"], "std": inputs["std"], "channels_last": True}
-            images = self._normalizer.undo(image=images, target=images, **scale)["image"].cpu().numpy()
-            for key, i in kept.items():
-                # A copy: a slice of the batch would keep the batch.
-                self.images.setdefault(key, {})[name] = images[i].astype(np.complex64)
+__all__ = ["evaluate_dataset", "evaluate_test_sets", "make_results_folder", "run_info"]
 
 
-def evaluate_dataset(cfg: CfgNode, model: nn.Module, loader, dataset_name: str, num_figures: int = 2) -> DatasetReport:
-    """Runs the model once over a data set; scores it and the zero-filled images, and keeps a few slices to draw.
+def make_results_folder(cfg: CfgNode) -> Path:
+    """Makes the folder of results inside ``OUTPUT_DIR``.
+
+    Raises:
+        WriteError: It cannot be made.
+    """
+    folder = Path(cfg.OUTPUT_DIR) / RESULTS_FOLDER
+    with writing(folder, "OUTPUT_DIR"):
+        folder.mkdir(exist_ok=True)
+    return folder
+
+
+def evaluate_test_sets(
+    cfg: CfgNode, model: nn.Module, info: Mapping[str, Any], folder: Path, num_figures: int, label: str = ""
+) -> None:
+    """Scores a network on ``DATASETS.TEST``, draws a few slices, and prints a short table of each data set.
 
     Args:
         cfg: meddlr's config.
         model: A network that returns ``pred``, ``target`` and ``zf_image``.
-        loader: Batches with ``metadata``, the slices of a scan one after the other.
-        dataset_name: Its name in the results.
+        info: What is evaluated, see :func:`run_info`; it goes into ``results.json``.
+        folder: Where to write, see :mod:`meddlr_greedy.evaluation.report`.
+        num_figures: Slices to draw per data set.
+        label: The method's name in the printed table; by default that of the kind of training.
+
+    Raises:
+        UserError: A data set cannot be used.
+    """
+    reports: List[DatasetReport] = []
+    for name in cfg.DATASETS.TEST:
+        report = evaluate_dataset(cfg, model, build_val_loader(cfg, name), name, num_figures)
+        report.label = label or report.label
+        reports.append(report)
+        report.write(folder)
+        # After every data set, and before drawing: what is done is kept if a later step fails.
+        write_results(folder / RESULTS_FILE, info, reports)
+        report.draw(folder)
+        write_results(folder / RESULTS_FILE, info, reports)
+        print(f"\n{report.as_text()}\n")
+        print("\n".join(f"picture: {figure}" for figure in report.figures))
+        print(f"per subject: {report.files['subjects']}")
+    print(f"results: {folder / RESULTS_FILE}")
+
+
+def evaluate_dataset(
+    cfg: CfgNode, model: nn.Module, loader: Any, dataset_name: str, num_figures: int = 2
+) -> DatasetReport:
+    """Runs a network once over a data set; scores it and the zero-filled images, and keeps a few slices to draw.
+
+    Args:
+        cfg: meddlr's config.
+        model: A network that returns ``pred``, ``target`` and ``zf_image``.
+        loader: Batches of the data set with ``metadata``, the slices of a scan one after the other.
+        dataset_name: The data set.
         num_figures: Slices to draw: the middle ones of the first scans.
+
+    Raises:
+        UserError: The data set holds no examples, or a scan without target.
     """
     if len(loader) == 0:
         raise UserError(f"DATASETS.TEST: data set '{dataset_name}' holds no examples")
+    # By default meddlr keeps all 2D images until the end; -1: until the scan is complete.
+    options: Dict[str, Any] = {"prefix": None, "flush_period": cfg.TEST.FLUSH_PERIOD or -1}
     evaluators = {
-        "zero_filled": ZeroFilledEvaluator(cfg, dataset_name=dataset_name, prefix=None),
-        "reconstruction": GreedyReconEvaluator(cfg, dataset_name=dataset_name, prefix=None),
+        "zero_filled": build_evaluator(cfg, dataset_name, scored_output="zf_image", postprocess="", **options),
+        "reconstruction": build_evaluator(cfg, dataset_name, **options),
     }
-    for evaluator in evaluators.values():
-        # By default meddlr keeps all 2D images until the end; -1: until the scan is complete.
-        evaluator.flush_period = evaluator.flush_period or -1
     examples = _slice_data(loader.dataset).examples
     scans = {Path(example["file_name"]).stem: str(example["file_name"]) for example in examples}
     keeper = _SliceKeeper(cfg, _middle_slices(examples, num_figures))
@@ -107,19 +133,29 @@ def run_info(cfg: CfgNode, model: nn.Module, weights: str, iteration: Optional[i
     }
 
 
-def write_results(path: Path, info: Mapping[str, Any], reports: Sequence[DatasetReport]) -> None:
-    """Writes ``results.json``: ``info``, and per data set metrics and files; other files of eval_net are removed."""
-    results = {**info, "datasets": {report.name: report.as_dict(path.parent) for report in reports}}
-    with written_atomically(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-    current = {file for report in reports for file in (*report.figures, *report.files.values())}
-    own = ("*-slice*.png", "*-slice*.gif", "*_slices.csv", "*_subjects.csv", "*_images.h5")
-    for stale in {file for pattern in own for file in path.parent.glob(pattern)} - current:
-        stale.unlink()
+class _SliceKeeper(DatasetEvaluator):
+    """Keeps the images of the slices that will be drawn, on the CPU, in the units of the file, and no others."""
+
+    def __init__(self, cfg: CfgNode, wanted: Iterable[Tuple[str, int]]):
+        self._normalizer = build_normalizer(cfg)
+        self._wanted = frozenset(wanted)
+        self.images: Dict[Tuple[str, int], Dict[str, np.ndarray]] = {}
+
+    def process(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        kept = {(metadata["scan_id"], int(metadata["slice_id"])): i for i, metadata in enumerate(inputs["metadata"])}
+        kept = {key: i for key, i in kept.items() if key in self._wanted}
+        if not kept:
+            return
+        names = {"zero_filled": "zf_image", "reconstruction": "pred", "target": "target"}
+        for name, output in names.items():
+            images = in_file_units(self._normalizer, as_complex(outputs[output]), inputs)
+            for key, i in kept.items():
+                # A copy: a slice of the batch would keep the batch.
+                self.images.setdefault(key, {})[name] = images[i].copy()
 
 
 def _slice_data(dataset: Any) -> SliceData:
-    """meddlr's data set, inside those that are wrapped around it."""
+    """The data set of meddlr inside those that are wrapped around it."""
     while not isinstance(dataset, SliceData):
         dataset = dataset.dataset
     return dataset

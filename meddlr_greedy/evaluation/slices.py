@@ -1,16 +1,20 @@
-"""The slices that an evaluation keeps to be looked at: images in physical units, in a small HDF5 file."""
+"""The slices that an evaluation keeps to be looked at: images in physical units, in a small HDF5 file and as pictures.
+
+Reads and writes files, needs no model.
+"""
 
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Sequence
+from typing import Dict, List, Mapping, NamedTuple, Sequence
 
 import h5py
 import numpy as np
 
 from meddlr_greedy.data.scan_file import Geometry
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure
 from meddlr_greedy.files import written_atomically
 
-__all__ = ["IMAGES", "KeptSlice", "read_slices", "write_slices"]
+__all__ = ["IMAGES", "KeptSlice", "draw_slice", "read_slices", "write_slices"]
 
 #: The images of a kept slice, by their names in the file.
 IMAGES = ("zero_filled", "reconstruction", "target")
@@ -52,8 +56,41 @@ def read_slices(path: Path) -> List[KeptSlice]:
         with h5py.File(path, "r") as file:
             return [
                 KeptSlice(scan, int(number), {name: group[name][()] for name in IMAGES}, Geometry.of(group.attrs))
-                for scan, of_scan in file.items()
-                for number, group in sorted(of_scan.items(), key=lambda item: int(item[0]))
+                for scan, groups in file.items()
+                for number, group in sorted(groups.items(), key=lambda item: int(item[0]))
             ]
     except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: no file of images that eval_net wrote ({error}); evaluate the run again") from error
+
+
+def draw_slice(
+    recons: Mapping[str, np.ndarray],
+    kept: KeptSlice,
+    dataset: str,
+    metrics: Mapping[str, Mapping[str, float]],
+    folder: Path,
+) -> List[Path]:
+    """Draws reconstructions of one slice beside its target.
+
+    Args:
+        recons: Name of a reconstruction -> (H, W, M) or (H, W, T, M), complex.
+        kept: The slice that they are of.
+        dataset: Name of its data set.
+        metrics: Name of a reconstruction -> metric -> value, written above the images.
+        folder: Where to write ``<dataset>-<scan>-slice<number>.png`` and, of a series, ``.gif``.
+
+    Returns:
+        List[Path]: The files.
+    """
+    stem = f"{dataset}-{kept.scan}-slice{kept.slice_id}"
+    title = f"{dataset}: {kept.scan}, slice {kept.slice_id}"
+    target = kept.images["target"]
+    is_series = target.ndim == 4
+    if is_series:
+        title += " (PSNR and SSIM: mean over frames)"
+    png, gif = folder / f"{stem}.png", folder / f"{stem}.gif"
+    draw_recon_figure(recons, png, metrics, target=target, title=title, **kept.geometry._asdict())
+    if not is_series:
+        return [png]
+    draw_cine_gif(recons, gif, metrics, target=target, title=title, **kept.geometry._asdict())
+    return [png, gif]

@@ -1,18 +1,30 @@
-"""What results are called, and where they lie in the folder of a run."""
+"""From the values of metrics to tables: per slice, per subject, and the short one that is printed.
 
-from pathlib import Path
-from typing import List, Mapping
+The values of one method are a DataFrame with the columns "metric", "scan", "image" and "value", one row per metric and
+image, see :meth:`meddlr_greedy.evaluation.evaluator.TargetEvaluator.table`. Needs no model.
+"""
 
-import numpy as np
+import math
+from typing import Dict, List, Mapping, Optional
 
-from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure
-from meddlr_greedy.evaluation.slices import KeptSlice
+import pandas as pd
+from tabulate import tabulate
 
-__all__ = ["ALL_SUBJECTS", "DETAILS", "HEADLINES", "LABELS", "RESULTS_FILE", "RESULTS_FOLDER", "draw_slice"]
+__all__ = [
+    "ALL_SUBJECTS",
+    "DETAILS",
+    "HEADLINES",
+    "LABELS",
+    "base_name",
+    "methods_by_scan",
+    "printed_table",
+    "slice_scores",
+    "slice_table",
+    "subject_table",
+    "summary",
+]
 
-
-RESULTS_FOLDER = "test_results"  # in the folder of a run
-RESULTS_FILE = "results.json"
+Tables = Mapping[str, pd.DataFrame]  # method, a key of LABELS -> its values
 
 #: Column of the printed table -> metric. Complex PSNR and NRMSE, as meddlr's own headline numbers.
 HEADLINES = {"PSNR": "psnr", "SSIM": "ssim (Wang)", "NRMSE": "nrmse"}
@@ -33,18 +45,139 @@ DETAILS = {
 }
 
 
-def draw_slice(
-    recons: Mapping[str, np.ndarray],
-    kept: KeptSlice,
-    stem: Path,
-    title_metrics: Mapping[str, Mapping[str, float]],
-    title: str,
-) -> List[Path]:
-    """Draws reconstructions of one slice beside its target, as ``<stem>.png`` and, of a series, ``<stem>.gif``."""
-    png, gif = Path(f"{stem}.png"), Path(f"{stem}.gif")
-    target = kept.images["target"]
-    draw_recon_figure(recons, png, title_metrics, target=target, title=title, **kept.geometry._asdict())
-    if target.ndim < 4:
-        return [png]
-    draw_cine_gif(recons, gif, title_metrics, target=target, title=title, **kept.geometry._asdict())
-    return [png, gif]
+# ---- Tables in files
+
+
+def slice_table(tables: Tables, subjects: Mapping[str, str]) -> pd.DataFrame:
+    """Every metric of every slice.
+
+    Args:
+        tables: Method -> its values.
+        subjects: Scan -> subject; a scan that is not in it is a subject of its own.
+
+    Returns:
+        DataFrame: Columns "scan", "slice" (empty for a metric of the scan), "subject", "method", "metric", "mean",
+        "std" and "count": over the frames of the slice.
+    """
+    return _grouped(_joined(tables, subjects), ["scan", "slice", "subject", "method", "metric"])
+
+
+def subject_table(tables: Tables, subjects: Mapping[str, str]) -> pd.DataFrame:
+    """Every metric of every subject.
+
+    Args:
+        tables: Method -> its values.
+        subjects: Scan -> subject; a scan that is not in it is a subject of its own.
+
+    Returns:
+        DataFrame: Columns "subject", "method", "metric", "mean", "std" and "count": over the frames of the subject
+        (over its slices or scans, for a metric of slices or scans). The last rows, of the subject
+        :data:`ALL_SUBJECTS`, are over the subjects: each counts once, however many slices it has.
+    """
+    per_subject = _grouped(_joined(tables, subjects), ["subject", "method", "metric"])
+    means = per_subject.rename(columns={"mean": "value"}).assign(subject=ALL_SUBJECTS)
+    return pd.concat([per_subject, _grouped(means, ["subject", "method", "metric"])], ignore_index=True)
+
+
+def summary(table: pd.DataFrame) -> Dict[str, Dict[str, Optional[float]]]:
+    """Metric -> "mean", "std" and "count" over all values of one method; ``None`` for what is not finite."""
+    return {
+        str(metric): {
+            "mean": _finite(values.mean()),
+            "std": _finite(values.std()),
+            "count": int(values.count()),
+        }
+        for metric, values in table.groupby("metric", sort=False)["value"]
+    }
+
+
+def methods_by_scan(tables: Tables) -> Dict[str, Dict[str, Dict[str, Optional[float]]]]:
+    """Scan -> method -> metric -> mean over the scan's images; ``None`` for what is not finite."""
+    scans: Dict[str, Dict[str, Dict[str, Optional[float]]]] = {}
+    for method, table in tables.items():
+        for (scan, metric), values in table.groupby(["scan", "metric"], sort=False)["value"]:
+            scans.setdefault(scan, {}).setdefault(method, {})[metric] = _finite(values.mean())
+    return scans
+
+
+def slice_scores(table: pd.DataFrame, scan_id: str, slice_id: int) -> Dict[str, float]:
+    """PSNR and SSIM of a slice, averaged over its frames."""
+    image = f"{scan_id}-{slice_id}"
+    rows = table[(table["scan"] == scan_id) & ((table["image"] + "-").str.startswith(image + "-"))]
+    return {label: float(_metric_values(rows, HEADLINES[label]).mean()) for label in ("PSNR", "SSIM")}
+
+
+def base_name(metrics: pd.Series) -> pd.Series:
+    """Names of metrics without channels: meddlr counts map sets of 2D images as channels, "psnr/channel_0"."""
+    return metrics.str.split("/").str[0].rename("metric")
+
+
+def _joined(tables: Tables, subjects: Mapping[str, str]) -> pd.DataFrame:
+    """The values of all methods, with slice and subject of each."""
+    values = pd.concat([table.assign(method=method) for method, table in tables.items()], ignore_index=True)
+    names = zip(values["scan"], values["image"])
+    values["slice"] = [image[len(scan) + 1 :].split("-")[0] for scan, image in names]
+    values["subject"] = [subjects.get(scan, scan) for scan in values["scan"]]
+    return values
+
+
+def _grouped(values: pd.DataFrame, keys: List[str]) -> pd.DataFrame:
+    """Mean, standard deviation and count of "value" per group; NaN (no heart, too small for SSIM) does not count."""
+    return values.groupby(keys, sort=False)["value"].agg(["mean", "std", "count"]).reset_index()
+
+
+def _metric_values(table: pd.DataFrame, metric: str) -> pd.Series:
+    """The values of a metric, of all its channels."""
+    return table.loc[base_name(table["metric"]) == metric, "value"]
+
+
+def _finite(value: float) -> Optional[float]:
+    """JSON knows no NaN and no infinity: null."""
+    return float(value) if math.isfinite(value) else None
+
+
+# ---- The printed table
+
+
+def printed_table(tables: Tables, dataset: str, label: str, is_cine: bool) -> str:
+    """A short table: rows zero-filled and the network, columns mean (standard deviation) of the metrics.
+
+    Of a cine series a second one follows: image and heart, complex and magnitude, and what happens in time.
+
+    Args:
+        tables: "zero_filled" and "reconstruction" -> its values.
+        dataset: Name of the data set.
+        label: What the network is called.
+        is_cine: Whether the images are series.
+    """
+    headers = [dataset]
+    rows = [[LABELS["zero_filled"]], [label]]
+    for headline, metric in HEADLINES.items():
+        for suffix, over in (("", "frame" if is_cine else "image"), ("_scan", "scan")):
+            headers.append(f"{headline}\nper {over}")
+            for row, table in zip(rows, tables.values()):
+                row.append(_cell(headline, _metric_values(table, metric + suffix)))
+    text = tabulate(rows, headers=headers, disable_numparse=True)
+    details = _details(dict(zip((LABELS["zero_filled"], label), tables.values()))) if is_cine else ""
+    return f"{text}\n\n{details}" if details else text
+
+
+def _details(tables: Tables) -> str:
+    """The second table, by the methods' names in print; empty where the metrics in it were not asked for."""
+    headers = ["per frame or slice", *(f"{label}\n{method}" for label in HEADLINES for method in tables)]
+    known = set.intersection(*(set(table["metric"]) for table in tables.values()))
+    rows = []
+    for name, metrics in DETAILS.items():
+        if known.issuperset(metrics.values()):
+            names = [(label, metrics.get(label, "")) for label in HEADLINES]
+            cells = [_cell(label, _metric_values(table, n)) for label, n in names for table in tables.values()]
+            rows.append([name, *cells])
+    return tabulate(rows, headers=headers, disable_numparse=True) if rows else ""
+
+
+def _cell(label: str, values: pd.Series) -> str:
+    if values.empty:
+        return ""
+    digits = 2 if label == "PSNR" else 4
+    spread = f" ({values.std():.{digits}f})" if values.count() > 1 else ""
+    return f"{values.mean():.{digits}f}{spread}"

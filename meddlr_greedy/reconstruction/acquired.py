@@ -63,6 +63,7 @@ class AcquiredScan:
 
     @property
     def is_cine(self) -> bool:
+        """Whether it is a series; else 2D images."""
         return len(self.shape) == CINE_AXES
 
     def __iter__(self) -> Iterator[AcquiredSlice]:

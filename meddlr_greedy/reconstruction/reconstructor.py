@@ -1,19 +1,18 @@
 """Scans as they were acquired, without targets -> images, slice by slice."""
 
-from typing import Any, Dict, Mapping, NamedTuple
+from typing import Any, Dict, NamedTuple
 
 import numpy as np
 import torch
 from meddlr.config import CfgNode
 from meddlr.data.transforms.subsample import MaskFunc, get_cartesian_edge_mask
-from meddlr.data.transforms.transform import DataTransform
+from meddlr.data.transforms.transform import DataTransform, build_normalizer
 from meddlr.forward.mri import hard_data_consistency
 from torch import nn
 
-from meddlr_greedy.data.scan_file import CINE_AXES
 from meddlr_greedy.data.transform import CineDataTransform
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.evaluation.evaluator import as_complex
+from meddlr_greedy.evaluation.images import as_complex, in_file_units
 from meddlr_greedy.modeling.contract import traits_of
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.reconstruction.acquired import AcquiredScan, AcquiredSlice
@@ -43,22 +42,25 @@ class Reconstructor:
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module):
-        self._cfg = cfg
         self._model = model.eval()
         network: Any = model
         while hasattr(network, "model"):
             network = network.model
         self._network = network
-        self._mask_func = _AcquiredMask()
-        self._transforms: Dict[bool, DataTransform] = {}
+        self._takes_cine = traits_of(network).is_cine
+        self._transform = _CineTransform(cfg) if self._takes_cine else _ImageTransform(cfg)
+        self._normalizer = build_normalizer(cfg)
 
     def check(self, scan: AcquiredScan) -> None:
-        """Raises a UserError where a scan does not fit the network."""
-        takes_cine = traits_of(self._network).is_cine
-        if takes_cine != scan.is_cine:
+        """Checks that a scan fits the network.
+
+        Raises:
+            UserError: It does not.
+        """
+        if self._takes_cine != scan.is_cine:
             raise UserError(
                 f"{scan.path}: kspace has {len(scan.shape)} axes {scan.shape}, but {type(self._network).__name__}"
-                f" (MODEL.META_ARCHITECTURE) takes {'cine, 5 axes' if takes_cine else '2D, 4 axes'}"
+                f" (MODEL.META_ARCHITECTURE) takes {'cine, 5 axes' if self._takes_cine else '2D, 4 axes'}"
             )
         num_maps = getattr(self._network, "num_emaps", scan.num_maps)
         if num_maps != scan.num_maps:
@@ -69,42 +71,63 @@ class Reconstructor:
 
     @torch.no_grad()
     def __call__(self, acquired: AcquiredSlice) -> Reconstruction:
-        """Reconstructs one slice."""
-        transform = self._transform(is_cine=acquired.kspace.ndim == CINE_AXES - 1)
-        self._mask_func.mask = torch.from_numpy(np.array(acquired.mask))
-        # The transform wants a target; it only scales it.
-        target = np.zeros((*acquired.kspace.shape[:-1], acquired.maps.shape[-1]), np.complex64)
-        example = transform(acquired.kspace, acquired.maps, target, acquired.name, acquired.slice_id, is_fixed=False)
-        batch = {name: value.unsqueeze(0) for name, value in example.items() if name != "target"}
+        """Reconstructs one slice of a scan that has been checked."""
+        batch = {name: value.unsqueeze(0) for name, value in self._transform(acquired).items()}
         outputs = self._model(dict(batch))
         image = as_complex(outputs["pred"])
         if "postprocessing_mask" in batch:
             image = hard_data_consistency(image, batch["kspace"], batch["postprocessing_mask"], batch["maps"])
-        return Reconstruction(*(self._in_units_of_the_file(x, batch) for x in (image, as_complex(outputs["zf_image"]))))
-
-    def _transform(self, is_cine: bool) -> DataTransform:
-        if is_cine not in self._transforms:
-            # Without the plugin's keys, of which those that concern data change what was acquired.
-            cfg = self._cfg.clone().defrost()
-            cfg.MISC.GREEDY = CfgNode({})
-            transform_type = CineDataTransform if is_cine else DataTransform
-            self._transforms[is_cine] = transform_type(cfg.freeze(), self._mask_func, is_test=True)
-        return self._transforms[is_cine]
-
-    def _in_units_of_the_file(self, image: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> np.ndarray:
-        normalizer = self._transform(is_cine=image.ndim == CINE_AXES)._normalizer
-        scale = {"mean": batch["mean"], "std": batch["std"], "channels_last": True}
-        return normalizer.undo(image=image, target=image, **scale)["image"][0].cpu().numpy().astype(np.complex64)
+        images = (image, as_complex(outputs["zf_image"]))
+        return Reconstruction(*(in_file_units(self._normalizer, x, batch)[0] for x in images))
 
 
-class _AcquiredMask(MaskFunc):
-    """Says what is sampled, where meddlr's transforms ask for a mask to be drawn."""
+class _CineTransform:
+    """A slice of a cine scan -> an example without target."""
+
+    def __init__(self, cfg: CfgNode):
+        # This mask function draws none.
+        self._transform = CineDataTransform(cfg, MaskFunc(accelerations=()), is_test=True)
+
+    def __call__(self, acquired: AcquiredSlice) -> Dict[str, torch.Tensor]:
+        return self._transform(
+            kspace=acquired.kspace,
+            maps=acquired.maps,
+            target=None,
+            fname=acquired.name,
+            slice_id=acquired.slice_id,
+            is_fixed=False,
+            mask=acquired.mask,
+        )
+
+
+class _ImageTransform:
+    """A slice of a 2D scan -> an example without target.
+
+    meddlr's transform can do neither without a mask function nor without a target: it gets a function that returns the
+    mask of the slice, and a target of zeros, which it only scales.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        self._mask_func = _SliceMask()
+        self._transform = DataTransform(cfg, self._mask_func, is_test=True)
+
+    def __call__(self, acquired: AcquiredSlice) -> Dict[str, torch.Tensor]:
+        self._mask_func.mask = torch.from_numpy(np.array(acquired.mask))
+        target = np.zeros((*acquired.kspace.shape[:-1], acquired.maps.shape[-1]), np.complex64)
+        example = self._transform(
+            acquired.kspace, acquired.maps, target, acquired.name, acquired.slice_id, is_fixed=False
+        )
+        return {name: value for name, value in example.items() if name != "target"}
+
+
+class _SliceMask(MaskFunc):
+    """Says what is sampled in one slice, where meddlr's transform asks for a mask to be drawn."""
 
     def __init__(self):
         super().__init__(accelerations=())
-        self.mask = torch.empty(0)  # (H, W, [T,] 1)
+        self.mask = torch.empty(0)  # (H, W, 1), of the slice that comes next
 
-    def __call__(self, shape, seed=None, acceleration=None) -> torch.Tensor:
+    def __call__(self, shape, seed=None, acceleration=None) -> torch.Tensor:  # noqa: ARG002 (meddlr's signature)
         return self.mask.unsqueeze(0).expand(shape)
 
     def get_edge_mask(self, kspace, out_shape=None) -> torch.Tensor:

@@ -32,6 +32,7 @@ class CineMetric(Metric):
 
     # meddlr passes on only the arguments that this signature names.
     def update(self, preds, targets, data_range, ids=None):
+        """Adds a value per image; the arguments are those of :meth:`func`."""
         super().update(preds, targets, data_range, ids=ids)
 
     def add_slice(self, image: CineSlice, data_range: torch.Tensor) -> None:

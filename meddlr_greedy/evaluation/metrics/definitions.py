@@ -1,12 +1,6 @@
-"""Image quality of a cine series, with one data range for the whole scan.
+"""The metrics of a cine series by name: which function is computed, and of which part of a series.
 
-meddlr scores an image against its own maximum, and each map set by itself. In a cine series that would let
-every frame be measured by another yardstick, so here the data range is an argument, and a pixel with M map
-sets is one vector of M numbers: its magnitude is the root sum of squares over the sets. For one map set and
-``data_range = |targets|.max()`` every function equals the one of the same name in
-:mod:`meddlr.metrics.functional.image`.
-
-Axes: N images, M map sets, then any number of axes of pixels (the last two in-plane for :func:`ssim`).
+Names are meddlr's, where it has the metric.
 """
 
 from typing import Any, Callable, Dict, List, NamedTuple
@@ -37,11 +31,18 @@ __all__ = [
 ]
 
 
-# ---- What of a slice a metric is computed on, and the names of metrics
+# ---- What of a slice a metric is computed on
 
 
 class CineSlice(NamedTuple):
-    """A slice to be scored: series (H, W, T, M), complex, and the heart in the target."""
+    """A slice to be scored.
+
+    Attributes:
+        name: Of scan and slice, "scan-slice".
+        pred: The reconstruction, (H, W, T, M), complex.
+        target: Of the same shape.
+        heart: Where the heart is in the target.
+    """
 
     name: str
     pred: torch.Tensor
@@ -49,7 +50,7 @@ class CineSlice(NamedTuple):
     heart: HeartRegion
 
 
-def _frames(series: torch.Tensor, heart: HeartRegion) -> torch.Tensor:
+def _frames(series: torch.Tensor, heart: HeartRegion) -> torch.Tensor:  # noqa: ARG001 (as the other views)
     return fold_frames(series)
 
 
@@ -74,7 +75,8 @@ class Definition(NamedTuple):
     """A metric of cine.
 
     Attributes:
-        function: One of this module's functions ``(preds, targets, data_range, **kwargs) -> (N,)``.
+        function: One of :mod:`~meddlr_greedy.evaluation.metrics.functional`, ``(preds, targets, data_range, **kwargs)
+            -> (N,)``.
         kwargs: Its further arguments.
         view: What of a series (H, W, T, M) it is computed on: (N, M, ...), N its frames, or 1 for what happens in time.
     """
@@ -85,20 +87,25 @@ class Definition(NamedTuple):
 
     @property
     def in_heart(self) -> bool:
+        """Whether it is computed in the heart region."""
         return self.view is not _frames
 
     @property
     def is_over_time(self) -> bool:
+        """Whether it has one value per slice, not one per frame."""
         return self.view in (_heart_series, _xt_profile)
 
     @property
     def higher_is_better(self) -> bool:
+        """Whether a larger value is the better one."""
         return self.function in (psnr, ssim)
 
 
+# ---- Names
+
 _HEART = "_heart"  # suffix of a metric that is computed in the heart region
 
-# Name in a config -> definition; the names are meddlr's, where it has the metric.
+#: Name in a config -> definition.
 CINE_METRICS: Dict[str, Definition] = {
     f"{name}_{short}" if short else name: Definition(function, {"im_type": im_type})
     for name, function in (
@@ -129,10 +136,12 @@ CINE_METRICS["nrmse_tstd"] = Definition(nrmse_tstd, {}, _heart_series)
 
 
 def default_cine_metrics() -> List[str]:
-    """PSNR, SSIM and NRMSE, complex and magnitude, of the image and of the heart; the errors over time; each also of
-    the scan."""
-    of_image = ["psnr", "psnr_mag", "ssim_complex (Wang)", "ssim (Wang)", "nrmse", "nrmse_mag"]
-    names = [*of_image, *(name + _HEART for name in of_image), "nrmse_xt", "nrmse_tstd"]
+    """The metrics that are computed where no names are given, each per image and per scan.
+
+    PSNR, SSIM and NRMSE, complex and magnitude, of the image and of the heart; the errors over time.
+    """
+    image_metrics = ["psnr", "psnr_mag", "ssim_complex (Wang)", "ssim (Wang)", "nrmse", "nrmse_mag"]
+    names = [*image_metrics, *(name + _HEART for name in image_metrics), "nrmse_xt", "nrmse_tstd"]
     return [*names, *(f"{name}_scan" for name in names)]
 
 

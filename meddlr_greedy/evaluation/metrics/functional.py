@@ -1,17 +1,29 @@
-"""Metrics of images as functions of tensors."""
+"""Image quality as functions of tensors, with one data range for the whole scan.
+
+meddlr scores an image against its own maximum, and each map set by itself. In a cine series that would let
+every frame be measured by another yardstick, so here the data range is an argument, and a pixel with M map
+sets is one vector of M numbers: its magnitude is the root sum of squares over the sets. For one map set and
+``data_range = |targets|.max()`` every function equals the one of the same name in
+:mod:`meddlr.metrics.functional.image`.
+
+Axes: N images, M map sets, then any number of axes of pixels (the last two in-plane for :func:`ssim`).
+"""
 
 from typing import Callable, Optional
 
 import torch
-import torch.nn.functional as F
+from torch.nn.functional import conv2d
 
 __all__ = [
     "as_one_image",
     "fold_frames",
+    "mae",
     "magnitude",
+    "mse",
     "nrmse",
     "nrmse_tstd",
     "psnr",
+    "rmse",
     "ssim",
 ]
 
@@ -71,22 +83,22 @@ def _error(preds: torch.Tensor, targets: torch.Tensor, im_type: Optional[str]) -
     return magnitude(_component(preds, im_type) - _component(targets, im_type)).flatten(1)
 
 
-def mae(preds, targets, data_range=None, im_type=None) -> torch.Tensor:
+def mae(preds, targets, data_range=None, im_type=None) -> torch.Tensor:  # noqa: ARG001 (one signature)
     """Mean absolute error, per image. See :func:`psnr` for the arguments."""
     return _error(preds, targets, im_type).mean(1)
 
 
-def mse(preds, targets, data_range=None, im_type=None) -> torch.Tensor:
+def mse(preds, targets, data_range=None, im_type=None) -> torch.Tensor:  # noqa: ARG001 (one signature)
     """Mean squared error, per image. See :func:`psnr` for the arguments."""
     return _error(preds, targets, im_type).square().mean(1)
 
 
-def rmse(preds, targets, data_range=None, im_type=None) -> torch.Tensor:
+def rmse(preds, targets, data_range=None, im_type=None) -> torch.Tensor:  # noqa: ARG001 (one signature)
     """Root mean squared error, per image. See :func:`psnr` for the arguments."""
     return mse(preds, targets, im_type=im_type).sqrt()
 
 
-def nrmse(preds, targets, data_range=None, im_type=None) -> torch.Tensor:
+def nrmse(preds, targets, data_range=None, im_type=None) -> torch.Tensor:  # noqa: ARG001 (one signature)
     """Root mean squared error over that of the target's magnitude, per image. See :func:`psnr`."""
     return rmse(preds, targets, im_type=im_type) / magnitude(targets).flatten(1).square().mean(1).sqrt()
 
@@ -169,11 +181,11 @@ def _gaussian_filter(images: torch.Tensor) -> torch.Tensor:
     window = torch.exp(-0.5 * (offsets / _SSIM_SIGMA) ** 2)
     window = (window / window.sum()).reshape(1, 1, 1, -1)
     flat = images.reshape(-1, 1, *images.shape[-2:])
-    flat = F.conv2d(F.conv2d(flat, window), window.transpose(2, 3))
+    flat = conv2d(conv2d(flat, window), window.transpose(2, 3))
     return flat.reshape(*images.shape[:2], *flat.shape[-2:])
 
 
-def nrmse_tstd(preds, targets, data_range=None) -> torch.Tensor:
+def nrmse_tstd(preds, targets, data_range=None) -> torch.Tensor:  # noqa: ARG001 (one signature)
     """Error of the temporal standard deviation of the magnitude, per series.
 
     The map of standard deviations over the frames says where and how much a pixel changes: averaging over time, the
@@ -188,5 +200,5 @@ def nrmse_tstd(preds, targets, data_range=None) -> torch.Tensor:
         torch.Tensor: (N,): the root mean squared difference of the two maps over the root mean square of the target's.
     """
     deviations = (m - m.mean(1, keepdim=True) for m in (magnitude(preds), magnitude(targets)))
-    maps, of_target = (deviation.square().mean(1).sqrt().flatten(1) for deviation in deviations)
-    return torch.linalg.vector_norm(maps - of_target, dim=1) / torch.linalg.vector_norm(of_target, dim=1)
+    maps, target_maps = (deviation.square().mean(1).sqrt().flatten(1) for deviation in deviations)
+    return torch.linalg.vector_norm(maps - target_maps, dim=1) / torch.linalg.vector_norm(target_maps, dim=1)

@@ -32,9 +32,8 @@ from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.data.loader import ExampleLoader
 from meddlr_greedy.engine.launch import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
-from meddlr_greedy.eval_net import evaluate_test_sets, make_results_folder
-from meddlr_greedy.evaluation.evaluator import GreedyReconEvaluator
-from meddlr_greedy.evaluation.run import run_info
+from meddlr_greedy.evaluation.evaluator import build_evaluator
+from meddlr_greedy.evaluation.run import evaluate_test_sets, make_results_folder, run_info
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.total_variation import total_variation_reconstruction
 
@@ -128,7 +127,7 @@ def validation_score(cfg: CfgNode, model: nn.Module, loaders: Mapping[str, Examp
     """Mean PSNR of the scans of the validation sets."""
     values = []
     for name, loader in loaders.items():
-        evaluator = GreedyReconEvaluator(cfg, dataset_name=name, metrics=(_METRIC,), prefix=None)
+        evaluator = build_evaluator(cfg, name, (_METRIC,), prefix=None)
         with _quiet(_EVALUATION_LOG):
             results = inference_on_dataset(model, tqdm(loader, desc=name, unit="batch", leave=False), evaluator)
         values.append(results[_METRIC])

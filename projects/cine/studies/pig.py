@@ -31,9 +31,8 @@ from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import datasets_root, register_datasets
 from meddlr_greedy.engine.launch import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
-from meddlr_greedy.eval_net import evaluate_test_sets, make_results_folder
-from meddlr_greedy.evaluation.run import run_info
-from meddlr_greedy.evaluation.tables import RESULTS_FILE, RESULTS_FOLDER
+from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
+from meddlr_greedy.evaluation.run import evaluate_test_sets, make_results_folder, run_info
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.phase_constrained import phase_constrained_reconstruction
 from meddlr_greedy.preparation import simulate

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.errors import NonFiniteLossError, Preempted, UserError
-from meddlr_greedy.evaluation.tables import RESULTS_FILE, RESULTS_FOLDER
+from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
 from meddlr_greedy.files import written_atomically
 
 __all__ = ["SCORE", "Processes", "Trial", "ending_processes", "run_trials", "scores", "training_minutes"]

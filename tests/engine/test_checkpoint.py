@@ -1,0 +1,66 @@
+"""Which checkpoint is taken, and the config beside it."""
+
+import pytest
+import torch
+
+from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, config_beside, find_weights, load_run_config
+from meddlr_greedy.errors import UserError
+
+
+def test_which_weights(tmp_path):
+    checkpointer = GreedyCheckpointer(torch.nn.Linear(1, 1), str(tmp_path))
+    out = str(tmp_path)
+    with pytest.raises(UserError, match="train first"):
+        find_weights(out)
+    with pytest.raises(UserError, match="no file 'gone.pth'"):
+        find_weights(out, given="gone.pth")
+    checkpointer.save("start", tag=False)
+    start = str(tmp_path / "start.pth")
+    assert find_weights(out, fallback=start) == start
+    checkpointer.save("model_0000007")
+    last = str(tmp_path / "model_0000007.pth")
+    assert find_weights(out, fallback=start) == last
+    checkpointer.save("model_best", tag=False)
+    assert find_weights(out, fallback=start) == str(tmp_path / "model_best.pth")
+    assert find_weights(out, last=True) == last
+    assert find_weights(out, given=start) == start
+
+
+def test_config_beside_the_weights(write_config, tmp_path):
+    config = write_config()
+    folder = tmp_path / "moved"
+    folder.mkdir()
+    weights = str(folder / "model_best.pth")
+    torch.save({}, weights)
+    assert config_beside("") == config_beside(weights) == ""
+    beside = config.rename(folder / "config.yaml")
+    assert config_beside(weights) == str(beside)
+
+    cfg = load_run_config("", weights, ["SEED", "9"])
+    assert cfg.SEED == 9 and cfg.OUTPUT_DIR == str(folder)  # and not the folder that the config names
+    assert load_run_config("", weights, ["OUTPUT_DIR", "other"]).OUTPUT_DIR == "other"
+    assert load_run_config(str(beside), weights).OUTPUT_DIR == str(tmp_path / "run")  # given: taken as it is
+
+
+def test_no_config_is_one_line_that_says_what_to_give(tmp_path):
+    weights = tmp_path / "model.pth"
+    with pytest.raises(UserError, match="^--config-file: missing; give .*--weights FILE with the run's config.yaml"):
+        load_run_config("", "")
+    with pytest.raises(UserError, match=f"^--weights: no file '{weights}'"):
+        load_run_config("", str(weights))
+    weights.touch()
+    with pytest.raises(UserError, match=f"^--config-file: no config.yaml beside '{weights}'; give the config of"):
+        load_run_config("", str(weights))
+
+
+def test_a_config_beside_weights_may_not_name_code_to_run(write_config, tmp_path, monkeypatch):
+    (tmp_path / "someones_code.py").write_text("raise RuntimeError('was run')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = write_config().read_text().replace("RUN: {", "RUN: {IMPORTS: [someones_code], ")
+    (tmp_path / "config.yaml").write_text(text)
+    weights = tmp_path / "model.pth"
+    weights.touch()
+    with pytest.raises(UserError, match="found beside the weights, it names packages to import"):
+        load_run_config("", str(weights))
+    with pytest.raises(UserError, match="cannot be imported: RuntimeError: was run"):
+        load_run_config(str(tmp_path / "config.yaml"), str(weights))

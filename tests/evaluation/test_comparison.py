@@ -1,0 +1,64 @@
+"""The statistics of runs side by side, by their definitions."""
+
+import numpy as np
+import pytest
+from scipy.stats import wilcoxon
+
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.evaluation.comparison import MIN_PAIRS, compare_runs, load_runs, paired_test
+from tests.helpers.evaluation import write_run
+
+SCANS = [f"scan-{i}" for i in range(8)]
+
+# unit -> its name, from scan and image id of a frame
+UNIT_OF = {
+    "slice": lambda frames: frames["image"].str.rsplit("-", n=1).str[0],
+    "scan": lambda frames: frames["scan"],
+    "subject": lambda frames: frames["scan"].map(lambda scan: int(scan[-1]) // 2),
+}
+
+
+@pytest.mark.parametrize("unit,num", [("scan", 7), ("slice", 14), ("subject", 4)])
+def test_statistics_over_what_runs_share(tmp_path, unit, num):
+    tables = {"a": write_run(tmp_path / "a", 0.0, SCANS), "b": write_run(tmp_path / "b", 1.0, SCANS[:7], seed=1)}
+    comparison = compare_runs(load_runs([tmp_path / "a", tmp_path / "b"]), "d", unit)
+    rows = comparison.statistics.set_index(["metric", "method"])
+
+    values = {}
+    for run, table in tables.items():
+        frames = table["reconstruction"].query("metric == 'psnr'")
+        of_units = frames.groupby(UNIT_OF[unit](frames).to_numpy())["value"].mean()
+        values[run] = of_units.sort_index().to_numpy()[:num]
+        row = rows.loc[("psnr", run)]
+        assert row["n"] == num == len(values[run])
+        assert row["mean"] == pytest.approx(values[run].mean())
+        assert row["std"] == pytest.approx(values[run].std(ddof=1))
+    row = rows.loc[("psnr", "b")]
+    assert row["difference"] == pytest.approx((values["b"] - values["a"]).mean())
+    if num < MIN_PAIRS:
+        assert np.isnan(row["p_value"]) and "n = 4, too few" in row["note"]
+    else:
+        assert row["p_value"] == pytest.approx(wilcoxon(values["b"], values["a"]).pvalue)
+    assert np.isnan(rows.loc[("psnr", "a"), "p_value"])
+    assert ("psnr_scan", "a") in rows.index or unit == "slice"
+    assert rows.loc[("nrmse_xt", "a"), "n"] == {"slice": 7}.get(unit, num)  # one slice of two has no heart
+    assert any("1 of the 8 scans of a" in note for note in comparison.notes) == (unit == "scan")
+
+
+def test_a_difference_is_found_and_none_where_there_is_none():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(20)
+    assert paired_test(values + 0.5 + 0.1 * rng.standard_normal(20), values).p_value < 1e-4
+    assert paired_test(values + 0.1 * rng.standard_normal(20), values).p_value > 0.01
+    for pair, note in (((values, values), "only 0 pairs differ"), ((values[:5] + 1, values[:5]), "n = 5, too few")):
+        test = paired_test(*pair)
+        assert np.isnan(test.p_value) and note in test.note
+
+
+def test_labels_in_order(tmp_path):
+    for name in "ab":
+        write_run(tmp_path / name, 0, SCANS[:1])
+    runs = load_runs([tmp_path / "b", tmp_path / "a"])
+    assert [run.label for run in runs] == ["b", "a"]
+    with pytest.raises(UserError, match="found 1 run"):
+        load_runs([tmp_path / "a"])
