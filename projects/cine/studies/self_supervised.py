@@ -18,7 +18,7 @@ from meddlr_greedy import eval_net, train_net
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.data.catalog import datasets_root
 from meddlr_greedy.errors import exit_with_one_line
-from meddlr_greedy.evaluation.tables import RESULTS_FILE, RESULTS_FOLDER
+from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
 from meddlr_greedy.preparation import simulate
 from projects.cine.paths import CONFIGS, README_PAGE
 from projects.cine.support.tables import check_page, publish_table, results_folder, versions_as_text
