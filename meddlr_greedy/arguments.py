@@ -35,15 +35,20 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends the command with one line and status 2."""
-        unknown = re.fullmatch(r"unrecognized arguments: (--\S+).*", message)
-        near = did_you_mean(unknown.group(1), self._option_string_actions) if unknown else ""
+        near = ""
+        if unknown := re.fullmatch(r"unrecognized arguments: (--\S+).*", message):
+            near = did_you_mean(unknown[1], self._option_string_actions)
+        elif choice := re.fullmatch(r"argument .*: invalid choice: '(.*)' \(choose from (.*)\)", message):
+            near = did_you_mean(choice[1], re.findall(r"'([^']*)'", choice[2]))
         print(f"error: {message}{near}; see {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds ``--config-file`` and the overrides ``KEY VALUE ...``, which become ``config_file`` and ``opts``."""
-    parser.add_argument("--config-file", default="", metavar="FILE", help="config, a YAML file")
+    parser.add_argument(
+        "--config-file", default="", metavar="FILE", help="config: a YAML file, or a name such as cine/greedy.yaml"
+    )
     parser.add_argument(
         "opts", nargs="*", metavar="KEY VALUE", help="overrides of the config, for example SOLVER.MAX_ITER 100"
     )

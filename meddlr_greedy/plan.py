@@ -32,7 +32,7 @@ from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.search import FEATURES, STEPS, alternatives, largest, with_modules
 from meddlr_greedy.planning.step_memory import plan_step
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 
@@ -49,9 +49,9 @@ _RULE = (
 )
 
 
-@exit_with_one_line
-def main(argv: Optional[Sequence[str]] = None) -> Dict[str, Any]:
-    parser = CommandParser("python -m meddlr_greedy.plan", __doc__)
+def build_parser(prog: Optional[str] = None) -> CommandParser:
+    """The parser of the command; ``prog`` is how it was called."""
+    parser = CommandParser(prog or "python -m meddlr_greedy.plan", __doc__)
     add_config_arguments(parser)
     parser.add_argument("--memory", metavar="SIZE", help=f"memory of the device, for example 24GB; {', '.join(_UNITS)}")
     parser.add_argument(
@@ -61,7 +61,21 @@ def main(argv: Optional[Sequence[str]] = None) -> Dict[str, Any]:
     )
     parser.add_argument("--maps", type=int, metavar="M", help="map sets, with --shape (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the plan, in bytes")
-    args = parser.parse_args(argv)
+    return parser
+
+
+@exit_with_one_line
+def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> Dict[str, Any]:
+    """Plans a training step.
+
+    Args:
+        argv: Arguments of the command line; default: those of the process.
+        prog: How the command was called.
+
+    Returns:
+        Dict[str, Any]: The plan, as ``--json`` writes it.
+    """
+    args = build_parser(prog).parse_args(argv)
 
     start = time.perf_counter()
     budget = _bytes(args.memory) if args.memory is not None else None

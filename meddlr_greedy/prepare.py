@@ -26,8 +26,9 @@ from meddlr_greedy.preparation.dataset import prepare_dataset
 from meddlr_greedy.preparation.slice import COMPRESSIONS, DEFAULT_COILS, MISSING, Preparation
 
 
-def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = CommandParser("python -m meddlr_greedy.prepare", __doc__)
+def build_parser(prog: Optional[str] = None) -> CommandParser:
+    """The parser of the command; ``prog`` is how it was called."""
+    parser = CommandParser(prog or "python -m meddlr_greedy.prepare", __doc__)
     commands = parser.add_subparsers(dest="source", required=True, metavar="{ismrmrd,cmrxrecon,images}")
     shared = _shared_options()
     measured = _measured_options()
@@ -75,7 +76,7 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "--noise", type=float, default=0.01, metavar="SD", help="relative to the signal (default: %(default)s)"
     )
     simulated.add_argument("--seed", type=int, default=0, help="of coils, phase and noise")
-    return parser.parse_args(argv)
+    return parser
 
 
 def _shared_options() -> argparse.ArgumentParser:
@@ -139,9 +140,9 @@ def _measured_options() -> argparse.ArgumentParser:
 
 
 @exit_with_one_line
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command ``python -m meddlr_greedy.prepare``."""
-    arguments = _parse_arguments(argv)
+def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> None:
+    """The command ``python -m meddlr_greedy.prepare``; ``prog`` is how it was called."""
+    arguments = build_parser(prog).parse_args(argv)
     start = time.perf_counter()
     coil_maps = CoilMaps(arguments.maps, arguments.calib, arguments.crop, arguments.soft_maps)
     options: Dict[str, Any] = {}

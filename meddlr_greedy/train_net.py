@@ -15,7 +15,7 @@ import contextlib
 import sys
 from typing import Any, Optional, Sequence
 
-from meddlr_greedy.arguments import run_parser
+from meddlr_greedy.arguments import CommandParser, run_parser
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets, warn_of_shared_subjects
 from meddlr_greedy.engine.build import trainer_class
@@ -28,13 +28,27 @@ from meddlr_greedy.jobs.launch import launch
 from meddlr_greedy.modeling.contract import check_keys_of_network
 from meddlr_greedy.parallel import trainer as _  # noqa: F401 (registers both trainers)
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
+
+
+def build_parser(prog: Optional[str] = None) -> CommandParser:
+    """The parser of the command; ``prog`` is how it was called."""
+    return run_parser(prog or "python -m meddlr_greedy.train_net", __doc__)
 
 
 @exit_with_one_line
-def main(argv: Optional[Sequence[str]] = None) -> Any:
+def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> Any:
+    """Trains.
+
+    Args:
+        argv: Arguments of the command line; default: those of the process.
+        prog: How the command was called.
+
+    Returns:
+        What the trainer returns.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    args = run_parser("python -m meddlr_greedy.train_net", __doc__).parse_args(arguments)
+    args = build_parser(prog).parse_args(arguments)
     if args.eval_only:
         raise UserError("--eval-only: use python -m meddlr_greedy.eval_net")
     if args.num_gpus > 1 and not in_job():

@@ -8,6 +8,7 @@ from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 
 from meddlr_greedy.config.safe_yaml import read_yaml
 from meddlr_greedy.config.schema import PREFIX, GreedyConfig, schema_keys, value_of
+from meddlr_greedy.config.shipped import find_config
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.plugins import import_plugins
 
@@ -28,7 +29,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), may_import: bool = T
     """Reads a meddlr config with the plugin's keys, safely.
 
     Args:
-        config_file: Path of a YAML file; ``_BASE_`` names a file to start from.
+        config_file: Path of a YAML file, or name of a config of the package; ``_BASE_`` names a file to start from.
         opts: Overrides ``KEY VALUE KEY VALUE ...``.
         may_import: Whether the file may name packages to import (``MISC.GREEDY.RUN.IMPORTS``); not where it was found
             and not given. Overrides always may.
@@ -43,7 +44,8 @@ def load_config(config_file: str, opts: Sequence[str] = (), may_import: bool = T
     if len(opts) % 2:
         raise UserError(f"overrides: 'KEY VALUE' pairs expected, found {' '.join(opts)!r}")
     if not config_file:
-        raise UserError("--config-file: missing; give a YAML file, for example configs/cine/greedy.yaml")
+        raise UserError("--config-file: missing; give a YAML file, for example cine/greedy.yaml of the package")
+    config_file = find_config(config_file)
     values = read_yaml(config_file)
     overrides = dict(zip(opts[::2], opts[1::2]))
     cfg = get_cfg()

@@ -1,5 +1,6 @@
 """How a process starts a run: device, threads, seed, output folder and log."""
 
+import argparse
 import contextlib
 import logging
 import os
@@ -12,6 +13,7 @@ from meddlr.utils import env
 from meddlr.utils.logger import setup_logger
 
 from meddlr_greedy.config.safe_yaml import read_yaml
+from meddlr_greedy.config.shipped import find_config
 from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically
@@ -74,7 +76,7 @@ def setup_run(cfg: CfgNode, args: Any, trains: bool, job: Optional[Job] = None) 
     _make_folder(cfg.OUTPUT_DIR)
     with _logging_apart(cfg.OUTPUT_DIR, job) if job and not _is_io_rank(cfg, job) else contextlib.nullcontext():
         setup_logger(cfg.OUTPUT_DIR, name="meddlr_greedy")
-        default_setup(cfg.freeze(), args, save_cfg=False)
+        default_setup(cfg.freeze(), _with_config_found(args), save_cfg=False)
     return cfg
 
 
@@ -85,6 +87,12 @@ def _check_command_line(args: Any, trains: bool, job: Optional[Job]) -> None:
         raise UserError("--auto-version: not allowed with several processes; give OUTPUT_DIR")
     if args.devices:
         raise UserError(f"--devices: found {args.devices}, not used here; set MODEL.DEVICE cuda:N")
+
+
+def _with_config_found(args: Any) -> argparse.Namespace:
+    """The arguments with the path of the config file, which meddlr opens to log it."""
+    found = {"config_file": find_config(args.config_file)} if args.config_file else {}
+    return argparse.Namespace(**{**vars(args), **found})
 
 
 def _choose_device_of_process(cfg: CfgNode, job: Job) -> None:

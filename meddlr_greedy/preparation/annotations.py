@@ -17,9 +17,9 @@ from meddlr_greedy.preparation.splits import SPLITS
 __all__ = ["ScanEntry", "annotations", "say_what_is_next"]
 
 
-_CONFIGS = Path(__file__).parents[2] / "configs" / "cine"
-CONFIG = _CONFIGS / "greedy.yaml"
-CONFIG_WITHOUT_TARGETS = _CONFIGS / "dl_espirit_greedy_self_supervised.yaml"
+# Of the package.
+CONFIG = "cine/greedy.yaml"
+CONFIG_WITHOUT_TARGETS = "cine/dl_espirit_greedy_self_supervised.yaml"
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def say_what_is_next(output: Path, seconds: float) -> None:
         print(f"Or train on it, without targets (MISC.GREEDY.CINE.LOSS_LINES):\n  {command_line}")
 
 
-def _training_command(config: Path, output: Path, splits: Sequence[str], num_maps: int) -> str:
+def _training_command(config: str, output: Path, splits: Sequence[str], num_maps: int) -> str:
     is_default = output.parent == Path("datasets").resolve() == datasets_root().resolve()
     where = "" if is_default else f"{ROOT_VARIABLE}={shlex.quote(str(output.parent))} "
-    command = ["python", "-m", "meddlr_greedy.train_net", "--config-file", os.path.relpath(config)]
+    command = ["python", "-m", "meddlr_greedy.train_net", "--config-file", config]
     for split in SPLITS:
         names = f"({json.dumps(f'{output.name}_{split}')},)" if split in splits else "()"
         command += [f"DATASETS.{split.upper()}", names]
-    if num_maps != load_config(str(config)).MODEL.UNROLLED.NUM_EMAPS:
+    if num_maps != load_config(config).MODEL.UNROLLED.NUM_EMAPS:
         command += ["MODEL.UNROLLED.NUM_EMAPS", str(num_maps)]
     if not torch.cuda.is_available():
         command += ["MODEL.DEVICE", "cpu"]
