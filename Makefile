@@ -19,11 +19,13 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 clean:
 	rm -rf $(VENV) results/demo datasets/phantom
 
-$(READY): setup.py constraints.txt
+# Installs again what no longer fits.
+$(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || \
 	  { echo "error: Python 3.11 needed, found $$($(PYTHON) --version); give one: make PYTHON=python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)

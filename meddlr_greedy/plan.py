@@ -1,4 +1,4 @@
-"""Predicts the memory of a training step before training: no GPU, no weights, nothing is computed.
+r"""Predicts the memory of a training step before training: no GPU, no weights, nothing is computed.
 
 Tells for a config as it is, and for its network in other numbers of modules with and without gradient checkpointing,
 what parameters, optimizer and activations need and the peak of a step. With --memory also which of them fit, the one
@@ -6,8 +6,8 @@ with the fewest operations among those, and how many features or unrolled steps 
 
 Example::
 
-    python -m meddlr_greedy.plan --config-file configs/cine/greedy.yaml --memory 24GB
-    python -m meddlr_greedy.plan --config-file configs/cine/greedy.yaml --memory 24GB --shape 224,160,20,8 \\
+    meddlr-greedy plan --config-file cine/greedy.yaml --memory 24GB
+    meddlr-greedy plan --config-file cine/greedy.yaml --memory 24GB --shape 224,160,20,8 \
         MODEL.UNROLLED.NUM_FEATURES 96
 """
 

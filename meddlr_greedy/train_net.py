@@ -5,10 +5,10 @@ CPU too), or with torchrun on one machine or many.
 
 Example::
 
-    python -m meddlr_greedy.train_net --config-file configs/cine/greedy.yaml OUTPUT_DIR results/cine-greedy
-    python -m meddlr_greedy.train_net --config-file configs/cine/greedy.yaml OUTPUT_DIR results/cine-greedy --resume
-    python -m meddlr_greedy.train_net --config-file configs/cine/greedy.yaml --num-gpus 4 OUTPUT_DIR results/cine-greedy
-    torchrun --nproc-per-node 4 -m meddlr_greedy.train_net --config-file configs/cine/greedy.yaml
+    meddlr-greedy train --config-file cine/greedy.yaml OUTPUT_DIR results/cine-greedy
+    meddlr-greedy train --config-file cine/greedy.yaml OUTPUT_DIR results/cine-greedy --resume
+    meddlr-greedy train --config-file cine/greedy.yaml --num-gpus 4 OUTPUT_DIR results/cine-greedy
+    torchrun --nproc-per-node 4 -m meddlr_greedy.train_net --config-file cine/greedy.yaml
 """
 
 import contextlib

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import List
 
-import meddlr_greedy
 from meddlr_greedy.errors import UserError, did_you_mean
 
 __all__ = ["find_config", "shipped_configs"]
@@ -12,7 +11,7 @@ __all__ = ["find_config", "shipped_configs"]
 
 def _folder() -> Path:
     """Where the configs lie: inside of an installed package, beside it in a checkout."""
-    package = Path(meddlr_greedy.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 

@@ -25,7 +25,7 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
-from meddlr_greedy.arguments import run_parser
+from meddlr_greedy.arguments import CommandParser, run_parser
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.build import build_val_loader
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
@@ -186,14 +186,19 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     evaluate_test_sets(cfg, model, info, folder, args.num_figures, label=_LABEL)
 
 
-def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+def build_parser() -> CommandParser:
+    """The parser of the command."""
     parser = run_parser("python -m projects.cine.baselines.compressed_sensing", __doc__)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the results (sets OUTPUT_DIR)")
     parser.add_argument("--iterations", type=int, default=200, metavar="N", help="of the solver (default: 200)")
     parser.add_argument(
         "--num-figures", type=int, default=2, metavar="N", help="slices to draw per data set (default: 2)"
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    args = build_parser().parse_args(argv)
     for option, minimum in (("iterations", 1), ("num_figures", 0)):
         value = getattr(args, option)
         if value < minimum:
