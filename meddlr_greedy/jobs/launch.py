@@ -17,7 +17,7 @@ __all__ = ["launch"]
 
 
 def launch(num: int, arguments: Sequence[str], module: str) -> int:
-    """Runs ``python -m module arguments`` in ``num`` processes on this machine, until all have ended.
+    """Runs a module, as ``python -m`` does, in ``num`` processes on this machine, until all have ended.
 
     Args:
         num: Number of processes.
