@@ -39,7 +39,7 @@ def find_config(name: str) -> str:
     names = shipped_configs()
     if name not in names:
         raise UserError(
-            f"--config-file {name}: No such file, nor a config of the package{did_you_mean(name, names)};"
+            f"--config-file {name}: No such file or config of the package{did_you_mean(name, names)};"
             f" the package has {', '.join(names)}"
         )
     return str(_folder() / name)
