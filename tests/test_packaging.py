@@ -150,7 +150,6 @@ def installed(wheel, tmp_path_factory):
     return run
 
 
-@pytest.mark.stress
 def test_wheel_holds_the_package(wheel):
     names = subprocess.run([sys.executable, "-m", "zipfile", "-l", wheel], capture_output=True, text=True).stdout
     found = set(re.findall(r"^(meddlr_greedy/\S+)", names, re.M))
