@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterable, Iterator, TypeVar
 __all__ = [
     "NonFiniteLossError",
     "OneLineError",
-    "Preempted",
+    "PreemptedError",
     "UserError",
     "check",
     "did_you_mean",
@@ -51,7 +51,7 @@ class NonFiniteLossError(OneLineError, ArithmeticError):
     exit_status = 3
 
 
-class Preempted(OneLineError):
+class PreemptedError(OneLineError):
     """A signal asked the run to end; it can be requeued (the status is sysexits' "temporary failure")."""
 
     exit_status = os.EX_TEMPFAIL

@@ -36,6 +36,7 @@ from meddlr.utils import env
 from torch import nn
 
 from meddlr_greedy.arguments import CommandParser
+from meddlr_greedy.config.shipped import find_config
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, config_beside, find_weights, load_run_config
 from meddlr_greedy.engine.launch import check_device
 from meddlr_greedy.errors import exit_with_one_line, naming
@@ -97,7 +98,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
         folder.mkdir(parents=True, exist_ok=True)
 
     print(f"weights: {weights}")
-    config_file = args.config_file or config_beside(weights)
+    config_file = find_config(args.config_file) if args.config_file else config_beside(weights)
     made_by = {"weights": os.path.abspath(weights), "config_file": os.path.abspath(config_file)}
     if args.modules is not None:
         made_by["modules"] = str(args.modules)

@@ -31,7 +31,7 @@ from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer,
 from meddlr_greedy.engine.hooks import BestCheckpoint, CheckpointWriter, FlushAtEnd, IsolatedEvaluation
 from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.engine.updates import LearningRates
-from meddlr_greedy.errors import NonFiniteLossError, Preempted, UserError, naming
+from meddlr_greedy.errors import NonFiniteLossError, PreemptedError, UserError, naming
 from meddlr_greedy.evaluation.evaluator import build_evaluator
 from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC, HeldOutEvaluator
 from meddlr_greedy.files import written_atomically
@@ -175,7 +175,7 @@ class GreedyTrainer(DefaultTrainer):
 
         Raises:
             NonFiniteLossError: the loss of a module is NaN or infinite.
-            Preempted: SIGTERM or SIGUSR1 arrived; a checkpoint has been written.
+            PreemptedError: SIGTERM or SIGUSR1 arrived; a checkpoint has been written.
         """
         logger.info("Starting training from iteration %d of %d", self.start_iter, self.max_iter)
         self.iter = self.start_iter
@@ -237,7 +237,7 @@ class GreedyTrainer(DefaultTrainer):
 
     def _end_on_request(self) -> None:
         name = self.checkpoint_writer.write()
-        raise Preempted(
+        raise PreemptedError(
             f"{signal.Signals(self.end_request.signal).name} received: {name} written after iteration {self.iter} of"
             f" {self.max_iter}; continue with --resume"
         )

@@ -5,7 +5,7 @@ import signal
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator
 
-from meddlr_greedy.errors import Preempted, print_error
+from meddlr_greedy.errors import PreemptedError, print_error
 from meddlr_greedy.jobs.store import KeyValueStore
 
 __all__ = ["EndRequest", "JobEndRequest", "end_at_once", "handling_signals"]
@@ -40,7 +40,7 @@ def end_at_once(number: int, frame: Any = None) -> None:  # noqa: ARG001 (the si
     """
     name = signal.Signals(number).name
     print_error(f"{name} received outside the training; nothing is lost, continue with --resume")
-    os._exit(Preempted.exit_status)
+    os._exit(PreemptedError.exit_status)
 
 
 class EndRequest:

@@ -15,7 +15,7 @@ from typing import Any, Iterator, NoReturn, Tuple
 
 import torch
 
-from meddlr_greedy.errors import OneLineError, Preempted, print_error
+from meddlr_greedy.errors import OneLineError, PreemptedError, print_error
 from meddlr_greedy.jobs.end_request import JobEndRequest
 from meddlr_greedy.jobs.rendezvous import wait_for_the_others
 from meddlr_greedy.jobs.store import KeyValueStore
@@ -100,7 +100,7 @@ class FailureHandler:
             yield
         except PeerLostError as error:
             self.fail_for_lost_peer(error.rank, first_line(error))
-        except Preempted as end:  # all processes end so, each by itself
+        except PreemptedError as end:  # all processes end so, each by itself
             if self._member.rank == self._member.world_size - 1:
                 print_error(str(end))
             self.leave(end.exit_status)

@@ -45,9 +45,8 @@ class Place:
 
     @classmethod
     def of(cls, rank: int, world_size: int, num_replicas: int) -> "Place":
-        """
-        Raises:
-            UserError: where the processes are no multiple of the replicas.
+        """Raises:
+        UserError: where the processes are no multiple of the replicas.
         """
         if world_size % num_replicas:
             raise UserError(

@@ -25,7 +25,7 @@ from meddlr.evaluation.testing import print_csv_format
 
 from meddlr_greedy.data.build import build_train_loader
 from meddlr_greedy.engine.trainer import GreedyTrainer
-from meddlr_greedy.errors import Preempted, UserError
+from meddlr_greedy.errors import PreemptedError, UserError
 from meddlr_greedy.jobs.end_request import JobEndRequest
 from meddlr_greedy.jobs.environment import num_local_processes
 from meddlr_greedy.jobs.job import Job
@@ -196,7 +196,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
         with self.job.training():
             try:
                 yield
-            except Preempted:
+            except PreemptedError:
                 self._leave_together()
                 raise
             self._leave_together()

@@ -16,12 +16,17 @@ from meddlr_greedy.preparation import simulate
 from projects.cine.paths import CONFIGS
 
 
+def build_parser() -> CommandParser:
+    """The parser of the command."""
+    parser = CommandParser("python -m projects.cine.demo", __doc__)
+    parser.add_argument("--output", default="results/demo", metavar="FOLDER", help="weights, metrics and pictures")
+    return parser
+
+
 @exit_with_one_line
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command ``python -m projects.cine.demo``."""
-    parser = CommandParser("python -m projects.cine.demo", __doc__)
-    parser.add_argument("--output", default="results/demo", metavar="FOLDER", help="weights, metrics and pictures")
-    args = parser.parse_args(argv)
+    args = build_parser().parse_args(argv)
     config = ["--config-file", os.path.relpath(CONFIGS / "demo.yaml"), "OUTPUT_DIR", args.output]
 
     simulate.main(["--output", str(datasets_root() / "phantom")])

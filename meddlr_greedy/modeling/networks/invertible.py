@@ -49,7 +49,8 @@ _RESIDUAL = 1e-7
 
 def _num_cg_iterations() -> int:
     r"""Conjugate gradients at condition number :math:`\kappa` reduce the residual to
-    :math:`2 \sqrt\kappa ((\sqrt\kappa - 1) / (\sqrt\kappa + 1))^n`."""
+    :math:`2 \sqrt\kappa ((\sqrt\kappa - 1) / (\sqrt\kappa + 1))^n`.
+    """
     root = math.sqrt(_CONDITION)
     return math.ceil(math.log(2 * root / _RESIDUAL) / math.log((root + 1) / (root - 1)))
 

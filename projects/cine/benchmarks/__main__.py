@@ -51,9 +51,8 @@ COMMANDS: Dict[str, Callable[[Options], Dict[str, Any]]] = {
 }
 
 
-@exit_with_one_line
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command ``python -m projects.cine.benchmarks``."""
+def build_parser() -> CommandParser:
+    """The parser of the command."""
     parser = CommandParser("python -m projects.cine.benchmarks", __doc__)
     parser.add_argument("command", choices=COMMANDS, help="what to measure, see above")
     parser.add_argument(
@@ -63,7 +62,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 keeps torch's choice")
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help="of each comparison; 0 keeps its own number")
     parser.add_argument("--page", type=Path, metavar="FILE", help="also put the table between its marks in FILE")
-    args = parser.parse_args(argv)
+    return parser
+
+
+@exit_with_one_line
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.benchmarks``."""
+    args = build_parser().parse_args(argv)
     cfg = get_cfg()
     cfg.MODEL.DEVICE = args.device
     check_device(cfg)

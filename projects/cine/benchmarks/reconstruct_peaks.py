@@ -16,15 +16,20 @@ from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.errors import exit_with_one_line
 
 
-@exit_with_one_line
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command ``python -m projects.cine.benchmarks.reconstruct_peaks``."""
+def build_parser() -> CommandParser:
+    """The parser of the command."""
     parser = CommandParser("python -m projects.cine.benchmarks.reconstruct_peaks", __doc__)
     parser.add_argument("config", help="config of the network, a YAML file")
     parser.add_argument("weights", help="its checkpoint")
     parser.add_argument("output", help="folder of the images")
     parser.add_argument("scans", nargs="+", help="HDF5 files")
-    args = parser.parse_args(argv)
+    return parser
+
+
+@exit_with_one_line
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.benchmarks.reconstruct_peaks``."""
+    args = build_parser().parse_args(argv)
     peaks = []
     for scan in args.scans:
         reconstruct.main(["--config-file", args.config, "--weights", args.weights, "--output", args.output, scan])

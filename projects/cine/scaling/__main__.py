@@ -100,7 +100,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     publish_table("scaling", result, f"{speedup_table(predictions)}\n\n{note}", args.output, args.page)
 
 
-def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+def build_parser() -> CommandParser:
+    """The parser of the command."""
     parser = CommandParser("python -m projects.cine.scaling", __doc__)
     parser.add_argument(
         "--output", type=Path, default=Path("results/scaling"), metavar="FOLDER", help="of the JSON file and figure"
@@ -122,7 +123,11 @@ def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="N times in turn, measure and run a real pipeline of two processes",
     )
     parser.add_argument("--page", type=Path, metavar="FILE", help="also put the table between its marks in FILE")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    args = build_parser().parse_args(argv)
     if args.processes == 1:
         raise UserError("--processes: found 1, allowed are 2 (what a transfer needs) and more, or 0")
     if args.check and args.earlier:

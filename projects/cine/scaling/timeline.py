@@ -182,9 +182,8 @@ def _draw_tasks(axis: Axes, tasks: Sequence[Task], unit: float) -> None:
             axis.text(*where, str(task.example + 1), ha="center", va="center", fontsize=8, color=color)
 
 
-@exit_with_one_line
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command ``python -m projects.cine.scaling.timeline``."""
+def build_parser() -> CommandParser:
+    """The parser of the command."""
     parser = CommandParser("python -m projects.cine.scaling.timeline", __doc__)
     parser.add_argument(
         "--output", type=Path, default=Path("results/scaling"), metavar="FOLDER", help="of pipeline.png"
@@ -192,7 +191,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument(
         "--from", dest="scaling", type=Path, metavar="FILE", help="scaling.json; else a backward takes two forwards"
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+@exit_with_one_line
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.scaling.timeline``."""
+    args = build_parser().parse_args(argv)
     greedy = backprop = {FORWARD: 1.0, BACKWARD: 2.0, UPDATE: 0.1}
     transfer_s = 0.0
     if args.scaling:

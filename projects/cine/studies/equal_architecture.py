@@ -201,9 +201,8 @@ def table(variants: Dict[str, Dict[str, Any]]) -> str:
     return f"{text}\n\n{note}"
 
 
-@exit_with_one_line
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command ``python -m projects.cine.studies.equal_architecture``."""
+def build_parser() -> CommandParser:
+    """The parser of the command."""
     parser = CommandParser("python -m projects.cine.studies.equal_architecture", __doc__)
     parser.add_argument(
         "--config-file", type=Path, default=CONFIG, metavar="FILE", help="the network, trained greedily"
@@ -212,7 +211,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time, one thread each")
     parser.add_argument("--page", type=Path, default=RESULTS_PAGE, metavar="FILE", help="where the table goes")
-    args = parser.parse_args(argv)
+    return parser
+
+
+@exit_with_one_line
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.studies.equal_architecture``."""
+    args = build_parser().parse_args(argv)
 
     if args.seeds < 2:
         raise UserError(f"--seeds: found {args.seeds}, allowed is 2 or more (of one there is no spread)")

@@ -191,7 +191,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         publish(args.page, size.name, result, runs, output)
 
 
-def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+def build_parser() -> CommandParser:
+    """The parser of the command."""
     parser = CommandParser("python -m projects.cine.studies.equal_memory", __doc__)
     parser.add_argument("--full", action="store_true", help="24 GB of a GPU, full matrix (see above)")
     parser.add_argument(
@@ -206,7 +207,11 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         help="most operations of a greedy step, in those of the smallest budget's network (default: %(default)s)",
     )
     parser.add_argument("--page", type=Path, default=RESULTS_PAGE, metavar="FILE", help="where the table goes")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    args = build_parser().parse_args(argv)
     if args.budgets and min(args.budgets) < 1:
         raise UserError(f"--budgets: found {min(args.budgets)}, allowed are positive numbers of unrolled steps")
     return args

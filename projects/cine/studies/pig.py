@@ -104,7 +104,7 @@ def train(study: Study, output: Path) -> None:
 
     Raises:
         UserError: names the trainings that failed.
-        Preempted: a signal asked this process to end; the trainings have saved checkpoints.
+        PreemptedError: a signal asked this process to end; the trainings have saved checkpoints.
     """
     command = [sys.executable, "-m", "meddlr_greedy.train_net", "--resume", "--config-file"]
     with ending_processes() as processes:
@@ -198,15 +198,20 @@ def _results_file(output: Path, label: str) -> Path:
     return _folder(output, label) / RESULTS_FOLDER / RESULTS_FILE
 
 
-@exit_with_one_line
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command ``python -m projects.cine.studies.pig``."""
+def build_parser() -> CommandParser:
+    """The parser of the command."""
     parser = CommandParser("python -m projects.cine.studies.pig", __doc__)
     parser.add_argument("--images", required=True, metavar="FILE", help="the series, .npz or .npy")
     parser.add_argument("--study", choices=[*STUDIES], default="8x", help="default: %(default)s")
     parser.add_argument("--output", metavar="FOLDER", help="weights, metrics and pictures (default: results/<name>)")
     parser.add_argument("--page", type=Path, default=README_PAGE, metavar="FILE", help="where the table goes")
-    args = parser.parse_args(argv)
+    return parser
+
+
+@exit_with_one_line
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.studies.pig``."""
+    args = build_parser().parse_args(argv)
     study = STUDIES[args.study]
     output = Path(args.output or f"results/{study.name}")
 

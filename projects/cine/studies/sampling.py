@@ -68,9 +68,8 @@ def draw(masks: Dict[str, torch.Tensor], path: Path) -> None:
     save_figure(figure, path)
 
 
-@exit_with_one_line
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command ``python -m projects.cine.studies.sampling``."""
+def build_parser() -> CommandParser:
+    """The parser of the command."""
     parser = CommandParser("python -m projects.cine.studies.sampling", __doc__)
     parser.add_argument(
         "--masks", nargs="+", default=kt_mask_names(), choices=kt_mask_names(), metavar="NAME", help="mask functions"
@@ -84,7 +83,13 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("results/sampling"), metavar="FOLDER", help="picture and raw values"
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+@exit_with_one_line
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.studies.sampling``."""
+    args = build_parser().parse_args(argv)
     for option in ("lines", "frames", "seeds"):
         if getattr(args, option) < 1:
             raise UserError(f"--{option}: {getattr(args, option)} is not allowed; give 1 or more")

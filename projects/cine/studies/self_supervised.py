@@ -42,14 +42,19 @@ def table(study: Dict[str, Any]) -> str:
     return "\n".join([*rows, "", note])
 
 
-@exit_with_one_line
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    """The command ``python -m projects.cine.studies.self_supervised``."""
+def build_parser() -> CommandParser:
+    """The parser of the command."""
     parser = CommandParser("python -m projects.cine.studies.self_supervised", __doc__)
     parser.add_argument("--output", default="results/self-supervised", metavar="FOLDER", help="weights and metrics")
     parser.add_argument("--page", type=Path, default=README_PAGE, metavar="FILE", help="where the table goes")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of both configs")
-    args = parser.parse_args(argv)
+    return parser
+
+
+@exit_with_one_line
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.studies.self_supervised``."""
+    args = build_parser().parse_args(argv)
 
     check_page(args.page, _NAME)
     simulate.main(["--output", str(datasets_root() / "phantom")])

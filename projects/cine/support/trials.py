@@ -21,7 +21,7 @@ from meddlr.config import CfgNode
 from tqdm import tqdm
 
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.errors import NonFiniteLossError, Preempted, UserError
+from meddlr_greedy.errors import NonFiniteLossError, PreemptedError, UserError
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
 from meddlr_greedy.files import written_atomically
 
@@ -131,7 +131,7 @@ def run_trials(trials: Sequence[Trial], jobs: int, description: str) -> None:
     Raises:
         UserError: names the first trial that failed, and its console.txt; the others are ended (they keep a
             checkpoint, from which the same command continues).
-        Preempted: a signal asked this process to end; the trials are ended in the same way.
+        PreemptedError: a signal asked this process to end; the trials are ended in the same way.
     """
     if jobs < 1:
         raise UserError(f"--jobs: found {jobs}, allowed is a positive number of trainings at the same time")
@@ -170,11 +170,13 @@ def ending_processes() -> Iterator[Processes]:
     them directly, and they save nothing.
 
     Raises:
-        Preempted: SIGTERM, SIGHUP or Ctrl-C arrived in the block.
+        PreemptedError: SIGTERM, SIGHUP or Ctrl-C arrived in the block.
     """
 
     def end(number: int, _frame: Any) -> None:
-        raise Preempted(f"{signal.Signals(number).name} received: the trainings are ended; the same command continues")
+        raise PreemptedError(
+            f"{signal.Signals(number).name} received: the trainings are ended; the same command continues"
+        )
 
     processes: Processes = []
     before = {number: signal.signal(number, end) for number in _END_SIGNALS}

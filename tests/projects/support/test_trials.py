@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from meddlr_greedy.errors import Preempted, UserError
+from meddlr_greedy.errors import PreemptedError, UserError
 from projects.cine.support.trials import Trial, ending_processes, run_trials, training_minutes
 
 
@@ -93,7 +93,7 @@ def _sleep():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_processes(number):
     before = signal.getsignal(number)
-    with pytest.raises(Preempted, match=number.name), ending_processes() as processes:
+    with pytest.raises(PreemptedError, match=number.name), ending_processes() as processes:
         processes += [_sleep(), _sleep()]
         os.kill(os.getpid(), number)
     assert [process.returncode for process in processes] == [-signal.SIGTERM] * 2
