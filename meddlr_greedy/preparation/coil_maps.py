@@ -1,4 +1,4 @@
-"""The data set on disk that simulation and preparation write: scans with maps and target, splits, annotations."""
+"""ESPIRiT maps of a slice, and its target: the coil combination of fully sampled k-space."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Dict
@@ -13,9 +13,6 @@ from meddlr_greedy.ops.espirit import espirit_maps
 __all__ = ["CoilMaps", "coil_combination", "sense_arrays"]
 
 
-# --- Maps and target ---
-
-
 @dataclass(frozen=True)
 class CoilMaps:
     """How ESPIRiT maps are estimated, see :func:`meddlr_greedy.ops.espirit.espirit_maps`.
@@ -27,7 +24,7 @@ class CoilMaps:
         soft: Whether they fade out around it instead.
 
     Raises:
-        UserError: where a value is not allowed.
+        UserError: A value is not allowed.
     """
 
     num_maps: int = 1

@@ -45,7 +45,7 @@ class Preparation:
         frame_time_ms: Time between cardiac phases, where the file does not tell.
 
     Raises:
-        UserError: where a value is not allowed.
+        UserError: A value is not allowed.
     """
 
     coil_maps: CoilMaps = field(default_factory=CoilMaps)
@@ -68,9 +68,22 @@ class Preparation:
 
 
 def slice_arrays(scan: RawScan, slice_id: int, preparation: Preparation) -> Tuple[Dict[str, np.ndarray], List[str]]:
-    """The arrays of one slice as they lie in the file, and what there is to tell about it."""
+    """Loads and prepares one slice.
+
+    Args:
+        scan: The scan.
+        slice_id: Index of the slice, from 0.
+        preparation: What is done with k-space.
+
+    Returns:
+        The arrays as they lie in the file, and what the user should know about the slice.
+
+    Raises:
+        UserError: The slice cannot be used.
+    """
     where = f"{scan.path}: slice {slice_id}"
-    raw, notes = scan.load_slice(slice_id), []
+    raw = scan.load_slice(slice_id)
+    notes: List[str] = []
     if not np.isfinite(raw.kspace).all():
         raise UserError(f"{where}: found NaN or infinite values in k-space, allowed finite ones")
     if not raw.kspace.any():
@@ -114,15 +127,13 @@ def _check_calibration(where: str, raw: RawSlice, calib_width: int) -> None:
 
 
 def _compressed(where: str, kspace: np.ndarray, preparation: Preparation) -> np.ndarray:
-    compression, num_coils = COMPRESSIONS[preparation.compression], kspace.shape[-1]
-    if compression is None:
+    compression, coils, num_coils = COMPRESSIONS[preparation.compression], preparation.coils, kspace.shape[-1]
+    if compression is None or coils is None or coils == num_coils:
         return kspace
-    if preparation.coils > num_coils:
+    if coils > num_coils:
         raise UserError(
-            f"{where}: --coils: found {preparation.coils} with {num_coils} coils in the file, allowed 1 to "
-            f"{num_coils}, or --compression none"
+            f"{where}: --coils: found {coils} with {num_coils} coils in the file, allowed 1 to {num_coils}, or "
+            "--compression none"
         )
-    if preparation.coils == num_coils:
-        return kspace
     measured = torch.from_numpy(kspace)
-    return compress_coils(measured, compression(measured, preparation.coils)).numpy()
+    return compress_coils(measured, compression(measured, coils)).numpy()

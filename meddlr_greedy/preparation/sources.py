@@ -1,81 +1,111 @@
-"""Where scans come from."""
+"""Where the scans of a data set come from: a registered reader, and what it is given."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from meddlr_greedy.errors import UserError, check
-from meddlr_greedy.ops.acquisition import Acquisition
-from meddlr_greedy.preparation.readers import cmrxrecon, images, ismrmrd
-from meddlr_greedy.preparation.readers.scan import RawScan, stem
-from meddlr_greedy.preparation.simulate import simulated_scan
+from meddlr_greedy.preparation.readers import cmrxrecon, images, ismrmrd, phantom  # noqa: F401 (they register)
+from meddlr_greedy.preparation.readers.reader import Reader
+from meddlr_greedy.preparation.readers.scan import RawScan
+from meddlr_greedy.registry import READER_REGISTRY
 
-__all__ = [
-    "SOURCES",
-    "open_scan",
-]
+__all__ = ["Source", "registered_readers"]
 
 
-class Source(NamedTuple):
-    """Where scans come from.
+def registered_readers() -> Dict[str, Reader]:
+    """The registered readers by their sub-commands, in the order of registration.
+
+    Raises:
+        UserError: Two readers have the same sub-command.
+    """
+    readers: Dict[str, Reader] = {}
+    for name, reader_class in READER_REGISTRY:
+        reader = reader_class()
+        other = readers.setdefault(reader.command, reader)
+        if other is not reader:
+            raise UserError(f"{name}: found the sub-command '{reader.command}', which {type(other).__name__} has too")
+    return readers
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the scans of a data set come from; can be sent to another process.
 
     Args:
-        find: Finds the files among what is given.
-        open_scan: Opens one of them.
-        subject_by_path: Who a file shows, by its path alone: stands in for what a file that cannot be opened says.
+        reader: The reader.
+        inputs: For its ``find``: files and folders, or names.
+        options: For its ``open_scan``.
+        subject_pattern: Regular expression whose first group, found in the path of a file, is the subject. By default
+            the subject is what the file says, else the file's name.
+
+    Raises:
+        UserError: An option or the pattern is not allowed.
     """
 
-    find: Callable[[Sequence[str]], List[Path]]
-    open_scan: Callable[..., RawScan]
-    subject_by_path: Callable[[Path], str] = stem
+    reader: Reader
+    inputs: Sequence[str]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    subject_pattern: Optional[str] = None
 
+    def __post_init__(self):
+        if self.subject_pattern is not None:
+            _check_pattern(self.subject_pattern)
+        options = {name: value for name, value in self.options.items() if name != "undersampled"}
+        self.reader.check_options(**options)
 
-def _open_images(path: Path, acquisition: Dict[str, Any], acquired_matrix: Optional[Tuple[int, int]]) -> RawScan:
-    series = images.load_images(path)
-    size = series.magnitude.shape[-2:]
-    settings = {"matrix": tuple(acquired_matrix or size), **acquisition}
-    return simulated_scan(series, Acquisition(**settings), acquired_matrix)
+    def find(self, output: Path) -> List[Path]:
+        """The scans, without those in the folder ``output``, which may lie beside the inputs."""
+        paths = self.reader.find([str(given) for given in self.inputs])
+        if self.reader.reads_files:
+            paths = [path for path in paths if output not in path.resolve().parents]
+        return paths
 
+    def open_scan(self, path: Path) -> RawScan:
+        """Opens one of the scans that :meth:`find` returned.
 
-#: Sub-command -> source.
-SOURCES = {
-    "ismrmrd": Source(ismrmrd.find, ismrmrd.open_scan),
-    "cmrxrecon": Source(cmrxrecon.find, cmrxrecon.open_scan, cmrxrecon.subject),
-    "images": Source(images.find, _open_images),
-}
-
-
-def open_scan(source: str, options: Dict[str, Any], pattern: Optional["re.Pattern[str]"], path: Path) -> RawScan:
-    scan = SOURCES[source].open_scan(path, **options)
-    if pattern is None and scan.names_subject:
-        return scan
-    if pattern is None:
+        Raises:
+            UserError: It cannot be used, or the pattern finds no subject in its path.
+        """
+        scan = self.reader.open_scan(path, **self.options)
+        if self.subject_pattern is not None:
+            subject = self._matched(path)
+            if not subject:
+                raise UserError(f"--subject-pattern: '{self.subject_pattern}' finds no subject in {path}")
+            return replace(scan, subject_id=subject)
+        if scan.names_subject:
+            return scan
         note = f"{path}: no patient ID in it; taken for a subject, '{scan.subject_id}' (see --subject-pattern)"
         return replace(scan, notes=(*scan.notes, note))
-    subject = _matched(pattern, path)
-    if not subject:
-        raise UserError(f"--subject-pattern: '{pattern.pattern}' finds no subject in {path}")
-    return replace(scan, subject_id=subject)
+
+    def subject_by_path(self, path: Path) -> str:
+        """The subject of a scan by its path alone."""
+        return self._matched(path) or self.reader.subject_by_path(path)
+
+    def _matched(self, path: Path) -> str:
+        found = re.search(self.subject_pattern, str(path)) if self.subject_pattern else None
+        return (found.group(1) or "") if found else ""
+
+    @property
+    def parameters(self) -> Dict[str, Any]:
+        """What all scans are a function of."""
+        options = {name: value for name, value in self.options.items() if name not in self.reader.locations}
+        return {"reader": self.reader.command, "options": options}
+
+    def fingerprint(self, path: Path) -> Dict[str, Any]:
+        """Tells one scan from another, and whether its file was replaced, without reading it."""
+        return {"source": path.name, **({"bytes": _size(path)} if self.reader.reads_files else {})}
 
 
-def subject_of_path(source: str, pattern: Optional["re.Pattern[str]"], path: Path) -> str:
-    return (_matched(pattern, path) if pattern else "") or SOURCES[source].subject_by_path(path)
-
-
-def _matched(pattern: "re.Pattern[str]", path: Path) -> str:
-    found = pattern.search(str(path))
-    return (found.group(1) or "") if found else ""
-
-
-def compile_pattern(pattern: Optional[str]) -> Optional["re.Pattern[str]"]:
-    if pattern is None:
-        return None
+def _check_pattern(pattern: str) -> None:
     try:
-        compiled = re.compile(pattern)
+        groups = re.compile(pattern).groups
     except re.error as error:
         raise UserError(f"--subject-pattern: found '{pattern}', no regular expression ({error})") from error
-    check(
-        compiled.groups >= 1, "--subject-pattern", f"'{pattern}'", "a regular expression with a group, e.g. '(P\\d+)'"
-    )
-    return compiled
+    check(groups >= 1, "--subject-pattern", f"'{pattern}'", "a regular expression with a group, e.g. '(P\\d+)'")
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(p.stat().st_size for p in path.iterdir() if p.is_file()) if path.is_dir() else path.stat().st_size

@@ -3,7 +3,7 @@
 import concurrent.futures
 import multiprocessing
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Callable, Iterator, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, Generator, Optional, Sequence, Tuple, TypeVar, Union
 
 import torch
 
@@ -11,19 +11,20 @@ from meddlr_greedy.errors import UserError
 
 __all__ = ["in_parallel"]
 
-_Job, _Result = TypeVar("_Job"), TypeVar("_Result")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 def in_parallel(
-    function: Callable[..., _Result], jobs: Sequence[_Job], num_processes: int, on_step: Optional[Callable] = None
-) -> Iterator[Tuple[_Job, Union[_Result, UserError]]]:
-    """Results, or the UserErrors instead, as they come; in this process where there is one.
+    function: Callable[..., _R], jobs: Sequence[_T], num_processes: int, on_step: Optional[Callable] = None
+) -> Generator[Tuple[_T, Union[_R, UserError]], None, None]:
+    """Results, or the UserErrors instead, as they come.
 
     Args:
-        function: Called with each job and, in this process, with ``on_step``, which it calls for each slice.
+        function: Called with each job and, in this process, with ``on_step``.
         jobs: What ``function`` is called with.
-        num_processes: How many at the same time.
-        on_step: Called for each slice, or with the number of slices of a job when it is done in another process.
+        num_processes: How many at the same time; 1 is this process.
+        on_step: Called by ``function`` for each of its steps; not in other processes.
     """
     if num_processes == 1 or len(jobs) < 2:
         for job in jobs:
@@ -40,13 +41,11 @@ def in_parallel(
                 yield futures[future], future.result()
             except BrokenProcessPool as error:
                 raise UserError(f"--jobs: a process ended ({error}); is there memory for {num_processes}?") from error
-            if on_step:
-                on_step(len(futures[future].slices))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _caught(function: Callable[..., _Result], *arguments: Any) -> Union[_Result, UserError]:
+def _caught(function: Callable[..., _R], *arguments: Any) -> Union[_R, UserError]:
     try:
         return function(*arguments)
     except UserError as error:

@@ -3,6 +3,7 @@
 https://cmrxrecon.github.io, and Wang et al., Sci. Data 11:687, 2024.
 """
 
+import argparse
 import re
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
@@ -11,9 +12,11 @@ import h5py
 import numpy as np
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.preparation.readers.scan import RawScan, RawSlice, find_files, reading, remove_oversampling
+from meddlr_greedy.registry import READER_REGISTRY
 
-__all__ = ["find", "open_scan", "subject"]
+__all__ = ["CmrxreconReader"]
 
 # Fully sampled: kspace_full, kspace; undersampled: kus, kspace_sub04; of one coil: kspace_single_full.
 _KSPACE = re.compile(r"kspace(_single)?(_full|_sub\d*)?|kus", re.IGNORECASE)
@@ -21,86 +24,116 @@ _UNDERSAMPLED = re.compile(r"kus|.*_sub\d*", re.IGNORECASE)
 _FEW_ZEROS = 0.9  # a sampled line may hold zeros by chance; below this it was sampled in part
 
 
-def find(inputs: Sequence[str]) -> List[Path]:
-    """The files given, and all ``.mat`` in the folders given but masks."""
-    return find_files(inputs, (".mat",), skip=lambda path: "_mask" in path.stem.lower())
+@READER_REGISTRY.register()
+class CmrxreconReader(Reader):
+    """Files of the CMRxRecon challenges."""
+
+    command = "cmrxrecon"
+    help = "files of the CMRxRecon challenges 2023 to 2025"
+    description = (
+        "MATLAB v7.3 files of the CMRxRecon challenges 2023 to 2025; a folder is a subject.\n\n"
+        "    python -m meddlr_greedy.prepare cmrxrecon TrainingSet/FullSample --output datasets/cmrxrecon --maps 2"
+    )
+    locations = ("masks",)
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Adds where masks are, and the oversampling, which the files do not tell."""
+        parser.add_argument(
+            "--masks", metavar="FOLDER", help="of undersampled files: where their masks are (default: beside them)"
+        )
+        parser.add_argument(
+            "--readout-oversampling", type=int, default=1, metavar="FACTOR", help="to be removed (default: %(default)s)"
+        )
+
+    def find(self, inputs: Sequence[str]) -> List[Path]:
+        """The files given, and all ``.mat`` in the folders given but masks."""
+        return find_files(inputs, (".mat",), skip=lambda path: "_mask" in path.stem.lower())
+
+    def open_scan(
+        self,
+        path: Path,
+        undersampled: bool = False,
+        readout_oversampling: int = 1,
+        masks: Optional[str] = None,
+    ) -> RawScan:
+        """Opens a file of CMRxRecon.
+
+        Read from Python, k-space has axes (frame, slice, coil, ky, kx), and (frame, slice, ky, kx) where it is called
+        "single"; kx is the readout. Masks are of shape (ky,), (ky, kx) or (frame, ky, kx). The subject is the name of
+        the folder.
+
+        Args:
+            path: The file.
+            undersampled: Whether it is undersampled on purpose; so are the variables ``kus`` and ``kspace_sub...``.
+            readout_oversampling: Factor by which the readout is oversampled, which is removed.
+            masks: Folder of the masks of undersampled files, in it or in a folder of the subject's name; by default the
+                folder of the file. A mask is called as the file with "mask" for "kus", or with "_mask" at its end.
+                Without one, what is not zero counts as sampled.
+
+        Raises:
+            UserError: The file cannot be used.
+        """
+        with reading(path), open(path, "rb") as binary:
+            if binary.read(10) == b"MATLAB 5.0":
+                raise UserError(f"{path}: found a MATLAB v5 file, allowed v7.3 (in MATLAB: save -v7.3)")
+        with reading(path), h5py.File(path, "r") as file:
+            name = _kspace_name(path, file)
+            shape = _shape(path, name, file[name])
+        undersampled = undersampled or _UNDERSAMPLED.fullmatch(name) is not None
+        num_phases, num_slices, _, width, oversampled = shape
+        if num_phases < 2:
+            raise UserError(f"{path}: no cardiac phases: {name} has 1 frame, allowed 2 or more")
+        if readout_oversampling < 1 or oversampled % readout_oversampling:
+            raise UserError(f"--readout-oversampling: found {readout_oversampling}, allowed divisors of {oversampled}")
+
+        mask_file = _mask_file(path, masks) if undersampled else None
+        mask = None if mask_file is None else _read_mask(mask_file, (num_phases, width, oversampled))
+        varies = mask is not None and mask.shape[0] > 1
+        notes = []
+        if undersampled and mask is None:
+            notes.append(f"{path}: no mask beside it; what is not zero counts as sampled")
+        if varies:
+            notes.append(f"{path}: its mask varies along the readout, which the slower form of the model covers")
+        if varies and readout_oversampling > 1:
+            raise UserError(f"{path}: --readout-oversampling: allowed 1 where the mask varies along the readout")
+
+        def load(slice_id: int) -> RawSlice:
+            kspace = _load_kspace(path, name, slice_id, readout_oversampling)
+            if mask is None:
+                return RawSlice(kspace, _not_zero(kspace))
+            if kspace[np.broadcast_to(~mask, kspace.shape[:3])].any():
+                raise UserError(f"{path}: slice {slice_id}: k-space is not zero where its mask is")
+            return RawSlice(kspace, mask)
+
+        return RawScan(
+            path=path,
+            subject_id=_subject(path),
+            num_slices=num_slices,
+            load_slice=load,
+            undersampled=undersampled,
+            mask_file=mask_file,
+            notes=tuple(notes),
+        )
+
+    def subject_by_path(self, path: Path) -> str:
+        """The name of the folder of a file."""
+        return _subject(path)
 
 
-def subject(path: Path) -> str:
+def _subject(path: Path) -> str:
     """The subject of a file: the name of its folder."""
     return path.resolve().parent.name
 
 
-def open_scan(
-    path: Path,
-    undersampled: bool = False,
-    readout_oversampling: int = 1,
-    masks: Optional[str] = None,
-) -> RawScan:
-    """Opens a file of CMRxRecon.
-
-    Read from Python, k-space has axes (frame, slice, coil, ky, kx), and (frame, slice, ky, kx) where it is called
-    "single"; kx is the readout. Masks are of shape (ky,), (ky, kx) or (frame, ky, kx). The subject is the name of the
-    folder.
-
-    Args:
-        path: The file.
-        undersampled: Whether it is undersampled on purpose; so are the variables ``kus`` and ``kspace_sub...``.
-        readout_oversampling: Factor by which the readout is oversampled, which is removed.
-        masks: Folder of the masks of undersampled files, in it or in a folder of the subject's name; by default the
-            folder of the file. A mask is called as the file with "mask" for "kus", or with "_mask" at its end.
-            Without one, what is not zero counts as sampled.
-
-    Raises:
-        UserError: where the file cannot be used.
-    """
-    with reading(path), open(path, "rb") as binary:
-        if binary.read(10) == b"MATLAB 5.0":
-            raise UserError(f"{path}: found a MATLAB v5 file, allowed v7.3 (in MATLAB: save -v7.3)")
+def _load_kspace(path: Path, name: str, slice_id: int, readout_oversampling: int) -> np.ndarray:
+    """One slice (H, W, T, C) of the variable ``name``, without oversampling."""
     with reading(path), h5py.File(path, "r") as file:
-        name = _kspace_name(path, file)
-        shape = _shape(path, name, file[name])
-    undersampled = undersampled or _UNDERSAMPLED.fullmatch(name) is not None
-    num_phases, num_slices, _, width, oversampled = shape
-    if num_phases < 2:
-        raise UserError(f"{path}: no cardiac phases: {name} has 1 frame, allowed 2 or more")
-    if readout_oversampling < 1 or oversampled % readout_oversampling:
-        raise UserError(f"--readout-oversampling: found {readout_oversampling}, allowed divisors of {oversampled}")
-
-    notes, mask, mask_file = [], None, None
-    if undersampled:
-        mask_file = _mask_file(path, masks)
-        if mask_file is None:
-            notes.append(f"{path}: no mask beside it; what is not zero counts as sampled")
-        else:
-            mask = _read_mask(mask_file, (num_phases, width, oversampled))
-            if mask.shape[0] > 1:
-                notes.append(f"{path}: its mask varies along the readout, which the slower form of the model covers")
-    if mask is not None and mask.shape[0] > 1 and readout_oversampling > 1:
-        raise UserError(f"{path}: --readout-oversampling: allowed 1 where the mask varies along the readout")
-
-    def load(slice_id: int) -> RawSlice:
-        with reading(path), h5py.File(path, "r") as file:
-            stored = file[name][:, slice_id]
-        kspace = _complex(stored).reshape(num_phases, -1, width, oversampled)  # one coil where it is "single"
-        if readout_oversampling > 1:
-            kspace = remove_oversampling(kspace, oversampled // readout_oversampling)
-        kspace = np.ascontiguousarray(kspace.transpose(3, 2, 0, 1))
-        if mask is None:
-            return RawSlice(kspace, _not_zero(kspace))
-        if kspace[np.broadcast_to(~mask, kspace.shape[:3])].any():
-            raise UserError(f"{path}: slice {slice_id}: k-space is not zero where its mask is")
-        return RawSlice(kspace, mask)
-
-    return RawScan(
-        path=path,
-        subject_id=subject(path),
-        num_slices=num_slices,
-        load_slice=load,
-        undersampled=undersampled,
-        mask_file=mask_file,
-        notes=tuple(notes),
-    )
+        kspace = _complex(file[name][:, slice_id])
+    num_phases, width, oversampled = kspace.shape[0], *kspace.shape[-2:]
+    kspace = kspace.reshape(num_phases, -1, width, oversampled)  # one coil where it is "single"
+    if readout_oversampling > 1:
+        kspace = remove_oversampling(kspace, oversampled // readout_oversampling)
+    return np.ascontiguousarray(kspace.transpose(3, 2, 0, 1))
 
 
 def _kspace_name(path: Path, file: h5py.File) -> str:
@@ -145,7 +178,7 @@ def _not_zero(kspace: np.ndarray) -> np.ndarray:
 
 def _mask_file(path: Path, masks: Optional[str]) -> Optional[Path]:
     names = {path.stem + "_mask", re.sub("kus", "mask", path.stem, flags=re.IGNORECASE)} - {path.stem}
-    folders = [path.parent] if masks is None else [Path(masks, subject(path)), Path(masks)]
+    folders = [path.parent] if masks is None else [Path(masks, _subject(path)), Path(masks)]
     candidates = [folder / f"{name}.mat" for folder in folders for name in sorted(names)]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None and masks is not None:

@@ -1,24 +1,23 @@
 """Cine images to simulate from: DICOM series, NIfTI, npy and npz."""
 
-import hashlib
+import argparse
 import io
 import os
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-import nibabel
 import numpy as np
-import pydicom
-from pydicom.errors import InvalidDicomError
-from pydicom.misc import is_dicom
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.preparation.readers.scan import SAME_PLACE_MM, slice_spacing, stem
+from meddlr_greedy.ops.acquisition import Acquisition
+from meddlr_greedy.preparation.readers.reader import Reader
+from meddlr_greedy.preparation.readers.scan import SAME_PLACE_MM, RawScan, slice_spacing, stem
+from meddlr_greedy.preparation.simulate import CineSeries, add_acquisition_options, simulated_scan
+from meddlr_greedy.registry import READER_REGISTRY
 
-__all__ = ["CineSeries", "find", "load_images", "load_series"]
+__all__ = ["ImagesReader", "load_images", "load_series"]
 
 _ARRAYS = (".npy", ".npz")
 _NIFTI = (".nii", ".nii.gz")
@@ -36,43 +35,83 @@ _NUMBERS = {
 }
 
 
-@dataclass(frozen=True)
-class CineSeries:
-    """Cine images of one subject: magnitude (S, T, H, W), finite and not negative; the file they are from, if any.
+@READER_REGISTRY.register()
+class ImagesReader(Reader):
+    """Magnitude images, to which phase, coils and noise are simulated.
 
-    ``names_subject`` tells whether the file says whom it shows; else ``subject_id`` is its name.
+    pydicom and nibabel are imported where a file of theirs is read.
     """
 
-    magnitude: np.ndarray
-    pixel_spacing_mm: Optional[Tuple[float, float]] = None
-    slice_spacing_mm: Optional[float] = None
-    frame_time_ms: Optional[float] = None
-    path: Path = Path()
-    sha256: str = ""
-    subject_id: str = ""
-    names_subject: bool = False
+    command = "images"
+    help = "DICOM series, NIfTI, npy or npz, to simulate k-space from"
+    description = (
+        "Simulates k-space, coils, phase and noise from magnitude images of one subject each:\n\n"
+        "    folders of DICOM files   one view, any number of slices\n"
+        "    NIfTI files              (x, y, slice, phase)\n"
+        "    npy files                (slice, phase, row, column)\n"
+        "    npz files                the same as 'magnitude', and optionally pixel_spacing_mm, trigger_time_ms\n\n"
+        "Rows are the readout, columns the phase encodes, unless a DICOM or NIfTI file says otherwise.\n\n"
+        "    python -m meddlr_greedy.prepare images dicom/patient* --output datasets/patients --matrix 128 128\n"
+        "    python -m meddlr_greedy.prepare images pig_cine_sax.npz --output datasets/pig --matrix 128 128 \\\n"
+        "        --acquired-matrix 224 160 --split 0-6,13-19 7-8 9-12"
+    )
+    simulates = True
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the matrix of the scanner, and the options of the acquisition."""
+        parser.add_argument(
+            "--acquired-matrix",
+            nargs=2,
+            type=int,
+            metavar=("H", "W"),
+            help="what the scanner acquired, where its images are interpolated (default: the matrix of the images)",
+        )
+        add_acquisition_options(parser, default_matrix="all that was acquired")
+
+    def check_options(self, matrix: Optional[Sequence[int]] = None, **options: Any) -> None:
+        """Refuses what :class:`Acquisition` refuses."""
+        settings = {name: value for name, value in options.items() if name != "acquired_matrix"}
+        _acquisition(matrix or Acquisition.matrix, settings)
+
+    def find(self, inputs: Sequence[str]) -> List[Path]:
+        """The series among files and folders: npy, npz and NIfTI files, and folders that hold DICOM files."""
+        found: Dict[Path, None] = {}
+        for given in map(Path, inputs):
+            if given.is_file():
+                series = [given]
+            elif given.is_dir():
+                folders = [Path(folder) for folder, _, _ in os.walk(given)]
+                series = [folder for folder in folders if _dicom_files(folder)]
+                series += [p for p in given.rglob("*") if p.name.lower().endswith(_ARRAYS + _NIFTI) and p.is_file()]
+            else:
+                raise UserError(f"{given}: no such file or folder")
+            if not series:
+                raise UserError(f"{given}: found no DICOM, NIfTI, npy or npz file in this folder")
+            found.update(dict.fromkeys(sorted(series)))
+        return list(found)
+
+    def open_scan(
+        self,
+        path: Path,
+        matrix: Optional[Sequence[int]] = None,
+        acquired_matrix: Optional[Sequence[int]] = None,
+        **settings: Any,
+    ) -> RawScan:
+        """Reads a series, and simulates its slices where they are loaded.
+
+        Args:
+            path: As for :func:`load_images`.
+            matrix: Points (H, W); by default all that was acquired.
+            acquired_matrix: As for :func:`meddlr_greedy.preparation.simulate.simulated_scan`.
+            **settings: For :class:`Acquisition`.
+        """
+        series = load_images(path)
+        matrix = matrix or acquired_matrix or series.magnitude.shape[-2:]
+        return simulated_scan(series, _acquisition(matrix, settings), acquired_matrix)
 
 
-def find(inputs: Sequence[str]) -> List[Path]:
-    """The series among files and folders: npy, npz and NIfTI files, and folders that hold DICOM files.
-
-    Raises:
-        UserError: where an input does not exist, or a folder holds no images.
-    """
-    found: Dict[Path, None] = {}
-    for given in map(Path, inputs):
-        if given.is_file():
-            series = [given]
-        elif given.is_dir():
-            folders = [Path(folder) for folder, _, _ in os.walk(given)]
-            series = [folder for folder in folders if _dicom_files(folder)]
-            series += [p for p in given.rglob("*") if p.name.lower().endswith(_ARRAYS + _NIFTI) and p.is_file()]
-        else:
-            raise UserError(f"{given}: no such file or folder")
-        if not series:
-            raise UserError(f"{given}: found no DICOM, NIfTI, npy or npz file in this folder")
-        found.update(dict.fromkeys(sorted(series)))
-    return list(found)
+def _acquisition(matrix: Sequence[int], settings: Dict[str, Any]) -> Acquisition:
+    return Acquisition((matrix[0], matrix[1]), **settings)
 
 
 def load_images(path: Path) -> CineSeries:
@@ -119,8 +158,7 @@ def load_series(path: os.PathLike) -> CineSeries:
     if path.suffix not in _ARRAYS:
         raise UserError(f"{path}: found a '{path.suffix}' file, allowed .npy or .npz")
     try:
-        content = path.read_bytes()
-        loaded = np.load(io.BytesIO(content), allow_pickle=False)
+        loaded = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
         is_npy = isinstance(loaded, np.ndarray)
         arrays = {"magnitude": loaded} if is_npy else {key: loaded[key] for key in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -142,7 +180,6 @@ def load_series(path: os.PathLike) -> CineSeries:
         pixel_spacing_mm=None if spacing is None else (float(spacing[0]), float(spacing[1])),
         frame_time_ms=None if trigger is None or num_frames < 2 else float(np.diff(trigger).mean()),
         path=path,
-        sha256=hashlib.sha256(content).hexdigest(),
         subject_id=stem(path),
     )
 
@@ -181,10 +218,12 @@ def _optional(path: Path, arrays: Dict[str, np.ndarray], key: str, shape: Tuple)
 
 
 def _load_nifti(path: Path) -> CineSeries:
+    import nibabel
+
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        image = nibabel.load(path)
+        image: Any = nibabel.load(path)
         data = np.asanyarray(image.dataobj)
     except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
         raise UserError(f"{path}: truncated, damaged or not a NIfTI file ({error})") from error
@@ -213,6 +252,8 @@ def _load_nifti(path: Path) -> CineSeries:
 
 
 def _dicom_files(folder: Path) -> List[Path]:
+    from pydicom.misc import is_dicom
+
     return [path for path in sorted(folder.iterdir()) if path.is_file() and is_dicom(path)]
 
 
@@ -275,6 +316,9 @@ def _load_dicom(folder: Path) -> CineSeries:
 
 
 def _read_dicom(path: Path) -> Any:
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
     try:
         image = pydicom.dcmread(path)
     except (OSError, EOFError, ValueError, InvalidDicomError) as error:

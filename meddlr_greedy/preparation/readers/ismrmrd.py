@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import h5py
-import ismrmrd
 import numpy as np
 import torch
-from ismrmrd import constants
-from ismrmrd.hdf5 import acquisition_header_dtype
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.coils import noise_covariance, whitening_matrix
+from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.preparation.readers.scan import (
     RawScan,
     RawSlice,
@@ -23,84 +21,97 @@ from meddlr_greedy.preparation.readers.scan import (
     slice_spacing,
     stem,
 )
+from meddlr_greedy.registry import READER_REGISTRY
 
-__all__ = ["find", "open_scan"]
+__all__ = ["IsmrmrdReader"]
 
-_NOISE = constants.ACQ_IS_NOISE_MEASUREMENT
+# Flags by their names in ismrmrd.constants: the library is imported where a file is opened.
+_NOISE = "ACQ_IS_NOISE_MEASUREMENT"
 # Acquisitions that are not part of the image.
 _OTHER = (
-    constants.ACQ_IS_PARALLEL_CALIBRATION,
-    constants.ACQ_IS_NAVIGATION_DATA,
-    constants.ACQ_IS_PHASECORR_DATA,
-    constants.ACQ_IS_HPFEEDBACK_DATA,
-    constants.ACQ_IS_DUMMYSCAN_DATA,
-    constants.ACQ_IS_RTFEEDBACK_DATA,
-    constants.ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA,
-    constants.ACQ_IS_PHASE_STABILIZATION_REFERENCE,
-    constants.ACQ_IS_PHASE_STABILIZATION,
+    "ACQ_IS_PARALLEL_CALIBRATION",
+    "ACQ_IS_NAVIGATION_DATA",
+    "ACQ_IS_PHASECORR_DATA",
+    "ACQ_IS_HPFEEDBACK_DATA",
+    "ACQ_IS_DUMMYSCAN_DATA",
+    "ACQ_IS_RTFEEDBACK_DATA",
+    "ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA",
+    "ACQ_IS_PHASE_STABILIZATION_REFERENCE",
+    "ACQ_IS_PHASE_STABILIZATION",
 )
 _BLOCK = 256  # acquisitions read at once
 
 
-def find(inputs: Sequence[str]) -> List[Path]:
-    """The files given, and all ``.h5`` and ``.mrd`` in the folders given."""
-    return find_files(inputs, (".h5", ".mrd"), skip=lambda path: False)
+@READER_REGISTRY.register()
+class IsmrmrdReader(Reader):
+    """ISMRMRD files."""
 
-
-def open_scan(path: Path, undersampled: bool = False) -> RawScan:
-    """Opens an ISMRMRD file.
-
-    Noise scans, where there are any, prewhiten the data. The readout is placed by ``center_sample``, so that an
-    asymmetric echo leaves zeros at one end of it, and its oversampling is removed. Lines are placed by the center of
-    ``encodingLimits``; what is acquired repeatedly (averages, segments) is averaged. Phase oversampling is kept: its
-    lines are what a scanner samples. Cardiac phases are ``idx.phase`` or, where there is only one, the frames of a
-    real-time series, ``idx.repetition``.
-
-    Args:
-        path: The file.
-        undersampled: Whether the series is undersampled on purpose; so is one named ``us_...``, as in OCMR.
-
-    Raises:
-        UserError: where the file cannot be used.
-    """
-    undersampled = undersampled or path.name.startswith("us_")
-    with reading(path), h5py.File(path, "r") as file:
-        group = _group(path, file)
-        header = _header(path, file[group])
-        heads = _heads(path, file[group]["data"])
-
-    noise = np.flatnonzero(_flagged(heads, _NOISE))
-    image = np.flatnonzero(~_flagged(heads, _NOISE, *_OTHER))
-    if not image.size:
-        raise UserError(f"{path}: found no acquisition of an image among {len(heads)}")
-    encoding = _encoding(path, header, heads[image])
-    _check_coils(path, heads[np.concatenate([noise, image])])
-    layout = _Layout.of(path, encoding, heads[image], undersampled)
-    slices = np.unique(heads["idx"]["slice"][image])
-    notes = [] if noise.size else [f"{path}: no noise scan in it; not prewhitened"]
-    ratio = 1.0
-    if noise.size:
-        # Noise variance is proportional to the bandwidth, one over the dwell time.
-        dwell_noise, dwell_image = (float(heads["sample_time_us"][kind[0]]) for kind in (noise, image))
-        if dwell_noise > 0 and dwell_image > 0:
-            ratio = dwell_noise / dwell_image / _relative_noise_bandwidth(header)
-        else:
-            notes.append(f"{path}: sample_time_us is not given; noise scan taken to have the bandwidth of the data")
-    file_ = _File(path, group, heads, noise, image, layout, ratio)
-    if len(layout.readout) < layout.oversampled_width:
-        first, last = layout.readout[0], layout.readout[-1]
-        notes.append(f"{path}: asymmetric echo: samples {first}-{last} of {layout.oversampled_width}")
-    return RawScan(
-        path=path,
-        subject_id=_subject(header) or stem(path),
-        num_slices=len(slices),
-        load_slice=lambda i: file_.load(slices[i]),
-        names_subject=bool(_subject(header)),
-        undersampled=undersampled,
-        pixel_spacing_mm=layout.pixel_spacing_mm,
-        slice_spacing_mm=slice_spacing(_places(heads[image], slices)),
-        notes=tuple(notes),
+    command = "ismrmrd"
+    help = "ISMRMRD files, as of OCMR"
+    description = (
+        "ISMRMRD files (.h5, .mrd) of Cartesian 2D cine, for example OCMR (https://ocmr.info; mind its terms).\n"
+        "Files named us_... are taken to be undersampled on purpose.\n\n"
+        "    python -m meddlr_greedy.prepare ismrmrd OCMR/fs_*.h5 --output datasets/ocmr --split 0.7 0.1 0.2"
     )
+
+    def find(self, inputs: Sequence[str]) -> List[Path]:
+        """The files given, and all ``.h5`` and ``.mrd`` in the folders given."""
+        return find_files(inputs, (".h5", ".mrd"))
+
+    def open_scan(self, path: Path, undersampled: bool = False) -> RawScan:
+        """Opens an ISMRMRD file.
+
+        Noise scans, where there are any, prewhiten the data. The readout is placed by ``center_sample``, so that an
+        asymmetric echo leaves zeros at one end of it, and its oversampling is removed. Lines are placed by the center
+        of ``encodingLimits``; what is acquired repeatedly (averages, segments) is averaged. Phase oversampling is kept:
+        its lines are what a scanner samples. Cardiac phases are ``idx.phase`` or, where there is only one, the frames
+        of a real-time series, ``idx.repetition``.
+
+        Args:
+            path: The file.
+            undersampled: Whether the series is undersampled on purpose; so is one named ``us_...``, as in OCMR.
+
+        Raises:
+            UserError: The file cannot be used.
+        """
+        undersampled = undersampled or path.name.startswith("us_")
+        with reading(path), h5py.File(path, "r") as file:
+            group = _group(path, file)
+            header = _header(path, file[group])
+            heads = _heads(path, file[group]["data"])
+
+        noise = np.flatnonzero(_flagged(heads, _NOISE))
+        image = np.flatnonzero(~_flagged(heads, _NOISE, *_OTHER))
+        if not image.size:
+            raise UserError(f"{path}: found no acquisition of an image among {len(heads)}")
+        encoding = _encoding(path, header, heads[image])
+        _check_coils(path, heads[np.concatenate([noise, image])])
+        layout = _Layout.of(path, encoding, heads[image], undersampled)
+        slices = np.unique(heads["idx"]["slice"][image])
+        notes = [] if noise.size else [f"{path}: no noise scan in it; not prewhitened"]
+        ratio = 1.0
+        if noise.size:
+            # Noise variance is proportional to the bandwidth, one over the dwell time.
+            dwell_noise, dwell_image = (float(heads["sample_time_us"][kind[0]]) for kind in (noise, image))
+            if dwell_noise > 0 and dwell_image > 0:
+                ratio = dwell_noise / dwell_image / _relative_noise_bandwidth(header)
+            else:
+                notes.append(f"{path}: sample_time_us is not given; noise scan taken to have the bandwidth of the data")
+        file_ = _File(path, group, heads, noise, image, layout, ratio)
+        if len(layout.readout) < layout.oversampled_width:
+            first, last = layout.readout[0], layout.readout[-1]
+            notes.append(f"{path}: asymmetric echo: samples {first}-{last} of {layout.oversampled_width}")
+        return RawScan(
+            path=path,
+            subject_id=_subject(header) or stem(path),
+            num_slices=len(slices),
+            load_slice=lambda i: file_.load(slices[i]),
+            names_subject=bool(_subject(header)),
+            undersampled=undersampled,
+            pixel_spacing_mm=layout.pixel_spacing_mm,
+            slice_spacing_mm=slice_spacing(_places(heads[image], slices)),
+            notes=tuple(notes),
+        )
 
 
 def _group(path: Path, file: h5py.File) -> str:
@@ -114,6 +125,8 @@ def _group(path: Path, file: h5py.File) -> str:
 
 def _heads(path: Path, data: h5py.Dataset) -> np.ndarray:
     """Headers of all acquisitions, without their data."""
+    from ismrmrd.hdf5 import acquisition_header_dtype
+
     names = data.dtype.names or ()
     heads = data.dtype["head"].names or () if {"head", "data"} <= {*names} else ()
     if data.ndim != 1 or not {*acquisition_header_dtype.names} <= {*heads}:
@@ -122,14 +135,18 @@ def _heads(path: Path, data: h5py.Dataset) -> np.ndarray:
 
 
 def _header(path: Path, group: h5py.Group) -> Any:
+    import ismrmrd
+
     try:
         return ismrmrd.xsd.CreateFromDocument(group["xml"][0])
     except Exception as error:  # the parsers behind it raise errors of many kinds
         raise UserError(f"{path}: the XML header cannot be read ({error})") from error
 
 
-def _flagged(heads: np.ndarray, *flags: int) -> np.ndarray:
-    bits = sum(1 << (flag - 1) for flag in flags)
+def _flagged(heads: np.ndarray, *flags: str) -> np.ndarray:
+    from ismrmrd import constants
+
+    bits = sum(1 << (getattr(constants, flag) - 1) for flag in flags)
     return (heads["flags"] & np.uint64(bits)) != 0
 
 
@@ -160,7 +177,7 @@ def _encoding(path: Path, header: Any, heads: np.ndarray) -> Any:
         values = np.unique(heads["idx"][counter])
         if len(values) > 1:
             raise UserError(f"{path}: found {len(values)} values of idx.{counter} ({meaning}), allowed one")
-    if _flagged(heads, constants.ACQ_IS_REVERSE).any():
+    if _flagged(heads, "ACQ_IS_REVERSE").any():
         raise UserError(f"{path}: found reversed readouts (EPI), allowed readouts of one direction")
     return encoding
 

@@ -85,17 +85,24 @@ def reading(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: truncated, damaged or not an HDF5 file ({error})") from error
 
 
-def find_files(inputs: Sequence[str], suffixes: Tuple[str, ...], skip: Callable[[Path], bool]) -> List[Path]:
-    """The files given, and those of these suffixes in the folders given, except where ``skip``.
+def find_files(
+    inputs: Sequence[str], suffixes: Tuple[str, ...], skip: Optional[Callable[[Path], bool]] = None
+) -> List[Path]:
+    """The files given, and those of these suffixes in the folders given.
+
+    Args:
+        inputs: Files and folders.
+        suffixes: In lower case.
+        skip: Tells which files in folders are left out.
 
     Raises:
-        UserError: where an input does not exist, or a folder holds no such file.
+        UserError: An input does not exist, or a folder holds no such file.
     """
     found: Dict[Path, None] = {}
     for given in map(Path, inputs):
         if given.is_dir():
             files = [p for p in sorted(given.rglob("*")) if p.name.lower().endswith(suffixes) and p.is_file()]
-            files = [path for path in files if not skip(path)]
+            files = [path for path in files if skip is None or not skip(path)]
             if not files:
                 raise UserError(f"{given}: found no {', '.join(suffixes)} file in this folder")
             found.update(dict.fromkeys(files))

@@ -1,0 +1,110 @@
+"""One file of a data set: which slices of which scan it holds, whether it is there, and how it is written."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Tuple
+
+import h5py
+import numpy as np
+
+from meddlr_greedy.data.scan_file import write_scan
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.preparation.readers.scan import are_neighbors
+from meddlr_greedy.preparation.slice import Preparation, slice_arrays
+from meddlr_greedy.preparation.sources import Source
+
+__all__ = ["ScanTask", "write_file"]
+
+
+@dataclass(frozen=True)
+class ScanTask:
+    """One file to write.
+
+    Args:
+        source: Opens the scan.
+        path: The scan.
+        preparation: What is done with its k-space.
+        output: The file to write.
+        subject_id: Whom it shows.
+        split: "train", "val" or "test".
+        slices: Indices of its slices in the scan.
+        parameters: Everything else that its content is a function of.
+    """
+
+    source: Source
+    path: Path
+    preparation: Preparation
+    output: Path
+    subject_id: str
+    split: str
+    slices: Tuple[int, ...]
+    parameters: Dict[str, Any]
+
+    @property
+    def attributes(self) -> Dict[str, Any]:
+        """The attributes that tell this file from one made of other data or with other options."""
+        return {
+            "subject_id": self.subject_id,
+            "slices": list(self.slices),
+            "parameters": json.dumps(self.parameters, sort_keys=True),
+        }
+
+    def is_done(self, overwrite: bool) -> bool:
+        """Whether the file is there.
+
+        Args:
+            overwrite: Whether another file in its place may be replaced.
+
+        Raises:
+            UserError: Another file is in its place, which may not be replaced.
+        """
+        if not self.output.exists():
+            return False
+        try:
+            with h5py.File(self.output, "r") as file:
+                found = {name: np.asarray(file.attrs[name]).tolist() for name in self.attributes}
+        except (OSError, KeyError):
+            found = {}
+        if found == self.attributes:
+            return True
+        if not overwrite:
+            raise UserError(
+                f"{self.output}: found, made of another file or with other options; allowed a new --output, or "
+                "--overwrite"
+            )
+        return False
+
+
+def write_file(task: ScanTask, on_slice: Callable[[], Any] = lambda: None) -> List[str]:
+    """Writes one file, whole or not at all.
+
+    Args:
+        task: The file.
+        on_slice: Called after each slice.
+
+    Returns:
+        What the user should know about the scan.
+
+    Raises:
+        UserError: The scan cannot be used, or the file cannot be written (``WriteError``).
+    """
+    scan = task.source.open_scan(task.path)
+    notes = list(scan.notes)
+
+    def slices() -> Iterator[Dict[str, np.ndarray]]:
+        for slice_id in task.slices:
+            arrays, found = slice_arrays(scan, slice_id, task.preparation)
+            notes.extend(found)
+            yield arrays
+            on_slice()
+
+    given = task.preparation
+    attributes = {
+        **task.attributes,
+        "pixel_spacing_mm": scan.pixel_spacing_mm or given.pixel_spacing_mm,
+        "slice_spacing_mm": scan.slice_spacing_mm if are_neighbors(task.slices) else None,
+        "frame_time_ms": scan.frame_time_ms or given.frame_time_ms,
+    }
+    write_scan(task.output, len(task.slices), slices(), attributes)
+    return notes
