@@ -1,6 +1,6 @@
 """A beating heart in short axis, as balanced SSFP shows it: bright blood, dark muscle, bright fat, dark lungs.
 
-Every structure is given by a signed distance in millimetres (negative inside), so that the phantom can be drawn at any
+Every structure is given by a signed distance in millimeters (negative inside), so that the phantom can be drawn at any
 matrix with edges one pixel wide. Tissue texture and vessels are functions of three-dimensional position: neighboring
 slices of one subject resemble each other, and muscle carries its texture along as it moves.
 
@@ -12,10 +12,9 @@ from typing import Tuple
 
 import numpy as np
 
-__all__ = ["FIELD_OF_VIEW_MM", "Anatomy", "beating_heart", "left_ventricular_volume"]
+from meddlr_greedy.preparation.canvas import Canvas, Texture, Vessels
 
-# Square, in readout and phase encode; larger than any body drawn here, so that nothing aliases.
-FIELD_OF_VIEW_MM = 300.0
+__all__ = ["Anatomy", "beating_heart", "left_ventricular_volume"]
 
 # Signal of balanced SSFP at 1.5 T relative to blood, to the eye's accuracy.
 BLOOD, MYOCARDIUM, FAT, MUSCLE, LUNG = 1.0, 0.34, 0.8, 0.22, 0.04
@@ -99,7 +98,7 @@ def beating_heart(
     """One short-axis slice through one heart beat.
 
     Args:
-        shape: Matrix (H, W) over :data:`FIELD_OF_VIEW_MM` in both directions.
+        shape: Matrix (H, W) over :data:`meddlr_greedy.preparation.canvas.FIELD_OF_VIEW_MM` in both directions.
         num_frames: Number of cardiac phases T, evenly spaced over the beat.
         slice_position: 0 at the base, 1 at the apex.
         rng: Draws the subject (:meth:`Anatomy.random`) and nothing else: generators of equal state give slices of
@@ -109,9 +108,9 @@ def beating_heart(
         Magnitude, float32, shape (T, H, W), blood about 1.
     """
     anatomy = Anatomy.random(rng)
-    canvas = _Canvas.of_shape(shape, z=anatomy.lv_length * (0.08 + 0.86 * slice_position))
+    canvas = Canvas.over_field_of_view(shape, z=anatomy.lv_length * (0.08 + 0.86 * slice_position))
     structure = np.random.default_rng(anatomy.texture_seed)
-    texture, vessels = _Texture.random(structure), _Vessels.random(structure)
+    texture, vessels = Texture.random(structure), Vessels.random(structure)
     chest = _draw_chest(canvas, anatomy, slice_position, texture, vessels)
     frames = [
         _draw_heart(canvas, anatomy, phase, _draw_aorta(canvas, phase, chest), texture)
@@ -120,105 +119,12 @@ def beating_heart(
     return np.stack(frames).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class _Canvas:
-    """Positions of the pixels of one slice in mm from the isocenter, and the pixel size that edges are smoothed to."""
-
-    x: np.ndarray
-    y: np.ndarray
-    z: float
-    pixel: float
-
-    @classmethod
-    def of_shape(cls, shape: Tuple[int, int], z: float) -> "_Canvas":
-        spacing = FIELD_OF_VIEW_MM / np.asarray(shape)
-        y, x = ((np.arange(n) - n // 2) * d for n, d in zip(shape, spacing))
-        y, x = np.meshgrid(y, x, indexing="ij")
-        return cls(x=x, y=y, z=z, pixel=float(spacing.mean()))
-
-    def paint(self, image: np.ndarray, distance: np.ndarray, value) -> np.ndarray:
-        """``value`` where the signed distance is negative, over an edge one pixel wide."""
-        inside = np.clip(0.5 - distance / self.pixel, 0, 1)
-        return image + inside * (value - image)
-
-    def disc(self, center: Tuple[float, float], radius: float) -> np.ndarray:
-        return np.hypot(self.x - center[0], self.y - center[1]) - radius
-
-    def ellipse(self, center, half_axes, exponent: float = 2.0) -> np.ndarray:
-        """Signed distance to a (super)ellipse, exact on its edge and to first order near it."""
-        u = np.abs(self.x - center[0]) / half_axes[0]
-        v = np.abs(self.y - center[1]) / half_axes[1]
-        level = (u**exponent + v**exponent) ** (1 / exponent)
-        slope = np.hypot(u / half_axes[0], v / half_axes[1]) / np.maximum(np.hypot(u, v), 1e-6)
-        return (level - 1) / np.maximum(slope, 1e-6)
-
-
-@dataclass(frozen=True)
-class _Texture:
-    """A sum of plane waves of random direction and 5 to 40 mm wavelength: standard deviation 1, mean 0."""
-
-    wave_vectors: np.ndarray  # (waves, 3), rad / mm
-    phases: np.ndarray
-    amplitudes: np.ndarray
-
-    @classmethod
-    def random(cls, rng: np.random.Generator, num_waves: int = 32) -> "_Texture":
-        wavelength = np.geomspace(5, 40, num_waves)
-        direction = rng.standard_normal((num_waves, 3))
-        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-        amplitude = np.sqrt(wavelength)
-        return cls(
-            wave_vectors=2 * np.pi * direction / wavelength[:, None],
-            phases=rng.uniform(0, 2 * np.pi, num_waves),
-            amplitudes=amplitude * np.sqrt(2 / np.sum(amplitude**2)),
-        )
-
-    def __call__(self, x: np.ndarray, y: np.ndarray, z: float) -> np.ndarray:
-        total = np.zeros(x.shape, np.float32)
-        for (kx, ky, kz), phase, amplitude in zip(self.wave_vectors, self.phases, self.amplitudes):
-            argument = (kx * x + ky * y + (kz * z + phase)).astype(np.float32)
-            total += np.float32(amplitude) * np.cos(argument)
-        return total
-
-
-@dataclass(frozen=True)
-class _Vessels:
-    """Straight tapered pieces of vessel in three dimensions, spread over the whole thorax."""
-
-    starts: np.ndarray  # (vessels, 3) mm
-    ends: np.ndarray
-    radii: np.ndarray  # mm
-
-    @classmethod
-    def random(cls, rng: np.random.Generator, num_vessels: int = 320) -> "_Vessels":
-        starts = rng.uniform((-125, -95, -25), (125, 95, 115), (num_vessels, 3))
-        # Away from the hila, as vessels of the lung and liver run.
-        outward = starts * (1, 1, 0.3) + rng.normal(0, 35, (num_vessels, 3))
-        outward /= np.linalg.norm(outward, axis=1, keepdims=True)
-        lengths = rng.uniform(10, 40, (num_vessels, 1))
-        return cls(starts, starts + lengths * outward, rng.uniform(0.8, 2.8, num_vessels))
-
-    def distance(self, canvas: _Canvas) -> np.ndarray:
-        nearest = np.full(canvas.x.shape, np.inf)
-        for start, end, radius in zip(self.starts, self.ends, self.radii):
-            low, high = sorted((start[2], end[2]))
-            if not low - radius < canvas.z < high + radius:
-                continue
-            along = end - start
-            dx, dy, dz = canvas.x - start[0], canvas.y - start[1], canvas.z - start[2]
-            s = (dx * along[0] + dy * along[1] + dz * along[2]) / (along @ along)
-            s = np.clip(s, 0, 1)
-            gap = np.sqrt((dx - s * along[0]) ** 2 + (dy - s * along[1]) ** 2 + (dz - s * along[2]) ** 2)
-            np.minimum(nearest, gap - radius * (1 - 0.5 * s), out=nearest)
-        return nearest
-
-
 def _draw_chest(
-    canvas: _Canvas,
+    canvas: Canvas,
     anatomy: Anatomy,
     slice_position: float,
-    texture: _Texture,
-    vessels: _Vessels,
+    texture: Texture,
+    vessels: Vessels,
 ) -> np.ndarray:
     """Everything that stands still: chest wall, lungs, liver, spine. Shape (H, W)."""
     grain = texture(canvas.x, canvas.y, canvas.z)
@@ -248,7 +154,7 @@ def _draw_chest(
     return _draw_spine(canvas, anatomy, grain, image)
 
 
-def _draw_ribs(canvas: _Canvas, anatomy: Anatomy, cavity: np.ndarray, image: np.ndarray) -> np.ndarray:
+def _draw_ribs(canvas: Canvas, anatomy: Anatomy, cavity: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Ribs and sternum: marrow in a dark shell, in the wall around the cavity."""
     angle = np.arctan2(canvas.y, canvas.x)
     depth = np.abs(cavity - 0.45 * anatomy.muscle_thickness)
@@ -264,7 +170,7 @@ def _draw_ribs(canvas: _Canvas, anatomy: Anatomy, cavity: np.ndarray, image: np.
     return canvas.paint(image, sternum + 1.8, 1.3 * MARROW)
 
 
-def _draw_spine(canvas: _Canvas, anatomy: Anatomy, grain: np.ndarray, image: np.ndarray) -> np.ndarray:
+def _draw_spine(canvas: Canvas, anatomy: Anatomy, grain: np.ndarray, image: np.ndarray) -> np.ndarray:
     x = -12.0
     y = 4 + anatomy.body_half_axes[1] - anatomy.fat_thickness - 46
     back_muscles = np.minimum(canvas.ellipse((x - 27, y + 28), (25, 17)), canvas.ellipse((x + 27, y + 28), (25, 17)))
@@ -279,7 +185,7 @@ def _draw_spine(canvas: _Canvas, anatomy: Anatomy, grain: np.ndarray, image: np.
     return canvas.paint(image, canvas.ellipse((x, y + 24.5), (5, 3.6)), SPINAL_CORD)
 
 
-def _draw_aorta(canvas: _Canvas, phase: float, chest: np.ndarray) -> np.ndarray:
+def _draw_aorta(canvas: Canvas, phase: float, chest: np.ndarray) -> np.ndarray:
     """Descending aorta: widens with the pulse wave, and its signal drops with the fast flow of systole."""
     pulse = np.exp(-0.5 * ((phase - 0.25) / 0.12) ** 2)
     aorta = canvas.disc((14, 46), 10.5 + 0.8 * pulse)
@@ -287,84 +193,113 @@ def _draw_aorta(canvas: _Canvas, phase: float, chest: np.ndarray) -> np.ndarray:
     return canvas.paint(image, aorta, BLOOD * (1 - 0.25 * pulse))
 
 
-def _draw_heart(canvas: _Canvas, anatomy: Anatomy, phase: float, image: np.ndarray, texture: _Texture) -> np.ndarray:
+@dataclass(frozen=True)
+class _HeartState:
+    """Where the heart is at one cardiac phase, and how the slice cuts it."""
+
+    contraction: float  # 0 in end diastole, 1 in end systole
+    shortening: float  # length over end-diastolic length
+    level: float  # of the slice, in the heart: 0 base, 1 apex
+    endo_radius: float  # of the left ventricle
+    epi_radius: float
+    diastolic_radius: float  # the inner one in end diastole
+    center: np.ndarray  # of the left ventricle, (2,)
+    septum: np.ndarray  # unit vector from the left to the right ventricle, (2,)
+
+    @classmethod
+    def at(cls, phase: float, anatomy: Anatomy, z: float) -> "_HeartState":
+        volume = float(left_ventricular_volume(np.asarray(phase), anatomy.ejection_fraction))
+        contraction = (1 - volume) / anatomy.ejection_fraction
+
+        # The base descends by 15 % of the length towards the resting apex: a fixed slice comes to cut the heart nearer
+        # to its base. (Above the base the heart is continued as it is there.)
+        shortening = 1 - 0.15 * contraction
+        length = anatomy.lv_length * shortening
+        level = max(0.0, 1 - (anatomy.lv_length - z) / length)
+
+        # Volume ~ radius^2 length; the muscle is incompressible, so its cross section grows as the heart shortens.
+        profile = np.sqrt(max(0.0, 1 - level**2))
+        endo_radius = anatomy.lv_radius * profile * np.sqrt(volume / shortening)
+        diastolic_radius = anatomy.lv_radius * profile
+        wall_section = (diastolic_radius + anatomy.wall_thickness) ** 2 - diastolic_radius**2
+        epi_radius = np.sqrt(endo_radius**2 + wall_section / shortening)
+
+        center = np.array(anatomy.heart_center) + level * np.array(anatomy.heart_tilt)
+        septum = np.array([np.cos(anatomy.septum_angle), np.sin(anatomy.septum_angle)])
+        center = center + 2.0 * contraction * septum
+        return cls(contraction, shortening, level, endo_radius, epi_radius, diastolic_radius, center, septum)
+
+
+def _draw_heart(canvas: Canvas, anatomy: Anatomy, phase: float, image: np.ndarray, texture: Texture) -> np.ndarray:
     """Both ventricles at one cardiac phase, over ``image`` (H, W)."""
-    volume = float(left_ventricular_volume(np.asarray(phase), anatomy.ejection_fraction))
-    contraction = (1 - volume) / anatomy.ejection_fraction  # 0 in end diastole, 1 in end systole
-
-    # The base descends by 15 % of the length towards the resting apex: a fixed slice comes to cut the heart nearer to
-    # its base. (Above the base the heart is continued as it is there.)
-    shortening = 1 - 0.15 * contraction
-    length = anatomy.lv_length * shortening
-    level = max(0.0, 1 - (anatomy.lv_length - canvas.z) / length)  # 0 base, 1 apex
-
-    # Volume ~ radius^2 length; the muscle is incompressible, so its cross section grows as the heart shortens.
-    profile = np.sqrt(max(0.0, 1 - level**2))
-    endo_radius = anatomy.lv_radius * profile * np.sqrt(volume / shortening)
-    diastolic_radius = anatomy.lv_radius * profile
-    wall_section = (diastolic_radius + anatomy.wall_thickness) ** 2 - diastolic_radius**2
-    epi_radius = np.sqrt(endo_radius**2 + wall_section / shortening)
-
-    center = np.array(anatomy.heart_center) + level * np.array(anatomy.heart_tilt)
-    septum = np.array([np.cos(anatomy.septum_angle), np.sin(anatomy.septum_angle)])
-    center = center + 2.0 * contraction * septum
-    dx, dy = canvas.x - center[0], canvas.y - center[1]
+    heart = _HeartState.at(phase, anatomy, canvas.z)
+    dx, dy = canvas.x - heart.center[0], canvas.y - heart.center[1]
     radius, angle = np.hypot(dx, dy), np.arctan2(dy, dx)
     # Base and apex turn against each other.
-    material_angle = angle - anatomy.twist * contraction * (1 - 2 * level)
+    material_angle = angle - anatomy.twist * heart.contraction * (1 - 2 * heart.level)
     ellipse = 1 + anatomy.lv_ellipticity * np.cos(2 * (angle - anatomy.septum_angle))
 
     # Texture that moves with the muscle: sampled where the tissue lies in end diastole.
-    material_radius = np.sqrt(np.maximum(0, (radius**2 - endo_radius**2) * shortening + diastolic_radius**2))
+    squared = (radius**2 - heart.endo_radius**2) * heart.shortening + heart.diastolic_radius**2
+    material_radius = np.sqrt(np.maximum(0, squared))
     grain = texture(
         material_radius * np.cos(material_angle),
         material_radius * np.sin(material_angle),
-        level * anatomy.lv_length,
+        heart.level * anatomy.lv_length,
     )
-    trabeculae = (
-        (0.5 + 0.5 * contraction)
-        * (0.4 + level)
-        * min(1.0, endo_radius / 15)
-        * (
-            np.cos(9 * material_angle + 5 * level)
-            + 0.7 * np.cos(14 * material_angle - 9 * level + 1)
-            + 0.5 * np.cos(23 * material_angle + 14 * level + 2)
-        )
-    )
-    endo = radius - endo_radius * ellipse + trabeculae
-    epi = radius - epi_radius * ellipse + 0.4 * grain
-
-    rv_scale = np.sqrt(max(0.0, 1 - (1.08 * level) ** 2))
-    rv_radius = anatomy.rv_radius * rv_scale * (1 - 0.16 * contraction)
-    rv_distance = anatomy.rv_distance * (0.35 + 0.65 * rv_scale) * (1 - 0.06 * contraction)
-    rv_center = center + rv_distance * septum
-    rv_x, rv_y = canvas.x - rv_center[0], canvas.y - rv_center[1]
-    rv_angle = np.arctan2(rv_y, rv_x)
-    free_wall = np.hypot(rv_x, rv_y) - rv_radius * (1 + 0.12 * np.cos(2 * (rv_angle - anatomy.septum_angle) + np.pi))
-    rv_trabeculae = (0.6 + 0.6 * contraction) * (
-        np.cos(13 * rv_angle + 7 * level) + 0.7 * np.cos(21 * rv_angle - 11 * level)
-    )
-    rv_wall = 2.5 + 1.2 * contraction
+    endo = radius - heart.endo_radius * ellipse + _trabeculae(heart, material_angle)
+    epi = radius - heart.epi_radius * ellipse + 0.4 * grain
+    rv_center, free_wall, rv_trabeculae = _right_ventricle(canvas, anatomy, heart)
+    rv_wall = 2.5 + 1.2 * heart.contraction
 
     muscle = MYOCARDIUM * (1 + 0.07 * grain)
     swirl = texture(canvas.x + 25 * np.cos(2 * np.pi * phase), canvas.y, 200 * np.sin(2 * np.pi * phase))
-    blood = BLOOD * (1 + 0.03 * swirl - 0.06 * contraction)
+    blood = BLOOD * (1 + 0.03 * swirl - 0.06 * heart.contraction)
 
-    heart = np.minimum(epi, free_wall - rv_wall)
-    image = canvas.paint(image, heart - 2.5 + 1.2 * grain, 0.85 * FAT)  # epicardial fat, patchy
+    outline = np.minimum(epi, free_wall - rv_wall)
+    image = canvas.paint(image, outline - 2.5 + 1.2 * grain, 0.85 * FAT)  # epicardial fat, patchy
     image = canvas.paint(image, free_wall - rv_wall, muscle)
     rv_blood = np.maximum(free_wall + np.maximum(rv_trabeculae, 0), -epi)
     image = canvas.paint(image, rv_blood, 0.96 * blood)
-    image = canvas.paint(image, np.maximum(_moderator_band(canvas, rv_center, septum, level), rv_blood), muscle)
+    band = _moderator_band(canvas, rv_center, heart.septum, heart.level)
+    image = canvas.paint(image, np.maximum(band, rv_blood), muscle)
     image = canvas.paint(image, epi, muscle)
     image = canvas.paint(image, endo, blood)
     for papillary_angle in (-0.75, 2.0):  # anterolateral, posteromedial
-        image = canvas.paint(
-            image,
-            _papillary_muscle(radius, material_angle - papillary_angle, endo_radius, level, contraction),
-            muscle,
+        papillary = _papillary_muscle(
+            radius, material_angle - papillary_angle, heart.endo_radius, heart.level, heart.contraction
         )
+        image = canvas.paint(image, papillary, muscle)
     return image
+
+
+def _trabeculae(heart: _HeartState, material_angle: np.ndarray) -> np.ndarray:
+    """How far the muscle reaches into the left ventricle, in mm."""
+    return (
+        (0.5 + 0.5 * heart.contraction)
+        * (0.4 + heart.level)
+        * min(1.0, heart.endo_radius / 15)
+        * (
+            np.cos(9 * material_angle + 5 * heart.level)
+            + 0.7 * np.cos(14 * material_angle - 9 * heart.level + 1)
+            + 0.5 * np.cos(23 * material_angle + 14 * heart.level + 2)
+        )
+    )
+
+
+def _right_ventricle(canvas: Canvas, anatomy: Anatomy, heart: _HeartState) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Center (2,), signed distance to the inside of the free wall (H, W), and trabeculae (H, W) in mm."""
+    scale = np.sqrt(max(0.0, 1 - (1.08 * heart.level) ** 2))
+    radius = anatomy.rv_radius * scale * (1 - 0.16 * heart.contraction)
+    distance = anatomy.rv_distance * (0.35 + 0.65 * scale) * (1 - 0.06 * heart.contraction)
+    center = heart.center + distance * heart.septum
+    dx, dy = canvas.x - center[0], canvas.y - center[1]
+    angle = np.arctan2(dy, dx)
+    free_wall = np.hypot(dx, dy) - radius * (1 + 0.12 * np.cos(2 * (angle - anatomy.septum_angle) + np.pi))
+    trabeculae = (0.6 + 0.6 * heart.contraction) * (
+        np.cos(13 * angle + 7 * heart.level) + 0.7 * np.cos(21 * angle - 11 * heart.level)
+    )
+    return center, free_wall, trabeculae
 
 
 def _papillary_muscle(
@@ -378,7 +313,7 @@ def _papillary_muscle(
     return np.hypot(from_wall / 1.25, radius * np.sin(angle)) - size
 
 
-def _moderator_band(canvas: _Canvas, rv_center, septum, level: float) -> np.ndarray:
+def _moderator_band(canvas: Canvas, rv_center, septum, level: float) -> np.ndarray:
     """Signed distance to the muscle band that crosses the right ventricle in its apical half."""
     if not 0.4 < level < 0.75:
         return np.full(canvas.x.shape, np.inf)
