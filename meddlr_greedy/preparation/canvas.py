@@ -68,6 +68,7 @@ class Texture:
         )
 
     def __call__(self, x: np.ndarray, y: np.ndarray, z: float) -> np.ndarray:
+        """The texture at positions in mm, float32."""
         total = np.zeros(x.shape, np.float32)
         for (kx, ky, kz), phase, amplitude in zip(self.wave_vectors, self.phases, self.amplitudes):
             argument = (kx * x + ky * y + (kz * z + phase)).astype(np.float32)

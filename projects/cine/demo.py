@@ -8,11 +8,10 @@ Example::
 import os
 from typing import Optional, Sequence
 
-from meddlr_greedy import eval_net, train_net
+from meddlr_greedy import eval_net, prepare, train_net
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.data.catalog import datasets_root
 from meddlr_greedy.errors import exit_with_one_line
-from meddlr_greedy.preparation import simulate
 from projects.cine.paths import CONFIGS
 
 
@@ -29,7 +28,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = build_parser().parse_args(argv)
     config = ["--config-file", os.path.relpath(CONFIGS / "demo.yaml"), "OUTPUT_DIR", args.output]
 
-    simulate.main(["--output", str(datasets_root() / "phantom")])
+    prepare.main(["phantom", "--output", str(datasets_root() / "phantom")])
     train_net.main(["--resume", *config])  # run again, it goes on where it was
     eval_net.main(config)
 

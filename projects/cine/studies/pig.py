@@ -35,7 +35,6 @@ from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
 from meddlr_greedy.evaluation.run import evaluate_test_sets, make_results_folder, run_info
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.phase_constrained import phase_constrained_reconstruction
-from meddlr_greedy.preparation import simulate
 from projects.cine.baselines import compressed_sensing
 from projects.cine.paths import CONFIGS, README_PAGE
 from projects.cine.support.tables import check_page, publish_picture, publish_table, results_folder, versions_as_text
@@ -69,8 +68,8 @@ class Study:
     compares: bool = False
 
 
-def _simulate(images: str, output: str) -> None:
-    simulate.main(["--images", images, *SIMULATION, "--output", output])
+def _prepare(images: str, output: str) -> None:
+    prepare.main(["images", images, *SIMULATION, "--output", output])
 
 
 def _prepare_two_maps(images: str, output: str) -> None:
@@ -78,7 +77,7 @@ def _prepare_two_maps(images: str, output: str) -> None:
 
 
 STUDIES = {
-    "8x": Study("pig", _simulate, {"greedy": CONFIGS / "pig.yaml"}),
+    "8x": Study("pig", _prepare, {"greedy": CONFIGS / "pig.yaml"}),
     "12x": Study(
         "pig12",
         _prepare_two_maps,

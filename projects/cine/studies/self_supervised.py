@@ -14,12 +14,11 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
-from meddlr_greedy import eval_net, train_net
+from meddlr_greedy import eval_net, prepare, train_net
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.data.catalog import datasets_root
 from meddlr_greedy.errors import exit_with_one_line
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
-from meddlr_greedy.preparation import simulate
 from projects.cine.paths import CONFIGS, README_PAGE
 from projects.cine.support.tables import check_page, publish_table, results_folder, versions_as_text
 
@@ -57,7 +56,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     args = build_parser().parse_args(argv)
 
     check_page(args.page, _NAME)
-    simulate.main(["--output", str(datasets_root() / "phantom")])
+    prepare.main(["phantom", "--output", str(datasets_root() / "phantom")])
     study: Dict[str, Any] = {"runs": {}}
     for label, name in RUNS.items():
         folder = Path(args.output, Path(name).stem)
