@@ -91,11 +91,10 @@ def prepare_dataset(
 def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output: {folder}: found a file, allowed a folder")
-    content = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if not content <= {"scans", "annotations"}:
-        raise UserError(
-            f"--output: {folder}: found {', '.join(sorted(content))}, allowed a new folder or a prepared one"
-        )
+    content = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    stored = [path.read_text(errors="replace") for path in folder.glob("annotations/*")]
+    if not {*content} <= {"scans", "annotations"} or not all(_DESCRIPTION in text for text in stored):
+        raise UserError(f"--output: {folder}: found {', '.join(content)}, allowed a new folder or a prepared one")
 
 
 # --- Looking at the scans ---

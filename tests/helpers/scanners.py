@@ -1,0 +1,191 @@
+"""Files as scanners and challenges write them, made with the formats' own libraries."""
+
+from dataclasses import dataclass
+from typing import Optional, Tuple
+
+import h5py
+import ismrmrd
+import nibabel
+import numpy as np
+import pydicom
+from ismrmrd import constants
+from pydicom.dataset import FileDataset, FileMetaDataset
+
+from tests.helpers.heart import COILS, HEIGHT, WIDTH, fft
+
+
+@dataclass(frozen=True)
+class Mrd:
+    """How the test's scanner acquires and writes."""
+
+    averages: int = 1
+    segments: int = 1
+    oversampling: int = 2
+    asymmetry: int = 0  # oversampled samples that the echo leaves out at the beginning
+    lines: range = range(WIDTH)
+    skipped: Tuple[Tuple[int, int], ...] = ()  # (phase, line)
+    sampled: Optional[np.ndarray] = None  # (W, T)
+    trajectory: str = "cartesian"
+    subject: str = ""
+    noise: Optional[np.ndarray] = None  # (acquisition, coil, sample)
+    noise_dwell: float = 5.0
+    noise_bandwidth: Optional[float] = None
+    time: str = "phase"
+    discard: int = 0
+    sets: int = 1
+    matrix: Optional[Tuple[int, int]] = None
+    broken: str = ""
+
+
+def mrd_header(scan, num_phases, num_slices):
+    x = ismrmrd.xsd
+    limit = x.limitType
+    width = scan.oversampling * HEIGHT
+    encoded = x.encodingSpaceType(
+        matrixSize=x.matrixSizeType(x=width, y=WIDTH, z=1),
+        fieldOfView_mm=x.fieldOfViewMm(x=320.0 * scan.oversampling, y=240, z=8),
+    )
+    # The scanner interpolates its images to another matrix than the one it acquires.
+    matrix = scan.matrix or (2 * HEIGHT, 2 * WIDTH)
+    recon = x.encodingSpaceType(
+        matrixSize=x.matrixSizeType(x=matrix[0], y=matrix[1], z=1), fieldOfView_mm=x.fieldOfViewMm(x=320, y=240, z=8)
+    )
+    lines = scan.lines
+    encoding = x.encodingType(
+        encodedSpace=encoded,
+        reconSpace=recon,
+        trajectory=x.trajectoryType(scan.trajectory),
+        encodingLimits=x.encodingLimitsType(
+            kspace_encoding_step_1=limit(minimum=0, maximum=lines[-1] - lines[0], center=WIDTH // 2 - lines[0]),
+            slice=limit(minimum=0, maximum=num_slices - 1, center=0),
+            phase=limit(minimum=0, maximum=num_phases - 1, center=0) if scan.time == "phase" else None,
+        ),
+    )
+    header = x.ismrmrdHeader(
+        experimentalConditions=x.experimentalConditionsType(H1resonanceFrequency_Hz=63_500_000),
+        acquisitionSystemInformation=x.acquisitionSystemInformationType(
+            receiverChannels=COILS, relativeReceiverNoiseBandwidth=scan.noise_bandwidth
+        ),
+        encoding=[encoding],
+    )
+    if scan.subject:
+        header.subjectInformation = x.subjectInformationType(patientID=scan.subject)
+    return x.ToXML(header)
+
+
+def write_mrd(path, coil_images, scan=None, seed=0):
+    """Writes coil images (S, T, C, H, W) as a scanner would acquire them."""
+    scan = scan or Mrd()
+    rng = np.random.default_rng(seed)
+    num_slices, num_phases, num_coils = coil_images.shape[:3]
+    pad = (scan.oversampling - 1) * HEIGHT // 2
+    kspace = fft(np.pad(coil_images, [(0, 0)] * 3 + [(pad, pad), (0, 0)]), (-2, -1)).astype(np.complex64)
+    first = scan.asymmetry - scan.discard
+    with ismrmrd.Dataset(str(path), "dataset", mode="w") as file:
+        file.write_xml_header(mrd_header(scan, num_phases, num_slices))
+
+        def append(data, center, dwell, flags=(), **counters):
+            acquisition = ismrmrd.Acquisition.from_array(np.ascontiguousarray(data, dtype=np.complex64))
+            acquisition.center_sample, acquisition.sample_time_us = center, dwell
+            for flag in flags:
+                acquisition.setFlag(flag)
+            acquisition.slice_dir[2], acquisition.position[2] = 1, 8 * counters.get("slice", 0)
+            for name, value in counters.items():
+                setattr(acquisition.idx, name, int(value))
+            if scan.discard and not flags:
+                acquisition.discard_pre = scan.discard
+            file.append_acquisition(acquisition)
+
+        for noise in scan.noise if scan.noise is not None else ():
+            append(noise, 0, scan.noise_dwell, [constants.ACQ_IS_NOISE_MEASUREMENT])
+        # Something that is no image, in the way.
+        append(1e3 + np.ones((num_coils, 8)), 4, 2.5, [constants.ACQ_IS_PHASECORR_DATA])
+        for s in range(num_slices):
+            for average in range(scan.averages):
+                for t in range(num_phases):
+                    for line in scan.lines:
+                        if (t, line) in scan.skipped or (scan.sampled is not None and not scan.sampled[line, t]):
+                            continue
+                        data = kspace[s, t, :, max(first, 0) :, line]
+                        if scan.averages > 1:  # whose mean is the data
+                            sign = 1 if average % 2 else -1
+                            data = data + sign * 0.1 * np.exp(1j * np.arange(data.size).reshape(data.shape))
+                        if scan.discard:
+                            data = data + 0
+                            data[:, : scan.discard] = 1e3 * rng.standard_normal((num_coils, scan.discard))
+                        if scan.broken == "nan" and (s, t, line) == (0, 1, 5):
+                            data = data * np.nan
+                        if scan.broken == "coils" and (s, t, line) == (0, 1, 5):
+                            data = data[:-1]
+                        counters = {
+                            "kspace_encode_step_1": line - scan.lines[0],
+                            "slice": s,
+                            scan.time: t,
+                            "average": average,
+                            "segment": line % scan.segments,
+                            "set": t % scan.sets,
+                        }
+                        center = scan.oversampling * HEIGHT // 2 - max(first, 0)
+                        append(data, center, 2.5, **counters)
+    return path
+
+
+def write_mat(path, array, name="kspace_full", dtype=np.float32):
+    """Writes as MATLAB does: axes reversed, complex numbers as a compound."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w", userblock_size=512) as file:
+        if np.iscomplexobj(array):
+            stored = np.empty(array.T.shape, [("real", dtype), ("imag", dtype)])
+            stored["real"], stored["imag"] = array.T.real, array.T.imag
+        else:
+            stored = array.T
+        file.create_dataset(name, data=stored)
+    with open(path, "r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64")
+    return path
+
+
+def matlab_axes(kspace):
+    """(S, T, C, H, W) to (nx, ny, coil, slice, frame)."""
+    return kspace.transpose(3, 4, 2, 0, 1)
+
+
+def write_dicom(folder, magnitude, subject, phase_encoding="ROW", **changes):
+    """One file for each slice and phase, as a scanner exports them: in no order."""
+    folder.mkdir(parents=True)
+    order = np.random.default_rng(0).permutation(magnitude.shape[0] * magnitude.shape[1])
+    for number, i in enumerate(order):
+        s, t = divmod(int(i), magnitude.shape[1])
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = pydicom.uid.MRImageStorage
+        meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+        meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        image = FileDataset(str(folder / "x"), {}, file_meta=meta, preamble=b"\0" * 128)
+        image.SOPClassUID, image.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+        image.PatientID, image.InstanceNumber, image.Modality = subject, number + 1, "MR"
+        image.ImageOrientationPatient = [0.6, 0.8, 0, 0, 0, -1]
+        normal = np.cross([0.6, 0.8, 0], [0, 0, -1])
+        image.ImagePositionPatient = [float(x) for x in 8.0 * s * normal + [10, 20, 30]]
+        image.PixelSpacing, image.TriggerTime = [1.5, 1.25], 40.0 * t
+        image.InPlanePhaseEncodingDirection = phase_encoding
+        image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+        image.BitsAllocated = image.BitsStored = 16
+        image.HighBit, image.PixelRepresentation = 15, 0
+        pixels = magnitude[s, t].T if phase_encoding == "COL" else magnitude[s, t]
+        image.Rows, image.Columns = pixels.shape
+        image.RescaleSlope, image.RescaleIntercept = 2, 6
+        image.PixelData = np.ascontiguousarray(pixels // 2).tobytes()
+        for name, change in changes.items():
+            setattr(image, name, change(s, t))
+        image.save_as(folder / f"IM{number:04d}", enforce_file_format=True)
+    return folder
+
+
+def write_nifti(path, magnitude, dim_info=None):
+    image = nibabel.Nifti1Image(np.ascontiguousarray(magnitude.transpose(2, 3, 0, 1)), np.diag([1.5, 1.25, 8, 1]))
+    image.header.set_zooms((1.5, 1.25, 8, 0.04))
+    image.header.set_xyzt_units("mm", "sec")
+    if dim_info:
+        image.header.set_dim_info(*dim_info)
+    nibabel.save(image, path)
+    return path

@@ -1,0 +1,210 @@
+"""ISMRMRD files, written with the format's own library, come back as the image that went in."""
+
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.preparation.readers.ismrmrd import IsmrmrdReader
+from tests.helpers.errors import expect_prepare_error
+from tests.helpers.heart import (
+    COILS,
+    EXACT,
+    HEIGHT,
+    PHASES,
+    SLICES,
+    WIDTH,
+    fft,
+    ifft,
+    kt_mask,
+    prepared,
+    psnr,
+    read,
+    target_and_support,
+)
+from tests.helpers.scanners import Mrd, mrd_header, write_mrd
+
+
+@pytest.mark.parametrize(
+    "scan",
+    [
+        Mrd(),
+        Mrd(averages=2, segments=3),
+        Mrd(oversampling=1, matrix=(HEIGHT, WIDTH)),
+        Mrd(time="repetition", discard=4, asymmetry=4),
+    ],
+    ids=["oversampled", "averages", "plain", "repetitions"],
+)
+def test_ismrmrd_comes_back(heart, tmp_path, scan):
+    expected = heart.image
+    if scan.asymmetry:  # four of 128 samples are lost to the receiver
+        expected = lowpassed(heart, scan.asymmetry)
+    (path,) = prepared(tmp_path / "out", IsmrmrdReader(), write_mrd(tmp_path / "a.h5", heart.coil_images, scan))
+    target, support = target_and_support(path)
+    assert target.shape == (SLICES, PHASES, HEIGHT, WIDTH)
+    assert psnr(target, expected, support) > 50
+    assert support.mean() > 0.9
+    arrays, attributes = read(path)
+    assert arrays["kspace"].shape == (SLICES, HEIGHT, WIDTH, PHASES, COILS)
+    np.testing.assert_allclose(attributes["pixel_spacing_mm"], [320 / HEIGHT, 240 / WIDTH])
+    assert attributes["slice_spacing_mm"] == pytest.approx(8)
+    assert attributes["subject_id"] == "a" and list(attributes["slices"]) == [0, 1]
+
+
+def lowpassed(heart, asymmetry, lines=range(WIDTH)):
+    """Images (S, T, H, W) of which the first samples of the oversampled readout, and some lines, are zero."""
+    kspace = fft(np.pad(heart.coil_images, [(0, 0)] * 3 + [(HEIGHT // 2, HEIGHT // 2), (0, 0)]), (-2, -1))
+    kspace[..., :asymmetry, :] = 0
+    kspace[..., [line for line in range(WIDTH) if line not in lines]] = 0
+    coil_images = ifft(kspace, (-2, -1))[..., HEIGHT // 2 : -HEIGHT // 2, :]
+    return (heart.maps.conj() * coil_images).sum(axis=2)
+
+
+@pytest.mark.parametrize("lines", [range(WIDTH), range(10, WIDTH)], ids=["echo", "echo and lines"])
+def test_asymmetric_echo_and_partial_fourier_come_back_low_passed(heart, tmp_path, lines):
+    scan = Mrd(asymmetry=HEIGHT // 2, lines=lines)
+    (path,) = prepared(tmp_path / "out", IsmrmrdReader(), write_mrd(tmp_path / "a.h5", heart.coil_images, scan))
+    target, support = target_and_support(path)
+    assert psnr(target, lowpassed(heart, scan.asymmetry, lines), support) > 50
+    assert psnr(target, heart.image, support) < 40
+
+
+def test_prewhitening_gives_unit_covariance(heart, tmp_path):
+    rng = np.random.default_rng(0)
+
+    def noise(*shape):
+        white = rng.standard_normal((*shape, COILS)) + 1j * rng.standard_normal((*shape, COILS))
+        return white @ mixing
+
+    mixing = np.eye(COILS) + 0.4 * rng.standard_normal((COILS, COILS))
+    # The image has half the dwell time, twice the bandwidth, and the noise scan 0.8 of the nominal one.
+    scan = Mrd(
+        noise=noise(64, 2048).transpose(0, 2, 1), noise_dwell=5.0, noise_bandwidth=0.8, oversampling=1, averages=1
+    )
+    image_noise = np.sqrt(2 / 0.8) * noise(3, 8, HEIGHT, WIDTH).transpose(0, 1, 4, 2, 3)
+    raw = IsmrmrdReader().open_scan(write_mrd(tmp_path / "a.h5", image_noise, scan))
+    samples = np.concatenate([raw.load_slice(i).kspace.reshape(-1, COILS) for i in range(3)])
+    covariance = samples.T @ samples.conj() / len(samples)
+    assert np.abs(covariance - np.eye(COILS)).max() < 0.02
+
+
+def test_prewhitened_image_comes_back(heart, tmp_path):
+    rng = np.random.default_rng(1)
+    noise = rng.standard_normal((COILS, COILS)) @ rng.standard_normal((8, COILS, 512))
+    scan = Mrd(noise=noise, noise_dwell=2.5)
+    (path,) = prepared(tmp_path / "out", IsmrmrdReader(), write_mrd(tmp_path / "a.h5", heart.coil_images, scan))
+    target, support = target_and_support(path)
+    samples = noise.transpose(1, 0, 2).reshape(COILS, -1)
+    whitening = np.linalg.inv(np.linalg.cholesky(samples @ samples.conj().T / samples.shape[1]))
+    gain = np.linalg.norm(np.einsum("ij,jhw->ihw", whitening, heart.maps), axis=0)
+    assert psnr(target, gain * heart.image, support) > 50
+
+
+MISSING = {
+    "a line": (((1, 7),), "slice 0: phase 1 lacks lines 7"),
+    "a phase": (tuple((3, line) for line in range(WIDTH)), "slice 0: phase 3 is missing"),
+}
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_what_is_missing_is_refused_or_filled(heart, tmp_path, case, capsys):
+    skipped, message = MISSING[case]
+    source = write_mrd(tmp_path / "a.h5", heart.coil_images, Mrd(skipped=skipped))
+    with pytest.raises(UserError, match=f"{message}; allowed .* or --missing fill"):
+        prepared(tmp_path / "out", IsmrmrdReader(), source)
+    assert not (tmp_path / "out").exists()
+    (path,) = prepared(
+        tmp_path / "out", IsmrmrdReader(), source, preparation=replace(EXACT, missing="fill"), progress=True
+    )
+    assert f"{message}; filled from the nearest phase" in capsys.readouterr().out
+    kspace = read(path)[0]["kspace"]
+    for phase, line in skipped:
+        np.testing.assert_array_equal(kspace[:, :, line, phase], kspace[:, :, line, phase - 1])
+
+
+@pytest.mark.parametrize("asymmetry", [0, 32])
+def test_undersampled_ismrmrd_keeps_its_mask_and_has_no_target(heart, tmp_path, asymmetry):
+    mask = kt_mask()
+    source = write_mrd(tmp_path / "us_0001.h5", heart.coil_images, Mrd(sampled=mask, asymmetry=asymmetry))
+    (path,) = prepared(tmp_path / "out", IsmrmrdReader(), source)
+    arrays, _ = read(path)
+    assert set(arrays) == {"kspace", "maps", "mask"} and arrays["mask"].dtype == np.uint8
+    if asymmetry:
+        assert arrays["mask"].shape == (SLICES, HEIGHT, WIDTH, PHASES, 1)
+        along = arrays["mask"][0, :, WIDTH // 2, 0, 0]
+        assert along.tolist() == [0] * (asymmetry // 2) + [1] * (HEIGHT - asymmetry // 2)
+    else:
+        assert arrays["mask"].shape == (SLICES, 1, WIDTH, PHASES, 1)
+        full = heart.kspace.transpose(0, 3, 4, 1, 2)
+        np.testing.assert_allclose(arrays["kspace"], full * mask[:, :, None], atol=1e-4 * np.abs(full).max())
+    np.testing.assert_array_equal(arrays["mask"][:, -1, ..., 0] != 0, np.broadcast_to(mask, (SLICES, *mask.shape)))
+    assert not arrays["kspace"][np.broadcast_to(arrays["mask"] == 0, arrays["kspace"].shape)].any()
+    # Maps from the time average see the whole of k-space: they are those of the fully sampled scan, but for motion.
+    agreement = np.abs((arrays["maps"][0, :, :, 0, :, 0] * heart.maps.conj().transpose(1, 2, 0)).sum(-1))
+    assert np.median(agreement[np.abs(heart.image[0, 0]) > 0.1]) > 0.99
+
+
+@pytest.fixture(scope="session")
+def bad_files(tmp_path_factory, heart):
+    folder = tmp_path_factory.mktemp("bad")
+    one = heart.coil_images[:1]
+
+    def mrd(name, coil_images=one, **settings):
+        return write_mrd(folder / name, coil_images, Mrd(**settings))
+
+    mrd("good.h5")
+    content = (folder / "good.h5").read_bytes()
+    (folder / "truncated.h5").write_bytes(content[: len(content) // 2])
+    (folder / "text.h5").write_text("hello")
+    with h5py.File(folder / "foreign.h5", "w") as file:
+        file["kspace"] = np.zeros(3)
+    with h5py.File(folder / "no_acquisitions.h5", "w") as file:
+        file["dataset/xml"], file["dataset/data"] = [mrd_header(Mrd(), PHASES, 1).encode()], np.zeros(3)
+    with h5py.File(folder / "no_header.h5", "w") as file:
+        file["dataset/xml"], file["dataset/data"] = [b"<hello/>"], np.zeros(3)
+    mrd("spiral.h5", trajectory="spiral")
+    mrd("radial.h5", trajectory="radial")
+    mrd("one_phase.h5", one[:, :1])
+    mrd("nan.h5", broken="nan")
+    mrd("coils.h5", broken="coils")
+    mrd("zeros.h5", 0 * one)
+    mrd("flow.h5", sets=2)
+    mrd("undersampled.h5", sampled=kt_mask())
+    mrd("us_narrow.h5", sampled=kt_mask() & (np.abs(np.arange(WIDTH) - WIDTH // 2) < 8)[:, None])
+    mrd("dead_coil.h5", noise=np.ones((1, COILS, 64)) * np.random.default_rng(0).standard_normal((1, 1, 64)))
+    mrd("quiet_noise.h5", noise=np.zeros((1, COILS, 64)))
+    small_echo = Mrd(asymmetry=HEIGHT)
+    write_mrd(folder / "half_echo.h5", one, small_echo)
+    return folder
+
+
+WRONG = [
+    ("ismrmrd {dir}/absent.h5", "absent.h5: no such file or folder"),
+    ("ismrmrd {dir}/empty", "empty: found no .h5, .mrd file"),
+    ("ismrmrd {dir}/truncated.h5", "truncated.h5: truncated, damaged or not an HDF5 file"),
+    ("ismrmrd {dir}/text.h5", "text.h5: truncated, damaged or not an HDF5 file"),
+    ("ismrmrd {dir}/foreign.h5", "foreign.h5: found kspace in it, allowed an ISMRMRD group"),
+    ("ismrmrd {dir}/no_acquisitions.h5", "no_acquisitions.h5: found no acquisitions in '/dataset/data'"),
+    ("ismrmrd {dir}/no_header.h5", "no_header.h5: the XML header cannot be read"),
+    ("ismrmrd {dir}/spiral.h5", "spiral.h5: found a spiral trajectory, allowed cartesian"),
+    ("ismrmrd {dir}/radial.h5", "radial.h5: found a radial trajectory, allowed cartesian"),
+    ("ismrmrd {dir}/one_phase.h5", "one_phase.h5: no cardiac phases: found 1"),
+    ("ismrmrd {dir}/nan.h5 --coils 4", "nan.h5: slice 0: found NaN or infinite values in k-space"),
+    ("ismrmrd {dir}/coils.h5", "coils.h5: coils differ between acquisitions: active_channels: found 5, 6"),
+    ("ismrmrd {dir}/zeros.h5 --coils 4", "zeros.h5: slice 0: found nothing but zeros in k-space"),
+    ("ismrmrd {dir}/flow.h5", "flow.h5: found 2 values of idx.set (flow encodings), allowed one"),
+    ("ismrmrd {dir}/undersampled.h5", "of the lines are missing, allowed every line of every phase; for data under"),
+    ("ismrmrd {dir}/us_narrow.h5 --coils 4", "calibration region of 20 x 20: only the central 15 x 15 of 64 x 48 was"),
+    ("ismrmrd {dir}/half_echo.h5 --coils 4", "only the central 1 x 1 of 64 x 48 was sampled"),
+    ("ismrmrd {dir}/good.h5 --coils 4 --calib 49", "calibration region of 49 x 49: only the central 48 x 48"),
+    ("ismrmrd {dir}/dead_coil.h5", "dead_coil.h5: noise: found linearly dependent coils"),
+    ("ismrmrd {dir}/quiet_noise.h5", "quiet_noise.h5: noise: found no noise in coil 0"),
+    ("ismrmrd {dir}/good.h5", "good.h5: slice 0: --coils: found 8 with 6 coils in the file, allowed 1 to 6"),
+]
+
+
+@pytest.mark.parametrize("arguments,message", WRONG)
+def test_wrong_input_is_one_line_and_nothing_is_written(arguments, message, bad_files, tmp_path, capsys):
+    expect_prepare_error(f"{arguments} --split 1 0 0", message, bad_files, tmp_path, capsys)

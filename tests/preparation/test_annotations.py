@@ -1,0 +1,64 @@
+"""The commands that are printed at the end work word for word."""
+
+import shlex
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from meddlr_greedy import prepare
+from meddlr_greedy.config.loading import load_config
+from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
+from meddlr_greedy.preparation.annotations import say_what_is_next
+
+SIZES = ["--slices", "1", "--frames", "2", "--matrix", "16", "16", "--coils", "2", "--calib", "16"]
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """Leaves the catalog, which is global, as it was."""
+    yield
+    monkeypatch.undo()
+    register_datasets()
+
+
+@pytest.mark.parametrize("root,prefixed", [("datasets", False), ("elsewhere", True), ("my $HOME's", True)])
+@pytest.mark.parametrize("split,maps", [(("1", "1", "0"), 1), (("1", "0", "1"), 2)])
+def test_the_printed_command_works(registry, tmp_path, monkeypatch, capsys, root, prefixed, split, maps):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MEDDLR_GREEDY_DATASETS", raising=False)
+    output = ["--output", f"{root}/a 'heart'"]
+    prepare.main(["phantom", *output, "--subjects", "2", *SIZES, "--split", *split, "--maps", str(maps)])
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[0].startswith("MEDDLR_GREEDY_DATASETS=") == prefixed
+    if prefixed:
+        monkeypatch.setenv(*words.pop(0).split("=", 1))
+    assert words[:4] == ["python", "-m", "meddlr_greedy.train_net", "--config-file"]
+    register_datasets()
+    cfg = load_config(words[4], words[5:])
+    found = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL, *cfg.DATASETS.TEST]
+    assert found == ["a 'heart'_train", f"a 'heart'_{'val' if split[1] == '1' else 'test'}"]
+    check_dataset_names(found)
+    assert cfg.MODEL.UNROLLED.NUM_EMAPS == maps
+
+
+@pytest.mark.parametrize("maps", [1, 2])
+def test_the_printed_commands_for_scans_without_targets_work(registry, tmp_path, monkeypatch, capsys, maps):
+    output = ["--output", str(tmp_path / "beat")]
+    prepare.main(["phantom", *output, "--subjects", "3", *SIZES, "--split", "1", "1", "1", "--maps", str(maps)])
+    for path in (tmp_path / "beat").rglob("*.h5"):
+        with h5py.File(path, "a") as file:
+            del file["target"]
+            file["mask"] = np.ones((1, 1, 16, 2, 1), np.uint8)
+    capsys.readouterr()
+    say_what_is_next(tmp_path / "beat", 0)
+    reconstruct, train = (shlex.split(line) for line in capsys.readouterr().out.splitlines()[2::2])
+    assert reconstruct[2] == "meddlr_greedy.reconstruct"
+    assert reconstruct[-2:] == ["--device", "cpu"] or torch.cuda.is_available()
+    monkeypatch.setenv(*train[0].split("=", 1))
+    assert train[3] == "meddlr_greedy.train_net"
+    register_datasets()
+    cfg = load_config(train[5], train[6:])
+    assert (cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST) == (("beat_train",), ("beat_val",), ())
+    assert cfg.MISC.GREEDY.CINE.LOSS_LINES > 0 and cfg.MODEL.UNROLLED.NUM_EMAPS == maps

@@ -1,0 +1,19 @@
+"""One slice: coil compression."""
+
+import pytest
+
+from meddlr_greedy.preparation.coil_maps import CoilMaps
+from meddlr_greedy.preparation.readers.ismrmrd import IsmrmrdReader
+from meddlr_greedy.preparation.slice import Preparation
+from tests.helpers.heart import COILS, prepared, psnr, read, target_and_support
+from tests.helpers.scanners import write_mrd
+
+
+@pytest.mark.parametrize("compression,coils", [("geometric", COILS), ("svd", COILS), ("geometric", 4), ("svd", 5)])
+def test_virtual_coils(heart, tmp_path, compression, coils):
+    preparation = Preparation(CoilMaps(crop=0), coils, compression)
+    source = write_mrd(tmp_path / "a.h5", heart.coil_images)
+    (path,) = prepared(tmp_path / "out", IsmrmrdReader(), source, preparation=preparation)
+    target, support = target_and_support(path)
+    assert read(path)[0]["kspace"].shape[-1] == coils
+    assert psnr(target, heart.image, support) > (50 if coils == COILS else 35)
