@@ -10,7 +10,7 @@ import numpy as np
 
 from meddlr_greedy.data.scan_file import write_scan
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.preparation.readers.scan import are_neighbors
+from meddlr_greedy.preparation.raw_scan import are_neighbors
 from meddlr_greedy.preparation.slice import Preparation, slice_arrays
 from meddlr_greedy.preparation.sources import Source
 

@@ -23,7 +23,7 @@ from meddlr_greedy.ops.acquisition import (
     random_smooth_phase,
     seeded_generator,
 )
-from meddlr_greedy.preparation.readers.scan import RawScan, RawSlice, stem
+from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, stem
 
 __all__ = ["CineSeries", "acquired_spacing", "add_acquisition_options", "simulated_scan"]
 

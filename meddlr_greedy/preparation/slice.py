@@ -9,7 +9,7 @@ import torch
 from meddlr_greedy.errors import UserError, check
 from meddlr_greedy.ops.coils import compress_coils, geometric_compression, svd_compression
 from meddlr_greedy.preparation.coil_maps import CoilMaps, sense_arrays
-from meddlr_greedy.preparation.readers.scan import RawScan, RawSlice, complete
+from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, complete
 
 __all__ = [
     "COMPRESSIONS",

@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, find_files, reading, remove_oversampling
 from meddlr_greedy.preparation.readers.reader import Reader
-from meddlr_greedy.preparation.readers.scan import RawScan, RawSlice, find_files, reading, remove_oversampling
 from meddlr_greedy.registry import READER_REGISTRY
 
 __all__ = ["CmrxreconReader"]

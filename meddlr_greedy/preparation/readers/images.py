@@ -12,8 +12,8 @@ import numpy as np
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.acquisition import Acquisition
+from meddlr_greedy.preparation.raw_scan import SAME_PLACE_MM, RawScan, slice_spacing, stem
 from meddlr_greedy.preparation.readers.reader import Reader
-from meddlr_greedy.preparation.readers.scan import SAME_PLACE_MM, RawScan, slice_spacing, stem
 from meddlr_greedy.preparation.simulate import CineSeries, add_acquisition_options, simulated_scan
 from meddlr_greedy.registry import READER_REGISTRY
 

@@ -11,8 +11,7 @@ import torch
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.coils import noise_covariance, whitening_matrix
-from meddlr_greedy.preparation.readers.reader import Reader
-from meddlr_greedy.preparation.readers.scan import (
+from meddlr_greedy.preparation.raw_scan import (
     RawScan,
     RawSlice,
     find_files,
@@ -21,6 +20,7 @@ from meddlr_greedy.preparation.readers.scan import (
     slice_spacing,
     stem,
 )
+from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
 
 __all__ = ["IsmrmrdReader"]

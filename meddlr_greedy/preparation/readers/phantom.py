@@ -11,8 +11,8 @@ from meddlr_greedy.errors import check
 from meddlr_greedy.ops.acquisition import Acquisition, seeded_generator
 from meddlr_greedy.preparation.beating_heart import Anatomy, beating_heart
 from meddlr_greedy.preparation.canvas import FIELD_OF_VIEW_MM
+from meddlr_greedy.preparation.raw_scan import RawScan
 from meddlr_greedy.preparation.readers.reader import Reader
-from meddlr_greedy.preparation.readers.scan import RawScan
 from meddlr_greedy.preparation.simulate import (
     CineSeries,
     acquired_spacing,

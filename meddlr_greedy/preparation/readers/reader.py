@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, List, Sequence, Tuple
 
-from meddlr_greedy.preparation.readers.scan import RawScan, stem
+from meddlr_greedy.preparation.raw_scan import RawScan, stem
 
 __all__ = ["Reader"]
 
@@ -19,7 +19,7 @@ class Reader(ABC):
         import numpy as np
 
         from meddlr_greedy.preparation.readers.reader import Reader
-        from meddlr_greedy.preparation.readers.scan import RawScan, RawSlice, find_files, stem
+        from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, find_files, stem
         from meddlr_greedy.registry import READER_REGISTRY
 
         @READER_REGISTRY.register()

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from meddlr_greedy.preparation.raw_scan import RawSlice, complete, slice_spacing
 from meddlr_greedy.preparation.readers.images import ImagesReader
-from meddlr_greedy.preparation.readers.scan import RawSlice, complete, slice_spacing
 from tests.helpers.heart import prepared, read
 from tests.helpers.scanners import write_nifti
 
