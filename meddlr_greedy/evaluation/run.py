@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-import h5py
 import numpy as np
 import torch
 from meddlr.config import CfgNode
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 import meddlr_greedy
 from meddlr_greedy.data.build import build_val_loader
-from meddlr_greedy.data.scan_file import Geometry
+from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.evaluator import build_evaluator
 from meddlr_greedy.evaluation.images import as_complex, in_file_units
@@ -97,7 +96,8 @@ def evaluate_dataset(
         "reconstruction": build_evaluator(cfg, dataset_name, **options),
     }
     examples = _slice_data(loader.dataset).examples
-    scans = {Path(example["file_name"]).stem: str(example["file_name"]) for example in examples}
+    paths = dict.fromkeys(str(example["file_name"]) for example in examples)
+    headers = {Path(path).stem: read_header(path, dict(cfg.DATALOADER.DATA_KEYS) or None) for path in paths}
     keeper = _SliceKeeper(cfg, _middle_slices(examples, num_figures))
     inference_on_dataset(
         model,
@@ -110,10 +110,10 @@ def evaluate_dataset(
         is_cine=evaluators["reconstruction"].is_cine,
         tables={method: evaluator.table() for method, evaluator in evaluators.items()},
         slices=[
-            KeptSlice(scan, slice_id, images, Geometry.of(_attributes(scans[scan])))
+            KeptSlice(scan, slice_id, images, headers[scan].geometry)
             for (scan, slice_id), images in keeper.images.items()
         ],
-        subjects={scan: _subject(scan, _attributes(path)) for scan, path in scans.items()},
+        subjects={scan: _subject(scan, header.attributes) for scan, header in headers.items()},
     )
 
 
@@ -170,11 +170,6 @@ def _middle_slices(examples: Sequence[Mapping[str, Any]], num_scans: int) -> Lis
         (Path(file_name).stem, sorted(slices)[len(slices) // 2])
         for file_name, slices in list(slices_of_file.items())[:num_scans]
     ]
-
-
-def _attributes(file_name: str) -> Dict[str, Any]:
-    with h5py.File(file_name, "r") as scan:
-        return dict(scan.attrs)
 
 
 def _subject(scan: str, attributes: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Scans as they were acquired, without targets -> images, slice by slice."""
 
-from typing import Any, Dict, NamedTuple
+from typing import Dict, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 from meddlr_greedy.data.transform import CineDataTransform
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.images import as_complex, in_file_units
-from meddlr_greedy.modeling.contract import traits_of
+from meddlr_greedy.modeling.contract import inner_network, traits_of
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.reconstruction.acquired import AcquiredScan, AcquiredSlice
 
@@ -43,11 +43,8 @@ class Reconstructor:
 
     def __init__(self, cfg: CfgNode, model: nn.Module):
         self._model = model.eval()
-        network: Any = model
-        while hasattr(network, "model"):
-            network = network.model
-        self._network = network
-        self._takes_cine = traits_of(network).is_cine
+        self._network = inner_network(model)
+        self._takes_cine = traits_of(self._network).is_cine
         self._transform = _CineTransform(cfg) if self._takes_cine else _ImageTransform(cfg)
         self._normalizer = build_normalizer(cfg)
 
