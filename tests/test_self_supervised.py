@@ -22,7 +22,6 @@ from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.modeling.problem import MeasuredLines
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.train_net import main as train_main
-from projects.cine.studies import self_supervised
 from tests.helpers.errors import expect_error
 from tests.helpers.jobs import ended_well, start, start_job  # noqa: F401 (fixtures)
 from tests.helpers.masks import sampled_by
@@ -378,27 +377,3 @@ def test_batches_that_do_not_fit_the_loss(load_cfg, scanned):
     with_target = next(iter(build_train_loader(load_cfg(), seed=0)))
     with pytest.raises(UserError, match="MISC.GREEDY.CINE.LOSS_LINES: found 0.4"):
         build_model(load_cfg(*OPTS)).train()(with_target)
-
-
-# ---- the study
-
-
-def test_study_writes_its_table(tmp_path, monkeypatch, datasets):
-    monkeypatch.setenv("MEDDLR_GREEDY_DATASETS", str(tmp_path / "data"))
-    small = self_supervised.prepare.main
-    sizes = ["--subjects", "3", "--split", "1", "1", "1", "--slices", "1", "--frames", "4", "--matrix", "32", "24"]
-    monkeypatch.setattr(self_supervised.prepare, "main", lambda argv: small([*argv, *sizes, "--coils", "3"]))
-    page = tmp_path / "page.md"
-    page.write_text("<!-- self-supervised -->\n<!-- /self-supervised -->\n")
-    folders = ["--output", str(tmp_path / "runs"), "--page", str(page), "--results", str(tmp_path)]
-    try:
-        self_supervised.main([*folders, "SOLVER.MAX_ITER", "2", "MODEL.UNROLLED.NUM_FEATURES", "4"])
-    finally:
-        monkeypatch.undo()
-        register_datasets(datasets)
-    study = json.loads((tmp_path / "self_supervised.json").read_text())
-    assert list(study["runs"]) == ["with targets", "without targets"]
-    psnr = {label: run["reconstruction"]["psnr_scan"]["mean"] for label, run in study["runs"].items()}
-    assert f"| without targets | {psnr['without targets']:.2f} |" in page.read_text()
-    assert "minutes" not in page.read_text()
-    assert study["runs"]["with targets"]["zero_filled"] == study["runs"]["without targets"]["zero_filled"]

@@ -25,7 +25,8 @@ def timed_forward(model: Any) -> Callable[[], float]:
         A function that gives their seconds since it was called last.
     """
     seconds = 0.0
-    # The forward of a greedy network contains backwards, too.
+    # The forward of a greedy network contains backwards, too, and its observers are told of both together. So the
+    # function that runs the unrolled steps is replaced.
     runs_modules = isinstance(model, GreedyUnrolled) and not model.invertible
     owner, name = (model.unrolled, "run_steps") if runs_modules else (model, "forward")
     function = getattr(owner, name)
@@ -80,14 +81,19 @@ def read_clocks(run: Path) -> List[Dict[str, List[float]]]:
 
 
 class TimedStep:
-    """The trainer's step on one batch, in this process; a call gives ``step_s``, ``forward_s`` and ``backward_s``."""
+    """The trainer's step on one batch, in this process.
+
+    Args:
+        cfg: The config.
+        batch: meddlr's batch.
+    """
 
     def __init__(self, cfg: CfgNode, batch: Dict[str, torch.Tensor]):
         self._step = StepOnBatch.with_batch(cfg, batch)
         self._forward_seconds = timed_forward(self._step.model)
 
     def __call__(self) -> Dict[str, float]:
-        """Trains on the batch once."""
+        """Trains on the batch once; gives ``step_s``, ``forward_s`` and ``backward_s``."""
         start = now()
         self._step.run()
         seconds, forward = now() - start, self._forward_seconds()

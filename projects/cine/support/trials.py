@@ -1,7 +1,7 @@
 """Many trainings of one study: side by side, each in a process of its own, with a progress bar, and resumable.
 
 A trial is a config with overrides. What is finished stays: a study that was ended continues where it was. A study that
-is asked to end (SIGTERM, SIGHUP, Ctrl-C) ends its trainings, too; each of them saves a checkpoint.
+is asked to end (SIGTERM, SIGUSR1, SIGHUP, Ctrl-C) ends its trainings, too; each of them saves a checkpoint.
 """
 
 import json
@@ -31,7 +31,7 @@ __all__ = ["SCORE", "Processes", "Trial", "ending_processes", "run_trials", "sco
 SCORE = "psnr_scan"
 _LOG = "console.txt"
 _EXIT_STATUS = "exit_status.txt"  # of the last process of a trial that failed
-_END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
 Processes = List["subprocess.Popen[bytes]"]
 
@@ -170,7 +170,7 @@ def ending_processes() -> Iterator[Processes]:
     them directly, and they save nothing.
 
     Raises:
-        PreemptedError: SIGTERM, SIGHUP or Ctrl-C arrived in the block.
+        PreemptedError: a signal that asks for the end (Ctrl-C among them) arrived in the block.
     """
 
     def end(number: int, _frame: Any) -> None:

@@ -55,7 +55,7 @@ def test_a_file_without_times_is_refused(tmp_path, capsys):
 def test_two_processes_measure(tmp_path):
     args, path = Namespace(threads=1, device="cpu", seconds=0.0), tmp_path / "scaling.json"
     job = LocalJob(2, scaling._measure_in_job, (args, path), tmp_path / "job.txt")
-    assert job.wait() == [0, 0], job.text()[-3000:]
+    assert job.wait(600) == [0, 0], job.text()[-3000:]
     measured = json.loads(path.read_text())["measured"]
     assert all(value > 0 for value in measured.values())
     height, width, num_frames = NETWORK["shape"]
