@@ -152,7 +152,7 @@ def test_edge_mask_marks_lines_never_acquired(kind):
 
 
 def test_a_mask_of_ones_own_is_listed_once_it_is_registered(data_cfg):
-    assert kt_mask_names() == tuple(kind.__name__ for kind in KT_MASKS)
+    assert kt_mask_names()[: len(KT_MASKS)] == tuple(kind.__name__ for kind in KT_MASKS)
 
     class FirstLinesKtMaskFunc(KtMaskFunc):
         def sample_outer(self, outer, num_outer, dc, rng):
