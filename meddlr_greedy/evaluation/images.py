@@ -34,6 +34,6 @@ def in_file_units(normalizer: Normalizer, images: torch.Tensor, batch: Mapping[s
         ndarray: On the CPU, of the same shape, complex64.
     """
     scale = {"mean": batch["mean"], "std": batch["std"], "channels_last": True}
-    # The normalizer wants a target too, and may scale nothing else.
+    # The normalizer asks for a target too.
     images = normalizer.undo(image=images, target=images, **scale)["image"]
     return images.detach().cpu().numpy().astype(np.complex64)

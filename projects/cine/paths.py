@@ -6,7 +6,7 @@ __all__ = ["CONFIGS", "README_PAGE", "RESULTS_PAGE", "ROOT"]
 
 _PROJECT = Path(__file__).resolve().parent
 
-#: The repository: the folder from which ``python -m projects...`` works.
+#: The repository: the folder from which the commands of the projects are run.
 ROOT = _PROJECT.parents[1]
 
 #: The configs of the cine networks.

@@ -27,8 +27,8 @@ def test_statistics_over_what_runs_share(tmp_path, unit, num):
     values = {}
     for run, table in tables.items():
         frames = table["reconstruction"].query("metric == 'psnr'")
-        of_units = frames.groupby(UNIT_OF[unit](frames).to_numpy())["value"].mean()
-        values[run] = of_units.sort_index().to_numpy()[:num]
+        unit_means = frames.groupby(UNIT_OF[unit](frames).to_numpy())["value"].mean()
+        values[run] = unit_means.sort_index().to_numpy()[:num]
         row = rows.loc[("psnr", run)]
         assert row["n"] == num == len(values[run])
         assert row["mean"] == pytest.approx(values[run].mean())

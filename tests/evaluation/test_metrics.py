@@ -86,7 +86,7 @@ def test_metrics_in_the_heart_and_over_time(cfg, num_maps):
     assert [heart.is_empty for heart in hearts] == [False, False, True]
     peak = max(heart.crop(m).max() for heart, m in zip(hearts[:2], mag_target))
     assert peak < mag_target.max() / 2
-    expected, of_slices = {}, {}
+    expected, slice_psnr = {}, {}
     for s, heart in enumerate(hearts[:2]):
         p, t, mp, mt = (heart.crop(x[s]) for x in (pred, target, mag_pred, mag_target))
         complex_error, error = np.linalg.norm(p - t, axis=-1), mp - mt
@@ -102,17 +102,17 @@ def test_metrics_in_the_heart_and_over_time(cfg, num_maps):
                 expected[f"{name}_heart", image] = ssim_map(*vectors, peak)[inside].mean()
                 expected[name, image] = ssim_map(*vectors, mag_target.max()).mean()
         line = heart.line.position - (heart.rows, heart.columns)[heart.line.axis].start
-        profile, of_target = (np.take(m, line, axis=heart.line.axis) for m in (mp, mt))
-        expected["nrmse_xt", f"a-{s}"] = np.linalg.norm(profile - of_target) / np.linalg.norm(of_target)
+        profile, target_profile = (np.take(m, line, axis=heart.line.axis) for m in (mp, mt))
+        expected["nrmse_xt", f"a-{s}"] = np.linalg.norm(profile - target_profile) / np.linalg.norm(target_profile)
         stds = mp.std(-1), mt.std(-1)
         expected["nrmse_tstd", f"a-{s}"] = np.linalg.norm(stds[0] - stds[1]) / np.linalg.norm(stds[1])
-        of_slices[s] = 20 * np.log10(peak / np.sqrt((complex_error**2).mean()))
+        slice_psnr[s] = 20 * np.log10(peak / np.sqrt((complex_error**2).mean()))
     for key, value in expected.items():
         assert values[key] == pytest.approx(value, rel=2e-4), key
     for name in ("psnr_heart", "ssim (Wang)_heart"):
         assert np.isnan(values[name, "a-2-0"])
     assert np.isnan(values["nrmse_xt", "a-2"])
-    assert results["psnr_heart_scan"] == pytest.approx(np.mean(list(of_slices.values())), rel=1e-4)
+    assert results["psnr_heart_scan"] == pytest.approx(np.mean(list(slice_psnr.values())), rel=1e-4)
     assert results["nrmse_tstd_scan"] == pytest.approx(results["nrmse_tstd"], rel=1e-4)
 
 

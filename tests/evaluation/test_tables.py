@@ -25,13 +25,13 @@ def test_tables_of_slices_and_subjects():
     assert slices.loc[("zero_filled", "psnr_scan", "b", ""), "subject"] == "x"
     assert slices.loc[("zero_filled", "nrmse_xt", "b", "3"), "count"] == 0
 
-    of_subjects = subject_table(tables, subjects).set_index(["method", "metric", "subject"])
-    assert of_subjects.loc[("reconstruction", "psnr", "x"), ["mean", "count"]].tolist() == [4, 4]
-    assert of_subjects.loc[("reconstruction", "psnr", "x"), "std"] == pytest.approx(np.std([1, 3, 5, 7], ddof=1))
-    assert of_subjects.loc[("reconstruction", "psnr_scan", "x"), "mean"] == 6
-    total = of_subjects.loc[("reconstruction", "psnr", ALL_SUBJECTS)]
+    per_subject = subject_table(tables, subjects).set_index(["method", "metric", "subject"])
+    assert per_subject.loc[("reconstruction", "psnr", "x"), ["mean", "count"]].tolist() == [4, 4]
+    assert per_subject.loc[("reconstruction", "psnr", "x"), "std"] == pytest.approx(np.std([1, 3, 5, 7], ddof=1))
+    assert per_subject.loc[("reconstruction", "psnr_scan", "x"), "mean"] == 6
+    total = per_subject.loc[("reconstruction", "psnr", ALL_SUBJECTS)]
     assert total.tolist() == [pytest.approx(7), pytest.approx(np.std([4, 10], ddof=1)), 2]
-    assert of_subjects.loc[("zero_filled", "nrmse_xt", "x"), ["mean", "count"]].tolist() == [0.5, 1]
+    assert per_subject.loc[("zero_filled", "nrmse_xt", "x"), ["mean", "count"]].tolist() == [0.5, 1]
 
 
 def test_table_without_spread_where_there_is_one_value():
