@@ -8,9 +8,9 @@ from projects.cine.studies import self_supervised
 
 def test_study_writes_its_table(tmp_path, monkeypatch, datasets):
     monkeypatch.setenv("MEDDLR_GREEDY_DATASETS", str(tmp_path / "data"))
-    small = self_supervised.simulate.main
+    small = self_supervised.prepare.main
     sizes = ["--subjects", "3", "--split", "1", "1", "1", "--slices", "1", "--frames", "4", "--matrix", "32", "24"]
-    monkeypatch.setattr(self_supervised.simulate, "main", lambda argv: small([*argv, *sizes, "--coils", "3"]))
+    monkeypatch.setattr(self_supervised.prepare, "main", lambda argv: small([*argv, *sizes, "--coils", "3"]))
     page = tmp_path / "page.md"
     page.write_text("<!-- self-supervised -->\n<!-- /self-supervised -->\n")
     folders = ["--output", str(tmp_path / "runs"), "--page", str(page)]
