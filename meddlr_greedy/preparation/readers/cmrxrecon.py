@@ -73,12 +73,7 @@ class CmrxreconReader(Reader):
         Raises:
             UserError: The file cannot be used.
         """
-        with reading(path), open(path, "rb") as binary:
-            if binary.read(10) == b"MATLAB 5.0":
-                raise UserError(f"{path}: found a MATLAB v5 file, allowed v7.3 (in MATLAB: save -v7.3)")
-        with reading(path), h5py.File(path, "r") as file:
-            name = _kspace_name(path, file)
-            shape = _shape(path, name, file[name])
+        name, shape = _name_and_shape(path)
         undersampled = undersampled or _UNDERSAMPLED.fullmatch(name) is not None
         num_phases, num_slices, _, width, oversampled = shape
         if num_phases < 2:
@@ -88,14 +83,13 @@ class CmrxreconReader(Reader):
 
         mask_file = _mask_file(path, masks) if undersampled else None
         mask = None if mask_file is None else _read_mask(mask_file, (num_phases, width, oversampled))
-        varies = mask is not None and mask.shape[0] > 1
         notes = []
         if undersampled and mask is None:
             notes.append(f"{path}: no mask beside it; what is not zero counts as sampled")
-        if varies:
+        if mask is not None and mask.shape[0] > 1:
             notes.append(f"{path}: its mask varies along the readout, which the slower form of the model covers")
-        if varies and readout_oversampling > 1:
-            raise UserError(f"{path}: --readout-oversampling: allowed 1 where the mask varies along the readout")
+            if readout_oversampling > 1:
+                raise UserError(f"{path}: --readout-oversampling: allowed 1 where the mask varies along the readout")
 
         def load(slice_id: int) -> RawSlice:
             kspace = _load_kspace(path, name, slice_id, readout_oversampling)
@@ -134,6 +128,16 @@ def _load_kspace(path: Path, name: str, slice_id: int, readout_oversampling: int
     if readout_oversampling > 1:
         kspace = remove_oversampling(kspace, oversampled // readout_oversampling)
     return np.ascontiguousarray(kspace.transpose(3, 2, 0, 1))
+
+
+def _name_and_shape(path: Path) -> Tuple[str, Tuple[int, int, int, int, int]]:
+    """The variable that holds k-space, and its shape (frame, slice, coil, ky, kx)."""
+    with reading(path), open(path, "rb") as binary:
+        if binary.read(10) == b"MATLAB 5.0":
+            raise UserError(f"{path}: found a MATLAB v5 file, allowed v7.3 (in MATLAB: save -v7.3)")
+    with reading(path), h5py.File(path, "r") as file:
+        name = _kspace_name(path, file)
+        return name, _shape(path, name, file[name])
 
 
 def _kspace_name(path: Path, file: h5py.File) -> str:
