@@ -106,10 +106,10 @@ def _example(cfg: CfgNode, shape: Optional[str], num_maps: Optional[int]) -> Exa
         if num_maps is not None:
             raise UserError(f"--maps: found {num_maps}, which is for --shape; the data have their own")
         register_datasets()
-        return Example.of_data(cfg)
+        return Example.from_data(cfg)
     if not re.fullmatch(r"\d+(,\d+)*", shape):
         raise UserError(f"--shape: found '{shape}', allowed are H,W,T,C for cine and H,W,C for 2D: 224,160,20,8")
-    return Example.of_shape(cfg, [int(n) for n in shape.split(",")], 1 if num_maps is None else num_maps)
+    return Example.from_shape(cfg, [int(n) for n in shape.split(",")], 1 if num_maps is None else num_maps)
 
 
 def _plan(cfg: CfgNode, example: Example, budget: Optional[int]) -> Dict[str, Any]:
@@ -151,10 +151,10 @@ def _all_largest(cfg: CfgNode, example: Example, budget: int) -> List[Dict[str, 
         "greedy": cfg if is_greedy else with_modules(cfg, steps, False),
     }
     rows = []
-    for side, of_side in sides.items():
+    for side, side_cfg in sides.items():
         row: Dict[str, Any] = {"training": side}
         for name, key in (("features", FEATURES), ("steps", STEPS)):
-            found = largest(of_side, example, budget, key, _BOUNDS[key])
+            found = largest(side_cfg, example, budget, key, _BOUNDS[key])
             row[name] = found.value
             row[f"{name}_is_bound"] = found.is_bound
             row[f"parameters_with_{name}"] = found.memory.parameters if found.memory else 0

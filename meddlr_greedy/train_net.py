@@ -52,14 +52,14 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> An
     if args.eval_only:
         raise UserError("--eval-only: use python -m meddlr_greedy.eval_net")
     if args.num_gpus > 1 and not in_job():
-        _load(args)  # what is wrong with it is said once
+        _load(args)  # a mistake is reported once, and not by every process
         sys.exit(launch(args.num_gpus, arguments, "meddlr_greedy.train_net"))
     job = Job.join() if in_job() else None
     with job.ending_together() if job else contextlib.nullcontext(), handling_signals(end_at_once):
         cfg = setup_run(_load(args), args, trains=True, job=job)
         trainer = trainer_class(cfg)(cfg)
         trainer.resume_or_load(resume=args.resume, restart_iter=args.restart_iter)
-        if trainer.is_writer:
+        if trainer.is_io_rank:
             warn_of_shared_subjects(cfg.DATASETS.TRAIN, [*cfg.DATASETS.VAL, *cfg.DATASETS.TEST])
             save_config(cfg)  # only now, when it is known to work
         return trainer.train()

@@ -76,7 +76,7 @@ def measured_peak(cfg):
 @pytest.mark.parametrize(("data", "arch", "modules"), CASES)
 def test_peak_within_five_percent_of_the_trainer(plan_cfg, data, arch, modules):
     cfg = plan_cfg(data, arch, modules)
-    planned, measured = plan_step(cfg, Example.of_data(cfg)).peak, measured_peak(cfg)
+    planned, measured = plan_step(cfg, Example.from_data(cfg)).peak, measured_peak(cfg)
     assert planned == pytest.approx(measured, rel=0.05)
     assert planned > 2**21  # not of a trivial size
 
@@ -86,7 +86,7 @@ def test_peak_within_five_percent_of_the_trainer(plan_cfg, data, arch, modules):
 def test_peak_with_the_knobs(plan_cfg, data, arch, key):
     value = {"CHECKPOINT": True, "LR_FACTORS": [0.5, 2], "LOSS_WEIGHTS": [0.1, 0.7]}.get(key, 1)
     cfg = plan_cfg(data, arch, 2, f"MISC.GREEDY.{key}", value)
-    assert plan_step(cfg, Example.of_data(cfg)).peak == pytest.approx(measured_peak(cfg), rel=0.05)
+    assert plan_step(cfg, Example.from_data(cfg)).peak == pytest.approx(measured_peak(cfg), rel=0.05)
 
 
 def cropped(example):
@@ -98,7 +98,7 @@ def test_invertible_networks_and_their_alternatives(plan_cfg, arch):
     step_size = -0.4 if arch == "InvertibleCineUnrolledCNN" else 0.5
     opts = ["MODEL.UNROLLED.STEP_SIZES", (step_size,), "MISC.GREEDY.TRAINING", "invertible"]
     cfg = plan_cfg("beatmem", arch, 1, *opts)
-    example = Example.of_data(cfg)
+    example = Example.from_data(cfg)
     own = plan_step(cfg, example).peak
     assert own == pytest.approx(measured_peak(cfg), rel=0.05)
     others = [plan_step(other, example) for other in alternatives(cfg).values()]
@@ -109,24 +109,24 @@ def test_alternatives_of_what_one_module_alone_allows(plan_cfg):
     opts = ["MODEL.UNROLLED.SHARE_WEIGHTS", True, "MISC.GREEDY.CLIP_NORM", 1, "MISC.GREEDY.LR_FACTORS", [2]]
     opts += ["MISC.GREEDY.LOSS_WEIGHTS", [2]]
     cfg = plan_cfg("beatmem", "CineUnrolledCNN", 1, *opts)
-    assert all(plan_step(other, Example.of_data(cfg)).peak for other in alternatives(cfg).values())
+    assert all(plan_step(other, Example.from_data(cfg)).peak for other in alternatives(cfg).values())
 
 
 def test_readout_crop_and_partial_echo_are_planned(plan_cfg):
     crop = ["MISC.GREEDY.CINE.READOUT_CROP", 16, "MISC.GREEDY.CINE.READOUT_CROP_JITTER", 0]
     cfg = plan_cfg("beatmem", "CineUnrolledCNN", 2, *crop)
-    example = Example.of_data(cfg)
+    example = Example.from_data(cfg)
     assert example.tensors["kspace"][0][0] == 16
     assert plan_step(cfg, example).peak == pytest.approx(measured_peak(cfg), rel=0.05)
     # Evaluation is not cropped.
     whole = plan_cfg("beatmem", "CineUnrolledCNN", 2)
-    found, expected = plan_step(cfg, example).evaluation, plan_step(whole, Example.of_data(whole)).evaluation
+    found, expected = plan_step(cfg, example).evaluation, plan_step(whole, Example.from_data(whole)).evaluation
     assert found == pytest.approx(expected, rel=0.1)  # beside a smaller training batch
     assert found > 1.5 * plan_step(cfg, cropped(example)).evaluation
-    assert Example.of_shape(cfg, example.evaluated["kspace"][0]) == example
+    assert Example.from_shape(cfg, example.evaluated["kspace"][0]) == example
     # Data consistency has another form, with FFTs along both axes.
     echo = plan_cfg("beatmem", "CineUnrolledCNN", 2, "MISC.GREEDY.CINE.PARTIAL_ECHO", 0.3)
-    example = Example.of_data(echo)
+    example = Example.from_data(echo)
     assert not example.constant_along_readout
     assert plan_step(echo, example).peak == pytest.approx(measured_peak(echo), rel=0.05)
 
@@ -135,13 +135,13 @@ def test_readout_crop_and_partial_echo_are_planned(plan_cfg):
 def test_an_example_of_a_shape_is_like_one_of_the_data(plan_cfg, data):
     arch = "CineUnrolledCNN" if data == "beatmem" else "GeneralizedUnrolledCNN"
     cfg = plan_cfg(data, arch, 2)
-    found = Example.of_data(cfg)
-    assert Example.of_shape(cfg, found.tensors["kspace"][0], 1) == found
+    found = Example.from_data(cfg)
+    assert Example.from_shape(cfg, found.tensors["kspace"][0], 1) == found
 
 
 def test_parts_of_a_step(plan_cfg):
     cfg = plan_cfg("beatmem", "CineUnrolledCNN", 2)
-    example = Example.of_data(cfg)
+    example = Example.from_data(cfg)
     found = plan_step(cfg, example)
     step = StepOnBatch.with_batch(cfg, example.batch(2, torch.zeros))
     own = sum(x.nbytes for x in [*step.model.parameters(), *step.model.buffers()])
@@ -167,10 +167,10 @@ def test_alternatives(plan_cfg):
     assert {k for k, _ in alternatives(overlapping)} == {1, 2}
 
 
-@pytest.mark.parametrize(("modules", "of_twice_the_steps"), [(None, 1), (1, 1), (2, 4), (4, 8), ([1, 3], 3)])
-def test_more_steps_in_modules_of_the_same_size(plan_cfg, modules, of_twice_the_steps):
+@pytest.mark.parametrize(("modules", "expected"), [(None, 1), (1, 1), (2, 4), (4, 8), ([1, 3], 3)])
+def test_more_steps_in_modules_of_the_same_size(plan_cfg, modules, expected):
     cfg = with_value(plan_cfg("flatmem", "GeneralizedUnrolledCNN", modules), STEPS, 8)
-    assert cfg.MISC.GREEDY.NUM_MODULES == of_twice_the_steps
+    assert cfg.MISC.GREEDY.NUM_MODULES == expected
     assert cfg.MODEL.META_ARCHITECTURE == ("GeneralizedUnrolledCNN" if modules is None else "GreedyUnrolled")
 
 
@@ -178,7 +178,7 @@ def test_steps_cost_backpropagation_more_than_greedy(plan_cfg):
     grown = {}
     for modules in (1, 4):
         cfg = plan_cfg("flatmem", "GeneralizedUnrolledCNN", modules)
-        example = Example.of_data(cfg)
+        example = Example.from_data(cfg)
         grown[modules] = plan_step(with_value(cfg, STEPS, 8), example).peak / plan_step(cfg, example).peak
     assert grown[4] < 1.4 and 1.7 < grown[1] < 2
 
@@ -186,7 +186,7 @@ def test_steps_cost_backpropagation_more_than_greedy(plan_cfg):
 @pytest.mark.parametrize("key", [FEATURES, STEPS])
 def test_the_largest_fits_and_one_more_does_not(plan_cfg, key):
     cfg = plan_cfg("flatmem", "GeneralizedUnrolledCNN", 1, STEPS, 2)
-    example = Example.of_data(cfg)
+    example = Example.from_data(cfg)
     budget = int(1.6 * plan_step(cfg, example).peak)
     found = largest(cfg, example, budget, key, bound=100)
     assert found.value > cfg.get_recursive(key) and not found.is_bound
@@ -271,7 +271,7 @@ def test_mistakes(write_config, capsys, flags, words):
 def test_peak_within_ten_percent_on_a_gpu(plan_cfg, data, arch, modules):
     shape = (256, 256, 12) if data == "flatmem" else (192, 128, 24, 12)
     cfg = plan_cfg(data, arch, modules, "MODEL.UNROLLED.NUM_FEATURES", 32, device="cuda")
-    example = Example.of_shape(cfg, shape)
+    example = Example.from_shape(cfg, shape)
     step = StepOnBatch.with_batch(cfg, example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE, torch.ones))
     step.run()
     torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""What the schema says of a key beside its default: its meaning, the values it allows, where it acts."""
+"""What the schema says about a key beside its default: its meaning, the values it allows, where it acts."""
 
 import math
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class KeyRule:
-    """What is to know of a key beside its default.
+    """What the schema says about a key beside its default.
 
     Attributes:
         meaning: What it does, for the documentation.
@@ -52,67 +52,98 @@ class KeyRule:
 
 
 def key(default: Any, meaning: str, allowed: str, is_allowed: Callable[[Any], bool], **where: bool) -> Any:
+    """Defines a key of the schema, as a field of a dataclass.
+
+    Args:
+        default: Its value where a config does not set it.
+        meaning: What it does, for the documentation; line breaks and indentation are dropped.
+        allowed: Which values are allowed, for messages.
+        is_allowed: Whether a value is.
+        **where: The other attributes of :class:`KeyRule`.
+
+    Returns:
+        The field, with the rule as its metadata.
+    """
     rule = KeyRule(" ".join(meaning.split()), allowed, is_allowed, **where)
     return field(default=default, metadata={"rule": rule})
 
 
 def section(kind: type) -> Any:
+    """Defines a section of the schema, as a field of a dataclass.
+
+    Args:
+        kind: The dataclass of the keys in the section.
+    """
     return field(default_factory=kind, metadata={"section": kind})
 
 
 def is_int(value: Any) -> bool:
+    """Whether a value is an integer; True and False are none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_count(value: Any) -> bool:
+    """Whether a value is an integer from 0."""
     return is_int(value) and value >= 0
 
 
 def is_positive(value: Any) -> bool:
+    """Whether a value is an integer from 1."""
     return is_int(value) and value >= 1
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value is an integer or a float; True and False are neither, infinity and NaN are floats."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def is_bool(value: Any) -> bool:
+    """Whether a value is True or False; 0 and 1 are not."""
     return isinstance(value, bool)
 
 
 def is_text(value: Any) -> bool:
+    """Whether a value is text, possibly empty."""
     return isinstance(value, str)
 
 
 def is_name(value: Any) -> bool:
+    """Whether a value is text with at least one character."""
     return isinstance(value, str) and bool(value)
 
 
 def is_modules(value: Any) -> bool:
+    """Whether a value cuts a network: the number of modules, or a list with the number of steps of each."""
     if isinstance(value, (list, tuple)):
         return bool(value) and all(is_positive(size) for size in value)
     return is_positive(value)
 
 
 def is_names(value: Any) -> bool:
+    """Whether a value is a list of names, possibly empty."""
     return isinstance(value, (list, tuple)) and all(is_name(name) for name in value)
 
 
 def is_import_names(value: Any) -> bool:
+    """Whether a value is a list of dotted module names, as an import statement takes them."""
     return is_names(value) and all(part.isidentifier() for name in value for part in name.split("."))
 
 
 def is_factors(value: Any) -> bool:
+    """Whether a value is a list of finite numbers above 0, possibly empty."""
     return isinstance(value, (list, tuple)) and all(is_number(factor) and 0 < factor < math.inf for factor in value)
 
 
 def is_partition(value: Any) -> bool:
+    """Whether a value is "auto" or a non-empty list of positive integers."""
     return value == "auto" or (isinstance(value, (list, tuple)) and is_modules(value))
 
 
 def is_one_of(*allowed: str) -> Callable[[Any], bool]:
+    """Returns the test whether a value is one of the strings ``allowed``."""
     return lambda value: isinstance(value, str) and value in allowed
 
 
 def is_finite_from_0(value: Any) -> bool:
+    """Whether a value is a finite number from 0."""
     return is_number(value) and 0 <= value < math.inf

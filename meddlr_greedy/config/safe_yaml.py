@@ -14,7 +14,7 @@ PLUGIN_TAG = "tag:yaml.org,2002:python/name:meddlr_greedy.PLUGIN"
 
 
 class _ConfigLoader(yaml.SafeLoader):
-    """Safe YAML; of all python tags, exactly the plugin's own, as a string."""
+    """Safe YAML. Of all python tags it reads exactly one, the plugin's own, and as a string."""
 
 
 def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> Dict[str, Any]:
@@ -29,7 +29,7 @@ def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode)
     }
 
 
-def _refuse_tag(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
+def _refuse_tag(_loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
     line = node.start_mark.line + 1
     raise UserError(
         f"{node.start_mark.name}, line {line}: tag '!!python/{suffix}' is not read, allowed is"
@@ -38,12 +38,19 @@ def _refuse_tag(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
 
 
 _ConfigLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
-_ConfigLoader.add_constructor(PLUGIN_TAG, lambda loader, node: "meddlr_greedy")
+_ConfigLoader.add_constructor(PLUGIN_TAG, lambda _loader, _node: "meddlr_greedy")
 _ConfigLoader.add_multi_constructor("tag:yaml.org,2002:python/", _refuse_tag)
 
 
 def read_yaml(path: str, below: Sequence[str] = ()) -> Dict[str, Any]:
-    """The mapping in a config file, merged over its ``_BASE_``.
+    """Reads the mapping in a config file, merged over its ``_BASE_``.
+
+    Args:
+        path: The file.
+        below: The resolved paths of the files that name it as their base, directly or through others.
+
+    Returns:
+        Dict[str, Any]: Keys to values; sections are mappings themselves.
 
     Raises:
         UserError: for a file that is missing or no YAML mapping, a python tag, or a circle of bases.

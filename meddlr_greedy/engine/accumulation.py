@@ -14,6 +14,7 @@ class ResumableGradAccumOptimizer(GradAccumOptimizer):
     """
 
     def state_dict(self) -> Dict[str, Any]:
+        """meddlr's state with ``step_iters``, the iterations in the window so far, and their summed ``gradients``."""
         in_window = self.step_iters > 0
         return {
             **super().state_dict(),
@@ -22,13 +23,14 @@ class ResumableGradAccumOptimizer(GradAccumOptimizer):
         }
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        """Continues in the middle of the window; a state that meddlr wrote starts a new one."""
         super().load_state_dict(state_dict)
         self.step_iters = state_dict.get("step_iters", 0)
         for p, gradient in zip(self._parameters(), state_dict.get("gradients", [])):
             p.grad = None if gradient is None else gradient.to(p.device)
 
     def flush(self, closure: Any = None) -> None:
-        """Applies an unfinished window."""
+        """Updates with the gradients of an unfinished window; does nothing at its end."""
         if self.step_iters > 0:
             super().flush(closure)
 

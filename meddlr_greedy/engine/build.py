@@ -28,9 +28,9 @@ __all__ = [
 ]
 
 #: Keys of ``MISC.GREEDY`` that are a trainer's work, and that :func:`build_optimizer` acts on.
-HANDLED_KEYS = ("CLIP_NORM", "LR_FACTORS")
+HANDLED_KEYS = tuple(key.name for key in schema_keys() if key.rule.acts_in_trainer)
 
-# These have a loss computer of their own.
+# meddlr's networks that have a loss computer of their own.
 _CONSISTENCY_MODELS = ("N2RModel", "M2RModel", "NM2RModel", "A2RModel")
 
 

@@ -57,11 +57,12 @@ class GreedyCheckpointer(Checkpointer):
             self.tag_last_checkpoint(os.path.basename(path))
 
     def state(self) -> Dict[str, Any]:
-        """What a checkpoint holds."""
+        """Returns what a checkpoint holds: the state of the model and of each part beside it, by name."""
         parts = {"model": self.model, **self.checkpointables}
         return {key: part.state_dict() for key, part in parts.items()}
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Makes a file of the folder the checkpoint to resume from."""
         with written_atomically(os.path.join(self.save_dir, "last_checkpoint"), durable=True) as partial:
             partial.write_text(last_filename_basename)
 
@@ -74,6 +75,18 @@ class GreedyCheckpointer(Checkpointer):
                 os.remove(os.path.join(self.save_dir, name))
 
     def load(self, path: str, checkpointables: Optional[list] = None) -> Dict[str, Any]:
+        """Loads a checkpoint into the model and the checkpointables.
+
+        Args:
+            path: The file, or a URL that meddlr's path manager knows; empty loads nothing.
+            checkpointables: Names of the parts to load beside the model; None loads all.
+
+        Returns:
+            Dict[str, Any]: What else the file holds.
+
+        Raises:
+            UserError: The file is missing or damaged, holds no weights, or does not fit the model.
+        """
         if path and "://" not in path and not os.path.isfile(path):
             raise UserError(f"checkpoint {path}: no such file; set MODEL.WEIGHTS to a .pth file")
         return super().load(path, checkpointables)
@@ -135,8 +148,9 @@ class RunState:
         self._loaded: Dict[str, Any] = {}
 
     def state_dict(self) -> Dict[str, Any]:
+        """Returns the state of the run as it is now, in types that torch loads without running code."""
         name, keys, *rest = cast(tuple, np.random.get_state())
-        version, words, gauss = random.getstate()
+        version, internal, gauss = random.getstate()
         return {
             "seed": self.seed,
             "solver": self.solver,
@@ -145,10 +159,20 @@ class RunState:
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "numpy_rng": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
-            "python_rng": [version, torch.tensor(words), gauss],
+            "python_rng": [version, torch.tensor(internal), gauss],
         }
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
+        """Compares a state with this run, and keeps it for :meth:`restore_generators`.
+
+        Where the run continues, but with other learning rates or other last bits than its config says, it warns.
+
+        Args:
+            state: What :meth:`state_dict` gave.
+
+        Raises:
+            UserError: The seed, the optimizer or its accumulation are others, so that the run cannot be continued.
+        """
         if state["seed"] != self.seed:
             raise UserError(
                 f"SEED: found {self.seed}, but the checkpoint's run has {state['seed']}; resume with that seed"
@@ -183,7 +207,10 @@ class RunState:
         self._loaded = state
 
     def restore_generators(self) -> None:
-        """Called right before the first iteration, after everything else that may draw from the generators."""
+        """Puts the generators where the loaded run left them.
+
+        To be called right before the first iteration, after everything else that may draw from them.
+        """
         state, self._loaded = self._loaded, {}
         if not state:
             return
@@ -193,8 +220,8 @@ class RunState:
                 torch.cuda.set_rng_state(generator, device)
         name, keys, *rest = state["numpy_rng"]
         np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-        version, words, gauss = state["python_rng"]
-        random.setstate((version, tuple(words.tolist()), gauss))
+        version, internal, gauss = state["python_rng"]
+        random.setstate((version, tuple(internal.tolist()), gauss))
 
 
 def find_weights(output_dir: str, given: str = "", fallback: str = "", last: bool = False) -> str:
@@ -247,6 +274,9 @@ def load_run_config(config_file: str, weights: str, opts: Sequence[str] = ()) ->
         config_file: Path of the config; empty: the one beside the weights.
         weights: Path of the weights, if they are given.
         opts: Overrides of the config.
+
+    Returns:
+        CfgNode: The frozen config.
 
     Raises:
         UserError: There is neither, or the config is wrong.

@@ -25,7 +25,7 @@ __all__ = ["BestCheckpoint", "CheckpointWriter", "ModuleMonitor", "FlushAtEnd", 
 
 logger = logging.getLogger(__name__)
 
-EVALUATION_SEED = 0
+_EVALUATION_SEED = 0
 
 
 class FlushAtEnd(HookBase):
@@ -35,6 +35,7 @@ class FlushAtEnd(HookBase):
     """
 
     def after_step(self) -> None:
+        """Flushes after the last iteration."""
         if self.trainer.iter + 1 == self.trainer.max_iter:
             self.trainer.optimizer.flush()
 
@@ -49,6 +50,7 @@ class CheckpointWriter(HookBase):
         self.period, self.keep = period, keep
 
     def after_step(self) -> None:
+        """Writes where a period or the training ends."""
         done = self.trainer.iter + 1
         if self.period and done % self.period == 0:
             self.write()
@@ -56,6 +58,7 @@ class CheckpointWriter(HookBase):
             self.trainer.checkpointer.save("model_final", iteration=self.trainer.iter)
 
     def write(self) -> str:
+        """Writes the numbered checkpoint of the current iteration, prunes older ones, and returns its file name."""
         name = f"model_{self.trainer.iter:07d}"
         self.trainer.checkpointer.save(name, iteration=self.trainer.iter)
         self.trainer.checkpointer.prune(self.keep)
@@ -68,7 +71,7 @@ class IsolatedEvaluation(EvalHook):
     def _do_eval(self) -> None:
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
         try:
-            with torch.random.fork_rng(devices=devices), isolated_generators(EVALUATION_SEED):
+            with torch.random.fork_rng(devices=devices), isolated_generators(_EVALUATION_SEED):
                 super()._do_eval()
         except ConnectionError:
             raise  # a process that was lost cannot give its part of a checkpoint
@@ -82,6 +85,14 @@ class BestCheckpoint(HookBase):
     """Keeps the checkpoint with the best validation metric as ``model_best.pth``; runs after the evaluation.
 
     Only for a run that has validation data (``DATASETS.VAL``); test data may not choose a checkpoint.
+
+    Args:
+        metric: Name of the metric; empty takes the first of ``allowed``.
+        allowed: Names of the metrics that the validation gives.
+        output_dir: Folder of the run.
+
+    Raises:
+        UserError: The metric is not one of ``allowed``.
     """
 
     def __init__(self, metric: str, allowed: Sequence[str], output_dir: str):
@@ -99,14 +110,17 @@ class BestCheckpoint(HookBase):
         self._higher_is_better = _higher_is_better(metric)
 
     def before_train(self) -> None:
+        """Continues from the best value so far, where a run is resumed."""
         if self.trainer.start_iter > 0 and os.path.isfile(self.path):
             # Written later than the checkpoint to resume from, it is found again by the same evaluation.
             self.value = torch.load(self.path, map_location="cpu", weights_only=True)["value"]
 
     def after_train(self) -> None:
-        self.after_step()  # a finished run that is resumed evaluates only
+        """Compares once more: a finished run that is resumed has no iterations, but evaluates."""
+        self.after_step()
 
     def after_step(self) -> None:
+        """Writes the checkpoint where a new evaluation is better than all before."""
         results = getattr(self.trainer, "_last_eval_results", None)
         if not results or results is self._evaluated:
             return
@@ -148,8 +162,7 @@ class ModuleMonitor(HookBase):
     and backward) and ``module_<k>/memory_mb`` (CUDA: peak allocated, which resets what the console shows as max_mem;
     CPU: tensors held for backward, the batch included; with ``MISC.GREEDY.CHECKPOINT`` without those of the one step
     that runs again). With gradient accumulation the norm is that of the sum so far; with ``MISC.GREEDY.CLIP_NORM`` that
-    after clipping.
-    Does nothing for a network that is not trained greedily.
+    after clipping. Does nothing for a network that is not trained greedily.
     """
 
     def __init__(self, cfg: CfgNode):

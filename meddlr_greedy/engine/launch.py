@@ -107,7 +107,7 @@ def _choose_device_of_process(cfg: CfgNode, job: Job) -> None:
 
 
 def _prepare_torch(cfg: CfgNode) -> None:
-    # meddlr looks for free GPUs, and stops where it finds none, unless this is set.
+    # Unless this is set, meddlr searches for free GPUs, and stops where it finds none.
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
     keep_freed_memory()
     threads = cfg.MISC.GREEDY.RUN.THREADS

@@ -49,6 +49,7 @@ class HeldForBackward(torch.autograd.graph.saved_tensors_hooks):
         return self
 
     def reset_peak(self) -> None:
+        """Sets ``peak_bytes`` to what is held now."""
         self.peak_bytes = self._bytes
 
     def _pack(self, tensor: torch.Tensor) -> "_Held":

@@ -74,10 +74,19 @@ class GreedyTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
+        """The endless loader of the training sets; its order is a function of ``SEED`` and the epoch."""
         return build_train_loader(cfg, cfg.SEED)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str, is_val: bool = False) -> Any:
+        """The loader of one data set, once through in order.
+
+        Args:
+            cfg: The config.
+            dataset_name: Name of a registered data set.
+            is_val: Whether it is validated on during the training; then ``TEST.VAL_AS_TEST`` decides whether
+                masks and postprocessing are those of a test.
+        """
         as_test = not is_val or cfg.TEST.VAL_AS_TEST
         return build_val_loader(cfg, dataset_name, as_test, hold_out=_is_scored_by_held_out_lines(cfg, dataset_name))
 
@@ -96,6 +105,11 @@ class GreedyTrainer(DefaultTrainer):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Any) -> Any:
+        """meddlr's schedule of the learning rate.
+
+        Raises:
+            UserError: ``SOLVER.LR_SCHEDULER_NAME`` is unknown, or other keys of the schedule do not fit it.
+        """
         with naming("SOLVER.LR_SCHEDULER_NAME"):
             return super().build_lr_scheduler(cfg, optimizer)
 
@@ -114,6 +128,7 @@ class GreedyTrainer(DefaultTrainer):
         return TrainingStep(self.model, self.optimizer, self.loss_computer, max(self.cfg.SEED, 0))
 
     def build_hooks(self) -> list:
+        """The hooks in the order in which they run; :meth:`train` adds the two that write last."""
         cfg = self.cfg
         self.checkpoint_writer = CheckpointWriter(cfg.SOLVER.CHECKPOINT_PERIOD, cfg.MISC.GREEDY.RUN.KEEP_CHECKPOINTS)
 
@@ -131,7 +146,7 @@ class GreedyTrainer(DefaultTrainer):
         # Built once here, so that a wrong metric is found before the training and not after it.
         evaluators = [self.build_evaluator(cfg, name, is_val=True) for name in cfg.DATASETS.VAL or cfg.DATASETS.TEST]
         if not cfg.DATASETS.VAL:  # then DATASETS.TEST is evaluated, by which nothing may be chosen
-            if self.is_writer:
+            if self.is_io_rank:
                 logger.warning("DATASETS.VAL: none, so that no %s is kept; the last checkpoint is", BEST_CHECKPOINT)
             return None
         names = dict.fromkeys(name for evaluator in evaluators for name in evaluator.metric_names)
@@ -156,7 +171,7 @@ class GreedyTrainer(DefaultTrainer):
         ]
 
     @property
-    def is_writer(self) -> bool:
+    def is_io_rank(self) -> bool:
         """Whether this process writes files and logs."""
         return True
 
@@ -181,8 +196,8 @@ class GreedyTrainer(DefaultTrainer):
         self.iter = self.start_iter
         writers = self.build_writers()
         periods = [p for p in (self.cfg.MISC.GREEDY.RUN.LOG_PERIOD, self.cfg.TEST.EVAL_PERIOD) if p]
-        # In this order: the writer sees what the others have measured, and the checkpoint vouches for all of it. Killed
-        # before it is written, the resumed run evaluates and logs again; killed after it, nothing is missing.
+        # In this order: what the other hooks have measured is written, then the checkpoint that vouches for all of it.
+        # Killed before it is written, the resumed run evaluates and logs again; killed after it, nothing is missing.
         self.register_hooks([meddlr_hooks.PeriodicWriter(writers, periods), self.checkpoint_writer])
         self.seek_first_batch()
         with ExitStack() as at_end:
@@ -217,7 +232,11 @@ class GreedyTrainer(DefaultTrainer):
         self.storage.put_scalars(**result.scalars)
 
     def evaluate(self) -> Dict[str, Any]:
-        """Scores the validation sets; data set -> metric -> value."""
+        """Scores the sets of ``DATASETS.VAL``; where there are none, those of ``DATASETS.TEST``.
+
+        Returns:
+            Dict[str, Any]: Data set -> metric -> value.
+        """
         self._last_eval_results = self.test(self.cfg, self.model, use_val=True)
         return self._last_eval_results
 

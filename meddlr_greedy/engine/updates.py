@@ -70,6 +70,7 @@ class LearningRates(LRScheduler):
         self._best_param_group_id = self._groups[max(self._groups)]
 
     def after_step(self) -> None:
+        """Logs the rates that this iteration was trained with, then takes the schedule's next."""
         for k, i in self._groups.items():
             rate = self._optimizer.param_groups[i]["lr"]
             self.trainer.storage.put_scalar(f"module_{k + 1}/lr", rate, smoothing_hint=False)

@@ -1,1 +1,1 @@
-
+"""Unrolled networks, their losses, and greedy learning of them."""

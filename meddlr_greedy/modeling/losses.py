@@ -49,7 +49,7 @@ def complex_l1(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def recon_loss(name: str, pred: torch.Tensor, target: torch.Tensor, signal_model: Any = None) -> torch.Tensor:
-    """The reconstruction loss meddlr calls ``name``.
+    """Computes the reconstruction loss that meddlr calls ``name``.
 
     Args:
         name: One of meddlr's ``IMAGE_LOSSES`` or ``KSPACE_LOSSES``.
@@ -59,6 +59,9 @@ def recon_loss(name: str, pred: torch.Tensor, target: torch.Tensor, signal_model
 
     Returns:
         A scalar.
+
+    Raises:
+        KeyError: meddlr has no such loss.
     """
     if name in KSPACE_LOSSES:
         return _kspace_loss(name, pred, target, signal_model)
@@ -145,15 +148,15 @@ def measured_loss(name: str, image: torch.Tensor, lines: MeasuredLines) -> torch
         A scalar.
     """
     measured = cplx.abs(lines.kspace)
-    error, of_unseen = cplx.abs(lines.kspace - lines.A(image)), cplx.abs(image)
+    error, magnitude = cplx.abs(lines.kspace - lines.A(image)), cplx.abs(image)
 
     def summed(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return _per_example(weights * x).sum(dim=1)
 
-    l1 = (summed(lines.weights, error) + summed(lines.unseen, of_unseen)) / summed(lines.weights, measured)
+    l1 = (summed(lines.weights, error) + summed(lines.unseen, magnitude)) / summed(lines.weights, measured)
     if name == "k_l1_sum_normalized":
         return l1.mean()
-    squared = summed(lines.weights, error.square()) + summed(lines.unseen, of_unseen.square())
+    squared = summed(lines.weights, error.square()) + summed(lines.unseen, magnitude.square())
     l2 = torch.sqrt(squared / summed(lines.weights, measured.square()))
     return (0.5 * l1 + 0.5 * l2).mean()
 
@@ -185,13 +188,14 @@ class LeanLossComputer(LossComputer):
         self.loss: Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
         own = dict(iter(LOSS_REGISTRY)).get(name)
         if own is not None:
-            self.loss = lambda pred, target, signal_model: own(pred, target)
+            self.loss = lambda pred, target, _signal_model: own(pred, target)
         elif name in IMAGE_LOSSES + KSPACE_LOSSES:
             self.loss = lambda pred, target, signal_model: recon_loss(name, pred, target, signal_model)
         else:
             self.loss = _metric_loss(name, cfg.MODEL.DEVICE)
 
     def __call__(self, input: Inputs, output: Outputs) -> Dict[str, torch.Tensor]:
+        """Computes the loss and, where there are targets, the metrics of the image; scalars by name."""
         if self.loss_lines:
             return {"loss": self.local_loss(input, output)}
         pred, target = self._renormalized(input, output)
@@ -201,7 +205,7 @@ class LeanLossComputer(LossComputer):
         return {**metrics, "loss": loss}
 
     def local_loss(self, inputs: Inputs, outputs: Outputs) -> torch.Tensor:
-        """The loss of ``outputs["pred"]``, a scalar, and nothing else."""
+        """Computes the loss of ``outputs["pred"]``, a scalar, and nothing else."""
         if self.loss_lines:
             return self._loss_of_measured_lines(outputs)
         pred, target = self._renormalized(inputs, outputs)
@@ -244,7 +248,7 @@ def _metric_loss(name: str, device: str):
             " images is allowed"
         )
 
-    def loss(pred: torch.Tensor, target: torch.Tensor, signal_model: Any) -> torch.Tensor:
+    def loss(pred: torch.Tensor, target: torch.Tensor, _signal_model: Any) -> torch.Tensor:
         # func computes without the metric's memory of earlier batches.
         return metric.func(*(cplx.channels_first(x).contiguous() for x in (pred, target))).mean()
 
@@ -254,13 +258,13 @@ def _metric_loss(name: str, device: str):
 def as_local_loss(
     loss: Union[LossComputer, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]],
 ) -> LocalLoss:
-    """A loss computer, or any function of (pred, target), as a function of (inputs, outputs)."""
+    """Turns a loss computer, or any function of (pred, target), into a function of (inputs, outputs)."""
     if isinstance(loss, LeanLossComputer):
         return loss.local_loss
     if isinstance(loss, LossComputer):
         return lambda inputs, outputs: loss(inputs, outputs)["loss"]
 
-    def local_loss(inputs: Inputs, outputs: Outputs) -> torch.Tensor:
+    def local_loss(_inputs: Inputs, outputs: Outputs) -> torch.Tensor:
         if outputs["target"] is None:
             raise UserError("the batch has no 'target', which this loss, a function of (pred, target), needs")
         return loss(outputs["pred"], outputs["target"])

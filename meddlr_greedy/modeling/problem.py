@@ -62,12 +62,12 @@ class UnrolledProblem(NamedTuple):
             batch: meddlr's, or one that :meth:`handed_on` gave; it stays as it is.
         """
         inputs = prepare_inputs(network, batch)
-        A, reference = inputs["signal_model"], (inputs.get("target"), inputs.get("measured"))
+        signal_model, reference = inputs["signal_model"], (inputs.get("target"), inputs.get("measured"))
         if "image" in inputs:  # handed on by the process of the modules before
-            return cls(inputs, A, inputs["zf_image"], inputs["image"], *reference, tuple(inputs["dims"]))
+            return cls(inputs, signal_model, inputs["zf_image"], inputs["image"], *reference, tuple(inputs["dims"]))
         kspace = inputs["kspace"]
-        zf_image = A(kspace, adjoint=True)
-        return cls(inputs, A, zf_image, zf_image, *reference, tuple(kspace.size()))
+        zf_image = signal_model(kspace, adjoint=True)
+        return cls(inputs, signal_model, zf_image, zf_image, *reference, tuple(kspace.size()))
 
     @property
     def reference(self) -> Dict[str, Any]:

@@ -55,12 +55,18 @@ class HandOn(DatasetEvaluator):
         assert sender is not None
         self._sender = sender
 
-    def process(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:
+    def process(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:  # noqa: ARG002 (meddlr's signature)
+        """Sends a batch on; the outputs lose their ``problem``."""
         self._sender.put(batch_message("evaluation", outputs))
 
 
 def batch_message(kind: str, outputs: Dict[str, Any]) -> Message:
-    """The batch to hand on: its tensors, and whose images they are."""
+    """Packs the batch to hand on: its tensors, and whose images they are.
+
+    Args:
+        kind: "training" or "evaluation".
+        outputs: Of the modules of this process; the ``problem`` is taken out.
+    """
     batch = outputs.pop("problem").handed_on(outputs["pred"])
     kept = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
     named = {key: batch[key] for key in ("metadata", "dims") if key in batch}

@@ -152,6 +152,7 @@ class Sender(_Side):
     """
 
     def put(self, message: Message) -> None:
+        """Queues a message, whose tensors may not be computed yet; they must not be changed afterwards."""
         ready = None
         if self._stream is not None:  # the tensors may not be computed yet
             ready = torch.cuda.Event()
@@ -197,6 +198,7 @@ class Receiver(_Side):
     """
 
     def get(self) -> Message:
+        """Returns the next message; its tensors are on the device of this side."""
         start = time.perf_counter()
         message = self._queue.get()
         self.waited_s += time.perf_counter() - start

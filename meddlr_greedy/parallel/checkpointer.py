@@ -12,16 +12,22 @@ from meddlr_greedy.parallel.channel import END, Message, Sender, receive
 from meddlr_greedy.parallel.place import Place
 from meddlr_greedy.parallel.shards import merge_optimizers, merge_schedulers, select_optimizer, select_scheduler
 
-#: Tag of reports to the process that writes, so that they are not taken for batches.
+#: Tag of reports to the I/O rank, so that they are not taken for batches.
 REPORTS = 1
-# Reports (measurements, states) that may wait for the writer; more than a chain has batches in flight.
+# Reports (measurements, states) that may wait for the I/O rank; more than a chain has batches in flight.
 _WAITING_REPORTS = 1024
 
 
 class ChainCheckpointer(GreedyCheckpointer):
     """Checkpoints in the format of a single process: gathered from the first chain, written by its last process.
 
-    To gather, a process sends its part and goes on; the writer comes last and finds everything there.
+    To gather, a process sends its part and goes on; the I/O rank comes last and finds everything there.
+
+    Args:
+        model: The network, of which this process keeps its modules.
+        save_dir: Folder of the run.
+        place: Where this process stands.
+        **checkpointables: What else a checkpoint holds: ``optimizer`` and ``scheduler`` of the own parameters, ``run``.
     """
 
     def __init__(self, model: GreedyUnrolled, save_dir: str, *, place: Place, **checkpointables: Any):
@@ -38,30 +44,42 @@ class ChainCheckpointer(GreedyCheckpointer):
         return set(self.model.state_dict()) - set(self.model.own_state_dict())
 
     @property
-    def _writes(self) -> bool:
-        return self._place.rank == self._place.writer
+    def _is_io_rank(self) -> bool:
+        return self._place.rank == self._place.io_rank
 
     def connect(self) -> None:
-        """Opens the way to the writer, for states and for what else it has to know (:meth:`report`)."""
-        if not self._writes:
+        """Opens the channel to the I/O rank, for states and for other reports (:meth:`report`)."""
+        if not self._is_io_rank:
             cpu = torch.device("cpu")
-            self._reports = Sender(self._place.writer, depth=_WAITING_REPORTS, device=cpu, tag=REPORTS)
+            self._reports = Sender(self._place.io_rank, depth=_WAITING_REPORTS, device=cpu, tag=REPORTS)
 
     def close(self) -> None:
+        """Waits until all reports have left; on the I/O rank, until all processes have said that theirs have."""
         if self._reports is not None:
             self._reports.close()
         else:
             self.reports(END["kind"], self._place.num_processes)
 
     def report(self, kind: str, message: Message) -> None:
-        """Tells the writer something; for all other processes."""
+        """Sends a report to the I/O rank; for all other processes."""
         assert self._reports is not None
         self._reports.put({**message, "kind": kind})
 
     def reports(self, kind: str, num_processes: int) -> List[Message]:
-        """The next report of each of the first ``num_processes``, in their order; for the writer."""
+        """Receives the next report of each other process; for the I/O rank.
+
+        Args:
+            kind: What the reports have to be.
+            num_processes: The first so many ranks report.
+
+        Returns:
+            List[Message]: The reports, in the order of the ranks.
+
+        Raises:
+            PeerLostError: One of them is gone.
+        """
         received = []
-        for rank in (rank for rank in range(num_processes) if rank != self._place.writer):
+        for rank in (rank for rank in range(num_processes) if rank != self._place.io_rank):
             try:
                 received.append(receive(rank, tag=REPORTS))
             except RuntimeError as error:
@@ -72,12 +90,12 @@ class ChainCheckpointer(GreedyCheckpointer):
         return received
 
     def gather(self, iteration: int) -> None:
-        """Collects the state after an iteration, once however often it is asked for; called in all processes."""
+        """Collects the state after an iteration, once, however often it is called; all processes have to call it."""
         if self._gathered[0] == iteration or self._place.replica > 0:
             return
         part = {**super().state(), "model": self.model.own_state_dict(), "positions": self._positions}
-        part.pop("run")  # that of the writer is the run's
-        if not self._writes:
+        part.pop("run")  # that of the I/O rank is the run's
+        if not self._is_io_rank:
             self.report("state", _pack(part))
             self._gathered = (iteration, {})
             return
@@ -92,11 +110,13 @@ class ChainCheckpointer(GreedyCheckpointer):
         self._gathered = (iteration, whole)
 
     def save(self, name: str, tag: bool = True, **kwargs: Any) -> None:
+        """Gathers the state after ``iteration`` (one of ``kwargs``); the I/O rank writes it."""
         self.gather(kwargs["iteration"])
-        if self._writes:
+        if self._is_io_rank:
             super().save(name, tag, **kwargs)
 
     def state(self) -> Dict[str, Any]:
+        """Returns the state of the whole network that was gathered last."""
         # The generators as they are now, not as they were inside an evaluation, when the rest may have been gathered.
         return {**self._gathered[1], "run": self.checkpointables["run"].state_dict()}
 
@@ -105,10 +125,12 @@ class ChainCheckpointer(GreedyCheckpointer):
         self._gathered = (self._gathered[0], {})
 
     def prune(self, keep: int) -> None:
-        if self._writes:
+        """Deletes old checkpoints, on the I/O rank alone."""
+        if self._is_io_rank:
             super().prune(keep)
 
     def load(self, path: str, checkpointables: Optional[list] = None) -> Dict[str, Any]:
+        """Loads the own part of a checkpoint of the whole network; see the base class."""
         parts = dict(self.checkpointables)
         selects = {"optimizer": select_optimizer, "scheduler": select_scheduler}
         for key, select in selects.items():

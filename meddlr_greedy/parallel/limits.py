@@ -11,12 +11,19 @@ from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.parallel.partition import check_partition
 from meddlr_greedy.parallel.place import Place
 
-
-def num_modules(cfg: CfgNode) -> Any:
-    return cfg.MISC.GREEDY.NUM_MODULES
+__all__ = ["check_last_batch", "check_possible", "check_replicable"]
 
 
 def check_possible(cfg: CfgNode, place: Place) -> None:
+    """Refuses a config that cannot be trained by these processes.
+
+    Args:
+        cfg: The config.
+        place: Where this process stands, which tells how many stages and replicas there are.
+
+    Raises:
+        UserError: names the key, and what would allow it.
+    """
     if cfg.MODEL.META_ARCHITECTURE != GreedyUnrolled.__name__:
         raise UserError(
             f"MODEL.META_ARCHITECTURE: found '{cfg.MODEL.META_ARCHITECTURE}', but {place.num_processes} processes were"
@@ -41,8 +48,7 @@ def check_possible(cfg: CfgNode, place: Place) -> None:
             raise UserError(
                 f"{key.full_name}: found {value}, but a chain has {place.num_stages} processes, and a gradient would"
                 f" have to travel back to the process before; allowed is {key.default}, or"
-                " MISC.GREEDY.PARALLEL.REPLICAS"
-                f" {place.num_processes} (the whole network in each process)"
+                f" MISC.GREEDY.PARALLEL.REPLICAS {place.num_processes} (the whole network in each process)"
             )
     if place.num_replicas == 1:
         return
@@ -60,16 +66,25 @@ def check_possible(cfg: CfgNode, place: Place) -> None:
 
 
 def check_replicable(model: nn.Module, place: Place) -> None:
+    """Refuses a network that gives another result for a share of a batch than for the whole.
+
+    Raises:
+        UserError: There are several replicas, and the network has BatchNorm.
+    """
     norms = [name for name, part in model.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     if place.num_replicas > 1 and norms:
         raise UserError(
             f"MISC.GREEDY.PARALLEL.REPLICAS: found {place.num_replicas}, but '{norms[0]}' normalizes over a"
-            " batch, of which a"
-            " replica sees a share; allowed is 1, or a network without BatchNorm"
+            " batch, of which a replica sees a share; allowed is 1, or a network without BatchNorm"
         )
 
 
 def check_last_batch(loader: Any, cfg: CfgNode, place: Place) -> None:
+    """Refuses an epoch whose last batch cannot be shared equally by the replicas.
+
+    Raises:
+        UserError: names ``DATALOADER.DROP_LAST``, which leaves that batch out.
+    """
     num_examples, batch_size = len(loader.dataset), cfg.SOLVER.TRAIN_BATCH_SIZE
     rest = num_examples % batch_size
     if rest % place.num_replicas and not cfg.DATALOADER.DROP_LAST:

@@ -1,13 +1,15 @@
-"""Measurements of all processes of a chain, brought to the one that writes."""
+"""Measurements of all processes of a chain, brought to the I/O rank."""
 
 import time
 from typing import Dict, List, Sequence
 
 from meddlr.engine.train_loop import HookBase
 
+__all__ = ["ShareMeasurements"]
+
 
 class ShareMeasurements(HookBase):
-    """Brings what every process of a chain has logged to the writer, before it writes.
+    """Brings what every process of a chain has logged to the I/O rank, before it writes.
 
     Adds, for each process: ``rank_<r>/batches_per_s``; ``rank_<r>/wait_s``, the time for which it waited for its
     neighbors, per batch; ``rank_<r>/idle_share``, the same as a share of all time; and ``rank_<r>/in_flight_mb``, the
@@ -19,6 +21,7 @@ class ShareMeasurements(HookBase):
         self._values: List[Dict[str, float]] = []
 
     def before_train(self) -> None:
+        """Begins to measure."""
         self._start()
 
     def _start(self) -> None:
@@ -26,25 +29,27 @@ class ShareMeasurements(HookBase):
         self._values = []
 
     def after_step(self) -> None:
+        """Keeps what was logged; where the I/O rank writes in this iteration, brings it there."""
         trainer = self.trainer
         done = trainer.iter + 1
         values = {}
-        if trainer.place.replica == 0 and not trainer.is_writer:
+        if trainer.place.replica == 0 and not trainer.is_io_rank:
             names = ("loss_module_", "module_", *(["data_time"] if trainer.place.is_first else []))
             values = {k: v for k, v in trainer.storage.latest().items() if k.startswith(names)}
         self._values.append(values)
         if done != trainer.max_iter and not any(done % period == 0 for period in self._periods):
             return  # nothing is written in this iteration
-        values.update(self._of_this_process())
-        if trainer.is_writer:
+        values.update(self._rates())
+        if trainer.is_io_rank:
             reports = trainer.checkpointer.reports("measurements", trainer.place.num_processes)
-            for of_process in (self._values, *(report["values"] for report in reports)):
-                self._put(of_process)
+            for values_of_iterations in (self._values, *(report["values"] for report in reports)):
+                self._put(values_of_iterations)
         else:
             trainer.checkpointer.report("measurements", {"values": self._values})
         self._start()
 
-    def _of_this_process(self) -> Dict[str, float]:
+    def _rates(self) -> Dict[str, float]:
+        """Speed and waiting of this process since the last report."""
         elapsed, count = time.perf_counter() - self._since, len(self._values)
         waited = self.trainer.waited_s() - self._waited_before
         values = {

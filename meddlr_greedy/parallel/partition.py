@@ -91,6 +91,11 @@ def measure_modules(model: GreedyUnrolled, batch: Dict[str, Any], repetitions: i
     """Seconds of each module for one batch: forward, local loss and backward; the first includes the preparation.
 
     The model's weights, gradients and the generators are left as they are. The shortest of several repetitions counts.
+
+    Args:
+        model: The whole network.
+        batch: meddlr's, on any device.
+        repetitions: Their number, after one that warms up.
     """
     marks: List[float] = []
 
@@ -127,7 +132,7 @@ def _without_visualization(model: GreedyUnrolled):
 
 
 def stored_partition(output_dir: str, key: Dict[str, Any]) -> Optional[List[int]]:
-    """The partition that this run has measured before for the same network and processes, if any."""
+    """Returns the partition that this run has measured before for the same ``key``; None where there is none."""
     path = os.path.join(output_dir, PARTITION_FILE)
     try:
         with open(path) as file:
@@ -138,6 +143,14 @@ def stored_partition(output_dir: str, key: Dict[str, Any]) -> Optional[List[int]
 
 
 def store_partition(output_dir: str, key: Dict[str, Any], partition: List[int], seconds: List[float]) -> None:
+    """Writes a measured partition beside the checkpoints, so that a resumed run cuts the network alike.
+
+    Args:
+        output_dir: Folder of the run.
+        key: What the partition was measured for; :func:`stored_partition` asks for the same.
+        partition: The number of modules of each process.
+        seconds: Time of each module.
+    """
     content = {"partition": partition, "seconds_of_modules": seconds, "key": key}
     with written_atomically(os.path.join(output_dir, PARTITION_FILE)) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n")

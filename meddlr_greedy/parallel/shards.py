@@ -30,7 +30,7 @@ def select_optimizer(whole: State, positions: Sequence[int]) -> State:
 
 
 def merge_optimizers(parts: Sequence[State], positions: Sequence[Sequence[int]]) -> State:
-    """An optimizer's state of the whole network, from those of the processes.
+    """Joins the states of an optimizer in the processes to that of the whole network.
 
     Args:
         parts: The state in each process.
@@ -45,8 +45,8 @@ def merge_optimizers(parts: Sequence[State], positions: Sequence[Sequence[int]])
     groups = _merged([part["param_groups"] for part in parts], positions)
     state = {
         i: part["state"][own]
-        for part, of_part in zip(parts, positions)
-        for own, i in enumerate(of_part)
+        for part, part_positions in zip(parts, positions)
+        for own, i in enumerate(part_positions)
         if own in part["state"]
     }
     return {
@@ -61,7 +61,7 @@ def select_scheduler(whole: State, positions: Sequence[int]) -> State:
 
 
 def merge_schedulers(parts: Sequence[State], positions: Sequence[Sequence[int]]) -> State:
-    """The scheduler's state of the whole network."""
+    """Joins the states of a scheduler in the processes to that of the whole network; see :func:`merge_optimizers`."""
     return {
         key: _merged([part[key] for part in parts], positions) if key in _PER_GROUP else value
         for key, value in parts[0].items()
@@ -69,5 +69,5 @@ def merge_schedulers(parts: Sequence[State], positions: Sequence[Sequence[int]])
 
 
 def _merged(lists: Sequence[Sequence[Any]], positions: Sequence[Sequence[int]]) -> List[Any]:
-    by_position = {i: value for values, of_part in zip(lists, positions) for value, i in zip(values, of_part)}
+    by_position = {i: value for values, own in zip(lists, positions) for value, i in zip(values, own)}
     return [by_position[i] for i in range(len(by_position))]

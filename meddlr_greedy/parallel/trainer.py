@@ -9,7 +9,8 @@ without stale gradients, and with the results of a single process, bit for bit. 
     update own parameters                      # and on to mini-batch t + 1, at once
 
 Everything else of a run follows the batches down the chain: validation images, the request to end, what is measured.
-Files are written by the last process, which is the last to be done with each iteration and so never waits for one.
+Files are written by the last process of the first chain (the I/O rank): it is the last to be done with an iteration, so
+that what it gathers from the others is there already.
 """
 
 import json
@@ -34,7 +35,7 @@ from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.parallel.batches import BATCHES, HandOn, ReceivedBatches
 from meddlr_greedy.parallel.channel import Receiver, Sender
 from meddlr_greedy.parallel.checkpointer import ChainCheckpointer
-from meddlr_greedy.parallel.limits import check_last_batch, check_possible, check_replicable, num_modules
+from meddlr_greedy.parallel.limits import check_last_batch, check_possible, check_replicable
 from meddlr_greedy.parallel.measurements import ShareMeasurements
 from meddlr_greedy.parallel.partition import balanced_partition, measure_modules, store_partition, stored_partition
 from meddlr_greedy.parallel.place import Place
@@ -52,7 +53,7 @@ def choose_backend(device: str) -> str:
     return "cpu:gloo,cuda:nccl" if own_gpu and dist.is_nccl_available() else "gloo"
 
 
-def place_of_this_process(cfg: CfgNode) -> Place:
+def _place_of_this_process(cfg: CfgNode) -> Place:
     job = Job.current()
     return Place.of(job.rank, job.world_size, cfg.MISC.GREEDY.PARALLEL.REPLICAS)
 
@@ -76,7 +77,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
 
     def __init__(self, cfg: CfgNode):
         self.job = Job.current()
-        self.place = place_of_this_process(cfg)
+        self.place = _place_of_this_process(cfg)
         check_possible(cfg, self.place)
         backend = self.job.agree("backend", choose_backend(cfg.MODEL.DEVICE))
         self.job.init_process_group(backend)
@@ -105,21 +106,24 @@ class ParallelGreedyTrainer(GreedyTrainer):
         logger.info("Process %d of %d runs %s", self.job.rank, self.job.world_size, _name_modules(own))
 
     @property
-    def is_writer(self) -> bool:
-        return self.job.rank == self.place.writer
+    def is_io_rank(self) -> bool:
+        """Whether this process writes files and logs; of a job it is one."""
+        return self.job.rank == self.place.io_rank
 
     # ---- parts, built from the config
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
-        place = place_of_this_process(cfg)
+        """The endless loader of the share that this process's replica has of every batch."""
+        place = _place_of_this_process(cfg)
         return build_train_loader(cfg, cfg.SEED, share=(place.replica, place.num_replicas))
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> Any:
+        """The network with the modules of this process; whole, as long as the partition is not known."""
         model: Any = super().build_model(cfg)  # whole, so that the weights start as in a single process
         if cfg.MISC.GREEDY.PARALLEL.PARTITION != "auto":
-            model.keep_modules(_own_modules(cfg, place_of_this_process(cfg)))
+            model.keep_modules(_own_modules(cfg, _place_of_this_process(cfg)))
         return model
 
     def build_step(self) -> ChainStep:
@@ -128,11 +132,13 @@ class ParallelGreedyTrainer(GreedyTrainer):
         return ChainStep(*parts, self.place, self._replicas, self.job.end_request)
 
     def build_hooks(self) -> list:
+        """The hooks of one process, then the one that brings what they measured to the I/O rank."""
         self.measurements = ShareMeasurements(self.cfg.MISC.GREEDY.RUN.LOG_PERIOD, self.cfg.TEST.EVAL_PERIOD)
         return [*super().build_hooks(), self.measurements]
 
     def build_writers(self) -> list:
-        return super().build_writers() if self.is_writer else []
+        """Console, metrics.json and TensorBoard on the I/O rank, nothing elsewhere."""
+        return super().build_writers() if self.is_io_rank else []
 
     def _with_partition(self, cfg: CfgNode) -> CfgNode:
         """The config with the partition as a list; "auto" is measured by the first process, once a run."""
@@ -148,7 +154,8 @@ class ParallelGreedyTrainer(GreedyTrainer):
 
     def _balanced_partition(self, cfg: CfgNode) -> List[int]:
         num_stages = self.place.num_stages
-        sizes = [len(steps) for steps in partition_steps(cfg.MODEL.UNROLLED.NUM_UNROLLED_STEPS, num_modules(cfg))]
+        modules = partition_steps(cfg.MODEL.UNROLLED.NUM_UNROLLED_STEPS, cfg.MISC.GREEDY.NUM_MODULES)
+        sizes = [len(steps) for steps in modules]
         if num_stages in (1, len(sizes)):
             return [len(sizes) // num_stages] * num_stages
         key = {"steps_of_modules": sizes, "processes": num_stages, "batch_size": cfg.SOLVER.TRAIN_BATCH_SIZE}
@@ -168,6 +175,11 @@ class ParallelGreedyTrainer(GreedyTrainer):
     # ---- training
 
     def resume_or_load(self, resume: bool = True, restart_iter: bool = False) -> None:
+        """As in one process.
+
+        Raises:
+            UserError: The processes do not find the same checkpoint.
+        """
         super().resume_or_load(resume, restart_iter)
         found = f"iteration {self.start_iter}"
         agreed = self.job.agree("start", found)
@@ -178,6 +190,13 @@ class ParallelGreedyTrainer(GreedyTrainer):
             )
 
     def train(self) -> Optional[Dict[str, Any]]:
+        """Trains from ``start_iter`` to ``max_iter``; returns the last evaluation's results on the I/O rank.
+
+        Raises:
+            NonFiniteLossError: The loss of a module is NaN or infinite.
+            PeerLostError: A neighbor is gone.
+            PreemptedError: A process was asked to end; a checkpoint has been written.
+        """
         with self._connected():
             return super().train()
 
@@ -217,6 +236,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
         return super().next_batch() if self.place.is_first else next(self._data_loader_iter)
 
     def run_step(self) -> None:
+        """Runs the part that this process has in a training step."""
         self.checkpointer.release()
         if self.place.is_first:
             self.end_request.decide(self.step.largest_of_replicas(self.end_request.pending))
@@ -230,7 +250,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
     def in_flight_mb(self) -> float:
         """Memory of the batches that may wait beside this process."""
         sides = [side for side in (self._receiver, self._sender) if side is not None]
-        # Those in the queue, and the one in the hand of its thread.
+        # Those in the queue, and the one that its thread copies.
         return sum(side.largest_bytes for side in sides) * (self.cfg.MISC.GREEDY.PARALLEL.BATCHES_IN_FLIGHT + 1) / 1e6
 
     # ---- evaluation
@@ -245,7 +265,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
                 results[name] = inference_on_dataset(self.model, batches, evaluator or HandOn(self._sender))
         if self.cfg.DATASETS.VAL:  # whether this becomes the best checkpoint is known at the end of the chain alone
             self.checkpointer.gather(min(self.iter, self.max_iter - 1))  # a finished run stands one behind its end
-        if not self.is_writer:
+        if not self.is_io_rank:
             return {}
         for metrics in results.values():
             print_csv_format(metrics)

@@ -23,8 +23,8 @@ class Example(NamedTuple):
     constant_along_readout: bool  #: whether the sampling mask is, which decides the form of the cine signal model
 
     @classmethod
-    def of_data(cls, cfg: CfgNode) -> "Example":
-        """The first training example, as the network gets it; the others are not read.
+    def from_data(cls, cfg: CfgNode) -> "Example":
+        """Describes the first training example, as the network gets it; the others are not read.
 
         Raises:
             UserError: the data are not there, or cannot be used.
@@ -38,8 +38,13 @@ class Example(NamedTuple):
         return cls(_shapes(example), _shapes(whole), constant_along_readout=bool((mask == mask[:1]).all()))
 
     @classmethod
-    def of_shape(cls, cfg: CfgNode, shape: Sequence[int], num_maps: int = 1) -> "Example":
-        """An example with k-space of ``shape``, (H, W, T, C) for cine or (H, W, C), before READOUT_CROP.
+    def from_shape(cls, cfg: CfgNode, shape: Sequence[int], num_maps: int = 1) -> "Example":
+        """Describes an example that the config's data set could hold.
+
+        Args:
+            cfg: The config.
+            shape: Of its k-space before READOUT_CROP, (H, W, T, C) for cine or (H, W, C).
+            num_maps: M, the number of map sets.
 
         Raises:
             UserError: for another number of axes, or numbers that are not positive.
@@ -60,6 +65,7 @@ class Example(NamedTuple):
 
     @property
     def is_cine(self) -> bool:
+        """Whether its k-space has a frame axis."""
         return len(self.tensors["kspace"][0]) == 4
 
     def batch(

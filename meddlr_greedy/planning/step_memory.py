@@ -36,13 +36,14 @@ class StepMemory(NamedTuple):
     operations: float  #: of the whole step, recomputation included; see :class:`~meddlr_greedy.planning.trace.Trace`
 
     def fits(self, budget: int) -> bool:
+        """Whether training and evaluation stay within ``budget`` bytes."""
         return max(self.peak, self.evaluation) <= budget
 
 
 class _PlannedStep(StepOnBatch):
     """The step on tensors without values."""
 
-    def seed(self, iteration: int) -> Optional[int]:  # noqa: ARG002
+    def seed(self, iteration: int) -> Optional[int]:  # noqa: ARG002 (an extension point)
         return None  # what random layers draw does not matter
 
     def read(self, scalars: Dict[str, torch.Tensor]) -> Dict[str, float]:
@@ -54,14 +55,14 @@ _plans: Dict[Tuple[str, str], StepMemory] = {}
 
 
 def plan_step(cfg: CfgNode, example: Example) -> StepMemory:
-    """What one training step of a config needs.
+    """Predicts what one training step of a config needs; the same question is answered from memory.
 
     For MODEL.DEVICE "cuda" the batch is copied to the device, the optimizer works on lists of tensors, and sizes are
     rounded up as CUDA's allocator does. meddlr's conjugate gradients, which stop early where they have converged, are
     planned at their last iteration.
 
     Raises:
-        UserError: what is wrong with the config; or the network looks at the values of its data.
+        UserError: The config is wrong, or what the network does depends on the values of its data.
     """
     asked = (cfg.dump(), repr(example))
     if asked not in _plans:

@@ -47,6 +47,7 @@ class Trace(TorchDispatchMode):
         self._results_of_all: Set[int] = set()
 
     def reset_peak(self) -> None:
+        """Sets ``peak`` to what is allocated now."""
         self.peak = self.alive
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -97,10 +98,10 @@ def _operations(func: Any, args: Any, outputs: Any) -> float:
     packet = func.overloadpacket
     if packet is _aten.convolution:
         x, weight, transposed = args[0], args[1], args[6]
-        return _of_convolution(x if transposed else outputs[0], weight)
+        return _convolution_operations(x if transposed else outputs[0], weight)
     if packet is _aten.convolution_backward:
         grad, x, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
-        return (wanted[0] + wanted[1]) * _of_convolution(x if transposed else grad, weight)
+        return (wanted[0] + wanted[1]) * _convolution_operations(x if transposed else grad, weight)
     if packet in _MATRIX_PRODUCTS:
         return 2.0 * outputs[0].numel() * args[-2].shape[-1]
     if packet in _FFTS:
@@ -114,6 +115,6 @@ def _operations(func: Any, args: Any, outputs: Any) -> float:
     return float(sum(x.numel() * (2 if x.is_complex() else 1) for x in outputs))
 
 
-def _of_convolution(pixels: torch.Tensor, weight: torch.Tensor) -> float:
+def _convolution_operations(pixels: torch.Tensor, weight: torch.Tensor) -> float:
     """Each number of ``pixels`` meets one filter: 2 operations for each of the filter's weights."""
     return 2.0 * pixels.numel() * weight[0].numel()

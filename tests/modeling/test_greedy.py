@@ -221,9 +221,9 @@ def test_checkpoints_load_both_ways(make_cfg, tmp_path):
 def test_frozen_modules_pass_their_image_on(make_cfg, batch):
     model, whole = build_model(make_cfg(modules=4)), build_model(make_cfg(modules=4))
     whole.load_state_dict(model.state_dict())
-    of_modules = model.unrolled.own_parameters()
+    parameters_by_module = model.unrolled.own_parameters()
     for k in (0, 3):
-        for p in of_modules[k]:
+        for p in parameters_by_module[k]:
             p.requires_grad_(False)
     for m in (model, whole):
         complex_l1(m.train()(batch)["pred"], batch["target"]).backward()

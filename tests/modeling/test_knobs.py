@@ -213,8 +213,8 @@ def test_overlap_holds_its_steps_more(config_of):
 
     batch = batch_of(config_of("ResNet", 2))
     for m, modules_of_sum in ((1, [3, 3, 2]), (2, [4, 4])):
-        of_sum = held(modules_of_sum)
-        assert 0.99 * of_sum < held(4, OVERLAP=m) < 1.01 * of_sum
+        held_by_sum = held(modules_of_sum)
+        assert 0.99 * held_by_sum < held(4, OVERLAP=m) < 1.01 * held_by_sum
 
 
 def test_overlap_with_frozen_steps(config_of):
@@ -343,7 +343,7 @@ def test_each_module_is_clipped_on_its_own_once(config_of, modules, window):
     cfg = config_of("ResNet", modules, *opts)
     model, batch = GreedyTrainer.build_model(cfg).train(), batch_of(cfg)
     optimizer, copied = GreedyTrainer.build_optimizer(cfg, model), copy.deepcopy(model)
-    of_modules = copied.unrolled.own_parameters() if modules else [list(copied.parameters())]
+    parameters_by_module = copied.unrolled.own_parameters() if modules else [list(copied.parameters())]
     plain = torch.optim.SGD(
         copied.parameters(), cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM, weight_decay=cfg.SOLVER.WEIGHT_DECAY
     )
@@ -354,7 +354,7 @@ def test_each_module_is_clipped_on_its_own_once(config_of, modules, window):
             complex_l1(network({**batch, "kspace": batch["kspace"].clone()})["pred"], batch["target"]).backward()
         optimizer.step()
         if (iteration + 1) % window == 0:
-            for parameters in of_modules:
+            for parameters in parameters_by_module:
                 norms.append(torch.stack([p.grad.norm() for p in parameters]).norm())
                 for p in parameters:
                     p.grad *= min(1.0, 0.01 / norms[-1])

@@ -16,13 +16,13 @@ __all__ = ["check_invertible", "run_inverting"]
 
 
 def check_invertible(network: Any, num_modules: int, knobs: Mapping[str, Any]) -> None:
-    """Refuses what :func:`run_inverting` does not train.
+    """Refuses what :func:`run_inverting` cannot train.
 
     Args:
         network: The network to train.
         num_modules: K.
         knobs: Keys of ``MISC.GREEDY`` with their values; of those that do not suit inversion, only defaults are
-        allowed.
+            allowed.
 
     Raises:
         UserError: for a network without an inverse, more than one module, or one of the other keys.
@@ -49,7 +49,7 @@ def check_invertible(network: Any, num_modules: int, knobs: Mapping[str, Any]) -
 def run_inverting(
     network: Any, problem: UnrolledProblem, on_done: Optional[Callable[[], None]] = None
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    """All unrolled steps of a network; backward runs them back, and holds the activations of one step at a time.
+    """Runs all unrolled steps of a network; backward runs them back, and holds the activations of one step at a time.
 
     Args:
         network: The network to train.
@@ -91,8 +91,8 @@ class _Run(NamedTuple):
             with torch.enable_grad():
                 output = run_step(self.network, i, image, self.problem, StepMode())
             parameters = self._trainable(i)
-            grad, *of_parameters = torch.autograd.grad(output, [image, *parameters], grad)
-            for p, g in zip(parameters, of_parameters):
+            grad, *parameter_grads = torch.autograd.grad(output, [image, *parameters], grad)
+            for p, g in zip(parameters, parameter_grads):
                 gradients[p] = gradients[p] + g if p in gradients else g  # where weights are shared
             image = image.detach()
         zf_image = self.problem.zf_image
@@ -102,10 +102,9 @@ class _Run(NamedTuple):
     def _before(self, i: int, image: torch.Tensor) -> torch.Tensor:
         """The image that step ``i`` made ``image`` of."""
         block: Any = block_of_step(self.network, i)
-        A: Any = self.problem.A
         step_size = self.network.step_sizes[i].to(image.device)
         return self.network.inverse_step(
-            image=image, model=block, A=A, zf_image=self.problem.zf_image, step_size=step_size
+            image=image, model=block, A=self.problem.A, zf_image=self.problem.zf_image, step_size=step_size
         )
 
     def _trainable(self, i: int) -> List[nn.Parameter]:

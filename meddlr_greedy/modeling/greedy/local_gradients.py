@@ -169,7 +169,7 @@ class _Graph(NamedTuple):
 class _HandOutGradients(torch.autograd.Function):
     """The last module's image; backward gives every parameter its gradient, summed over modules in module order.
 
-    The graph is passed as one object, which autograd does not look into: so the last module's gradient is complete
+    The graph is passed as one object, which autograd does not unpack: so the last module's gradient is complete
     before it is added to those of the modules before it, also where weights are shared.
     """
 

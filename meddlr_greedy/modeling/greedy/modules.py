@@ -144,8 +144,8 @@ class UnrolledModules:
         if not steps:
             return []
         own = self._ids_of_parameters(steps)
-        of_any_step = self._ids_of_parameters(range(len(self.network.step_sizes)))
-        return [p for p in self.trainable_parameters() if id(p) in own or id(p) not in of_any_step]
+        in_any_step = self._ids_of_parameters(range(len(self.network.step_sizes)))
+        return [p for p in self.trainable_parameters() if id(p) in own or id(p) not in in_any_step]
 
     def own_parameters(self) -> List[List[nn.Parameter]]:
         """For each module that runs here, the parameters that its loss trains.

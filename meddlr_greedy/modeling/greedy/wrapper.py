@@ -235,7 +235,7 @@ class GreedyUnrolled(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
-        """The arguments, from ``MISC.GREEDY``.
+        """The arguments of ``__init__``, from ``MISC.GREEDY``.
 
         Raises:
             UserError: names the key.
@@ -248,7 +248,7 @@ class GreedyUnrolled(nn.Module):
                     f"MODEL.{wrapper}.META_ARCHITECTURE: found '{cls.__name__}', which cannot be used inside"
                     f" {wrapper}: its losses are not the modules' local losses. Name the plain network there"
                 )
-        of_trainer = [key for key in schema_keys() if key.rule.acts_in_trainer]
+        trainer_keys = [key for key in schema_keys() if key.rule.acts_in_trainer]
         return {
             "network": build_network(cfg, greedy.META_ARCHITECTURE),
             "num_modules": greedy.NUM_MODULES,
@@ -259,7 +259,7 @@ class GreedyUnrolled(nn.Module):
             "loss_weights": greedy.LOSS_WEIGHTS,
             "invertible": greedy.TRAINING == "invertible",
             "left_to_trainer": {
-                key.full_name: value_of(greedy, key) for key in of_trainer if value_of(greedy, key) != key.default
+                key.full_name: value_of(greedy, key) for key in trainer_keys if value_of(greedy, key) != key.default
             },
             "loss": LeanLossComputer(cfg),
         }

@@ -40,15 +40,36 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
     regularizer = "SpatioTemporalResNet"  # that "ResNet" stands for
 
     def forward(self, inputs: Dict[str, Any], return_pp: bool = False, vis_training: bool = False) -> Dict[str, Any]:
+        """Reconstructs a batch, which is left as it is.
+
+        Args:
+            inputs: meddlr's batch with a frame axis, see the class.
+            return_pp: Whether the outputs hold "mean", "std" and "norm" of the batch.
+            vis_training: Whether to draw a picture, whatever the iteration.
+
+        Returns:
+            Dict[str, Any]: meddlr's outputs, images (B, H, W, T, M); "measured" are the lines held out for the loss.
+        """
         # With a signal model and k-space of its own: the base class knows 2D only, and multiplies k-space in place.
         inputs = prepare_inputs(self, inputs)
         outputs = super().forward(inputs, return_pp=return_pp, vis_training=vis_training)
         return {**outputs, "measured": inputs.get("measured")}
 
     def dc(self, *, image, A, zf_image, step_size):  # noqa: N803 (meddlr's name)
+        """The gradient step of data consistency; images are complex, (B, H, W, T, M)."""
         return image + step_size * (A.normal(image) - zf_image)
 
-    def reg(self, *, image: torch.Tensor, model: Regularizer, dims=None) -> torch.Tensor:
+    def reg(self, *, image: torch.Tensor, model: Regularizer, dims=None) -> torch.Tensor:  # noqa: ARG002 (meddlr's)
+        """Applies a real regularizer to a complex image.
+
+        Args:
+            image: Complex, (B, H, W, T, M).
+            model: Maps (B, 2M, T, H, W) to the same shape; channels are real and imaginary part of each map set.
+            dims: Not used.
+
+        Returns:
+            torch.Tensor: Complex, (B, H, W, T, M).
+        """
         num_batch, height, width, num_frames, num_maps = image.shape
         x = torch.view_as_real(image.permute(0, 3, 1, 2, 4).contiguous())
         x = x.reshape(num_batch, num_frames, height, width, 2 * num_maps)
@@ -141,6 +162,7 @@ class CGCineUnrolledCNN(CineUnrolledCNN):
             )
 
     def step(self, *, image, model, A, zf_image, step_size, dims):  # noqa: N803 (meddlr's name)
+        """Regularizes, then solves data consistency; arguments as in ``modeling.contract.UnrolledNetwork``."""
         regularized = self.reg(image=image, model=model, dims=dims)
         return self.solve(
             A.normal,
@@ -153,6 +175,7 @@ class CGCineUnrolledCNN(CineUnrolledCNN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, **kwargs) -> Dict[str, Any]:
+        """As for :class:`CineUnrolledCNN`, with the keys of the conjugate gradients."""
         unrolled = cfg.MODEL.UNROLLED
         return {
             **super().from_config(cfg, **kwargs),

@@ -48,7 +48,9 @@ _RESIDUAL = 1e-7
 
 
 def _num_cg_iterations() -> int:
-    r"""Conjugate gradients at condition number :math:`\kappa` reduce the residual to
+    r"""Iterations after which the residual is small enough.
+
+    At condition number :math:`\kappa`, n iterations of conjugate gradients reduce the residual to at most
     :math:`2 \sqrt\kappa ((\sqrt\kappa - 1) / (\sqrt\kappa + 1))^n`.
     """
     root = math.sqrt(_CONDITION)
@@ -97,6 +99,7 @@ class InvertibleCineUnrolledCNN(CineUnrolledCNN):
         return self.allowed_step_sizes[0] * torch.sigmoid(parameter) / A.largest_eigenvalue_bound()
 
     def dc(self, *, image: torch.Tensor, A: CineSenseModel, zf_image: torch.Tensor, step_size: torch.Tensor):  # noqa: N803
+        """The gradient step of the base class, with the bounded step size."""
         return super().dc(image=image, A=A, zf_image=zf_image, step_size=self.bounded(step_size, A))
 
     @torch.no_grad()
@@ -149,18 +152,22 @@ class InvertibleCGCineUnrolledCNN(InvertibleCineUnrolledCNN):
     allowed_step_sizes = (1 / (_CONDITION - 1), math.inf)
 
     def to_parameter(self, step_size: torch.Tensor) -> torch.Tensor:
+        """The trained number of a value of ``MODEL.UNROLLED.STEP_SIZES``, by the inverse of softplus."""
         return torch.log(torch.expm1(step_size - self.allowed_step_sizes[0]))
 
     def bounded(self, parameter: torch.Tensor, A: CineSenseModel) -> torch.Tensor:  # noqa: N803
+        """The weight mu that the trained number stands for, for each example, shape (B, 1, 1, 1, 1)."""
         return (self.allowed_step_sizes[0] + F.softplus(parameter)) * A.largest_eigenvalue_bound()
 
-    def step(self, *, image: torch.Tensor, model: nn.Module, A: CineSenseModel, zf_image, step_size, dims=None):  # noqa: N803
+    def step(self, *, image: torch.Tensor, model: nn.Module, A: CineSenseModel, zf_image, step_size, dims=None):  # noqa: N803, ARG002
+        """Regularizes, then solves data consistency; arguments as in ``modeling.contract.UnrolledNetwork``."""
         mu = self.bounded(step_size, A)
         regularized = self.reg(image=image, model=model)
         return _solve(A.normal, zf_image + mu * regularized, regularized.detach(), mu)
 
     @torch.no_grad()
     def inverse_step(self, *, image, model, A, zf_image, step_size):  # noqa: N803
+        """The image (B, H, W, T, M) that ``step`` was given, from the image that it gave."""
         mu = self.bounded(step_size, A)
         return self.reg(image=image + (A.normal(image) - zf_image) / mu, model=model.inverse)
 

@@ -22,11 +22,13 @@ class PhaseConstrainedCineUnrolledCNN(CGCineUnrolledCNN):
     """
 
     def step(self, *, image: torch.Tensor, zf_image: torch.Tensor, A: Any, **kwargs: Any) -> torch.Tensor:  # noqa: N803
+        """The step of the base class; the first one starts from the phase-constrained reconstruction."""
         if image is zf_image:  # only the first step gets it
             with torch.no_grad():
                 image = phase_constrained_reconstruction(A, zf_image)
         return super().step(image=image, zf_image=zf_image, A=A, **kwargs)
 
     def reg(self, *, image: torch.Tensor, model: Regularizer, dims=None) -> torch.Tensor:
+        """Regularizes an image (B, H, W, T, M) without its smooth phase, and puts the phase back."""
         phase = smooth_phase(image.detach())  # a constant to backward
         return phase * super().reg(image=phase.conj() * image, model=model, dims=dims)

@@ -36,6 +36,7 @@ class InvertibleResBlock(nn.Module):
         self.conv2 = SpatioTemporalConv(channels, in_channels, kernel_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_channels, T, H, W) to the same shape."""
         return x + self._scale() * self._residual(x)
 
     @torch.no_grad()
@@ -48,7 +49,7 @@ class InvertibleResBlock(nn.Module):
         rounding = torch.finfo(y.dtype).eps * y.norm()
         for _ in range(math.ceil(math.log(torch.finfo(y.dtype).eps) / math.log(_LIPSCHITZ))):
             previous, x = x, y - scale * self._residual(x)
-            # A look at the host: most blocks contract much faster than the bound, and a look costs less than g.
+            # It synchronizes with the host, which costs less than g; most blocks contract much faster than the bound.
             if (x - previous).norm() <= rounding:
                 break
         return x

@@ -45,6 +45,11 @@ class SpatioTemporalConv(nn.Module):
                 nn.init.zeros_(conv.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_channels, T, H, W) to (B, out_channels, T, H, W).
+
+        Raises:
+            UserError: There are fewer frames than the kernel reaches to one side.
+        """
         num_batch, _, num_frames, height, width = x.shape
         if num_frames < self.reach:
             raise UserError(
@@ -70,6 +75,7 @@ class SpatioTemporalResBlock(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, channels, T, H, W) to the same shape."""
         out = x
         for conv in (self.conv1, self.conv2):
             out = conv(F.dropout(F.relu(out), self.dropout, self.training))
@@ -114,6 +120,7 @@ class SpatioTemporalResNet(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        """The arguments of ``__init__``, see :func:`residual_options`."""
         return residual_options(cfg)
 
 

@@ -110,4 +110,5 @@ class TemporalFrequencyResNet(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        """The arguments of ``__init__`` but ``num_frequencies``, which keeps its default."""
         return residual_options(cfg)

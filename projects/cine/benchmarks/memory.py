@@ -42,7 +42,7 @@ def plan(options: Options) -> Dict[str, Any]:
                 cfg.MODEL.UNROLLED.STEP_SIZES = (0.1,)
                 cfg.MODEL.UNROLLED.DC.EPS = 0.0  # so that meddlr's runs all of its iterations, as planned
             cfg.SOLVER.TRAIN_BATCH_SIZE = 1
-            example = Example.of_shape(cfg.freeze(), shape)
+            example = Example.from_shape(cfg.freeze(), shape)
             planned, measured = plan_step(cfg, example).peak, measured_peak(cfg, example)
             rows.append(
                 {

@@ -90,7 +90,7 @@ def methods(options: Options) -> Dict[str, Any]:
                 sides[name] = partial(run_side, TimingCase(device=options.device, iterations=6), side, Path(folder))
                 continue
             cfg = side_config(side, options.device)
-            example = Example.of_shape(cfg, shape)
+            example = Example.from_shape(cfg, shape)
             peaks[name] = measured_peak(cfg, example) / 1e6
             sides[name] = step = TimedStep(cfg, batch)
             for _ in range(2):  # what is slower the first time

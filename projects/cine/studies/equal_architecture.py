@@ -228,7 +228,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     check_page(args.page, name)
     variants = all_variants(args.config_file, args.output or Path(cfg.OUTPUT_DIR))
     check_suits(variants)
-    example = Example.of_data(cfg)
+    example = Example.from_data(cfg)
     searches = search_rates(variants, args.jobs)
     rates = {label: best_rate(search) for label, search in searches.items()}
     finals = {v.label: v.final(rates[v.label], args.seeds) for v in variants}

@@ -176,7 +176,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     reference = load_config(str(size.backprop))
     check_dataset_names(reference.DATASETS.TEST)
     # The budget is of a training step: evaluation, which does not crop, does not count.
-    example = Example.of_data(reference)
+    example = Example.from_data(reference)
     example = example._replace(evaluated=example.tensors)
     study = Study(output, jobs, reference.SOLVER.MAX_ITER, size.learning_rates)
     budgets: List[Dict[str, Any]] = []

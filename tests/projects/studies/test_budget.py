@@ -14,7 +14,7 @@ from projects.cine.studies.budget import FULL, SMALL, Budget, Candidate
 
 @pytest.fixture
 def example():
-    return Example.of_shape(load_config(str(SMALL.backprop)), (16, 128, 20, 8))
+    return Example.from_shape(load_config(str(SMALL.backprop)), (16, 128, 20, 8))
 
 
 @pytest.mark.parametrize("size", [SMALL, FULL])

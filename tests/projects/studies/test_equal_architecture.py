@@ -105,7 +105,7 @@ def test_backprop_again_has_three_times_the_gradient_but_for_rounding():
         torch.manual_seed(0)
         cfg = load_config(str(CONFIG), (*changes(5)[label], "MODEL.UNROLLED.NUM_FEATURES", "4"))
         model = build_model(cfg).train()
-        example = Example.of_shape(cfg, (16, 24, 4, 2))
+        example = Example.from_shape(cfg, (16, 24, 4, 2))
         batch = example.batch(1, make=lambda shape, dtype: 0.3 * torch.randn(shape, dtype=dtype))
         model(batch)["pred"].abs().mean().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))

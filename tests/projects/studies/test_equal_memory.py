@@ -15,7 +15,7 @@ from projects.cine.studies.equal_memory import BEST, GREEDY, OWN, Study
 
 @pytest.fixture
 def example():
-    return Example.of_shape(load_config(str(SMALL.backprop)), (16, 128, 20, 8))
+    return Example.from_shape(load_config(str(SMALL.backprop)), (16, 128, 20, 8))
 
 
 def _finish(trial, psnr, minutes=1.0):
