@@ -25,7 +25,7 @@ from meddlr_greedy.arguments import CommandParser, add_config_arguments
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import register_datasets
 from meddlr_greedy.errors import UserError, exit_with_one_line
-from meddlr_greedy.files import written_atomically
+from meddlr_greedy.files import writing, written_atomically
 from meddlr_greedy.modeling.contract import check_keys_of_network
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.planning.example import Example
@@ -86,11 +86,8 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> Di
     plan["seconds"] = round(time.perf_counter() - start, 1)
     print(_as_text(plan))
     if args.json:
-        try:
-            with written_atomically(args.json) as partial:
-                partial.write_text(json.dumps(plan, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"--json: {args.json} cannot be written: {error.strerror}") from None
+        with writing(args.json, "--json"), written_atomically(args.json) as partial:
+            partial.write_text(json.dumps(plan, indent=1) + "\n")
     return plan
 
 

@@ -116,7 +116,7 @@ def test_kept_images_are_in_the_units_of_the_file(trained_run, tmp_path, dataset
 
 @pytest.mark.parametrize(
     "in_the_way,says",
-    [("run", "cannot be made: File exists"), ("run/test_results", "cannot be written (File exists)")],
+    [("run", "cannot be written (File exists)"), ("run/test_results", "cannot be written (File exists)")],
 )
 def test_no_room_for_the_results(trained_run, tmp_path, capsys, in_the_way, says):
     config, _ = trained_run("GeneralizedUnrolledCNN", 2, "flat")

@@ -66,11 +66,3 @@ def test_room_is_asked_for_before(tmp_path):
         check_room(path, 2**62)
     with pytest.raises(WriteError, match=r"^--output: .*cannot be written"), writing(tmp_path, "--output"):
         check_room(path, 2**62)
-
-
-def test_freed_memory_is_kept_where_the_c_library_can():
-    import ctypes
-
-    from meddlr_greedy.engine.memory import keep_freed_memory
-
-    assert keep_freed_memory() == hasattr(ctypes.CDLL(None), "mallopt")

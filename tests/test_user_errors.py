@@ -202,7 +202,7 @@ def test_2d_network_on_cine_data(write_config, capsys, arch):
 
 def test_output_dir_is_a_file(write_config, capsys, tmp_path):
     (tmp_path / "file").write_text("")
-    expect_error(capsys, write_config(), "OUTPUT_DIR", tmp_path / "file", words=["OUTPUT_DIR", "cannot be made"])
+    expect_error(capsys, write_config(), "OUTPUT_DIR", tmp_path / "file", words=["OUTPUT_DIR", "cannot be written"])
 
 
 @pytest.mark.parametrize("content", [[1], {"model": 3}, {"a": 3}])

@@ -14,9 +14,10 @@ from meddlr.utils.logger import setup_logger
 
 from meddlr_greedy.config.safe_yaml import read_yaml
 from meddlr_greedy.config.shipped import find_config
+from meddlr_greedy.engine.checkpoint import CONFIG_FILE
 from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.files import written_atomically
+from meddlr_greedy.files import writing, written_atomically
 from meddlr_greedy.jobs.job import Job
 
 __all__ = ["check_device", "save_config", "setup_run"]
@@ -124,10 +125,8 @@ def _check_starts_anew(output_dir: str) -> None:
 
 
 def _make_folder(output_dir: str) -> None:
-    try:
+    with writing(output_dir, "OUTPUT_DIR"):
         os.makedirs(output_dir, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"OUTPUT_DIR: {output_dir} cannot be made: {error.strerror}") from None
 
 
 def _choose_seed(output_dir: str, resume: bool, job: Optional[Job]) -> int:
@@ -141,7 +140,7 @@ def _new_seed() -> int:
 
 
 def _seed_of_earlier_run(output_dir: str) -> int:
-    path = os.path.join(output_dir, "config.yaml")
+    path = os.path.join(output_dir, CONFIG_FILE)
     if not os.path.isfile(path):
         return _new_seed()
     seed = read_yaml(path).get("SEED", -1)
@@ -172,5 +171,5 @@ def _logging_apart(output_dir: str, job: Job) -> Iterator[None]:
 
 def save_config(cfg: CfgNode) -> None:
     """Writes ``config.yaml``, with which the run can be repeated, to the output folder."""
-    with written_atomically(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as partial:
+    with written_atomically(os.path.join(cfg.OUTPUT_DIR, CONFIG_FILE)) as partial:
         partial.write_text(cfg.dump())
