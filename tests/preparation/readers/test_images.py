@@ -170,7 +170,7 @@ WRONG = [
     ("images {arrays}/trigger.npz", "trigger_time_ms: found float64 of shape (2,), allowed finite"),
     ("images {arrays}/truncated.npz", "truncated.npz: not a readable .npz"),
     ("images {arrays}/text.npy", "text.npy: not a readable .npy"),
-    ("images {arrays}/image.dcm", "found a '.dcm' file, allowed .npy or .npz"),
+    ("images {arrays}/image.dcm", "found a '.dcm' file, allowed .npy, .npz, .nii"),
     (
         "images {arrays}/good.npz --matrix 18 16",
         "--matrix: found (18, 16), allowed up to the acquired matrix (16, 16)",

@@ -149,6 +149,7 @@ def test_undersampled_ismrmrd_keeps_its_mask_and_has_no_target(heart, tmp_path, 
 @pytest.fixture(scope="session")
 def bad_files(tmp_path_factory, heart):
     folder = tmp_path_factory.mktemp("bad")
+    (folder / "empty").mkdir()
     one = heart.coil_images[:1]
 
     def mrd(name, coil_images=one, **settings):
