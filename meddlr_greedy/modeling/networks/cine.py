@@ -117,11 +117,11 @@ def _check_regularizer(cfg: CfgNode, name: str) -> None:
         raise UserError(f"{key}: unknown name '{name}', {allowed}{did_you_mean(name, ['ResNet', *names])}")
     image = torch.zeros(1, 2 * cfg.MODEL.UNROLLED.NUM_EMAPS, *_PROBE)
     cfg = cfg.clone().defrost()
-    cfg.MODEL.META_ARCHITECTURE = name
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE = name, "cpu"
     cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE = "ResNet"  # or an unrolled network would build itself for ever
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            out = build_model(cfg.freeze()).cpu().eval()(image)
+            out = build_model(cfg.freeze()).eval()(image)
     except UserError:
         raise
     except Exception as error:  # whatever a network says of a shape or a key that is not for it
