@@ -127,7 +127,7 @@ def is_compatible(network_class: Any) -> bool:
     if classes[owner] is GeneralizedUnrolledCNN:
         return True
     declared = [vars(c)["traits"] for c in classes[: owner + 1] if "traits" in vars(c)]
-    return any(traits.forward_runs_steps for traits in declared)
+    return any(isinstance(traits, NetworkTraits) and traits.forward_runs_steps for traits in declared)
 
 
 def check_compatible(network: nn.Module) -> None:
@@ -136,9 +136,12 @@ def check_compatible(network: nn.Module) -> None:
     Raises:
         UserError: says what is missing.
     """
+    name, traits = type(network).__name__, getattr(network, "traits", NetworkTraits())
+    if not isinstance(traits, NetworkTraits):
+        raise UserError(f"{name}: traits: found {type(traits).__name__}, allowed is NetworkTraits(...)")
     if not is_compatible(type(network)):
         raise UserError(
-            f"MISC.GREEDY.META_ARCHITECTURE: {type(network).__name__} cannot be trained greedily: allowed is a"
+            f"MISC.GREEDY.META_ARCHITECTURE: {name} cannot be trained greedily: allowed is a"
             " GeneralizedUnrolledCNN, or a subclass driven through step() (one that overrides forward declares"
             " traits = NetworkTraits(forward_runs_steps=True), see meddlr_greedy.modeling.contract)"
         )
@@ -147,6 +150,8 @@ def check_compatible(network: nn.Module) -> None:
             "GreedyUnrolled: the network's blocks are a plain list, so it has no trainable blocks; pass an"
             " nn.ModuleList"
         )
+    if traits.invertible and not hasattr(network, "inverse_step"):
+        raise UserError(f"{name}: traits: found invertible=True, allowed is False without a method inverse_step")
 
 
 def check_keys_of_network(cfg: CfgNode) -> None:

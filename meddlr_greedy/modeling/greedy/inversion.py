@@ -4,6 +4,7 @@ import math
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import torch
+from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from torch import nn
 
 from meddlr_greedy.config.schema import schema_keys
@@ -28,9 +29,10 @@ def check_invertible(network: Any, num_modules: int, knobs: Mapping[str, Any]) -
         UserError: for a network without an inverse, more than one module, or one of the other keys.
     """
     if not traits_of(network).invertible:
+        allowed = sorted(name for name, registered in META_ARCH_REGISTRY if traits_of(registered).invertible)
         raise UserError(
             f"MISC.GREEDY.TRAINING: found 'invertible', but {type(network).__name__} has no inverse; allowed for"
-            " MISC.GREEDY.META_ARCHITECTURE are InvertibleCineUnrolledCNN and InvertibleCGCineUnrolledCNN"
+            f" MISC.GREEDY.META_ARCHITECTURE are {', '.join(allowed)}"
         )
     if num_modules != 1:
         raise UserError(
