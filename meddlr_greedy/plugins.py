@@ -31,7 +31,7 @@ def import_plugins(names: Sequence[str] = (), key: str = "imports") -> None:
     for entry_point in _entry_points():
         try:
             entry_point.load()
-        except Exception as error:  # noqa: BLE001 (it is somebody else's code)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (it is somebody else's code)
             raise UserError(
                 f"entry point '{entry_point.name}' of {ENTRY_POINTS} ({entry_point.value}): {_reason(error)}; mend or"
                 " uninstall the package"
@@ -39,11 +39,11 @@ def import_plugins(names: Sequence[str] = (), key: str = "imports") -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except Exception as error:  # noqa: BLE001 (it is somebody else's code)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (it is somebody else's code)
             raise UserError(f"{key}: '{name}' cannot be imported: {_reason(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 

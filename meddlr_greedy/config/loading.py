@@ -99,7 +99,8 @@ def _refuse_imports(config_file: str, greedy: Any, overrides: Mapping[str, str])
     if imports and f"{PREFIX}RUN.IMPORTS" not in overrides:
         raise UserError(
             f"{config_file}: found beside the weights, it names packages to import ({PREFIX}RUN.IMPORTS: {imports});"
-            f" if you trust them, give the file by --config-file, or name them by the override {PREFIX}RUN.IMPORTS"
+            " if you trust them, give the file by --config-file, or name them by the override"
+            f" {PREFIX}RUN.IMPORTS where the command takes overrides"
         )
 
 
