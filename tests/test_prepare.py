@@ -12,8 +12,8 @@ from meddlr_greedy import prepare
 from meddlr_greedy.preparation import coil_maps
 from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.preparation.sources import registered_readers
-from meddlr_greedy.registry import READER_REGISTRY
 from tests.helpers.heart import ifft, read, read_scans
+from tests.helpers.plugin import importable
 
 
 def test_phantom_and_images(tmp_path, capsys):
@@ -68,16 +68,12 @@ def test_readers_import_their_libraries_when_they_are_used():
 
 
 @pytest.fixture
-def own_reader(tmp_path, monkeypatch):
+def own_reader(tmp_path):
     """The package "own_reader", which is the example of :class:`Reader`."""
-    before = {name for name, _ in READER_REGISTRY}
     lines = Reader.__doc__.split("::\n", 1)[1].split("\n    Coil compression")[0]
     (tmp_path / "own_reader.py").write_text(textwrap.dedent(lines))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield "own_reader"
-    sys.modules.pop("own_reader", None)
-    for name in [name for name, _ in READER_REGISTRY if name not in before]:
-        del READER_REGISTRY._obj_map[name], READER_REGISTRY._metadata_map[name]
+    with importable(tmp_path, forget=["own_reader"]):
+        yield "own_reader"
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
