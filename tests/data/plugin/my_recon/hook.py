@@ -11,7 +11,7 @@ from meddlr_greedy.registry import HOOK_REGISTRY
 class LossTable(HookBase):
     """Writes the loss of the whole network at every iteration to ``OUTPUT_DIR/losses.csv``.
 
-    Every process of a training has the hook; only one of them, ``trainer.is_writer``, writes files.
+    Every process of a training has the hook; only one of them, ``trainer.is_io_rank``, writes files.
     """
 
     def __init__(self, cfg):
@@ -20,7 +20,7 @@ class LossTable(HookBase):
 
     def before_train(self):
         """Opens the file; a training that is continued goes on in it."""
-        if self.trainer.is_writer:
+        if self.trainer.is_io_rank:
             self.file = open(self.path, "a")  # noqa: SIM115 (closed by close)
 
     def after_step(self):
