@@ -11,10 +11,8 @@ PLUGIN = "meddlr_greedy"
 
 from meddlr_greedy.data import masks, normalizers  # noqa: E402, F401
 from meddlr_greedy.data.catalog import register_datasets  # noqa: E402
-from meddlr_greedy.modeling import losses  # noqa: E402, F401
+from meddlr_greedy.modeling import losses, networks, regularizers  # noqa: E402, F401
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled  # noqa: E402
-from meddlr_greedy.modeling.networks import cine, invertible, phase_constrained  # noqa: E402, F401
-from meddlr_greedy.modeling.regularizers import spatiotemporal, temporal_frequency  # noqa: E402, F401
 
 register_datasets()
 

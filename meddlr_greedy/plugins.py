@@ -8,11 +8,12 @@ imported because the config names it (``MISC.GREEDY.RUN.IMPORTS``), or because i
 
 import importlib
 import importlib.metadata
-from typing import Any, List, Sequence
+import pkgutil
+from typing import Any, Iterable, List, Sequence
 
 from meddlr_greedy.errors import UserError
 
-__all__ = ["ENTRY_POINTS", "import_plugins"]
+__all__ = ["ENTRY_POINTS", "import_modules_of", "import_plugins"]
 
 #: The group of entry points, each of which names a module to import.
 ENTRY_POINTS = "meddlr_greedy.plugins"
@@ -41,6 +42,17 @@ def import_plugins(names: Sequence[str] = (), key: str = "imports") -> None:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:  # noqa: BLE001 (it is somebody else's code)
             raise UserError(f"{key}: '{name}' cannot be imported: {_reason(error)}") from error
+
+
+def import_modules_of(package: str, path: Iterable[str]) -> None:
+    """Imports all modules of a package of this plugin, so that a new file registers what it holds.
+
+    Args:
+        package: Its dotted name.
+        path: Its ``__path__``.
+    """
+    for module in sorted(module.name for module in pkgutil.iter_modules(path)):
+        importlib.import_module(f"{package}.{module}")
 
 
 def _reason(error: BaseException) -> str:

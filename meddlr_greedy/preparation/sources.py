@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from meddlr_greedy.errors import UserError, check
+from meddlr_greedy.preparation import readers as _  # noqa: F401 (they register)
 from meddlr_greedy.preparation.raw_scan import RawScan
-from meddlr_greedy.preparation.readers import cmrxrecon, images, ismrmrd, phantom  # noqa: F401 (they register)
 from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
 

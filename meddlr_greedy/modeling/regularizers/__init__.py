@@ -1,1 +1,5 @@
-"""Regularizers: what an unrolled step learns."""
+"""Regularizers, what an unrolled step learns; a file in this folder is imported, and so registers its own."""
+
+from meddlr_greedy.plugins import import_modules_of
+
+import_modules_of(__name__, __path__)
