@@ -3,7 +3,7 @@
 Importing this package registers its architectures, losses, masks and datasets with meddlr.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 #: Named in a config as ``MISC: {PLUGIN: !!python/name:meddlr_greedy.PLUGIN ''}``, this makes meddlr's own train_net
 #: import the package before it builds anything.

@@ -27,7 +27,7 @@ from meddlr_greedy.arguments import CommandParser
 
 __all__ = ["COMMANDS", "main"]
 
-#: The module of each command, imported when the command is called: the others need no torch to tell what there is.
+#: The module of each command, imported when the command is called.
 COMMANDS = {
     "prepare": "meddlr_greedy.prepare",
     "plan": "meddlr_greedy.plan",

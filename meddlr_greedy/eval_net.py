@@ -26,6 +26,7 @@ from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, find_weights, lo
 from meddlr_greedy.engine.launch import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.evaluation.run import evaluate_test_sets, make_results_folder, run_info
+from meddlr_greedy.modeling.contract import check_keys_of_network
 
 __all__ = ["build_parser", "main"]
 
@@ -55,6 +56,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
 
     given = args.weights or _override(args.opts, "MODEL.WEIGHTS")
     cfg = load_run_config(args.config_file, given, args.opts)
+    check_keys_of_network(cfg)
     register_datasets()
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST: missing; name at least one data set to evaluate on")

@@ -41,6 +41,7 @@ from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, config_beside, f
 from meddlr_greedy.engine.launch import check_device
 from meddlr_greedy.errors import exit_with_one_line, naming
 from meddlr_greedy.files import writing
+from meddlr_greedy.modeling.contract import check_keys_of_network
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
 from meddlr_greedy.reconstruction.reconstructor import Reconstructor, use_modules
 from meddlr_greedy.reconstruction.scan import check_names, missing_attributes, reconstruct_scan
@@ -78,6 +79,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     args = build_parser(prog).parse_args(argv)
 
     cfg = load_run_config(args.config_file, args.weights, [] if args.device is None else ["MODEL.DEVICE", args.device])
+    check_keys_of_network(cfg)
     device = check_device(cfg)
     if cfg.MISC.GREEDY.RUN.THREADS:
         torch.set_num_threads(cfg.MISC.GREEDY.RUN.THREADS)

@@ -143,7 +143,7 @@ def test_parts_of_a_step(plan_cfg):
     cfg = plan_cfg("beatmem", "CineUnrolledCNN", 2)
     example = Example.from_data(cfg)
     found = plan_step(cfg, example)
-    step = StepOnBatch.with_batch(cfg, example.batch(2, torch.zeros))
+    step = StepOnBatch.from_config(cfg, batch=example.batch(2, torch.zeros))
     own = sum(x.nbytes for x in [*step.model.parameters(), *step.model.buffers()])
     assert found.parameters == own
     assert found.gradients == sum(p.nbytes for p in step.model.parameters())
@@ -272,7 +272,7 @@ def test_peak_within_ten_percent_on_a_gpu(plan_cfg, data, arch, modules):
     shape = (256, 256, 12) if data == "flatmem" else (192, 128, 24, 12)
     cfg = plan_cfg(data, arch, modules, "MODEL.UNROLLED.NUM_FEATURES", 32, device="cuda")
     example = Example.from_shape(cfg, shape)
-    step = StepOnBatch.with_batch(cfg, example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE, torch.ones))
+    step = StepOnBatch.from_config(cfg, batch=example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE, torch.ones))
     step.run()
     torch.cuda.reset_peak_memory_stats()
     step.run()

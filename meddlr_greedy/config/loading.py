@@ -118,7 +118,7 @@ def _check_needs_greedy(cfg: CfgNode, config: GreedyConfig) -> None:
 
 
 def _check_sections(values: Mapping[str, Any], cfg: CfgNode, prefix: str = "") -> None:
-    """Unknown keys, and values in the place of sections; below MISC, misspelt keys of the plugin."""
+    """Unknown keys, and values in the place of sections; below MISC, misspelled keys of the plugin."""
     for key, value in values.items():
         if key not in cfg:
             plugins_own = ("GREEDY", "PLUGIN")

@@ -33,10 +33,14 @@ class KeyRule:
         allowed: Which values are allowed, for messages.
         is_allowed: Whether a value is.
         one_per_module: The value is a list with one element for each module, or empty.
-        counts_modules: The value is for one number of modules, and makes no sense for another.
+        depends_on_modules: Its value, or whether it is allowed, depends on the number of modules. A plan for another
+            number of modules forgets it.
         needs_greedy: A network that is not wrapped by ``GreedyUnrolled`` would ignore it.
         acts_in_trainer: The trainer acts on it, not the network; meddlr's own trainer does not know it.
         needs_whole_network: A process has to hold all modules; it cannot act over a chain of processes.
+        needs_one_process: Any value but the default allows one process.
+        needs_trait: A trait of the network (:class:`~meddlr_greedy.modeling.contract.NetworkTraits`) without which it
+            would be ignored.
         suits_inversion: It may be combined with ``TRAINING`` "invertible".
     """
 
@@ -44,14 +48,16 @@ class KeyRule:
     allowed: str
     is_allowed: Callable[[Any], bool]
     one_per_module: bool = False
-    counts_modules: bool = False
+    depends_on_modules: bool = False
     needs_greedy: bool = False
     acts_in_trainer: bool = False
     needs_whole_network: bool = False
+    needs_one_process: bool = False
+    needs_trait: str = ""
     suits_inversion: bool = True
 
 
-def key(default: Any, meaning: str, allowed: str, is_allowed: Callable[[Any], bool], **where: bool) -> Any:
+def key(default: Any, meaning: str, allowed: str, is_allowed: Callable[[Any], bool], **where: Any) -> Any:
     """Defines a key of the schema, as a field of a dataclass.
 
     Args:

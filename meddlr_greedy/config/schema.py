@@ -121,7 +121,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class CineConfig:
-    """``MISC.GREEDY.CINE``: the data of cine (2D+t). Each key but its default is refused for 2D data."""
+    """``MISC.GREEDY.CINE``: the data of cine (2D+t). For 2D data, any value but the default is refused."""
 
     PARTIAL_ECHO: float = key(
         0.0,
@@ -180,13 +180,14 @@ class GreedyConfig:
         "'greedy' or 'invertible'",
         is_one_of("greedy", "invertible"),
         needs_greedy=True,
+        needs_one_process=True,
     )
     NUM_INFERENCE_MODULES: int = key(
         0,
         "Modules to run in evaluation (every module emits an image). 0 runs all.",
         "a non-negative integer (0: all modules)",
         is_count,
-        counts_modules=True,
+        depends_on_modules=True,
     )
     CHECKPOINT: bool = key(
         False,
@@ -222,7 +223,7 @@ class GreedyConfig:
         "a list of positive numbers (one for each module), or []",
         is_factors,
         one_per_module=True,
-        counts_modules=True,
+        depends_on_modules=True,
         needs_greedy=True,
         suits_inversion=False,
     )
@@ -232,7 +233,7 @@ class GreedyConfig:
         gradient, where a network is not trained greedily). 0 clips nothing.""",
         "a non-negative number (0: off)",
         is_finite_from_0,
-        counts_modules=True,
+        depends_on_modules=True,
         acts_in_trainer=True,
     )
     LR_FACTORS: Tuple[float, ...] = key(
@@ -241,7 +242,7 @@ class GreedyConfig:
         "a list of positive numbers (one for each module), or []",
         is_factors,
         one_per_module=True,
-        counts_modules=True,
+        depends_on_modules=True,
         needs_greedy=True,
         acts_in_trainer=True,
     )
@@ -253,6 +254,7 @@ class GreedyConfig:
         and EPS).""",
         "'unrolled' or 'implicit'",
         is_one_of("unrolled", "implicit"),
+        needs_trait="chooses_cg_backward",
     )
     PARALLEL: ParallelConfig = section(ParallelConfig)
     RUN: RunConfig = section(RunConfig)
@@ -290,14 +292,14 @@ class Key(NamedTuple):
         return PREFIX + self.name
 
 
-def schema_keys(of: type = GreedyConfig, below: str = "") -> Iterator[Key]:
+def schema_keys(kind: type = GreedyConfig, below: str = "") -> Iterator[Key]:
     """All keys of the schema, or of one of its sections, in the order of their definition.
 
     Args:
-        of: :class:`GreedyConfig`, or one of the sections in it.
+        kind: :class:`GreedyConfig`, or one of the sections in it.
         below: What the names begin with.
     """
-    for f in fields(of):  # type: ignore[arg-type]
+    for f in fields(kind):  # type: ignore[arg-type]
         if "section" in f.metadata:
             yield from schema_keys(f.metadata["section"], f"{below}{f.name}.")
         else:

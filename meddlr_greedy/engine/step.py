@@ -29,7 +29,7 @@ class StepResult(NamedTuple):
 
     @classmethod
     def of(cls, values: Dict[str, float]) -> "StepResult":
-        """Parts scalars by meddlr's habit: what has "loss" in its name is one."""
+        """Separates losses from other scalars as meddlr does, by the word "loss" in the name."""
         losses = {name: value for name, value in values.items() if "loss" in name}
         return cls(losses, {name: value for name, value in values.items() if name not in losses})
 
@@ -57,7 +57,7 @@ class TrainingStep:
         self.run_seed = run_seed
 
     @classmethod
-    def from_config(cls: Type[_Step], cfg: CfgNode) -> _Step:
+    def from_config(cls: Type[_Step], cfg: CfgNode, **options: Any) -> _Step:
         """A step of its own, without a trainer, data and files.
 
         Raises:
@@ -66,7 +66,7 @@ class TrainingStep:
         model = build_network_to_train(cfg).train()
         if cfg.MODEL.DEVICE != "cpu":  # where parameters are made; those without values cannot be moved
             model.to(cfg.MODEL.DEVICE)
-        return cls(model, build_optimizer(cfg, model), build_loss_computer(cfg), max(cfg.SEED, 0))
+        return cls(model, build_optimizer(cfg, model), build_loss_computer(cfg), max(cfg.SEED, 0), **options)
 
     def __call__(self, inputs: Dict[str, Any], iteration: int = 0) -> StepResult:
         """Trains on one mini-batch.
@@ -156,18 +156,19 @@ class TrainingStep:
 class StepOnBatch(TrainingStep):
     """The step on one batch again and again, for measurements: what the losses are does not matter.
 
-    Attributes:
+    Args:
+        model: See :class:`TrainingStep`.
+        optimizer: See there.
+        loss_computer: See there.
+        run_seed: See there.
         batch: meddlr's batch.
     """
 
-    batch: Dict[str, Any]
-
-    @classmethod
-    def with_batch(cls, cfg: CfgNode, batch: Dict[str, Any]) -> "StepOnBatch":
-        """The step of a config on ``batch``."""
-        step = cls.from_config(cfg)
-        step.batch = batch
-        return step
+    def __init__(
+        self, model: torch.nn.Module, optimizer: Any, loss_computer: Any, run_seed: int, batch: Dict[str, Any]
+    ):
+        super().__init__(model, optimizer, loss_computer, run_seed)
+        self.batch = batch
 
     def run(self) -> StepResult:
         """Trains on the batch once more."""

@@ -149,6 +149,12 @@ class GreedyTrainer(DefaultTrainer):
             if self.is_io_rank:
                 logger.warning("DATASETS.VAL: none, so that no %s is kept; the last checkpoint is", BEST_CHECKPOINT)
             return None
+        for evaluator in evaluators:
+            if not hasattr(evaluator, "metric_names"):
+                raise UserError(
+                    f"{type(self).__name__}.build_evaluator: found {type(evaluator).__name__}, allowed is an evaluator"
+                    " with metric_names, the names of its metrics, one of which chooses the best checkpoint"
+                )
         names = dict.fromkeys(name for evaluator in evaluators for name in evaluator.metric_names)
         # The first is the default: a metric of images, where some have targets.
         metrics = sorted(names, key=lambda name: name == HELD_OUT_METRIC)

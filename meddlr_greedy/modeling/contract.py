@@ -1,8 +1,8 @@
 """The contract with an unrolled network: what greedy learning uses of it, and what the network declares of itself.
 
-A network of your own meets it by one of two ways. It is a subclass of meddlr's ``GeneralizedUnrolledCNN`` that leaves
-``forward`` alone and overrides ``step``, ``dc`` or ``reg``: nothing is to declare. Or it has a ``forward`` of its own,
-and declares :class:`NetworkTraits` as ``traits``, which say what greedy learning cannot see.
+A network of your own is a subclass of meddlr's ``GeneralizedUnrolledCNN``. One that leaves ``forward`` alone, and
+overrides ``step``, ``dc`` or ``reg``, has nothing to declare. One with a ``forward`` of its own declares
+:class:`NetworkTraits` as its class attribute ``traits``: they say what greedy learning cannot see.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 from torch import nn
 
+from meddlr_greedy.config.schema import GreedyConfig, schema_keys, value_of
 from meddlr_greedy.errors import UserError, did_you_mean
 
 __all__ = [
@@ -160,14 +161,17 @@ def check_keys_of_network(cfg: CfgNode) -> None:
     Raises:
         UserError: names the key.
     """
-    greedy, name = cfg.MISC.GREEDY, cfg.MODEL.META_ARCHITECTURE
+    config, name = GreedyConfig.from_cfg(cfg), cfg.MODEL.META_ARCHITECTURE
     networks: Dict[str, Any] = {registered: network for registered, network in META_ARCH_REGISTRY}
-    network = networks.get(greedy.META_ARCHITECTURE if name == "GreedyUnrolled" else name)
-    if greedy.CG_BACKWARD != "unrolled" and not traits_of(network).chooses_cg_backward:
-        raise UserError(
-            f"MISC.GREEDY.CG_BACKWARD: found '{greedy.CG_BACKWARD}', which is for CGCineUnrolledCNN and its subclasses;"
-            f" allowed for {getattr(network, '__name__', name)} is 'unrolled'"
-        )
+    network = networks.get(config.META_ARCHITECTURE if name == "GreedyUnrolled" else name)
+    for key in schema_keys():
+        value, trait = value_of(config, key), key.rule.needs_trait
+        if trait and value != key.default and not getattr(traits_of(network), trait):
+            suited = sorted(n for n, other in networks.items() if getattr(traits_of(other), trait))
+            raise UserError(
+                f"{key.full_name}: found {value!r}, which {getattr(network, '__name__', name)} would ignore; allowed is"
+                f" {key.default!r}, or one of the networks {', '.join(suited)}"
+            )
 
 
 def build_network(cfg: CfgNode, name: str) -> nn.Module:

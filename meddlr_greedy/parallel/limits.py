@@ -30,26 +30,13 @@ def check_possible(cfg: CfgNode, place: Place) -> None:
             f" started; only '{GreedyUnrolled.__name__}' can be spread (NUM_MODULES 1 with REPLICAS"
             f" {place.num_processes} is backpropagation with data parallelism)"
         )
-    if cfg.MISC.GREEDY.TRAINING == "invertible":
-        raise UserError(
-            "MISC.GREEDY.TRAINING: found 'invertible', which allows one process, but"
-            f" {place.num_processes} were started"
-        )
+    _check_keys(GreedyConfig.from_cfg(cfg), place)
     check_partition(cfg, place.num_stages)
     if cfg.MODEL.UNROLLED.SHARE_WEIGHTS and place.num_stages > 1:
         raise UserError(
             "MODEL.UNROLLED.SHARE_WEIGHTS: found True, but modules of different processes cannot share weights; allowed"
             f" is False, or MISC.GREEDY.PARALLEL.REPLICAS {place.num_processes} (the whole network in each process)"
         )
-    config = GreedyConfig.from_cfg(cfg)
-    for key in schema_keys():
-        value = value_of(config, key)
-        if key.rule.needs_whole_network and value != key.default and place.num_stages > 1:
-            raise UserError(
-                f"{key.full_name}: found {value}, but a chain has {place.num_stages} processes, and a gradient would"
-                f" have to travel back to the process before; allowed is {key.default}, or"
-                f" MISC.GREEDY.PARALLEL.REPLICAS {place.num_processes} (the whole network in each process)"
-            )
     if place.num_replicas == 1:
         return
     batch_size, loss = cfg.SOLVER.TRAIN_BATCH_SIZE, cfg.MODEL.RECON_LOSS.NAME
@@ -63,6 +50,23 @@ def check_possible(cfg: CfgNode, place: Place) -> None:
             f"MODEL.RECON_LOSS.NAME: found '{loss}', which is no mean over examples, so that replicas"
             " (MISC.GREEDY.PARALLEL.REPLICAS above 1) cannot average it"
         )
+
+
+def _check_keys(config: GreedyConfig, place: Place) -> None:
+    for key in schema_keys():
+        value = value_of(config, key)
+        if value == key.default:
+            continue
+        if key.rule.needs_one_process:
+            raise UserError(
+                f"{key.full_name}: found {value!r}, which allows one process, but {place.num_processes} were started"
+            )
+        if key.rule.needs_whole_network and place.num_stages > 1:
+            raise UserError(
+                f"{key.full_name}: found {value}, but a chain has {place.num_stages} processes, and a gradient would"
+                f" have to travel back to the process before; allowed is {key.default}, or"
+                f" MISC.GREEDY.PARALLEL.REPLICAS {place.num_processes} (the whole network in each process)"
+            )
 
 
 def check_replicable(model: nn.Module, place: Place) -> None:

@@ -3,7 +3,6 @@
 World size = R replicas x D stages. Each replica is a chain of D processes; stage d runs consecutive modules.
 """
 
-import contextlib
 import json
 import os
 import time
@@ -15,8 +14,10 @@ from meddlr.config import CfgNode
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically
+from meddlr_greedy.modeling.greedy.local_gradients import forward_greedily
 from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.modeling.problem import UnrolledProblem
 
 __all__ = [
     "PARTITION_FILE",
@@ -108,27 +109,19 @@ def measure_modules(model: GreedyUnrolled, batch: Dict[str, Any], repetitions: i
     was_training = model.training
     model.train()
     seconds: List[List[float]] = []
-    with torch.random.fork_rng(devices=devices), _without_visualization(model):
+    with torch.random.fork_rng(devices=devices):
         for _ in range(repetitions + 1):
             marks.clear()
             with model.unrolled.observed(mark):
                 start = time.perf_counter()
-                outputs = model(batch)
-                loss = model.losses.loss(batch, outputs)
+                problem = UnrolledProblem.prepare(model.model, batch)
+                image, _ = forward_greedily(model.unrolled, model.losses, problem)
+                loss = model.losses.loss(problem.inputs, {"pred": image, **problem.reference})
                 torch.autograd.grad(loss, model.unrolled.trainable_parameters(), allow_unused=True)
             begins, ends = [start, *marks[2::2]], marks[1::2]
             seconds.append([end - begin for begin, end in zip(begins, ends)])
     model.train(was_training)
     return [min(repetitions) for repetitions in zip(*seconds[1:])]
-
-
-@contextlib.contextmanager
-def _without_visualization(model: GreedyUnrolled):
-    period, model.model.vis_period = model.model.vis_period, -1
-    try:
-        yield
-    finally:
-        model.model.vis_period = period
 
 
 def stored_partition(output_dir: str, key: Dict[str, Any]) -> Optional[List[int]]:

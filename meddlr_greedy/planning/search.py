@@ -21,7 +21,7 @@ STEPS = "MODEL.UNROLLED.NUM_UNROLLED_STEPS"
 def _forget_modules(cfg: CfgNode) -> None:
     """Sets the keys that are for one number of modules to their defaults; none of them needs memory."""
     for key in schema_keys():
-        if key.rule.counts_modules:
+        if key.rule.depends_on_modules:
             cfg.set_recursive(key.full_name, key.default)
 
 

@@ -89,7 +89,7 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
     batch = example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE)
     batch_bytes = trace.alive
     on_host = batch_bytes if on_cuda else 0
-    step = _PlannedStep.with_batch(cfg, batch)
+    step = _PlannedStep.from_config(cfg, batch=batch)
     _check_data(step.model, example)
     if on_cuda:
         # Stands for the copy to the device, which lives as long as the network needs it.

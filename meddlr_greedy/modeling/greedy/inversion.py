@@ -1,13 +1,13 @@
 """Training of invertible networks: backward runs the unrolled steps backwards."""
 
 import math
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from torch import nn
 
-from meddlr_greedy.config.schema import schema_keys
+from meddlr_greedy.config.schema import GreedyConfig, schema_keys, value_of
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.contract import traits_of
 from meddlr_greedy.modeling.greedy.unrolled_step import StepMode, block_of_step, run_step
@@ -16,14 +16,13 @@ from meddlr_greedy.modeling.problem import UnrolledProblem
 __all__ = ["check_invertible", "run_inverting"]
 
 
-def check_invertible(network: Any, num_modules: int, knobs: Mapping[str, Any]) -> None:
+def check_invertible(network: Any, num_modules: int, config: GreedyConfig) -> None:
     """Refuses what :func:`run_inverting` cannot train.
 
     Args:
         network: The network to train.
         num_modules: K.
-        knobs: Keys of ``MISC.GREEDY`` with their values; of those that do not suit inversion, only defaults are
-            allowed.
+        config: ``MISC.GREEDY``; of keys that do not suit inversion, only defaults are allowed.
 
     Raises:
         UserError: for a network without an inverse, more than one module, or one of the other keys.
@@ -40,7 +39,7 @@ def check_invertible(network: Any, num_modules: int, knobs: Mapping[str, Any]) -
             " backpropagation, which allows 1"
         )
     for key in schema_keys():
-        value = knobs.get(key.name, key.default)
+        value = value_of(config, key)
         if not key.rule.suits_inversion and value != key.default:
             raise UserError(
                 f"{key.full_name}: found {value!r}, which MISC.GREEDY.TRAINING 'invertible' does not allow; leave"

@@ -102,17 +102,16 @@ class GreedyUnrolled(nn.Module):
         super().__init__()
         check_compatible(network)
         knobs = {"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp, "LOSS_WEIGHTS": loss_weights}
-        GreedyConfig.from_mapping(knobs)
+        config = GreedyConfig.from_mapping(knobs)
         self.model = network
         self.unrolled = UnrolledModules(network, num_modules, checkpoint=checkpoint, bfloat16=amp == "bf16")
         self.whole: Optional[WholeNetwork] = None
         self.invertible = invertible
         if invertible:
-            check_invertible(network, self.num_modules, knobs)
+            check_invertible(network, self.num_modules, config)
         _check_inference_modules(num_inference_modules, self.num_modules)
         self.num_inference_modules = num_inference_modules
-        if loss_weights:
-            self.unrolled.check_one_for_each("LOSS_WEIGHTS", loss_weights)
+        self._check_one_per_module(config)
         _check_overlap(overlap, self.unrolled)
         weights = list(loss_weights) or [1.0] * self.num_modules
         self.losses = LocalLosses(as_local_loss(loss), weights, overlap)
@@ -172,11 +171,17 @@ class GreedyUnrolled(nn.Module):
             raise UserError(
                 "GreedyUnrolled: no trainable parameters (a replica of torch.nn.DataParallel has none: use one device)"
             )
-        for key, value in self._left_to_trainer.items():
+        if self._left_to_trainer:
+            key, value = next(iter(self._left_to_trainer.items()))
             raise UserError(
                 f"{key}: found {value!r}, which this trainer does not know; train with python -m"
                 " meddlr_greedy.train_net, or leave the key out"
             )
+
+    def _check_one_per_module(self, config: GreedyConfig) -> None:
+        for key in schema_keys():
+            if key.rule.one_per_module and value_of(config, key):
+                self.unrolled.check_one_for_each(key.name, value_of(config, key))
 
     def _forward_inverting(self, problem: UnrolledProblem) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
         self.unrolled.mark(0, begins=True)

@@ -89,7 +89,7 @@ class TimedStep:
     """
 
     def __init__(self, cfg: CfgNode, batch: Dict[str, torch.Tensor]):
-        self._step = StepOnBatch.with_batch(cfg, batch)
+        self._step = StepOnBatch.from_config(cfg, batch=batch)
         self._forward_seconds = timed_forward(self._step.model)
 
     def __call__(self) -> Dict[str, float]:

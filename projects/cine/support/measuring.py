@@ -168,7 +168,7 @@ def measured_peak(cfg: Any, example: Example) -> int:
     """Peak bytes of a training step on a made-up batch: parameters, optimizer's state and batch included."""
 
     def run() -> None:
-        step = StepOnBatch.with_batch(cfg, example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE, torch.ones))
+        step = StepOnBatch.from_config(cfg, batch=example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE, torch.ones))
         step.run()
         step.run()  # now with the optimizer's state and the gradients of the one before
 
@@ -178,7 +178,7 @@ def measured_peak(cfg: Any, example: Example) -> int:
 def step_times(cfgs: Dict[str, Any], example: Example, rounds: int = 10) -> Dict[str, List[float]]:
     """Seconds of a training step of each config in each round, in turn, on a made-up batch."""
     steps = {
-        name: StepOnBatch.with_batch(cfg, example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE, torch.ones))
+        name: StepOnBatch.from_config(cfg, batch=example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE, torch.ones))
         for name, cfg in cfgs.items()
     }
     return interleave({name: step.run for name, step in steps.items()}, rounds, warmup=2)

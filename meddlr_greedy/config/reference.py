@@ -1,0 +1,71 @@
+"""The reference of all keys of ``MISC.GREEDY``, written from the schema.
+
+Example::
+
+    python -m meddlr_greedy.config.reference > docs/config.md
+"""
+
+from typing import List, Optional, Sequence
+
+from meddlr_greedy.arguments import CommandParser
+from meddlr_greedy.config.schema import PREFIX, CineConfig, GreedyConfig, Key, ParallelConfig, RunConfig, schema_keys
+from meddlr_greedy.errors import exit_with_one_line
+
+__all__ = ["build_parser", "main", "reference"]
+
+_SECTIONS = {"": GreedyConfig, "PARALLEL.": ParallelConfig, "RUN.": RunConfig, "CINE.": CineConfig}
+
+_HEAD = """# Keys of `MISC.GREEDY`
+
+This page is written from the schema, `meddlr_greedy/config/schema.py`, by `python -m meddlr_greedy.config.reference`.
+"""
+
+
+def reference() -> str:
+    """The page, as Markdown: for each section its keys with default, meaning, what they allow and where they act."""
+    parts = [_HEAD]
+    for below, kind in _SECTIONS.items():
+        rows = [_row(key) for key in schema_keys(kind, below) if key.name.count(".") == below.count(".")]
+        table = ["| key | default | meaning | allowed | conditions |", "|---|---|---|---|---|", *rows]
+        parts.append(f"## `{(PREFIX + below)[:-1]}`\n\n" + "\n".join(table) + "\n")
+    return "\n".join(parts)
+
+
+def _row(key: Key) -> str:
+    cells = [f"`{key.name.split('.')[-1]}`", f"`{key.default!r}`", key.rule.meaning, key.rule.allowed]
+    return "| " + " | ".join([*cells, "; ".join(_conditions(key))]) + " |"
+
+
+def _conditions(key: Key) -> List[str]:
+    rule = key.rule
+    conditions = {
+        "one number for each module": rule.one_per_module,
+        "needs `GreedyUnrolled`": rule.needs_greedy,
+        "needs `meddlr-greedy train`": rule.acts_in_trainer,
+        "no chain of processes": rule.needs_whole_network,
+        "one process": rule.needs_one_process,
+        'not with `TRAINING` "invertible"': not rule.suits_inversion,
+        f"networks with the trait `{rule.needs_trait}`": bool(rule.needs_trait),
+    }
+    return [text for text, holds in conditions.items() if holds]
+
+
+def build_parser(prog: Optional[str] = None) -> CommandParser:
+    """The parser of the command; ``prog`` is how it was called."""
+    return CommandParser(prog or "python -m meddlr_greedy.config.reference", __doc__)
+
+
+@exit_with_one_line
+def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> None:
+    """Prints the page.
+
+    Args:
+        argv: Arguments of the command line; default: those of the process.
+        prog: How the command was called.
+    """
+    build_parser(prog).parse_args(argv)
+    print(reference(), end="")
+
+
+if __name__ == "__main__":
+    main()
