@@ -335,7 +335,7 @@ def test_readme_has_keys_in_their_sections():
 
 def test_reference_of_keys_is_that_of_the_schema():
     page = (ROOT / "docs" / "config.md").read_text()
-    assert page == reference(), "write it again: python -m meddlr_greedy.config.reference > docs/config.md"
+    assert page == reference(), "write it again: python -m meddlr_greedy.config.reference --output docs/config.md"
     for key in schema_keys():
         assert f"| `{key.name.split('.')[-1]}` | `{key.default!r}` | {key.rule.meaning} |" in page
 

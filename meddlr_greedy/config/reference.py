@@ -2,14 +2,16 @@
 
 Example::
 
-    python -m meddlr_greedy.config.reference > docs/config.md
+    python -m meddlr_greedy.config.reference --output docs/config.md
 """
 
+from pathlib import Path
 from typing import List, Optional, Sequence
 
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config.schema import PREFIX, CineConfig, GreedyConfig, Key, ParallelConfig, RunConfig, schema_keys
 from meddlr_greedy.errors import exit_with_one_line
+from meddlr_greedy.files import writing, written_atomically
 
 __all__ = ["build_parser", "main", "reference"]
 
@@ -52,19 +54,22 @@ def _conditions(key: Key) -> List[str]:
 
 def build_parser(prog: Optional[str] = None) -> CommandParser:
     """The parser of the command; ``prog`` is how it was called."""
-    return CommandParser(prog or "python -m meddlr_greedy.config.reference", __doc__)
+    parser = CommandParser(prog or "python -m meddlr_greedy.config.reference", __doc__)
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the page, replaced")
+    return parser
 
 
 @exit_with_one_line
 def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> None:
-    """Prints the page.
+    """Writes the page.
 
     Args:
         argv: Arguments of the command line; default: those of the process.
         prog: How the command was called.
     """
-    build_parser(prog).parse_args(argv)
-    print(reference(), end="")
+    path = build_parser(prog).parse_args(argv).output
+    with writing(path, "--output"), written_atomically(path) as partial:
+        partial.write_text(reference())
 
 
 if __name__ == "__main__":
