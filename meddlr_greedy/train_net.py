@@ -19,7 +19,7 @@ from meddlr_greedy.arguments import CommandParser, run_parser
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets, warn_of_shared_subjects
 from meddlr_greedy.engine.build import trainer_class
-from meddlr_greedy.engine.launch import save_config, setup_run
+from meddlr_greedy.engine.setup import save_config, setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.jobs.end_request import end_at_once, handling_signals
 from meddlr_greedy.jobs.environment import in_job

@@ -13,7 +13,7 @@ from PIL import Image
 from meddlr_greedy import eval_net
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
-from meddlr_greedy.engine.launch import save_config
+from meddlr_greedy.engine.setup import save_config
 from meddlr_greedy.evaluation import slices as slices_module
 from meddlr_greedy.evaluation.metrics.definitions import default_cine_metrics
 from meddlr_greedy.evaluation.slices import read_slices

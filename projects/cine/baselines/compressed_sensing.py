@@ -30,7 +30,7 @@ from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.build import build_val_loader
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.data.loader import ExampleLoader
-from meddlr_greedy.engine.launch import setup_run
+from meddlr_greedy.engine.setup import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.evaluation.evaluator import build_evaluator
 from meddlr_greedy.evaluation.run import evaluate_test_sets, make_results_folder, run_info

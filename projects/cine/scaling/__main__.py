@@ -49,7 +49,7 @@ import torch
 from meddlr.config import get_cfg
 
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.engine.launch import check_device
+from meddlr_greedy.engine.setup import check_device
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.jobs.environment import in_job
 from meddlr_greedy.jobs.job import Job

@@ -29,7 +29,7 @@ from meddlr_greedy import compare, eval_net, prepare
 from meddlr_greedy.arguments import CommandParser, run_parser
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import datasets_root, register_datasets
-from meddlr_greedy.engine.launch import setup_run
+from meddlr_greedy.engine.setup import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
 from meddlr_greedy.evaluation.run import evaluate_test_sets, make_results_folder, run_info
