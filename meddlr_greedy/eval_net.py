@@ -22,7 +22,8 @@ from meddlr.utils import env
 
 from meddlr_greedy.arguments import CommandParser, run_parser
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
-from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, find_weights, load_run_config
+from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
+from meddlr_greedy.engine.run_files import find_weights, load_run_config
 from meddlr_greedy.engine.setup import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.evaluation.run import evaluate_test_sets, make_results_folder, run_info

@@ -37,7 +37,8 @@ from torch import nn
 
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config.shipped import find_config
-from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, config_beside, find_weights, load_run_config
+from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
+from meddlr_greedy.engine.run_files import config_beside, find_weights, load_run_config
 from meddlr_greedy.engine.setup import check_device
 from meddlr_greedy.errors import exit_with_one_line, naming
 from meddlr_greedy.files import writing

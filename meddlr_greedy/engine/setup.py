@@ -14,8 +14,8 @@ from meddlr.utils.logger import setup_logger
 
 from meddlr_greedy.config.safe_yaml import read_yaml
 from meddlr_greedy.config.shipped import find_config
-from meddlr_greedy.engine.checkpoint import CONFIG_FILE
 from meddlr_greedy.engine.memory import keep_freed_memory
+from meddlr_greedy.engine.run_files import CONFIG_FILE
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import writing, written_atomically
 from meddlr_greedy.jobs.job import Job

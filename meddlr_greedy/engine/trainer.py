@@ -27,8 +27,9 @@ from meddlr_greedy.engine.build import (
     build_network_to_train,
     build_optimizer,
 )
-from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer, RunState
+from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer
 from meddlr_greedy.engine.hooks import BestCheckpoint, CheckpointWriter, FlushAtEnd, IsolatedEvaluation
+from meddlr_greedy.engine.run_state import RunState
 from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.engine.updates import LearningRates
 from meddlr_greedy.errors import NonFiniteLossError, PreemptedError, UserError, naming

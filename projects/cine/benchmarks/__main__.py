@@ -27,8 +27,8 @@ from meddlr.config import get_cfg
 from tabulate import tabulate
 
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.engine.setup import check_device
 from meddlr_greedy.engine.memory import keep_freed_memory
+from meddlr_greedy.engine.setup import check_device
 from meddlr_greedy.errors import exit_with_one_line
 from projects.cine.benchmarks.loader import loader
 from projects.cine.benchmarks.memory import memory, plan

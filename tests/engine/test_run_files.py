@@ -1,9 +1,10 @@
-"""Which checkpoint is taken, and the config beside it."""
+"""Which weights of a run are taken, and the config beside them."""
 
 import pytest
 import torch
 
-from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, config_beside, find_weights, load_run_config
+from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
+from meddlr_greedy.engine.run_files import config_beside, find_weights, load_run_config
 from meddlr_greedy.errors import UserError
 
 

@@ -1,0 +1,91 @@
+"""The files in the folder of a run: which weights are taken, and the config beside them."""
+
+import os
+from typing import Sequence
+
+from meddlr.config import CfgNode
+from meddlr.utils import env
+from torch import nn
+
+from meddlr_greedy.config.loading import load_config
+from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer
+from meddlr_greedy.errors import UserError
+
+__all__ = ["CONFIG_FILE", "config_beside", "find_weights", "load_run_config"]
+
+#: The config of a run, beside its checkpoints.
+CONFIG_FILE = "config.yaml"
+
+
+def find_weights(output_dir: str, given: str = "", fallback: str = "", last: bool = False) -> str:
+    """Chooses the weights to evaluate.
+
+    Args:
+        output_dir: Folder of the training run.
+        given: Path that the user asked for; it is taken.
+        fallback: Path from the config file (where training started), taken if the run left no checkpoint.
+        last: Take the last checkpoint even if there is a best one.
+
+    Returns:
+        str: ``given``, else the best checkpoint, else the last one, else ``fallback``.
+
+    Raises:
+        UserError: There are no such weights.
+    """
+    best = os.path.join(output_dir, BEST_CHECKPOINT)
+    checkpointer = GreedyCheckpointer(nn.Module(), output_dir)  # only asked for names of files
+    if given:
+        weights = given
+    elif os.path.isfile(best) and not last:
+        weights = best
+    elif checkpointer.has_checkpoint():
+        weights = checkpointer.get_checkpoint_file()
+    else:
+        weights = fallback
+    if not weights:
+        raise UserError(
+            f"OUTPUT_DIR: no {BEST_CHECKPOINT} and no last checkpoint in '{output_dir}'; train first "
+            "(meddlr-greedy train), or name the weights with --weights FILE"
+        )
+    if not env.get_path_manager().isfile(weights):
+        raise UserError(f"MODEL.WEIGHTS: no file '{weights}'")
+    return weights
+
+
+def config_beside(weights: str) -> str:
+    """The path of the ``config.yaml`` that a training wrote beside its weights; empty where there is none."""
+    config_file = os.path.join(os.path.dirname(weights), CONFIG_FILE)
+    return config_file if weights and os.path.isfile(config_file) else ""
+
+
+def load_run_config(config_file: str, weights: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Loads the config of a trained network: the one that is given, else the one beside its weights.
+
+    Of a config beside weights the folder is ``OUTPUT_DIR``, wherever it has been moved to.
+
+    Args:
+        config_file: Path of the config; empty: the one beside the weights.
+        weights: Path of the weights, if they are given.
+        opts: Overrides of the config.
+
+    Returns:
+        CfgNode: The frozen config.
+
+    Raises:
+        UserError: There is neither, or the config is wrong.
+    """
+    if config_file:
+        return load_config(config_file, opts)
+    if weights and not env.get_path_manager().isfile(weights):
+        raise UserError(f"--weights: no file '{weights}'")
+    beside = config_beside(weights)
+    if not beside:
+        found = f"no {CONFIG_FILE} beside '{weights}'" if weights else "missing"
+        raise UserError(
+            f"--config-file: {found}; give the config of the training run, or --weights FILE with the run's"
+            f" {CONFIG_FILE} beside it"
+        )
+    if "OUTPUT_DIR" not in opts[::2]:
+        opts = [*opts, "OUTPUT_DIR", os.path.dirname(os.path.abspath(weights))]
+    # The file came with the weights and was not given: it may name no code to run.
+    return load_config(beside, opts, may_import=False)
