@@ -10,9 +10,7 @@ import numpy as np
 from meddlr.data.slice_dataset import SliceData
 
 from meddlr_greedy.data.scan_file import (
-    CINE_AXES,
     MAGNITUDE_TARGET,
-    PLAIN_AXES,
     check_mask,
     check_values,
     names_in_file,
@@ -20,6 +18,7 @@ from meddlr_greedy.data.scan_file import (
     reading_slice,
 )
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.ops.axes import CINE_AXES, PLAIN_AXES
 
 __all__ = ["CheckedSliceData", "CineSliceData"]
 

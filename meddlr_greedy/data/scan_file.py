@@ -34,12 +34,11 @@ from meddlr.data.slice_dataset import SliceData
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import writing, written_atomically
+from meddlr_greedy.ops.axes import CINE_AXES, PLAIN_AXES
 
 __all__ = [
-    "CINE_AXES",
     "Geometry",
     "MAGNITUDE_TARGET",
-    "PLAIN_AXES",
     "ScanHeader",
     "check_mask",
     "check_values",
@@ -49,11 +48,6 @@ __all__ = [
     "reading_slice",
     "write_scan",
 ]
-
-#: Number of axes of the k-space in a cine file.
-CINE_AXES = 5
-#: Number of axes of the k-space in a 2D file.
-PLAIN_AXES = 4
 
 #: meddlr's name in the file for a target that is a magnitude image; such a file needs no maps.
 MAGNITUDE_TARGET = "reconstruction_rss"

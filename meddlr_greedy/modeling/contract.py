@@ -17,6 +17,7 @@ from torch import nn
 
 from meddlr_greedy.config.schema import GreedyConfig, schema_keys, value_of
 from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.ops.axes import CINE_AXES, PLAIN_AXES
 
 __all__ = [
     "CINE_AXES",
@@ -30,9 +31,6 @@ __all__ = [
     "is_compatible",
     "traits_of",
 ]
-
-#: Number of axes of a batch of k-space: (B, H, W, C) in 2D, (B, H, W, T, C) for cine.
-PLAIN_AXES, CINE_AXES = 4, 5
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from meddlr_greedy.data.scan_file import CINE_AXES, check_mask, check_values, read_header, read_slice
+from meddlr_greedy.data.scan_file import check_mask, check_values, read_header, read_slice
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.ops.axes import CINE_AXES
 
 __all__ = ["AcquiredScan", "AcquiredSlice"]
 
