@@ -1,6 +1,6 @@
 """How one unrolled step of a network runs: its random layers and buffers, and what is recomputed in backward.
 
-In training a step can be run so that only its image is kept, and the step runs again in backward (gradient
+In training a step can be run so that only its image is kept, and the step runs again in backward (activation
 checkpointing: Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174). The second run has to be
 the first one again: with the same random numbers, and from the same buffers (the running statistics of BatchNorm).
 """
