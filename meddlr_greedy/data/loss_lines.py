@@ -43,8 +43,8 @@ def draw_loss_lines(sampled: np.ndarray, fraction: float, rng: np.random.RandomS
     if not len(lines) or count == sampled.sum():
         raise UserError(
             f"MISC.GREEDY.CINE.LOSS_LINES: found {fraction:g}, but of the {int(sampled.sum())} acquired lines of"
-            f" {where} no"
-            f" line is left for the {'network' if len(lines) else 'loss'}; 0 (training with targets) is allowed"
+            f" {where} no line is left for the {'network' if len(lines) else 'loss'}; 0 (training with targets) is"
+            " allowed"
         )
     loss_lines = np.zeros_like(candidates)
     loss_lines.flat[rng.choice(lines, count, replace=False)] = True

@@ -56,9 +56,8 @@ class Job:
         """
         if cls._current is None:
             raise UserError(
-                "MISC.GREEDY.RUN.TRAINER: found 'ParallelGreedyTrainer', but one process was started; start"
-                " several with"
-                " --num-gpus N or torchrun, or set 'auto'"
+                "MISC.GREEDY.RUN.TRAINER: found 'ParallelGreedyTrainer', but one process was started; start several"
+                " with --num-gpus N or torchrun, or set 'auto'"
             )
         return cls._current
 
