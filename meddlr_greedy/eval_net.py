@@ -62,7 +62,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST: missing; name at least one data set to evaluate on")
     check_dataset_names(cfg.DATASETS.TEST)
-    # Before setup_run makes the output folder: a misspelt one stays absent.
+    # Before setup_run makes the output folder: a misspelled one stays absent.
     output_dir = env.get_path_manager().get_local_path(cfg.OUTPUT_DIR)
     weights = find_weights(output_dir, given, fallback=cfg.MODEL.WEIGHTS, last=args.resume)
     args.resume = True  # so that setup_run takes the seed, which decides the masks, of the training run

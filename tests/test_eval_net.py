@@ -131,7 +131,7 @@ def test_no_room_for_the_results(trained_run, tmp_path, capsys, in_the_way, says
     assert error.startswith(f"error: OUTPUT_DIR: {tmp_path / in_the_way}") and error.endswith(says)
 
 
-def test_a_misspelt_output_folder_stays_absent(trained_run, tmp_path, capsys):
+def test_a_misspelled_output_folder_stays_absent(trained_run, tmp_path, capsys):
     config, _ = trained_run("GeneralizedUnrolledCNN", 2, "flat")
     with pytest.raises(SystemExit):
         eval_net.main(["--config-file", config, "OUTPUT_DIR", str(tmp_path / "rnu")])

@@ -338,7 +338,7 @@ def test_two_processes_give_the_same_bits(write_config, scanned, tmp_path, start
 # ---- what is refused
 
 # Of 12 lines the central 4, in each of 4 frames.
-CENTRE_ALONE = [*VARIABLE[:3], "4", "AUG_TRAIN.UNDERSAMPLE.ACCELERATIONS", "(3,)"]
+CENTER_ALONE = [*VARIABLE[:3], "4", "AUG_TRAIN.UNDERSAMPLE.ACCELERATIONS", "(3,)"]
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ CENTRE_ALONE = [*VARIABLE[:3], "4", "AUG_TRAIN.UNDERSAMPLE.ACCELERATIONS", "(3,)
         (["MISC.GREEDY.CINE.LOSS_LINES", "half"], ["MISC.GREEDY.CINE.LOSS_LINES", "'half'"]),
         (["MISC.GREEDY.CINE.LOSS_LINES", "0.4"], ["MODEL.RECON_LOSS.NAME: found 'l1'", "LOSS_LINES 0.4", LOSS]),
         ([*OPTS[:3], "k_l1_normalized"], ["MODEL.RECON_LOSS.NAME: found 'k_l1_normalized'", LOSS]),
-        ([*OPTS, *CENTRE_ALONE], ["MISC.GREEDY.CINE.LOSS_LINES", "16 acquired lines of beat_train_", "for the loss"]),
+        ([*OPTS, *CENTER_ALONE], ["MISC.GREEDY.CINE.LOSS_LINES", "16 acquired lines of beat_train_", "for the loss"]),
         ([*OPTS, "MISC.GREEDY.RUN.BEST_METRIC", "val_held_out_loss"], ["MISC.GREEDY.RUN.BEST_METRIC", "val_psnr"]),
     ],
 )

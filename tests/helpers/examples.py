@@ -25,7 +25,7 @@ AUGMENTED = (*NOISE, "MISC.GREEDY.CINE", {"READOUT_CROP": 6, "FLIP_PROBABILITY":
 
 
 def scan_arrays(seed, kind):
-    """kspace, maps and target of a scan of 3 slices that fulfil the conventions."""
+    """kspace, maps and target of a scan of 3 slices that follow the conventions."""
     rng = np.random.default_rng(seed)
     frames = (FRAMES,) if kind == "cine" else ()
 
