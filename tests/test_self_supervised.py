@@ -176,17 +176,17 @@ def test_loss_is_that_of_ssdu_and_its_gradient_is_right(load_cfg, measured):
     error = SenseModel(maps, weights=mask)(image) - lines.kspace
     expected = 0.0
     for b in range(2):
-        l1 = l2 = of_y1 = of_y2 = weight = 0.0
+        l1 = l2 = scale1 = scale2 = weight = 0.0
         for w, t in np.argwhere(mask[b, 0, ..., 0].numpy() > 0):
             part = 1 / acquired[b, 0, w, :, 0].sum()
             weight = weight + part / (7 * 4)
             l1 = l1 + part * error[b, :, w, t].abs().sum()
             l2 = l2 + part * error[b, :, w, t].abs().square().sum()
-            of_y1 = of_y1 + part * lines.kspace[b, :, w, t].abs().sum()
-            of_y2 = of_y2 + part * lines.kspace[b, :, w, t].abs().square().sum()
+            scale1 = scale1 + part * lines.kspace[b, :, w, t].abs().sum()
+            scale2 = scale2 + part * lines.kspace[b, :, w, t].abs().square().sum()
         unseen = image[b, :3, :2, :, 0].abs()
         l1, l2 = l1 + weight * unseen.sum(), l2 + weight * unseen.square().sum()
-        expected = expected + (l1 / of_y1 + (l2 / of_y2).sqrt()) / 4
+        expected = expected + (l1 / scale1 + (l2 / scale2).sqrt()) / 4
     values = loss({}, {"pred": image, "measured": lines})
     assert set(values) == {"loss"}
     torch.testing.assert_close(values["loss"], expected)
@@ -249,13 +249,13 @@ def explicit_loop(cfg, network, modules):
             for i in steps:
                 step = {"model": network.resnets[i], "step_size": network.step_sizes[i], "dims": batch["kspace"].shape}
                 x = network.step(image=x, A=A, zf_image=zf_image, **step)
-            of_lines = batch["loss_mask"] / (batch["mask"] + batch["loss_mask"]).sum(3, keepdim=True).clamp(min=1)
-            of_unseen = (batch["maps"] == 0).all(4) * of_lines.mean((1, 2, 3, 4), keepdim=True)
+            weights = batch["loss_mask"] / (batch["mask"] + batch["loss_mask"]).sum(3, keepdim=True).clamp(min=1)
+            unseen = (batch["maps"] == 0).all(4) * weights.mean((1, 2, 3, 4), keepdim=True)
             error, size = (y - loss_model(x)).abs(), y.abs()
-            l1 = (of_lines * error).flatten(1).sum(1) + (of_unseen * x.abs()).flatten(1).sum(1)
-            l2 = (of_lines * error**2).flatten(1).sum(1) + (of_unseen * x.abs() ** 2).flatten(1).sum(1)
-            l1 = l1 / (of_lines * size).flatten(1).sum(1)
-            l2 = (l2 / (of_lines * size**2).flatten(1).sum(1)).sqrt()
+            l1 = (weights * error).flatten(1).sum(1) + (unseen * x.abs()).flatten(1).sum(1)
+            l2 = (weights * error**2).flatten(1).sum(1) + (unseen * x.abs() ** 2).flatten(1).sum(1)
+            l1 = l1 / (weights * size).flatten(1).sum(1)
+            l2 = (l2 / (weights * size**2).flatten(1).sum(1)).sqrt()
             optimizer.zero_grad()
             (0.5 * l1 + 0.5 * l2).mean().backward()
             optimizer.step()
@@ -331,8 +331,8 @@ def test_two_processes_give_the_same_bits(write_config, scanned, tmp_path, start
     for name in ("model_final.pth", "model_best.pth"):
         assert_same_training(tmp_path / "one" / name, tmp_path / "two" / name)
     keys = ["scanned_val/val_held_out_loss", *(f"loss_module_{k}" for k in range(1, 5))]
-    of_runs = [[[line.get(key) for key in keys] for line in metrics(tmp_path / run)] for run in ("one", "two")]
-    assert of_runs[0] == of_runs[1] and all(value is not None for value in of_runs[0][-1])
+    logged = [[[line.get(key) for key in keys] for line in metrics(tmp_path / run)] for run in ("one", "two")]
+    assert logged[0] == logged[1] and all(value is not None for value in logged[0][-1])
 
 
 # ---- what is refused

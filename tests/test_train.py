@@ -175,9 +175,9 @@ def test_killed_during_an_evaluation(write_config, tmp_path, monkeypatch):
     for name in ("model_final.pth", "model_best.pth"):
         assert_same_run(tmp_path / "whole" / name, tmp_path / "killed" / name)
     key = "flat_val/val_psnr"
-    of_runs = [[(m["iteration"], m.get(key)) for m in metrics(tmp_path / run)] for run in ("whole", "killed")]
-    assert of_runs[0] == of_runs[1]
-    assert [i for i, value in of_runs[0] if value is not None] == [2, 5, 8]
+    logged = [[(m["iteration"], m.get(key)) for m in metrics(tmp_path / run)] for run in ("whole", "killed")]
+    assert logged[0] == logged[1]
+    assert [i for i, value in logged[0] if value is not None] == [2, 5, 8]
 
 
 @pytest.mark.parametrize("error, leaves", [(RuntimeError("out of disk"), True), (PeerLostError(1, "reset"), False)])

@@ -110,7 +110,7 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
     peaks: List[int] = []
     begun: List[int] = []
 
-    def on_module(k: int, begins: bool) -> None:
+    def observe(k: int, begins: bool) -> None:
         peaks.append(trace.peak)
         if begins:
             begun[:] = [trace.alive]
@@ -120,7 +120,7 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
 
     trace.reset_peak()
     trace.operations = 0.0
-    with step.observe(on_module):
+    with step.observe(observe):
         step.run()
     peak, operations = max(*peaks, trace.peak) - on_host, trace.operations
 

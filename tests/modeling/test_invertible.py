@@ -135,18 +135,18 @@ def gradients(model, batch):
 @pytest.mark.parametrize("num_steps", [3, 4])
 def test_gradient_is_that_of_plain_backpropagation(batch, arch, share, num_steps):
     plain = make_network(arch, num_steps, NUM_EMAPS=2, SHARE_WEIGHTS=share)
-    reversible = make_network(arch, num_steps, {}, NUM_EMAPS=2, SHARE_WEIGHTS=share)
+    inverting = make_network(arch, num_steps, {}, NUM_EMAPS=2, SHARE_WEIGHTS=share)
     strengthen(plain)
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2)
     for iteration in range(3):
-        reversible.load_state_dict({f"model.{key}": value for key, value in plain.state_dict().items()})
+        inverting.load_state_dict({f"model.{key}": value for key, value in plain.state_dict().items()})
         expected, outputs = gradients(plain, batch)
-        found, reversible_outputs = gradients(reversible, batch)
-        assert torch.equal(reversible_outputs["pred"], outputs["pred"])
+        found, inverting_outputs = gradients(inverting, batch)
+        assert torch.equal(inverting_outputs["pred"], outputs["pred"])
         assert expected.keys() == found.keys()
         for name, gradient in expected.items():
             assert gradient.norm() > 0 and relative(found[name], gradient) < 1e-3, (iteration, name)
-        assert 0 < reversible_outputs["inversion_error"].item() < 1e-4
+        assert 0 < inverting_outputs["inversion_error"].item() < 1e-4
         optimizer.step()
 
 

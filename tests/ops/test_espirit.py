@@ -193,10 +193,10 @@ def test_blocks_of_rows_change_nothing(monkeypatch):
 def test_takes_any_complex_array_and_gives_its_kind_back(convert):
     kspace = heart((28, 24), 3)
     kspace.setflags(write=False)
-    maps, of_tensor = espirit_maps(convert(kspace)), espirit_maps(torch.from_numpy(kspace.copy()))
-    assert isinstance(maps, np.ndarray) and isinstance(of_tensor, torch.Tensor)
-    assert maps.dtype == np.complex64 and of_tensor.dtype == torch.complex64
-    np.testing.assert_allclose(maps, of_tensor, atol=1e-5)
+    maps, tensor_maps = espirit_maps(convert(kspace)), espirit_maps(torch.from_numpy(kspace.copy()))
+    assert isinstance(maps, np.ndarray) and isinstance(tensor_maps, torch.Tensor)
+    assert maps.dtype == np.complex64 and tensor_maps.dtype == torch.complex64
+    np.testing.assert_allclose(maps, tensor_maps, atol=1e-5)
 
 
 def test_dead_coil_has_no_nan(capfd):
