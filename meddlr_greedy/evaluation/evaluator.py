@@ -19,7 +19,7 @@ from meddlr_greedy.evaluation.metrics.collection import ReconMetricCollection, V
 from meddlr_greedy.evaluation.metrics.definitions import CINE_METRICS, CineSlice, default_cine_metrics
 from meddlr_greedy.evaluation.metrics.functional import magnitude
 
-__all__ = ["CineEvaluator", "ImageEvaluator", "TargetEvaluator", "build_evaluator"]
+__all__ = ["CineEvaluator", "ImageEvaluator", "ReconstructionEvaluator", "build_evaluator"]
 
 _CONFIG_KEY = "TEST.VAL_METRICS.RECON"
 _SCAN = "_scan"  # suffix of a metric that is computed over the whole scan
@@ -27,14 +27,14 @@ _SCAN = "_scan"  # suffix of a metric that is computed over the whole scan
 
 def build_evaluator(
     cfg: CfgNode, dataset_name: str, metrics: Union[Sequence[str], bool, None] = None, **kwargs: Any
-) -> "TargetEvaluator":
+) -> "ReconstructionEvaluator":
     """Builds the evaluator for a data set: one for 2D scans, one for cine series.
 
     Args:
         cfg: meddlr's config.
         dataset_name: The data set; its first scan tells which of the two it holds.
-        metrics: See :class:`TargetEvaluator`.
-        **kwargs: Further arguments of :class:`TargetEvaluator`.
+        metrics: See :class:`ReconstructionEvaluator`.
+        **kwargs: Further arguments of :class:`ReconstructionEvaluator`.
 
     Raises:
         UserError: The data set or a metric is unknown, or the first scan cannot be used.
@@ -43,8 +43,8 @@ def build_evaluator(
     return evaluator(cfg, dataset_name=dataset_name, metrics=metrics, **kwargs)
 
 
-class TargetEvaluator(ReconEvaluator):
-    """What evaluators of 2D scans and of cine series share: meddlr's evaluator, with what it is given checked.
+class ReconstructionEvaluator(ReconEvaluator):
+    """meddlr's evaluator; refuses unknown metrics and scans without a target.
 
     Constructed with a config, ``CineEvaluator(cfg, dataset_name=..., ...)``; the config gives the normalizer, the
     postprocessor, the device and ``TEST.FLUSH_PERIOD``.
@@ -150,7 +150,7 @@ class TargetEvaluator(ReconEvaluator):
         return image_id.rsplit("-", 1)[0]
 
 
-class ImageEvaluator(TargetEvaluator):
+class ImageEvaluator(ReconstructionEvaluator):
     """Scores 2D scans, ``pred`` (B, H, W, M), by meddlr's own metrics under meddlr's own names.
 
     Two faults of meddlr are repaired: metrics that are all per slice or all per scan, and the SSIM of a scan with few
@@ -172,7 +172,7 @@ class ImageEvaluator(TargetEvaluator):
         self.scan_metrics = ReconMetricCollection(scan_metrics).to(self.device).eval()
 
 
-class CineEvaluator(TargetEvaluator):
+class CineEvaluator(ReconstructionEvaluator):
     """Scores cine series, ``pred`` (B, H, W, T, M), by metrics with meddlr's names.
 
     - What meddlr computes per slice is computed per frame, with image ids "scan-slice-frame".
@@ -200,7 +200,7 @@ class CineEvaluator(TargetEvaluator):
 
     @configurable
     def __init__(self, dataset_name: str, **kwargs: Any):
-        """Takes the arguments of :class:`TargetEvaluator`."""
+        """Takes the arguments of :class:`ReconstructionEvaluator`."""
         super().__init__(dataset_name, **kwargs)
         self.eval_in_process = False  # meddlr would score single slices, and knows nothing of frames
         self._scan_of_image: Dict[str, str] = {}
@@ -225,7 +225,7 @@ class CineEvaluator(TargetEvaluator):
         self.scan_metrics = build_cine_metrics(scan_names, fmt=self._prefixed + _SCAN).to(self.device).eval()
 
     def process(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:
-        """Takes one batch, and scores the scans that are complete; see :meth:`TargetEvaluator.process`."""
+        """Takes one batch, and scores the scans that are complete; see :meth:`ReconstructionEvaluator.process`."""
         super().process(inputs, outputs)
         self._score_scans(except_for=self._predictions[-1]["metadata"]["scan_id"])
 

@@ -1,7 +1,7 @@
 """From the values of metrics to tables: per slice, per subject, and the short one that is printed.
 
 The values of one method are a DataFrame with the columns "metric", "scan", "image" and "value", one row per metric and
-image, see :meth:`meddlr_greedy.evaluation.evaluator.TargetEvaluator.table`. Needs no model.
+image, see :meth:`meddlr_greedy.evaluation.evaluator.ReconstructionEvaluator.table`. Needs no model.
 """
 
 import math
