@@ -70,7 +70,8 @@ def _wait_for_all(processes: List[subprocess.Popen], store: KeyValueStore) -> in
                 continue
             del running[rank]
             if process.returncode != 0:
-                status = status or _status_of_failed_process(rank, process.returncode, store.current_attempt())
+                failed = _status_of_failed_process(rank, process.returncode, store.current_attempt())
+                status = status or failed
                 deadline = deadline or time.monotonic() + END_S
     return status
 

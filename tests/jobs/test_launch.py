@@ -5,6 +5,10 @@ import signal
 import subprocess
 import sys
 
+import torch.distributed as dist
+
+from meddlr_greedy.jobs import launch
+from meddlr_greedy.jobs.store import KeyValueStore
 from meddlr_greedy.train_net import main as train_main
 from tests.helpers.jobs import CINE, assert_one_line, endless, modules_of, opts_with
 from tests.helpers.runs import ROOT, assert_same_training, wait_for
@@ -31,6 +35,23 @@ def test_num_gpus_starts_processes_and_says_which_was_killed(write_config, tmp_p
     assert process.returncode == 1
     assert_one_line(output, modules_of(1) + ".*(killed by SIGKILL|lost)")
     assert subprocess.run(["pgrep", "-f", str(config)], capture_output=True).returncode == 1, "processes are left"
+
+
+class EndedProcess:
+    """Stands for a process of the job that has ended."""
+
+    def __init__(self, returncode):
+        self.returncode = returncode
+
+    def poll(self):
+        return self.returncode
+
+
+def test_a_killed_process_is_reported_after_one_that_failed_and_said_nothing(capfd):
+    connection = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    processes = [EndedProcess(status) for status in (0, 3, -signal.SIGKILL)]
+    assert launch._wait_for_all(processes, KeyValueStore(connection)) == 3
+    assert_one_line(capfd.readouterr().err, "rank 2: killed by SIGKILL")
 
 
 def test_torchrun_restarts_and_resumes(write_config, tmp_path):
