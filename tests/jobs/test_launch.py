@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import torch.distributed as dist
 
@@ -16,22 +17,28 @@ from tests.helpers.runs import ROOT, assert_same_training, wait_for
 MASK = ["AUG_TRAIN.UNDERSAMPLE.NAME", "VariableDensityKtMaskFunc"]
 
 
-def run_command(command):
+@contextmanager
+def running(command):
+    """The process of a command; where it still runs in the end, it is killed with its group."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 def test_num_gpus_starts_processes_and_says_which_was_killed(write_config, tmp_path):
     config, opts = endless(write_config, tmp_path)
     command = [sys.executable, "-m", "meddlr_greedy.train_net", "--config-file", str(config), "--num-gpus", "2"]
-    process = run_command([*command, *opts, *MASK])
-    run = tmp_path / "run"
-    wait_for(lambda: (run / "last_checkpoint").exists(), process)
-    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-    os.kill(int(found.stdout.split()[1]), signal.SIGKILL)
-    output = process.communicate(timeout=180)[0]
+    with running([*command, *opts, *MASK]) as process:
+        wait_for(lambda: (tmp_path / "run" / "last_checkpoint").exists(), process)
+        found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+        os.kill(int(found.stdout.split()[1]), signal.SIGKILL)
+        output = process.communicate(timeout=180)[0]
     assert process.returncode == 1
     assert_one_line(output, modules_of(1) + ".*(killed by SIGKILL|lost)")
     assert subprocess.run(["pgrep", "-f", str(config)], capture_output=True).returncode == 1, "processes are left"
@@ -65,10 +72,10 @@ def test_torchrun_restarts_and_resumes(write_config, tmp_path):
     config = write_config(**CINE, out=tmp_path / "killed")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     restarts = ["--max-restarts", "1", "--monitor-interval", "0.1", "-m", "meddlr_greedy.train_net"]
-    process = run_command([*launcher, *restarts, "--config-file", str(config), "--resume", *opts])
-    wait_for(lambda: (tmp_path / "killed" / "last_checkpoint").exists(), process)
-    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-    os.kill(int(workers.stdout.split()[0]), signal.SIGKILL)
-    output = process.communicate(timeout=180)[0]
+    with running([*launcher, *restarts, "--config-file", str(config), "--resume", *opts]) as process:
+        wait_for(lambda: (tmp_path / "killed" / "last_checkpoint").exists(), process)
+        workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+        os.kill(int(workers.stdout.split()[0]), signal.SIGKILL)
+        output = process.communicate(timeout=180)[0]
     assert process.returncode == 0, output[-3000:]
     assert_same_training(tmp_path / "whole" / "model_final.pth", tmp_path / "killed" / "model_final.pth")
