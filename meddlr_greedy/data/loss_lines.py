@@ -1,7 +1,7 @@
 """Training without targets: which of the acquired lines are held out for the loss (SSDU).
 
 Yaman et al., "Self-supervised learning of physics-guided reconstruction neural networks without fully sampled reference
-data", MRM 2020: the acquired samples are parted, anew in every epoch, into those that the network gets, for data
+data", MRM 2020: the acquired samples are split, anew in every epoch, into those that the network gets, for data
 consistency, and those that its image is compared with.
 """
 

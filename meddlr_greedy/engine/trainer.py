@@ -203,7 +203,7 @@ class GreedyTrainer(DefaultTrainer):
         self.iter = self.start_iter
         writers = self.build_writers()
         periods = [p for p in (self.cfg.MISC.GREEDY.RUN.LOG_PERIOD, self.cfg.TEST.EVAL_PERIOD) if p]
-        # In this order: what the other hooks have measured is written, then the checkpoint that vouches for all of it.
+        # In this order: what the other hooks have measured is written, and the checkpoint comes last.
         # Killed before it is written, the resumed run evaluates and logs again; killed after it, nothing is missing.
         self.register_hooks([meddlr_hooks.PeriodicWriter(writers, periods), self.checkpoint_writer])
         self.seek_first_batch()

@@ -44,7 +44,7 @@ def end_at_once(number: int, frame: Any = None) -> None:  # noqa: ARG001 (the si
 
 
 class EndRequest:
-    """Whether a signal has asked the run to end after the present iteration; true if so.
+    """The request of a signal to end the run after the present iteration; as a bool, whether there is one.
 
     Attributes:
         signal: Number of the signal that asked for the end; 0 if none has.

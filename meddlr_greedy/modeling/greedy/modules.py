@@ -180,7 +180,7 @@ class UnrolledModules:
         """Keeps the modules ``own`` alone, and lets go of the parameters of the others, which run in other processes.
 
         Raises:
-            UserError: where modules share parameters, so that they cannot be parted.
+            UserError: where modules share parameters, so that they cannot be split.
         """
         names = {id(p): name for name, p in self.network.named_parameters()}
         owners = [{id(p) for p in self.parameters_of(steps)} for steps in self.steps]
