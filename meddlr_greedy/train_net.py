@@ -50,7 +50,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> An
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(prog).parse_args(arguments)
     if args.eval_only:
-        raise UserError("--eval-only: use python -m meddlr_greedy.eval_net")
+        raise UserError("--eval-only: use meddlr-greedy eval")
     if args.num_gpus > 1 and not in_job():
         _load(args)  # a mistake is reported once, and not by every process
         sys.exit(launch(args.num_gpus, arguments, "meddlr_greedy.train_net"))

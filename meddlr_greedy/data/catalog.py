@@ -79,7 +79,7 @@ def check_dataset_names(names: Sequence[str]) -> None:
             raise UserError(
                 f"DATASETS: no data set '{name}' in '{', '.join(map(str, _searched))}' ({ROOT_VARIABLE}); "
                 f"found there: {', '.join(_registered) or 'none'}; it needs <name>/annotations/<split>.json, "
-                "which `python -m meddlr_greedy.prepare` writes" + did_you_mean(name, DatasetCatalog.list())
+                "which `meddlr-greedy prepare` writes" + did_you_mean(name, DatasetCatalog.list())
             )
         try:
             DatasetCatalog.get(name)

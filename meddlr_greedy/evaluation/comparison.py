@@ -72,7 +72,7 @@ class Run(NamedTuple):
 
 
 def load_runs(paths: Sequence[str], labels: Sequence[str] = ()) -> List[Run]:
-    """Reads what ``python -m meddlr_greedy.eval_net`` wrote of several runs.
+    """Reads what ``meddlr-greedy eval`` wrote of several runs.
 
     Args:
         paths: Output folders of runs, or the folders of their results.
@@ -114,9 +114,7 @@ def _load_run(path: Path, label: str) -> Run:
     folders = [path / RESULTS_FOLDER, path]
     found = [folder for folder in folders if (folder / RESULTS_FILE).is_file()]
     if not found:
-        raise UserError(
-            f"{path}: no {RESULTS_FOLDER}/{RESULTS_FILE} in it; evaluate it first: python -m meddlr_greedy.eval_net"
-        )
+        raise UserError(f"{path}: no {RESULTS_FOLDER}/{RESULTS_FILE} in it; evaluate it first: meddlr-greedy eval")
     file = found[0] / RESULTS_FILE
     try:
         datasets = json.loads(file.read_text())["datasets"]

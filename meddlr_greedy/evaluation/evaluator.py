@@ -127,7 +127,7 @@ class ReconstructionEvaluator(ReconEvaluator):
         if outputs.get("target") is None:
             raise UserError(
                 f"scan '{inputs['metadata'][0]['scan_id']}' has no target to compare with; for such scans there is"
-                " python -m meddlr_greedy.reconstruct"
+                " meddlr-greedy reconstruct"
             )
         images = {"pred": as_complex(outputs[self._scored_output]), "target": as_complex(outputs["target"])}
         super().process(inputs, images)

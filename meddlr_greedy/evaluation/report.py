@@ -29,7 +29,7 @@ __all__ = ["DatasetReport", "RESULTS_FILE", "RESULTS_FOLDER", "write_results"]
 RESULTS_FOLDER = "test_results"  #: In the folder of a run.
 RESULTS_FILE = "results.json"
 
-# What eval_net writes beside results.json; of an earlier evaluation it is removed.
+# What meddlr-greedy eval writes beside results.json; of an earlier evaluation it is removed.
 _OWN_FILES = ("*-slice*.png", "*-slice*.gif", "*_slices.csv", "*_subjects.csv", "*_images.h5")
 
 

@@ -60,7 +60,9 @@ def read_slices(path: Path) -> List[KeptSlice]:
                 for number, group in sorted(groups.items(), key=lambda item: int(item[0]))
             ]
     except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{path}: no file of images that eval_net wrote ({error}); evaluate the run again") from error
+        raise UserError(
+            f"{path}: no file of images that meddlr-greedy eval wrote ({error}); evaluate the run again"
+        ) from error
 
 
 def draw_slice(

@@ -132,7 +132,7 @@ def test_no_target(cfg):
         evaluator = CineEvaluator(cfg, dataset_name="x", scored_output=output)
         evaluator.reset()
         for outputs in ({"pred": target, "zf_image": target}, {"pred": target, "zf_image": target, "target": None}):
-            with pytest.raises(UserError, match="scan 'a' has no target .* meddlr_greedy.reconstruct"):
+            with pytest.raises(UserError, match="scan 'a' has no target .* meddlr-greedy reconstruct"):
                 evaluator.process(inputs, outputs)
 
 
