@@ -127,17 +127,26 @@ def has_targets(name: str, keys: Optional[Mapping[str, str]] = None) -> bool:
 
 
 def is_cine(name: str, keys: Optional[Mapping[str, str]] = None) -> bool:
-    """Returns whether a data set holds cine series, as its first scan tells; else it is 2D.
+    """Returns whether a data set holds cine series, as the first scan that can be used tells; else it is 2D.
+
+    A scan that cannot be used is passed over: ``DATALOADER.FILTER`` may leave it out.
 
     Args:
         name: The data set.
         keys: Names in the files, see :func:`meddlr_greedy.data.scan_file.read_header`.
 
     Raises:
-        UserError: See :func:`check_dataset_names` and :func:`meddlr_greedy.data.scan_file.read_header`.
+        UserError: No scan can be used, see :func:`meddlr_greedy.data.scan_file.read_header`, or the data set cannot,
+            see :func:`check_dataset_names`.
     """
     check_dataset_names([name])
-    return read_header(DatasetCatalog.get(name)[0]["file_name"], keys).is_cine
+    first_error: Optional[UserError] = None
+    for scan in DatasetCatalog.get(name):
+        try:
+            return read_header(scan["file_name"], keys).is_cine
+        except UserError as error:
+            first_error = first_error or error
+    raise first_error or UserError(f"DATASETS: '{name}' lists no scans")
 
 
 def _load_scans(name: str, annotation: Path) -> List[Dict[str, Any]]:

@@ -32,12 +32,12 @@ def build_evaluator(
 
     Args:
         cfg: meddlr's config.
-        dataset_name: The data set; its first scan tells which of the two it holds.
+        dataset_name: The data set; its first scan that can be used tells which of the two it holds.
         metrics: See :class:`ReconstructionEvaluator`.
         **kwargs: Further arguments of :class:`ReconstructionEvaluator`.
 
     Raises:
-        UserError: The data set or a metric is unknown, or the first scan cannot be used.
+        UserError: The data set or a metric is unknown, or no scan can be used.
     """
     evaluator = CineEvaluator if is_cine(dataset_name, dict(cfg.DATALOADER.DATA_KEYS) or None) else ImageEvaluator
     return evaluator(cfg, dataset_name=dataset_name, metrics=metrics, **kwargs)

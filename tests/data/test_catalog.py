@@ -78,3 +78,15 @@ def test_what_kind_of_scans_a_data_set_holds(root, annotate, kind):
     assert is_cine(f"small_{kind}_val") is (kind == "cine") and has_targets(f"small_{kind}_val")
     annotate(("with", scan_arrays(0, "cine")), ("without", prospective()))
     assert is_cine("some_train") and not has_targets("some_train")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_scan_that_can_be_used_tells_the_kind(annotate, kind):
+    folder = annotate(*((name, scan_arrays(0, kind)) for name in ("broken", "gone", "good", "other")))
+    (folder / "broken.h5").write_bytes(b"no HDF5")
+    (folder / "gone.h5").unlink()
+    assert is_cine("some_train") is (kind == "cine")
+    for name in ("good", "other"):
+        (folder / f"{name}.h5").unlink()
+    with pytest.raises(UserError, match=r"broken\.h5: truncated, or not an HDF5 file"):
+        is_cine("some_train")
