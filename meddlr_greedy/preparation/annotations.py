@@ -1,25 +1,12 @@
-"""Annotations of a data set: which files are in which split, and what to do next with them."""
+"""Annotations of a data set: which files are in which split."""
 
 import json
-import os
-import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Dict, Sequence, Tuple
 
-import h5py
-import torch
-
-from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.data.catalog import ROOT_VARIABLE, datasets_root
 from meddlr_greedy.preparation.splits import SPLITS
 
-__all__ = ["ScanEntry", "annotations", "say_what_is_next"]
-
-
-# Of the package.
-CONFIG = "cine/greedy.yaml"
-CONFIG_WITHOUT_TARGETS = "cine/dl_espirit_greedy_self_supervised.yaml"
+__all__ = ["ScanEntry", "annotations"]
 
 
 @dataclass(frozen=True)
@@ -51,44 +38,3 @@ def annotations(entries: Sequence[ScanEntry], description: str, split_by: str, p
         if images:
             contents[f"{split}.json"] = json.dumps({"info": info, "images": images}, indent=1) + "\n"
     return contents
-
-
-def say_what_is_next(output: Path, seconds: float) -> None:
-    """Prints how much there is of each split, and the commands that use it."""
-    sizes = {}
-    for split in SPLITS:
-        annotation = output / "annotations" / f"{split}.json"
-        images = json.loads(annotation.read_text())["images"] if annotation.exists() else []
-        sizes[split] = [(image["file_name"], image["kspace_size"]) for image in images]
-    counts = ", ".join(f"{sum(size[0] for _, size in found)} {split}" for split, found in sizes.items())
-    first_file, first_size = next(scan for found in sizes.values() for scan in found)
-    print(f"{output}: {counts} slices of (H, W, T, C) = {tuple(first_size[1:])}, {seconds:.0f} s")
-    with h5py.File(output / first_file, "r") as file:
-        has_target, num_maps = "target" in file, file["maps"].shape[-1]
-    used = [split for split, found in sizes.items() if found]
-    if has_target:
-        print(f"Next, train on it:\n  {_training_command(CONFIG, output, used, num_maps)}")
-        return
-    command = ["python", "-m", "meddlr_greedy.reconstruct", "--config-file", "RUN/config.yaml", "--weights", "WEIGHTS"]
-    command += [os.path.relpath(output / first_file), "--output", "FOLDER"]
-    command += [] if torch.cuda.is_available() else ["--device", "cpu"]
-    print(f"Next, reconstruct it, by a network for map sets: {num_maps} (RUN is the folder of its training):")
-    print(f"  {shlex.join(command)}")
-    if "train" in used:
-        # Nothing of it can be scored by targets.
-        command_line = _training_command(CONFIG_WITHOUT_TARGETS, output, [s for s in used if s != "test"], num_maps)
-        print(f"Or train on it, without targets (MISC.GREEDY.CINE.LOSS_LINES):\n  {command_line}")
-
-
-def _training_command(config: str, output: Path, splits: Sequence[str], num_maps: int) -> str:
-    is_default = output.parent == Path("datasets").resolve() == datasets_root().resolve()
-    where = "" if is_default else f"{ROOT_VARIABLE}={shlex.quote(str(output.parent))} "
-    command = ["python", "-m", "meddlr_greedy.train_net", "--config-file", config]
-    for split in SPLITS:
-        names = f"({json.dumps(f'{output.name}_{split}')},)" if split in splits else "()"
-        command += [f"DATASETS.{split.upper()}", names]
-    if num_maps != load_config(config).MODEL.UNROLLED.NUM_EMAPS:
-        command += ["MODEL.UNROLLED.NUM_EMAPS", str(num_maps)]
-    if not torch.cuda.is_available():
-        command += ["MODEL.DEVICE", "cpu"]
-    return where + shlex.join(command)

@@ -13,8 +13,8 @@ import h5py
 from meddlr_greedy.errors import UserError, check
 from meddlr_greedy.files import WriteError, writing, written_atomically
 from meddlr_greedy.preparation.annotations import ScanEntry, annotations
+from meddlr_greedy.preparation.progress import ProgressReport
 from meddlr_greedy.preparation.raw_scan import stem
-from meddlr_greedy.preparation.report import ProgressReport
 from meddlr_greedy.preparation.scan_task import ScanTask, write_file
 from meddlr_greedy.preparation.slice import Preparation
 from meddlr_greedy.preparation.sources import Source

@@ -10,7 +10,7 @@ import torch
 from meddlr_greedy import prepare
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
-from meddlr_greedy.preparation.annotations import say_what_is_next
+from meddlr_greedy.preparation.next_steps import say_what_is_next
 
 SIZES = ["--slices", "1", "--frames", "2", "--matrix", "16", "16", "--coils", "2", "--calib", "16"]
 
@@ -34,9 +34,9 @@ def test_the_printed_command_works(registry, tmp_path, monkeypatch, capsys, root
     assert words[0].startswith("MEDDLR_GREEDY_DATASETS=") == prefixed
     if prefixed:
         monkeypatch.setenv(*words.pop(0).split("=", 1))
-    assert words[:4] == ["python", "-m", "meddlr_greedy.train_net", "--config-file"]
+    assert words[:3] == ["meddlr-greedy", "train", "--config-file"]
     register_datasets()
-    cfg = load_config(words[4], words[5:])
+    cfg = load_config(words[3], words[4:])
     found = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL, *cfg.DATASETS.TEST]
     assert found == ["a 'heart'_train", f"a 'heart'_{'val' if split[1] == '1' else 'test'}"]
     check_dataset_names(found)
@@ -54,11 +54,11 @@ def test_the_printed_commands_for_scans_without_targets_work(registry, tmp_path,
     capsys.readouterr()
     say_what_is_next(tmp_path / "beat", 0)
     reconstruct, train = (shlex.split(line) for line in capsys.readouterr().out.splitlines()[2::2])
-    assert reconstruct[2] == "meddlr_greedy.reconstruct"
+    assert reconstruct[:2] == ["meddlr-greedy", "reconstruct"]
     assert reconstruct[-2:] == ["--device", "cpu"] or torch.cuda.is_available()
     monkeypatch.setenv(*train[0].split("=", 1))
-    assert train[3] == "meddlr_greedy.train_net"
+    assert train[1:3] == ["meddlr-greedy", "train"]
     register_datasets()
-    cfg = load_config(train[5], train[6:])
+    cfg = load_config(train[4], train[5:])
     assert (cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST) == (("beat_train",), ("beat_val",), ())
     assert cfg.MISC.GREEDY.CINE.LOSS_LINES > 0 and cfg.MODEL.UNROLLED.NUM_EMAPS == maps

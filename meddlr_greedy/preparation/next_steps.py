@@ -1,0 +1,61 @@
+"""What to do next with a data set: the commands that use it."""
+
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Sequence
+
+import h5py
+import torch
+
+from meddlr_greedy.config.loading import load_config
+from meddlr_greedy.data.catalog import ROOT_VARIABLE, datasets_root
+from meddlr_greedy.preparation.splits import SPLITS
+
+__all__ = ["say_what_is_next"]
+
+# Configs that come with the package.
+_CONFIG = "cine/greedy.yaml"
+_CONFIG_WITHOUT_TARGETS = "cine/dl_espirit_greedy_self_supervised.yaml"
+
+
+def say_what_is_next(output: Path, seconds: float) -> None:
+    """Prints how much there is of each split, and the commands that use it."""
+    sizes = {}
+    for split in SPLITS:
+        annotation = output / "annotations" / f"{split}.json"
+        images = json.loads(annotation.read_text())["images"] if annotation.exists() else []
+        sizes[split] = [(image["file_name"], image["kspace_size"]) for image in images]
+    counts = ", ".join(f"{sum(size[0] for _, size in found)} {split}" for split, found in sizes.items())
+    first_file, first_size = next(scan for found in sizes.values() for scan in found)
+    print(f"{output}: {counts} slices of (H, W, T, C) = {tuple(first_size[1:])}, {seconds:.0f} s")
+    with h5py.File(output / first_file, "r") as file:
+        has_target, num_maps = "target" in file, file["maps"].shape[-1]
+    used = [split for split, found in sizes.items() if found]
+    if has_target:
+        print(f"Next, train on it:\n  {_training_command(_CONFIG, output, used, num_maps)}")
+        return
+    command = ["meddlr-greedy", "reconstruct", "--config-file", "RUN/config.yaml", "--weights", "WEIGHTS"]
+    command += [os.path.relpath(output / first_file), "--output", "FOLDER"]
+    command += [] if torch.cuda.is_available() else ["--device", "cpu"]
+    print(f"Next, reconstruct it, by a network for map sets: {num_maps} (RUN is the folder of its training):")
+    print(f"  {shlex.join(command)}")
+    if "train" in used:
+        # Nothing of it can be scored by targets.
+        command_line = _training_command(_CONFIG_WITHOUT_TARGETS, output, [s for s in used if s != "test"], num_maps)
+        print(f"Or train on it, without targets (MISC.GREEDY.CINE.LOSS_LINES):\n  {command_line}")
+
+
+def _training_command(config: str, output: Path, splits: Sequence[str], num_maps: int) -> str:
+    is_default = output.parent == Path("datasets").resolve() == datasets_root().resolve()
+    where = "" if is_default else f"{ROOT_VARIABLE}={shlex.quote(str(output.parent))} "
+    command = ["meddlr-greedy", "train", "--config-file", config]
+    for split in SPLITS:
+        names = f"({json.dumps(f'{output.name}_{split}')},)" if split in splits else "()"
+        command += [f"DATASETS.{split.upper()}", names]
+    if num_maps != load_config(config).MODEL.UNROLLED.NUM_EMAPS:
+        command += ["MODEL.UNROLLED.NUM_EMAPS", str(num_maps)]
+    if not torch.cuda.is_available():
+        command += ["MODEL.DEVICE", "cpu"]
+    return where + shlex.join(command)
