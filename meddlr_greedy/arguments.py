@@ -1,6 +1,7 @@
 """The command line of all commands: flags before and after the overrides of the config, mistakes in one line."""
 
 import argparse
+import functools
 import re
 import sys
 from typing import Any, NoReturn, Optional
@@ -16,22 +17,48 @@ _NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 class CommandParser(argparse.ArgumentParser):
     """A parser of a command whose flags stand anywhere, also behind positional arguments.
 
+    Sub-commands have parsers of this class too, and their flags stand anywhere behind the name of the sub-command.
+
     Args:
         prog: How the command is called, for example ``python -m meddlr_greedy.train_net``.
         description: The text of ``--help``, with an example.
+        is_subcommand: Whether it parses what stands behind the name of a sub-command.
         **kwargs: For ``argparse.ArgumentParser``.
     """
 
-    def __init__(self, prog: Optional[str] = None, description: Optional[str] = None, **kwargs: Any):
+    def __init__(
+        self, prog: Optional[str] = None, description: Optional[str] = None, is_subcommand: bool = False, **kwargs: Any
+    ):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(prog=prog, description=description, allow_abbrev=False, **kwargs)
         self._negative_number_matcher = re.compile(f"{_NEGATIVE_NUMBER.pattern}$")
+        self._is_subcommand, self._is_mixing = is_subcommand, False
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parses flags and positional arguments in any order."""
-        if self._subparsers is not None:  # argparse cannot mix these; each sub-command's own parser can
-            return super().parse_args(args, namespace)
-        return self.parse_intermixed_args(args, namespace)
+    def add_subparsers(self, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Adds sub-commands, whose parsers are of this class."""
+        kwargs["parser_class"] = functools.partial(CommandParser, is_subcommand=True)
+        return super().add_subparsers(**kwargs)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parses flags and positional arguments in any order.
+
+        ``parse_args`` and the parsers of commands with sub-commands call it; so it is the one place for this.
+
+        Returns:
+            The namespace, and the arguments that are unknown. A sub-command has none: it refuses them itself, since its
+            own flags are what a mistyped one is near to.
+        """
+        # argparse cannot mix the arguments of a command that has sub-commands. The mixing method calls this one.
+        if self._subparsers is not None or self._is_mixing:
+            return super().parse_known_args(args, namespace)
+        self._is_mixing = True
+        try:
+            namespace, unknown = self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_mixing = False
+        if unknown and self._is_subcommand:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
 
     def error(self, message: str) -> NoReturn:
         """Ends the command with one line and status 2."""

@@ -41,11 +41,17 @@ def build_parser(prog: Optional[str] = None) -> CommandParser:
     return parser
 
 
-def _import_packages(argv: Optional[Sequence[str]], prog: Optional[str]) -> None:
-    """Imports what ``--imports`` names before the parser is built, since their readers are sub-commands too."""
+def _import_packages(argv: Optional[Sequence[str]], prog: Optional[str]) -> List[str]:
+    """Imports what ``--imports`` names before the parser is built, since their readers are sub-commands too.
+
+    Returns:
+        The other arguments.
+    """
     parser = CommandParser(prog or "python -m meddlr_greedy.prepare", add_help=False)
     _add_imports(parser)
-    import_plugins(parser.parse_known_args(argv)[0].imports, "--imports")
+    found, others = parser.parse_known_args(argv)
+    import_plugins(found.imports, "--imports")
+    return others
 
 
 def _add_imports(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +60,7 @@ def _add_imports(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PACKAGE",
-        help="a package with readers of your own, which become sub-commands; can be given several times",
+        help="a package with readers of your own, which become sub-commands; stands anywhere, also several times",
     )
 
 
@@ -144,8 +150,8 @@ def _preparation(arguments: argparse.Namespace) -> Preparation:
 @exit_with_one_line
 def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> None:
     """The command ``python -m meddlr_greedy.prepare``; ``prog`` is how it was called."""
-    _import_packages(argv, prog)
-    arguments = build_parser(prog).parse_args(argv)
+    others = _import_packages(argv, prog)
+    arguments = build_parser(prog).parse_args(others)
     start = time.perf_counter()
     options: Dict[str, Any] = {name: getattr(arguments, name) for name in arguments.options}
     output = prepare_dataset(

@@ -1,10 +1,11 @@
 """The command line: flags anywhere, mistakes in one line."""
 
+import importlib
 import itertools
 
 import pytest
 
-from meddlr_greedy.arguments import run_parser
+from meddlr_greedy.arguments import CommandParser, run_parser
 
 FLAGS = [["--config-file", "F"], ["--resume"], ["--num-gpus", "2"]]
 OVERRIDES = [["OUTPUT_DIR", "X"], ["MODEL.UNROLLED.STEP_SIZES", "-1e-3"], ["SOLVER.WARMUP_FACTOR", "-.5"]]
@@ -31,3 +32,59 @@ def test_mistakes_are_one_line(argv, said, capsys):
         run_parser("train").parse_args(argv)
     assert end.value.code == 2
     assert capsys.readouterr().err == f"error: {said}; see train --help\n"
+
+
+# Of each command: two groups of flags, two groups of positional arguments, and what is parsed of each.
+COMMANDS = {
+    "train_net": ([], ["--config-file", "F", "--resume"], ["--num-gpus", "2"], ["A", "-1e-3"], ["B", "1"]),
+    "eval_net": ([], ["--config-file", "F"], ["--num-gpus", "2"], ["A", "-1e-3"], ["B", "1"]),
+    "compare": ([], ["--output", "O"], ["--unit", "subject"], ["a"], ["b", "c"]),
+    "reconstruct": ([], ["--config-file", "F"], ["--output", "O", "--modules", "1"], ["a"], ["b", "c"]),
+    "plan": ([], ["--config-file", "F"], ["--memory", "10"], ["A", "-1e-3"], ["B", "1"]),
+    "prepare phantom": (["phantom"], ["--output", "O"], ["--noise", "0.5", "--subjects", "4"], [], []),
+    "prepare images": (["images"], ["--output", "O"], ["--matrix", "8", "9", "--overwrite"], ["a"], ["b", "c"]),
+    "prepare ismrmrd": (["ismrmrd"], ["--output", "O"], ["--split", "1", "1", "0"], ["a"], ["b", "c"]),
+    "prepare cmrxrecon": (["cmrxrecon"], ["--output", "O"], ["--jobs", "2"], ["a"], ["b", "c"]),
+}
+
+
+def _parser(name):
+    return importlib.import_module(f"meddlr_greedy.{name.split()[0]}").build_parser()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_flags_of_every_command_stand_anywhere(name):
+    subcommand, *parts = COMMANDS[name]
+    expected = vars(_parser(name).parse_args([*subcommand, *sum(parts, [])]))
+    assert any(value == parts[2] + parts[3] for value in expected.values()) or not parts[3]
+    expected.pop("reader", None)
+    for order in itertools.permutations(range(4)):
+        if order.index(2) < order.index(3):
+            found = vars(_parser(name).parse_args([*subcommand, *sum((parts[i] for i in order), [])]))
+            found.pop("reader", None)
+            assert found == expected, order
+
+
+def _with_subcommands():
+    parser = CommandParser("tool")
+    parser.add_argument("--verbose", action="store_true")
+    command = parser.add_subparsers(dest="command", required=True).add_parser("run")
+    command.add_argument("files", nargs="+")
+    command.add_argument("--output", required=True)
+    command.add_argument("--scale", type=float)
+    return parser
+
+
+@pytest.mark.parametrize("line", ["a b --output x --scale -1e-3", "--output x a --scale -1e-3 b"])
+def test_flags_of_a_subcommand_stand_anywhere(line):
+    found = vars(_with_subcommands().parse_args(["--verbose", "run", *line.split()]))
+    assert found == {"verbose": True, "command": "run", "files": ["a", "b"], "output": "x", "scale": -1e-3}
+
+
+@pytest.mark.parametrize("line", ["a --output x --scal 2", "--scal 2 a --output x", "a --scal 2 b --output x"])
+def test_a_mistyped_flag_of_a_subcommand_is_one_line(line, capsys):
+    with pytest.raises(SystemExit) as end:
+        _with_subcommands().parse_args(["run", *line.split()])
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1
+    assert "error: unrecognized arguments: --scal" in error and "did you mean '--scale'?; see tool run --help" in error

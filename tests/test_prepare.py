@@ -90,6 +90,16 @@ def test_a_reader_of_another_package_is_a_sub_command(own_reader, tmp_path, jobs
         np.testing.assert_array_equal(scan["kspace"], (2 * expected).astype(np.complex64))
 
 
+@pytest.mark.parametrize("place", ["", "numpy", "numpy {files}", "numpy {files} --scale 2"])
+def test_imports_stand_anywhere(own_reader, tmp_path, place):
+    np.save(tmp_path / "a.npy", np.ones((2, 24, 20, 3, 4)))
+    line = f"numpy {tmp_path}/a.npy --scale 2 --output {tmp_path}/out --split 1 1 0 --compression none --crop 0"
+    before = place.format(files=f"{tmp_path}/a.npy")
+    assert line.startswith(before)
+    prepare.main(shlex.split(f"{before} --imports {own_reader} {line[len(before) :]}"))
+    assert list(read_scans(tmp_path / "out")) == ["a_train", "a_val"]
+
+
 def test_a_sub_command_of_two_readers_is_refused(own_reader, tmp_path, capsys):
     text = (tmp_path / "own_reader.py").read_text()
     (tmp_path / "own_reader.py").write_text(text.replace('command = "numpy"', 'command = "images"'))
