@@ -19,7 +19,7 @@ class CoilMaps:
 
     Args:
         num_maps: Map sets M.
-        calib_width: Width of the calibration region along H and W.
+        calib_width: Width of the calibration region along H and W; of simulated scans, at most their matrix.
         crop: Eigenvalue below which maps are zero; 0 crops nothing.
         soft: Whether they fade out around it instead.
 

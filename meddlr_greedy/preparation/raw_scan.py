@@ -48,6 +48,7 @@ class RawScan:
         num_slices: Number of slices S.
         load_slice: Reads one slice, by its index from 0.
         names_subject: Whether the file says whom it shows; else ``subject_id`` is its name.
+        simulated: Whether its k-space is simulated. :class:`meddlr_greedy.preparation.sources.Source` sets it.
         undersampled: Whether it was acquired so, on purpose: it keeps its sampling mask and has no target.
         mask_file: Of what was sampled, where it is a file of its own.
         pixel_spacing_mm: Along readout and phase encode, where known.
@@ -61,6 +62,7 @@ class RawScan:
     num_slices: int
     load_slice: Callable[[int], RawSlice]
     names_subject: bool = True
+    simulated: bool = False
     undersampled: bool = False
     mask_file: Optional[Path] = None
     pixel_spacing_mm: Optional[Tuple[float, float]] = None

@@ -1,6 +1,6 @@
 """One slice: from measured k-space to the arrays of the scan file."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Callable, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -94,12 +94,14 @@ def slice_arrays(scan: RawScan, slice_id: int, preparation: Preparation) -> Tupl
             raise UserError(f"{where}: no line of cardiac phase {empty[0]}, allowed at least one of each")
     else:
         raw, notes = complete(raw, preparation.missing, where)
-    calib_width = preparation.coil_maps.calib_width
-    _check_calibration(where, raw, calib_width)
+    coil_maps = preparation.coil_maps
+    if scan.simulated:  # all of k-space is there, so a small matrix is calibration region as a whole
+        coil_maps = replace(coil_maps, calib_width=min(coil_maps.calib_width, *raw.kspace.shape[:2]))
+    _check_calibration(where, raw, coil_maps.calib_width)
     kspace = _compressed(where, raw.kspace, preparation)
     count = raw.sampled.sum(axis=2)[..., None]
     kspace_calib = kspace.sum(axis=2) / np.maximum(count, 1).astype(np.float32)
-    arrays = sense_arrays(kspace, kspace_calib, preparation.coil_maps, has_target=not scan.undersampled)
+    arrays = sense_arrays(kspace, kspace_calib, coil_maps, has_target=not scan.undersampled)
     if scan.undersampled:
         # What an asymmetric echo left out stays out, though coil compression spreads a little into it.
         arrays["kspace"] = kspace * raw.sampled[..., None]

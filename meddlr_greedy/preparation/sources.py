@@ -69,7 +69,7 @@ class Source:
         Raises:
             UserError: It cannot be used, or the pattern finds no subject in its path.
         """
-        scan = self.reader.open_scan(path, **self.options)
+        scan = replace(self.reader.open_scan(path, **self.options), simulated=self.reader.simulates)
         if self.subject_pattern is not None:
             subject = self._matched(path)
             if not subject:

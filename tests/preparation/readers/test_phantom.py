@@ -1,6 +1,7 @@
 """A data set of phantoms: shapes, physics and reproducibility, and what happens to wrong input."""
 
 import json
+import shlex
 from pathlib import Path
 
 import h5py
@@ -9,6 +10,7 @@ import pytest
 import torch
 from meddlr.forward import SenseModel
 
+from meddlr_greedy import prepare
 from meddlr_greedy.ops.acquisition import seeded_generator
 from meddlr_greedy.preparation.beating_heart import beating_heart
 from tests.helpers.errors import expect_prepare_error
@@ -120,6 +122,14 @@ def test_espirit_maps_are_zero_where_there_is_only_noise(phantom):
         assert np.all(np.isclose(norm, 1, rtol=1e-4) | (norm == 0))
         assert 0 < (norm == 0).mean() < 0.6
         assert not scan["target"][np.broadcast_to(norm == 0, scan["target"].shape)].any()
+
+
+def test_a_matrix_below_the_calibration_region_is_calibrated_by_all_of_it(tmp_path):
+    line = "phantom --matrix 16 16 --coils 2 --subjects 1 --slices 1 --frames 2 --split 1 0 0"
+    for calib in ("", " --calib 16"):
+        prepare.main(shlex.split(f"{line}{calib} --output {tmp_path}/out{calib.replace(' ', '')}"))
+    (default,), (exact,) = (read_scans(tmp_path / name).values() for name in ("out", "out--calib16"))
+    assert default["maps"].any() and equal_scans(default, exact)
 
 
 WRONG = [
