@@ -46,7 +46,12 @@ class PhantomReader(Reader):
     def add_inputs(self, parser: argparse.ArgumentParser) -> None:
         """Adds ``--subjects``, a number that becomes the names of the subjects."""
         parser.add_argument(
-            "--subjects", dest="inputs", type=_parse_count, default="9", metavar="N", help="(default: %(default)s)"
+            "--subjects",
+            dest="inputs",
+            type=_parse_count,
+            default="9",
+            metavar="N",
+            help="subjects, each with a heart of its own (default: %(default)s)",
         )
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
@@ -110,7 +115,10 @@ def _acquisition(matrix: Optional[Tuple[int, int]] = None, **settings: Any) -> A
 
 
 def _parse_count(text: str) -> List[str]:
-    count = int(text)
+    try:
+        count = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"found '{text}', allowed a whole number, at least 1") from error
     if count < 1:
         raise argparse.ArgumentTypeError(f"found {count}, allowed at least 1")
     return subject_names(count)

@@ -133,6 +133,7 @@ def test_a_matrix_below_the_calibration_region_is_calibrated_by_all_of_it(tmp_pa
 
 
 WRONG = [
+    ("--subjects abc", "--subjects: found 'abc', allowed a whole number, at least 1"),
     ("--subjects 0", "--subjects: found 0, allowed at least 1"),
     ("--subjects 2", "2 subjects are too few for the default"),
     ("--slices 0", "--slices: found 0"),
