@@ -1,9 +1,10 @@
 """Where the scans of a data set come from: a registered reader, and what it is given."""
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from meddlr_greedy.errors import UserError, check
@@ -42,7 +43,7 @@ class Source:
             the subject is what the file says, else the file's name.
 
     Raises:
-        UserError: An option or the pattern is not allowed.
+        UserError: An option or the pattern is not allowed, or the value of an option cannot be stored as JSON.
     """
 
     reader: Reader
@@ -55,6 +56,7 @@ class Source:
             _check_pattern(self.subject_pattern)
         options = {name: value for name, value in self.options.items() if name != "undersampled"}
         self.reader.check_options(**options)
+        self.parameters  # noqa: B018 (refuses what cannot be stored, before anything is prepared)
 
     def find(self, output: Path) -> List[Path]:
         """The scans, without those in the folder ``output``, which may lie beside the inputs."""
@@ -90,8 +92,10 @@ class Source:
 
     @property
     def parameters(self) -> Dict[str, Any]:
-        """What all scans are a function of."""
-        options = {name: value for name, value in self.options.items() if name not in self.reader.locations}
+        """What all scans are a function of, as it is stored with them in JSON."""
+        options = {
+            name: _as_json(name, value) for name, value in self.options.items() if name not in self.reader.locations
+        }
         return {"reader": self.reader.command, "options": options}
 
     def fingerprint(self, path: Path) -> Dict[str, Any]:
@@ -113,6 +117,20 @@ def _check_pattern(pattern: str) -> None:
     except re.error as error:
         raise UserError(f"--subject-pattern: found '{pattern}', no regular expression ({error})") from error
     check(groups >= 1, "--subject-pattern", f"'{pattern}'", "a regular expression with a group, e.g. '(P\\d+)'")
+
+
+def _as_json(name: str, value: Any) -> Any:
+    """The value of an option; paths become texts."""
+
+    def as_text(part: Any) -> str:
+        if isinstance(part, PurePath):
+            return str(part)
+        raise UserError(
+            f"--{name.replace('_', '-')}: found a value of type {type(part).__name__}, which cannot be stored with the "
+            "scans; allowed numbers, texts, paths, and lists of these (see Reader.add_options)"
+        )
+
+    return json.loads(json.dumps(value, default=as_text))
 
 
 def _files(path: Path) -> List[Path]:

@@ -1,12 +1,18 @@
 """Where scans come from: what tells one from another, and which options a reader may have."""
 
+import argparse
+import json
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from meddlr_greedy import prepare
-from tests.helpers.heart import read_scans
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.preparation.readers.phantom import PhantomReader
+from meddlr_greedy.preparation.sources import Source
+from tests.helpers.heart import prepare_simulated, read_scans
 from tests.helpers.scanners import write_dicom
 
 FRAME = (24, 20)
@@ -43,3 +49,34 @@ def test_images_replaced_by_others_of_equal_size_are_noticed(magnitude, tmp_path
     second = read_scans(tmp_path / "out")
     assert list(second) == list(first) == ["a_train", "a_val"]
     assert any(not np.array_equal(first[name]["kspace"], second[name]["kspace"]) for name in first)
+
+
+class PhantomWithOptions(PhantomReader):
+    """A reader with options of types of its own."""
+
+    locations = ("cache",)
+
+    def check_options(self, sensor=None, cache=None, **options):
+        super().check_options(**options)
+
+    def open_scan(self, path, sensor=None, cache=None, **options):
+        return super().open_scan(path, **options)
+
+
+TINY = {"matrix": (16, 16), "coils": 2, "slices": 1, "frames": 2}
+
+
+def test_an_option_can_be_a_path(tmp_path):
+    for place in ("here", "there"):
+        options = {**TINY, "sensor": [Path("a") / "b"], "cache": argparse.Namespace(place=place)}
+        source = Source(PhantomWithOptions(), ["P1"], options)
+        prepare_simulated(tmp_path / "out", source, ("1", "0", "0"))
+    (scan,) = read_scans(tmp_path / "out").values()
+    stored = json.loads(scan["attributes"]["parameters"])["options"]
+    assert stored == {**TINY, "matrix": [16, 16], "sensor": ["a/b"]}
+
+
+def test_an_option_that_cannot_be_stored_is_refused():
+    options = {**TINY, "sensor": [argparse.Namespace()]}
+    with pytest.raises(UserError, match="--sensor: found a value of type Namespace, .*; allowed numbers, texts, paths"):
+        Source(PhantomWithOptions(), ["P1"], options)

@@ -66,7 +66,12 @@ class Reader(ABC):
         parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, and folders that are searched for files")
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027 (most readers have none)
-        """Adds the options of this reader; each is passed to :meth:`open_scan` by its name."""
+        """Adds the options of this reader; each is passed to :meth:`open_scan` by its name.
+
+        Values are stored with the scans in JSON, to know a scan made with other options. So what ``type`` makes of them
+        is a number, a text, a path, or a list of these; other values are refused. :attr:`locations` are not stored, and
+        may be anything.
+        """
 
     def check_options(self, **options: Any) -> None:  # noqa: B027
         """Refuses values that no scan allows, before a scan is opened.
