@@ -10,13 +10,18 @@ from sigpy.mri import birdcage_maps
 
 from meddlr_greedy.errors import check
 
-__all__ = ["Acquisition", "acquire", "coil_sensitivities", "crop_kspace", "noise_reference", "random_smooth_phase"]
+__all__ = [
+    "Acquisition",
+    "acquire",
+    "coil_sensitivities",
+    "crop_kspace",
+    "noise_reference",
+    "random_smooth_phase",
+    "seeded_generator",
+]
 
 
 _SPACE = (-2, -1)  # (H, W) of arrays ordered (C, T, H, W)
-
-
-# --- Physics ---
 
 
 def noise_reference(magnitude: np.ndarray) -> float:
