@@ -1,9 +1,9 @@
 """Prepares a data set to train on: of a scanner's k-space, of cine images, or of a phantom that needs no files.
 
-    python -m meddlr_greedy.prepare phantom --output datasets/phantom
-    python -m meddlr_greedy.prepare images dicom/patient* --output datasets/patients --matrix 128 128
-    python -m meddlr_greedy.prepare ismrmrd OCMR/fs_*.h5 --output datasets/ocmr --jobs 4
-    python -m meddlr_greedy.prepare cmrxrecon MultiCoil/Cine/TrainingSet/FullSample --output datasets/cmrxrecon --maps 2
+    meddlr-greedy prepare phantom --output datasets/phantom
+    meddlr-greedy prepare images dicom/patient* --output datasets/patients --matrix 128 128
+    meddlr-greedy prepare ismrmrd OCMR/fs_*.h5 --output datasets/ocmr --jobs 4
+    meddlr-greedy prepare cmrxrecon MultiCoil/Cine/TrainingSet/FullSample --output datasets/cmrxrecon --maps 2
 
 Measured k-space is prewhitened, its readout oversampling is removed, and coils are compressed. For images and the
 phantom, phase, coils and noise are simulated. ESPIRiT maps are estimated from the mean over cardiac phases. The target
@@ -21,9 +21,9 @@ from typing import Any, Dict, List, Optional, Sequence
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.errors import check, exit_with_one_line
 from meddlr_greedy.plugins import import_plugins
-from meddlr_greedy.preparation.annotations import say_what_is_next
 from meddlr_greedy.preparation.coil_maps import CoilMaps
 from meddlr_greedy.preparation.dataset import prepare_dataset
+from meddlr_greedy.preparation.next_steps import say_what_is_next
 from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.preparation.slice import COMPRESSIONS, DEFAULT_COILS, MISSING, Preparation
 from meddlr_greedy.preparation.sources import Source, registered_readers
@@ -149,7 +149,7 @@ def _preparation(arguments: argparse.Namespace) -> Preparation:
 
 @exit_with_one_line
 def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> None:
-    """The command ``python -m meddlr_greedy.prepare``; ``prog`` is how it was called."""
+    """The command ``meddlr-greedy prepare``; ``prog`` is how it was called."""
     others = _import_packages(argv, prog)
     arguments = build_parser(prog).parse_args(others)
     start = time.perf_counter()

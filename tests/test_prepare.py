@@ -55,7 +55,7 @@ def test_help_has_an_example_of_each_sub_command(command, capsys):
         prepare.main([command, "--help"])
     text = capsys.readouterr().out
     assert exit_.value.code == 0
-    example = text[text.index(f"\n    python -m meddlr_greedy.prepare {command}") :].split("\n\n")[0]
+    example = text[text.index(f"\n    meddlr-greedy prepare {command}") :].split("\n\n")[0]
     assert "--output datasets/" in example
 
 

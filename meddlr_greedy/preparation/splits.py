@@ -108,10 +108,10 @@ def _slice_blocks(
     blocks = []
     indices = parse_split(_counts(split, len(all_slices)), len(all_slices), "slices", train_needed)
     for split_name, members in indices.items():
-        of_scan: Dict[str, List[int]] = {}
+        block: Dict[str, List[int]] = {}
         for i in members:
-            of_scan.setdefault(all_slices[i][0], []).append(all_slices[i][1])
-        blocks += [(split_name, name, tuple(slices)) for name, slices in of_scan.items()]
+            block.setdefault(all_slices[i][0], []).append(all_slices[i][1])
+        blocks += [(split_name, name, tuple(slices)) for name, slices in block.items()]
     return blocks
 
 

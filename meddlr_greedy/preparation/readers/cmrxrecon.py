@@ -32,7 +32,7 @@ class CmrxreconReader(Reader):
     help = "files of the CMRxRecon challenges 2023 to 2025"
     description = (
         "MATLAB v7.3 files of the CMRxRecon challenges 2023 to 2025; a folder is a subject.\n\n"
-        "    python -m meddlr_greedy.prepare cmrxrecon TrainingSet/FullSample --output datasets/cmrxrecon --maps 2"
+        "    meddlr-greedy prepare cmrxrecon TrainingSet/FullSample --output datasets/cmrxrecon --maps 2"
     )
     locations = ("masks",)
 

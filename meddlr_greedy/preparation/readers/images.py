@@ -51,8 +51,8 @@ class ImagesReader(Reader):
         "    npy files                (slice, phase, row, column)\n"
         "    npz files                the same as 'magnitude', and optionally pixel_spacing_mm, trigger_time_ms\n\n"
         "Rows are the readout, columns the phase encodes, unless a DICOM or NIfTI file says otherwise.\n\n"
-        "    python -m meddlr_greedy.prepare images dicom/patient* --output datasets/patients --matrix 128 128\n"
-        "    python -m meddlr_greedy.prepare images pig_cine_sax.npz --output datasets/pig --matrix 128 128 \\\n"
+        "    meddlr-greedy prepare images dicom/patient* --output datasets/patients --matrix 128 128\n"
+        "    meddlr-greedy prepare images pig_cine_sax.npz --output datasets/pig --matrix 128 128 \\\n"
         "        --acquired-matrix 224 160 --split 0-6,13-19 7-8 9-12"
     )
     simulates = True

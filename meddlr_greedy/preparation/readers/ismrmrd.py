@@ -51,7 +51,7 @@ class IsmrmrdReader(Reader):
     description = (
         "ISMRMRD files (.h5, .mrd) of Cartesian 2D cine, for example OCMR (https://ocmr.info; mind its terms).\n"
         "Files named us_... are taken to be undersampled on purpose.\n\n"
-        "    python -m meddlr_greedy.prepare ismrmrd OCMR/fs_*.h5 --output datasets/ocmr --split 0.7 0.1 0.2"
+        "    meddlr-greedy prepare ismrmrd OCMR/fs_*.h5 --output datasets/ocmr --split 0.7 0.1 0.2"
     )
 
     def find(self, inputs: Sequence[str]) -> List[Path]:
@@ -156,8 +156,8 @@ def _subject(header: Any) -> str:
 
 def _places(heads: np.ndarray, slices: np.ndarray) -> np.ndarray:
     """Of slices along their normal, in mm."""
-    of_slices = heads[[np.flatnonzero(heads["idx"]["slice"] == number)[0] for number in slices]]
-    return of_slices["position"] @ of_slices["slice_dir"][0]
+    first_heads = heads[[np.flatnonzero(heads["idx"]["slice"] == number)[0] for number in slices]]
+    return first_heads["position"] @ first_heads["slice_dir"][0]
 
 
 def _relative_noise_bandwidth(header: Any) -> float:

@@ -37,8 +37,8 @@ class PhantomReader(Reader):
     help = "a beating heart, drawn and simulated; needs no files"
     description = (
         "A beating heart in short axis, drawn anew for each subject, with simulated phase, coils and noise.\n\n"
-        "    python -m meddlr_greedy.prepare phantom --output datasets/phantom\n"
-        "    python -m meddlr_greedy.prepare phantom --output datasets/many --subjects 40 --slices 8 --jobs 4"
+        "    meddlr-greedy prepare phantom --output datasets/phantom\n"
+        "    meddlr-greedy prepare phantom --output datasets/many --subjects 40 --slices 8 --jobs 4"
     )
     reads_files = False
     simulates = True

@@ -11,7 +11,7 @@ __all__ = ["Reader"]
 
 
 class Reader(ABC):
-    r"""Scans of one format, as a sub-command of ``python -m meddlr_greedy.prepare``.
+    r"""Scans of one format, as a sub-command of ``meddlr-greedy prepare``.
 
     A reader of your own is one file. Register the class, and name its package with ``--imports`` (or as an entry point
     of the group ``meddlr_greedy.plugins``)::
@@ -26,7 +26,7 @@ class Reader(ABC):
         class NumpyReader(Reader):
             command = "numpy"
             help = "k-space in npy files"
-            description = "k-space (S, H, W, T, C) in npy files, fully sampled.\n\n    python -m ..."
+            description = "k-space (S, H, W, T, C) in npy files, fully sampled.\n\n    meddlr-greedy prepare ..."
 
             def add_options(self, parser):
                 parser.add_argument("--scale", type=float, default=1.0, help="factor (default: %(default)s)")

@@ -25,7 +25,7 @@ Example::
     python -m projects.cine.studies.pig --images pig_cine_sax.npz        # makes the data set, and more
     python -m projects.cine.studies.equal_memory                         # hours on two cores
 
-    python -m meddlr_greedy.prepare images pig_cine_sax.npz --acquired-matrix 224 160 --maps 2 --coils 8 \
+    meddlr-greedy prepare images pig_cine_sax.npz --acquired-matrix 224 160 --maps 2 --coils 8 \
         --split 0-6,13-19 7-8 9-12 --output datasets/pigfull
     python -m projects.cine.studies.equal_memory --full                  # on a GPU
 """

@@ -1,4 +1,4 @@
-"""A reader, ``python -m meddlr_greedy.prepare --imports my_recon npz``."""
+"""A reader, ``meddlr-greedy prepare --imports my_recon npz``."""
 
 import zipfile
 
@@ -19,7 +19,7 @@ class NpzReader(Reader):
     description = (
         "npz files with kspace (slice, readout, phase encode, cardiac phase, coil), complex; lines that were not\n"
         "sampled are zero.\n\n"
-        "    python -m meddlr_greedy.prepare --imports my_recon npz scans --output datasets/mine"
+        "    meddlr-greedy prepare --imports my_recon npz scans --output datasets/mine"
     )
 
     def add_options(self, parser):
