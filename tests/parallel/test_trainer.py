@@ -119,7 +119,7 @@ def test_a_process_holds_its_share(make_cfg, batch_of, num):
             assert "kspace" not in batch
 
 
-def test_parameters_of_no_step_in_particular_cannot_be_parted(make_cfg):
+def test_parameters_of_no_step_in_particular_cannot_be_split(make_cfg):
     model = build_model(make_cfg(modules=4))
     model.model.scale = torch.nn.Parameter(torch.ones(1))
     with pytest.raises(UserError, match="MISC.GREEDY.PARALLEL.PARTITION.*scale"):
