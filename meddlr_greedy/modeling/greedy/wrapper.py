@@ -216,7 +216,7 @@ class GreedyUnrolled(nn.Module):
         the outputs also hold the ``problem`` to hand on.
 
         Raises:
-            UserError: where modules share parameters, so that they cannot be parted.
+            UserError: where modules share parameters, which cannot be separated.
         """
         whole = WholeNetwork(
             shapes={name: tuple(value.shape) for name, value in self.state_dict().items()},

@@ -13,7 +13,7 @@ trained end to end, batch size 1; in the sweep with other numbers of unrolled st
                  the iterations, the same learning rates for both
     training     three seeds each, with the same data and iterations; PSNR and SSIM on the test set
 
-Memory is planned (python -m meddlr_greedy.plan), and measured for the networks that are trained; so is the time of
+Memory is planned (meddlr-greedy plan), and measured for the networks that are trained; so is the time of
 a step, of all in turn. The command continues where it was ended: what is trained stays.
 
 A budget is of training alone: evaluation of a whole readout needs more here, where training crops it.
