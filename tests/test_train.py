@@ -129,7 +129,7 @@ def test_non_finite_loss_stops_before_the_update(write_config, tmp_path, monkeyp
     monkeypatch.setattr(UnrolledModules, "run_steps", poisoned)
     with pytest.raises(SystemExit) as end:
         train(write_config(modules=3), "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "0")
-    assert end.value.code == 1
+    assert end.value.code == 3
     error = capsys.readouterr().err
     assert f"iteration 3: the loss of module {module} is nan" in error and "Traceback" not in error
     run = tmp_path / "run"

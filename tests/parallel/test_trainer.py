@@ -132,7 +132,7 @@ def test_parameters_of_no_step_in_particular_cannot_be_split(make_cfg):
 def test_non_finite_loss_names_rank_and_module(write_config, tmp_path, start):
     config, opts = endless(write_config, tmp_path)
     job = start(3, config, *opts, "SOLVER.BASE_LR", "1e18", "MISC.GREEDY.PARALLEL.PARTITION", "[1, 2, 1]")
-    assert job.wait() == [1, 1, 1]
+    assert job.wait() == [3, 3, 3]
     assert_one_line(
         job.text(),
         r"rank (0 \(module 1\).*loss of module 1|1 \(modules 2 to 3\).*loss of module [23]"
