@@ -6,7 +6,7 @@ the batch, the other over (T, H W). That is several times faster on a CPU than t
 """
 
 import math
-from typing import Any, Dict
+from typing import Any, Callable, Dict
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import nn
 
 from meddlr_greedy.errors import UserError
 
-__all__ = ["SpatioTemporalConv", "SpatioTemporalResBlock", "SpatioTemporalResNet", "residual_options"]
+__all__ = ["ResBlock", "SpatioTemporalConv", "SpatioTemporalResNet", "residual_options"]
 
 
 class SpatioTemporalConv(nn.Module):
@@ -65,17 +65,30 @@ class SpatioTemporalConv(nn.Module):
         return x.reshape(num_batch, num_frames, height, width, -1).permute(0, 4, 1, 2, 3)
 
 
-class SpatioTemporalResBlock(nn.Module):
-    """Pre-activation residual block: twice (ReLU, dropout, :class:`SpatioTemporalConv`), plus the input."""
+class ResBlock(nn.Module):
+    """Pre-activation residual block: twice (ReLU, dropout, convolution), plus the input.
 
-    def __init__(self, channels: int, kernel_size: int = 3, dropout: float = 0.0):
+    Args:
+        convolution: Makes a convolution of (input channels, output channels, kernel size) that keeps the other axes.
+        channels: Channels of input and output.
+        kernel_size: Kernel size of both convolutions, odd.
+        dropout: Dropout probability.
+    """
+
+    def __init__(
+        self,
+        convolution: Callable[[int, int, int], nn.Module],
+        channels: int,
+        kernel_size: int = 3,
+        dropout: float = 0.0,
+    ):
         super().__init__()
-        self.conv1 = SpatioTemporalConv(channels, channels, kernel_size)
-        self.conv2 = SpatioTemporalConv(channels, channels, kernel_size)
+        self.conv1 = convolution(channels, channels, kernel_size)
+        self.conv2 = convolution(channels, channels, kernel_size)
         self.dropout = dropout
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, channels, T, H, W) to the same shape."""
+        """(B, channels, ...) to the same shape, of as many axes as the convolution takes."""
         out = x
         for conv in (self.conv1, self.conv2):
             out = conv(F.dropout(F.relu(out), self.dropout, self.training))
@@ -105,7 +118,9 @@ class SpatioTemporalResNet(nn.Module):
     ):
         super().__init__()
         self.initial = SpatioTemporalConv(in_channels, channels, kernel_size)
-        self.blocks = nn.ModuleList(SpatioTemporalResBlock(channels, kernel_size, dropout) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(
+            ResBlock(SpatioTemporalConv, channels, kernel_size, dropout) for _ in range(num_blocks)
+        )
         self.final = SpatioTemporalConv(channels, in_channels, kernel_size)
         # Near the identity at first, so that the unrolled steps start as plain gradient steps.
         with torch.no_grad():

@@ -11,7 +11,7 @@ from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from torch import nn
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.regularizers.spatiotemporal import residual_options
+from meddlr_greedy.modeling.regularizers.spatiotemporal import ResBlock, residual_options
 
 __all__ = ["TemporalFrequencyResNet", "fourier_basis"]
 
@@ -39,22 +39,6 @@ def fourier_basis(num_frames: int, num_frequencies: int) -> torch.Tensor:
 
 def _convolution(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-
-
-class _ResBlock(nn.Module):
-    """Pre-activation residual block: twice (ReLU, dropout, convolution), plus the input; (B, channels, H, W)."""
-
-    def __init__(self, channels: int, kernel_size: int, dropout: float):
-        super().__init__()
-        self.conv1 = _convolution(channels, channels, kernel_size)
-        self.conv2 = _convolution(channels, channels, kernel_size)
-        self.dropout = dropout
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = x
-        for conv in (self.conv1, self.conv2):
-            out = conv(F.dropout(F.relu(out), self.dropout, self.training))
-        return out + x
 
 
 @META_ARCH_REGISTRY.register()
@@ -89,7 +73,7 @@ class TemporalFrequencyResNet(nn.Module):
         self.num_frequencies = num_frequencies
         num_coefficients = in_channels * (1 + 2 * num_frequencies)
         self.initial = _convolution(num_coefficients, channels, kernel_size)
-        self.blocks = nn.ModuleList(_ResBlock(channels, kernel_size, dropout) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(ResBlock(_convolution, channels, kernel_size, dropout) for _ in range(num_blocks))
         self.final = _convolution(channels, num_coefficients, kernel_size)
         for parameter in self.final.parameters():
             nn.init.zeros_(parameter)

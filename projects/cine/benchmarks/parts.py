@@ -13,8 +13,8 @@ from sigpy.mri.app import EspiritCalib
 from torch import nn
 
 from meddlr_greedy.modeling.regularizers.spatiotemporal import (
+    ResBlock,
     SpatioTemporalConv,
-    SpatioTemporalResBlock,
     SpatioTemporalResNet,
 )
 from meddlr_greedy.ops.acquisition import acquire, coil_sensitivities
@@ -124,7 +124,7 @@ def _normal_operator(device: str) -> _Comparison:
 
 
 def _regularizer_block(device: str) -> _Comparison:
-    ours = SpatioTemporalResBlock(16).to(device)
+    ours = ResBlock(SpatioTemporalConv, 16).to(device)
     stock = with_conv3d(copy.deepcopy(ours))
     x = torch.randn(1, 16, 20, 64, 96, device=device)
     # Each side in the layout in which it is fast.
