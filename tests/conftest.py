@@ -17,8 +17,6 @@ from tests.helpers.scans import write_dataset
 
 torch.set_num_threads(1)
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-
 
 @pytest.fixture(autouse=True)
 def fresh_loggers():

@@ -1,1 +1,1 @@
-"""Accelerated cardiac cine MRI: data to train on, and the study made with them."""
+"""Accelerated cardiac cine MRI: studies, benchmarks, a scaling model, baselines and a demo."""

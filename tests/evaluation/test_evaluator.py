@@ -1,7 +1,5 @@
 """The evaluators against meddlr's own, what they hold in memory, and what they refuse."""
 
-import json
-
 import h5py
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from meddlr_greedy import train_net
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.evaluator import CineEvaluator, ImageEvaluator, build_evaluator
 from meddlr_greedy.evaluation.metrics.definitions import default_cine_metrics
+from tests.helpers import runs
 from tests.helpers.evaluation import feed, make_reconstruction, ssim_by_skimage
 
 
@@ -137,10 +136,10 @@ def test_no_target(cfg):
 
 
 def test_training_with_metrics_of_the_heart(write_config, tmp_path):
-    metrics = "('psnr_mag_heart', 'nrmse_xt_scan', 'ssim_complex (Wang)')"
+    names = "('psnr_mag_heart', 'nrmse_xt_scan', 'ssim_complex (Wang)')"
     config = str(write_config("CineUnrolledCNN", data="beat"))
-    train_net.main(["--config-file", config, "TEST.VAL_METRICS.RECON", metrics, "MISC.GREEDY.RUN.BEST_METRIC", ""])
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    train_net.main(["--config-file", config, "TEST.VAL_METRICS.RECON", names, "MISC.GREEDY.RUN.BEST_METRIC", ""])
+    lines = runs.metrics(tmp_path / "run")
     logged = {key for line in lines for key in line}
     assert {f"beat_val/val_{name}" for name in ("psnr_mag_heart", "nrmse_xt_scan", "ssim_complex (Wang)")} <= logged
     assert (tmp_path / "run" / "model_best.pth").is_file()

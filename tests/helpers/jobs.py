@@ -10,7 +10,7 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.jobs.local import LocalJob, preload
 from meddlr_greedy.train_net import main
-from tests import conftest  # noqa: F401 (its mask function, in every process)
+from tests import conftest  # noqa: F401 (it imports the mask function of tests.helpers.scans, in every process)
 
 preload("tests.helpers.jobs")
 

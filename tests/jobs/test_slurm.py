@@ -1,6 +1,5 @@
 """The SLURM script, with stand-ins for SLURM's commands and a small network on the CPU."""
 
-import json
 import os
 import re
 import signal
@@ -10,7 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from tests.helpers.runs import ROOT, load, wait_for
+from tests.helpers.runs import ROOT, load, metrics, wait_for
 
 SCRIPT = ROOT / "configs" / "slurm" / "train_parallel.sbatch"
 
@@ -118,5 +117,5 @@ def test_time_limit_requeues_and_the_job_goes_on(slurm, write_config, tmp_path):
     process = slurm(str(config), *opts, "SOLVER.MAX_ITER", str(iteration + 3))  # on one node
     output = process.communicate(timeout=180)[0]
     assert process.returncode == 0 and not (tmp_path / "requeued").exists(), output[-3000:]
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    lines = metrics(tmp_path / "run")
     assert lines[-1]["iteration"] == iteration + 2

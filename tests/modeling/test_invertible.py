@@ -1,6 +1,5 @@
 """Networks that run backwards: bounds, inverses, and the gradient against plain backpropagation."""
 
-import json
 import re
 
 import pytest
@@ -16,17 +15,11 @@ from meddlr_greedy.modeling.losses import complex_l1
 from meddlr_greedy.modeling.regularizers.invertible import InvertibleResBlock, InvertibleSpatioTemporalResNet
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.train_net import main as train_main
+from tests.helpers.operators import randn, relative
+from tests.helpers.runs import metrics
 
 STEP_SIZES = {"InvertibleCineUnrolledCNN": -0.6, "InvertibleCGCineUnrolledCNN": 0.5}
 both_networks = pytest.mark.parametrize("arch", STEP_SIZES)
-
-
-def randn(*shape):
-    return torch.randn(*shape, dtype=torch.complex64)
-
-
-def relative(a, b):
-    return ((a - b).norm() / b.norm()).item()
 
 
 def make_network(arch, num_steps=4, greedy=None, **unrolled):
@@ -209,7 +202,7 @@ def test_trains_and_logs_the_inversion_error(write_config, tmp_path, arch):
     config = write_config(data="beat", arch=arch, modules=1)
     opts = ["MODEL.UNROLLED.STEP_SIZES", f"({STEP_SIZES[arch]},)", "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "2"]
     train_main(["--config-file", str(config), *opts, "MISC.GREEDY.TRAINING", "invertible"])
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    lines = metrics(tmp_path / "run")
     assert [line["iteration"] for line in lines] == [0, 1]
     for line in lines:
         assert 0 <= line["inversion_error"] < 1e-5

@@ -15,10 +15,7 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.losses import complex_l1
 from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalConv, SpatioTemporalResNet
 from projects.cine.benchmarks.parts import StockCine, StockConv
-
-
-def randn(*shape):
-    return torch.randn(*shape, dtype=torch.complex64)
+from tests.helpers.operators import randn
 
 
 def cine_cfg(*overrides):

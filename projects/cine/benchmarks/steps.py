@@ -28,7 +28,7 @@ from projects.cine.support.measuring import (
     ratio,
     run_in_turn,
 )
-from projects.cine.support.tables import save_figure
+from projects.cine.support.tables import ratio_as_text, save_figure
 
 __all__ = ["methods", "side_config", "step", "timing", "training_step"]
 
@@ -102,7 +102,7 @@ def methods(options: Options) -> Dict[str, Any]:
         row.update({key: float(np.median([r[key] for r in times_by_round])) for key in ("forward_s", "backward_s")})
         for other in ("backpropagation", "checkpointed backpropagation"):
             times = ratio([r["step_s"] for r in times_by_round], [r["step_s"] for r in found[other]])
-            row[f"time of {other}"] = f"{times['ratio']:.2f} ({times['low']:.2f} to {times['high']:.2f})"
+            row[f"time of {other}"] = ratio_as_text(times, 2)
         rows.append(row)
     draw_methods(options.output / "all.png", rows)
     end_to_end = METHODS["backpropagation"]
@@ -157,7 +157,7 @@ def timing(options: Options) -> Dict[str, Any]:
             row[key] = float(np.median([times[key] for times in times_by_round]))
         for other in ("backpropagation", "greedy", "two independent processes"):
             faster = ratio(per_batch(other), per_batch(name))
-            row[f"times as fast as {other}"] = f"{faster['ratio']:.2f} ({faster['low']:.2f} to {faster['high']:.2f})"
+            row[f"times as fast as {other}"] = ratio_as_text(faster, 2)
         rows.append(row)
     draw_timing(options.output / "timing.png", rows)
     return {"network": NETWORK, "rounds": rounds, "rows": rows, "all": found}

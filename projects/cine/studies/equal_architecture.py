@@ -38,7 +38,14 @@ from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.planning.example import Example
 from projects.cine.paths import CONFIGS, RESULTS_PAGE
 from projects.cine.support.measuring import measured_peak, ratio, step_times, versions
-from projects.cine.support.tables import check_page, publish_table, results_folder, spread, versions_as_text
+from projects.cine.support.tables import (
+    check_page,
+    publish_table,
+    ratio_as_text,
+    results_folder,
+    spread,
+    versions_as_text,
+)
 from projects.cine.support.trials import SCORE, Trial, run_trials, scores
 
 CONFIG = CONFIGS / "equal_architecture.yaml"
@@ -187,7 +194,7 @@ def table(variants: Dict[str, Dict[str, Any]]) -> str:
                 "PSNR to backprop (dB)": "" if label == BACKPROP else to_backprop[label],
                 "memory (MB)": f"{variant['bytes'] / 1e6:.0f}",
                 "memory / greedy": f"{variant['bytes'] / plain['bytes']:.2f}",
-                "time / greedy": f"{time['ratio']:.2f} ({time['low']:.2f} to {time['high']:.2f})",
+                "time / greedy": ratio_as_text(time, 2),
             }
         )
     text = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)

@@ -53,6 +53,7 @@ from projects.cine.support.tables import (
     check_page,
     publish_picture,
     publish_table,
+    ratio_as_text,
     results_folder,
     save_figure,
     spread,
@@ -138,8 +139,7 @@ def table(budgets: Sequence[Dict[str, Any]]) -> str:
             time = ratio(greedy["step_s"], other["step_s"])
             gains.append(
                 f"* {budget['bytes'] / 1e6:.0f} MB, against {label}: {psnr:+.2f} dB PSNR and {ssim:+.4f} SSIM with"
-                f" {times:.1f} times the parameters, in {time['ratio']:.1f} ({time['low']:.1f} to {time['high']:.1f})"
-                " times the time"
+                f" {times:.1f} times the parameters, in {ratio_as_text(time, 1)} times the time"
             )
     text = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
     return "\n".join([text, "", "Greedy:", "", *gains])

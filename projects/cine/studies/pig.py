@@ -14,7 +14,6 @@ Example::
     python -m projects.cine.studies.pig --images pig_cine_sax.npz --study 12x
 """
 
-import json
 import math
 import subprocess
 import sys
@@ -31,14 +30,14 @@ from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import datasets_root, register_datasets
 from meddlr_greedy.engine.setup import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
-from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
+from meddlr_greedy.evaluation.report import RESULTS_FOLDER
 from meddlr_greedy.evaluation.run import evaluate_test_sets, make_results_folder, run_info
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.phase_constrained import phase_constrained_reconstruction
 from projects.cine.baselines import compressed_sensing
 from projects.cine.paths import CONFIGS, README_PAGE
 from projects.cine.support.tables import check_page, publish_picture, publish_table, results_folder, versions_as_text
-from projects.cine.support.trials import ending_processes, training_minutes
+from projects.cine.support.trials import ending_processes, read_results, results_file, training_minutes
 
 # The acquired matrix of the series; blocks of neighboring slices, mid-ventricle held out.
 SIMULATION = [
@@ -161,10 +160,10 @@ def _check_same_data(results: Dict[str, Any], dataset: str) -> None:
 def _evaluate(study: Study, output: Path) -> Dict[str, Any]:
     """Evaluates every method that is not yet: label -> results."""
     first, *_ = study.networks.values()
-    if study.compares and not _results_file(output, _CS).is_file():
+    if study.compares and not results_file(_folder(output, _CS)).is_file():
         cs = ["--config-file", str(first), "--output", str(_folder(output, _CS)), "--num-figures", "1"]
         compressed_sensing.main(cs)
-    if study.compares and not _results_file(output, _START).is_file():
+    if study.compares and not results_file(_folder(output, _START)).is_file():
         cfg = load_config(str(first), ["OUTPUT_DIR", str(_folder(output, _START))])
         register_datasets()
         cfg = setup_run(cfg, run_parser().parse_args([]), trains=False)
@@ -174,7 +173,7 @@ def _evaluate(study: Study, output: Path) -> Dict[str, Any]:
     for label, config in study.networks.items():
         eval_net.main(["--config-file", str(config), "--num-figures", "1", "OUTPUT_DIR", str(_folder(output, label))])
     labels = [*([_CS, _START] if study.compares else []), *study.networks]
-    return {label: json.loads(_results_file(output, label).read_text()) for label in labels}
+    return {label: read_results(_folder(output, label)) for label in labels}
 
 
 def _draw(study: Study, output: Path, results: Dict[str, Any]) -> List[Path]:
@@ -191,10 +190,6 @@ def _draw(study: Study, output: Path, results: Dict[str, Any]) -> List[Path]:
 
 def _folder(output: Path, label: str) -> Path:
     return output / label.split(",")[0].replace(" ", "-")
-
-
-def _results_file(output: Path, label: str) -> Path:
-    return _folder(output, label) / RESULTS_FOLDER / RESULTS_FILE
 
 
 def build_parser() -> CommandParser:

@@ -9,7 +9,6 @@ Example::
     python -m projects.cine.studies.self_supervised
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
@@ -18,9 +17,9 @@ from meddlr_greedy import eval_net, prepare, train_net
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.data.catalog import datasets_root
 from meddlr_greedy.errors import exit_with_one_line
-from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
 from projects.cine.paths import CONFIGS, README_PAGE
 from projects.cine.support.tables import check_page, publish_table, results_folder, versions_as_text
+from projects.cine.support.trials import read_results
 
 _NAME = "self_supervised"
 
@@ -65,7 +64,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         train_net.main(config)
         minutes = (time.monotonic() - start) / 60
         eval_net.main(config)
-        results = json.loads((folder / RESULTS_FOLDER / RESULTS_FILE).read_text())
+        results = read_results(folder)
         scores = results["datasets"]["phantom_test"]
         methods = {method: scores[method] for method in ("zero_filled", "reconstruction")}
         study["runs"][label] = {"config": name, "minutes": minutes, **methods}

@@ -16,6 +16,7 @@ __all__ = [
     "check_page",
     "publish_picture",
     "publish_table",
+    "ratio_as_text",
     "results_folder",
     "save_figure",
     "spread",
@@ -116,6 +117,11 @@ def publish_picture(picture: Path, path: Path, max_bytes: int = 3_000_000) -> No
 def versions_as_text(versions: Mapping[str, Any]) -> str:
     """What a result was made with, as a part of a sentence."""
     return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def ratio_as_text(found: Mapping[str, float], digits: int) -> str:
+    """A ratio with its range, as :func:`projects.cine.support.measuring.ratio` found it."""
+    return f"{found['ratio']:.{digits}f} ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
 
 
 def spread(values: Sequence[float], digits: int, sign: str = "") -> str:

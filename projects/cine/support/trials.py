@@ -25,7 +25,17 @@ from meddlr_greedy.errors import NonFiniteLossError, PreemptedError, UserError
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
 from meddlr_greedy.files import written_atomically
 
-__all__ = ["SCORE", "Processes", "Trial", "ending_processes", "run_trials", "scores", "training_minutes"]
+__all__ = [
+    "SCORE",
+    "Processes",
+    "Trial",
+    "ending_processes",
+    "read_results",
+    "results_file",
+    "run_trials",
+    "scores",
+    "training_minutes",
+]
 
 #: The metric that decides a search, and the first of the results.
 SCORE = "psnr_scan"
@@ -55,7 +65,7 @@ class Trial:
     @property
     def is_done(self) -> bool:
         """Whether there is nothing left to run."""
-        return self._results.is_file() if self.evaluates else bool(self._validations()) or self.diverged
+        return results_file(self.folder).is_file() if self.evaluates else bool(self._validations()) or self.diverged
 
     @property
     def diverged(self) -> bool:
@@ -94,13 +104,9 @@ class Trial:
             return False
         return bool(yaml.safe_load(noted.dump()) == yaml.safe_load(config.dump()))
 
-    @property
-    def _results(self) -> Path:
-        return self.folder / RESULTS_FOLDER / RESULTS_FILE
-
     def results(self) -> Dict[str, Any]:
         """What ``eval_net`` has written."""
-        return json.loads(self._results.read_text())
+        return read_results(self.folder)
 
     def validation(self) -> float:
         """:data:`SCORE` at the last validation of the training; minus infinity where it diverged."""
@@ -121,6 +127,17 @@ class Trial:
             return [train]
         is_trained = (self.folder / "model_final.pth").is_file()  # the last that a training writes; a search may have
         return [evaluate] if is_trained else [train, evaluate]
+
+
+def results_file(folder: Path) -> Path:
+    """Where ``eval_net`` writes the results of the run in ``folder``."""
+    return folder / RESULTS_FOLDER / RESULTS_FILE
+
+
+def read_results(folder: Path) -> Dict[str, Any]:
+    """What ``eval_net`` has written of the run in ``folder``."""
+    results: Dict[str, Any] = json.loads(results_file(folder).read_text())
+    return results
 
 
 def run_trials(trials: Sequence[Trial], jobs: int, description: str) -> None:

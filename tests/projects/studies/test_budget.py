@@ -6,15 +6,9 @@ import pytest
 
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.search import FEATURES, STEPS, with_value
 from meddlr_greedy.planning.step_memory import plan_step
 from projects.cine.studies.budget import FULL, SMALL, Budget, Candidate
-
-
-@pytest.fixture
-def example():
-    return Example.from_shape(load_config(str(SMALL.backprop)), (16, 128, 20, 8))
 
 
 @pytest.mark.parametrize("size", [SMALL, FULL])

@@ -2,20 +2,12 @@
 
 import json
 
-import pytest
-
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.search import FEATURES
 from meddlr_greedy.planning.step_memory import plan_step
 from projects.cine.studies import equal_memory
 from projects.cine.studies.budget import SMALL, Candidate
 from projects.cine.studies.equal_memory import BEST, GREEDY, OWN, Study
-
-
-@pytest.fixture
-def example():
-    return Example.from_shape(load_config(str(SMALL.backprop)), (16, 128, 20, 8))
 
 
 def _finish(trial, psnr, minutes=1.0):
