@@ -6,12 +6,23 @@ import re
 import sys
 from typing import Any, NoReturn, Optional
 
-from meddlr_greedy.errors import did_you_mean
+from meddlr_greedy.errors import did_you_mean, show_tracebacks
 
 __all__ = ["CommandParser", "add_config_arguments", "run_parser"]
 
 # A number that an override may give, however it is written; argparse alone takes "-1e-3" for a flag.
 _NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+_DEBUG = "print tracebacks of errors (train and eval: also meddlr's debug mode)"
+
+
+class _ShowTracebacks(argparse.Action):
+    """The flag ``--debug``: acts at once, since what follows may be a mistake."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Optional[str] = None) -> None:  # noqa: ARG002
+        show_tracebacks()
+        setattr(namespace, self.dest, True)
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -31,6 +42,13 @@ class CommandParser(argparse.ArgumentParser):
     ):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(prog=prog, description=description, allow_abbrev=False, **kwargs)
+        self.add_argument(
+            "--debug",
+            action=_ShowTracebacks,
+            nargs=0,
+            default=argparse.SUPPRESS if is_subcommand else False,
+            help=_DEBUG,
+        )
         self._negative_number_matcher = re.compile(f"{_NEGATIVE_NUMBER.pattern}$")
         self._is_subcommand, self._is_mixing = is_subcommand, False
 
@@ -95,7 +113,6 @@ def run_parser(prog: Optional[str] = None, description: Optional[str] = None) ->
     parser.add_argument("--eval-only", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
     parser.add_argument("--devices", type=int, nargs=1, default=None, help=argparse.SUPPRESS)
-    parser.add_argument("--debug", action="store_true", help="meddlr's debug mode, and tracebacks of errors")
     parser.add_argument("--reproducible", "--repro", action="store_true", help="meddlr's reproducible mode")
     parser.add_argument("--auto-version", action="store_true", help="make a numbered folder inside of OUTPUT_DIR")
     return parser

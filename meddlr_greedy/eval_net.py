@@ -17,13 +17,11 @@ Examples::
 
 from typing import Optional, Sequence
 
-from meddlr.modeling import build_model
 from meddlr.utils import env
 
 from meddlr_greedy.arguments import CommandParser, run_parser
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
-from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
-from meddlr_greedy.engine.run_files import find_weights, load_run_config
+from meddlr_greedy.engine.run_files import find_weights, load_network, load_run_config
 from meddlr_greedy.engine.setup import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.evaluation.run import evaluate_test_sets, make_results_folder, run_info
@@ -68,8 +66,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     args.resume = True  # so that setup_run takes the seed, which decides the masks, of the training run
     cfg = setup_run(cfg, args, trains=False)
     folder = make_results_folder(cfg)
-    model = build_model(cfg).to(cfg.MODEL.DEVICE)
-    iteration = GreedyCheckpointer(model, cfg.OUTPUT_DIR).load(weights).get("iteration")
+    model, iteration = load_network(cfg, weights)
     info = run_info(cfg, model, weights, iteration)
     print(f"weights: {weights}, {info['parameters']} parameters")
     evaluate_test_sets(cfg, model, info, folder, args.num_figures)

@@ -1,18 +1,23 @@
-"""Writing files: whole or not at all, and one line where that is not possible (a full disk, say).
+"""Reading and writing files: whole or not at all, and one line where that is not possible.
 
-:func:`written_atomically` makes a file, and :func:`writing` makes one line of what goes wrong on the way.
-:func:`check_room` asks for the room of a large file, before hours of work go into it.
+:func:`reading` is the one way to read what others have written. :func:`written_atomically` makes a file, and
+:func:`writing` makes one line of what goes wrong on the way. :func:`check_room` asks for the room of a large file,
+before hours of work go into it.
 """
 
 import os
 import re
+import secrets
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Union
 
-from meddlr_greedy.errors import UserError
+from meddlr_greedy.errors import OneLineError, UserError, first_line, keep_cause
 
-__all__ = ["WriteError", "check_room", "writing", "written_atomically"]
+__all__ = ["PARTIAL", "WriteError", "check_room", "reading", "writing", "written_atomically"]
+
+#: What the names of files begin with that are not done; after a kill they stay, and the next run removes them.
+PARTIAL = ".partial-"
 
 
 class WriteError(UserError):
@@ -20,17 +25,48 @@ class WriteError(UserError):
 
 
 @contextmanager
+def reading(path: Union[str, Path], kind: str = "a readable file") -> Iterator[None]:
+    """Makes one line of whatever goes wrong in the block, in which a file is read that others have written.
+
+    Parsers raise errors of any kind on files that are damaged, or made to do harm. So everything counts as the file's
+    fault; the cause is kept in the log, and ``--debug`` shows it.
+
+    Args:
+        path: The file, as the user knows it.
+        kind: What it should be, for the message: "an HDF5 file".
+
+    Raises:
+        UserError: ``"<path>: truncated, damaged or not <kind> (<reason>)"``.
+    """
+    try:
+        yield
+    except OneLineError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except MemoryError as error:
+        raise UserError(f"{path}: does not fit into memory ({first_line(error)})") from error
+    except Exception as error:  # noqa: BLE001 (see above)
+        reason = first_line(error)
+        if not isinstance(error, (OSError, RuntimeError, ValueError)):
+            reason = f"{type(error).__name__}: {reason}"
+        line = f"{path}: truncated, damaged or not {kind} ({reason})"
+        keep_cause(line, error)
+        raise UserError(line) from error
+
+
+@contextmanager
 def written_atomically(path: Union[str, Path], durable: bool = False) -> Iterator[Path]:
     """Gives a temporary path beside ``path``, and renames it to ``path`` where the block ends well.
 
-    The temporary name keeps the suffix, since libraries choose the format by it.
+    The temporary name is of this call alone, and keeps the suffix, since libraries choose the format by it.
 
     Args:
         path: The file to write.
         durable: Also waits until the content is on the disk, so that it survives a power cut.
     """
     path = Path(path)
-    partial = path.with_name(f".partial-{path.name}")
+    partial = path.with_name(f"{PARTIAL}{secrets.token_hex(4)}-{path.name[-100:]}")
     try:
         yield partial
         if durable:

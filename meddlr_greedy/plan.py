@@ -27,9 +27,8 @@ from meddlr_greedy.data.catalog import register_datasets
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import writing, written_atomically
 from meddlr_greedy.modeling.contract import check_keys_of_network
-from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.planning.example import Example
-from meddlr_greedy.planning.search import FEATURES, STEPS, alternatives, largest, with_modules
+from meddlr_greedy.planning.search import FEATURES, STEPS, alternatives, largest, modules_of, with_modules
 from meddlr_greedy.planning.step_memory import plan_step
 
 __all__ = ["build_parser", "main"]
@@ -141,11 +140,10 @@ def _fastest(rows: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
 
 def _all_largest(cfg: CfgNode, example: Example, budget: int) -> List[Dict[str, Any]]:
     """Most features at the config's steps, and most steps at its features, for backpropagation and greedy."""
-    is_greedy = cfg.MODEL.META_ARCHITECTURE == GreedyUnrolled.__name__ and cfg.MISC.GREEDY.NUM_MODULES != 1
     steps = cfg.get_recursive(STEPS)
     sides = {
         "backpropagation": with_modules(cfg, 1, False),
-        "greedy": cfg if is_greedy else with_modules(cfg, steps, False),
+        "greedy": cfg if modules_of(cfg) != 1 else with_modules(cfg, steps, False),
     }
     rows = []
     for side, side_cfg in sides.items():

@@ -30,17 +30,13 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 import torch
-from meddlr.config import CfgNode
-from meddlr.modeling import build_model
 from meddlr.utils import env
-from torch import nn
 
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config.shipped import find_config
-from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
-from meddlr_greedy.engine.run_files import config_beside, find_weights, load_run_config
+from meddlr_greedy.engine.run_files import config_beside, find_weights, load_network, load_run_config
 from meddlr_greedy.engine.setup import check_device
-from meddlr_greedy.errors import exit_with_one_line, naming
+from meddlr_greedy.errors import exit_with_one_line
 from meddlr_greedy.files import writing
 from meddlr_greedy.modeling.contract import check_keys_of_network
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
@@ -81,7 +77,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
 
     cfg = load_run_config(args.config_file, args.weights, [] if args.device is None else ["MODEL.DEVICE", args.device])
     check_keys_of_network(cfg)
-    device = check_device(cfg)
+    check_device(cfg)
     if cfg.MISC.GREEDY.RUN.THREADS:
         torch.set_num_threads(cfg.MISC.GREEDY.RUN.THREADS)
     weights = find_weights(
@@ -90,7 +86,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     # All that can be known at once is, before the first scan is reconstructed.
     scans = [AcquiredScan(path) for path in args.inputs]
     check_names(scans)
-    model = _load_model(cfg, weights, device)
+    model, _ = load_network(cfg, weights)
     if args.modules is not None:
         use_modules(model, args.modules)
     reconstructor = Reconstructor(cfg, model)
@@ -115,13 +111,6 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
         print(
             f"{scan.path}: {len(scan)} slices of {scan.shape[1:-1]}, {seconds:.2f} s each: {', '.join(map(str, files))}"
         )
-
-
-def _load_model(cfg: CfgNode, weights: str, device: torch.device) -> nn.Module:
-    with naming("MODEL"):
-        model = build_model(cfg).to(device)
-    GreedyCheckpointer(model, cfg.OUTPUT_DIR).load(weights)
-    return model
 
 
 if __name__ == "__main__":

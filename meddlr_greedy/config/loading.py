@@ -7,10 +7,11 @@ from meddlr.data.transforms.transform import NORMALIZER_REGISTRY
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 
 from meddlr_greedy.config.safe_yaml import read_yaml
-from meddlr_greedy.config.schema import PREFIX, GreedyConfig, schema_keys, value_of
+from meddlr_greedy.config.schema import PREFIX, GreedyConfig, changed_keys, is_greedy
 from meddlr_greedy.config.shipped import find_config
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.plugins import import_plugins
+from meddlr_greedy.registry import look_up
 
 __all__ = ["load_config"]
 
@@ -68,9 +69,9 @@ def load_config(config_file: str, opts: Sequence[str] = (), may_import: bool = T
         raise UserError(f"TIME_SCALE: found '{cfg.TIME_SCALE}', allowed are 'epoch' and 'iter'")
     if cfg.SEED >= 2**32:
         raise UserError(f"SEED: found {cfg.SEED}, allowed is below 2**32 (negative: a random one)")
-    _check_registered(cfg, "MODEL.NORMALIZER.NAME", [name for name, _ in NORMALIZER_REGISTRY])
+    look_up(NORMALIZER_REGISTRY, cfg.MODEL.NORMALIZER.NAME, "MODEL.NORMALIZER.NAME")
     if not cfg.MODEL.META_ARCHITECTURE.startswith("monai/"):
-        _check_registered(cfg, "MODEL.META_ARCHITECTURE", [name for name, _ in META_ARCH_REGISTRY])
+        look_up(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
     return cfg.freeze()
 
 
@@ -106,11 +107,10 @@ def _refuse_imports(config_file: str, greedy: Any, overrides: Mapping[str, str])
 
 def _check_needs_greedy(cfg: CfgNode, config: GreedyConfig) -> None:
     """Refuses keys that a network which is not trained greedily would ignore."""
-    if cfg.MODEL.META_ARCHITECTURE == "GreedyUnrolled":
+    if is_greedy(cfg):
         return
-    for key in schema_keys():
-        value = value_of(config, key)
-        if key.rule.needs_greedy and value != key.default:
+    for key, value in changed_keys(config):
+        if key.rule.needs_greedy:
             raise UserError(
                 f"{key.full_name}: found {value!r}, but MODEL.META_ARCHITECTURE is '{cfg.MODEL.META_ARCHITECTURE}';"
                 " allowed with 'GreedyUnrolled' (NUM_MODULES 1 is backpropagation)"
@@ -143,11 +143,3 @@ def _merge(source: str, merge: Callable[[Any], Any], values: Any) -> None:
         raise UserError(f"{key}: unknown key{did_you_mean(key, _all_keys(get_cfg()))}") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{source}: {error}") from None
-
-
-def _check_registered(cfg: CfgNode, key: str, names: Sequence[str]) -> None:
-    name = cfg.get_recursive(key)
-    if name not in names:
-        raise UserError(
-            f"{key}: unknown name '{name}', allowed are {', '.join(sorted(names))}{did_you_mean(name, names)}"
-        )

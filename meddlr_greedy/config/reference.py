@@ -5,17 +5,16 @@ Example::
     python -m meddlr_greedy.config.reference --output docs/config.md
 """
 
+from itertools import groupby
 from pathlib import Path
 from typing import List, Optional, Sequence
 
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.config.schema import PREFIX, CineConfig, GreedyConfig, Key, ParallelConfig, RunConfig, schema_keys
+from meddlr_greedy.config.schema import Key, schema_keys
 from meddlr_greedy.errors import exit_with_one_line
 from meddlr_greedy.files import writing, written_atomically
 
 __all__ = ["build_parser", "main", "reference"]
-
-_SECTIONS = {"": GreedyConfig, "PARALLEL.": ParallelConfig, "RUN.": RunConfig, "CINE.": CineConfig}
 
 _HEAD = """# Keys of `MISC.GREEDY`
 
@@ -26,10 +25,9 @@ This page is written from the schema, `meddlr_greedy/config/schema.py`, by `pyth
 def reference() -> str:
     """The page, as Markdown: for each section its keys with default, meaning, what they allow and where they act."""
     parts = [_HEAD]
-    for below, kind in _SECTIONS.items():
-        rows = [_row(key) for key in schema_keys(kind, below) if key.name.count(".") == below.count(".")]
-        table = ["| key | default | meaning | allowed | conditions |", "|---|---|---|---|---|", *rows]
-        parts.append(f"## `{(PREFIX + below)[:-1]}`\n\n" + "\n".join(table) + "\n")
+    for section, keys in groupby(schema_keys(), key=lambda key: key.full_name.rpartition(".")[0]):
+        table = ["| key | default | meaning | allowed | conditions |", "|---|---|---|---|---|", *map(_row, keys)]
+        parts.append(f"## `{section}`\n\n" + "\n".join(table) + "\n")
     return "\n".join(parts)
 
 

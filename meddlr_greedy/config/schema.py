@@ -37,6 +37,8 @@ __all__ = [
     "Key",
     "ParallelConfig",
     "RunConfig",
+    "changed_keys",
+    "is_greedy",
     "schema_keys",
     "value_of",
 ]
@@ -279,6 +281,11 @@ class GreedyConfig:
         return CfgNode(asdict(self))
 
 
+def is_greedy(cfg: CfgNode) -> bool:
+    """Whether a config trains its network greedily: with the wrapper, whatever the number of modules."""
+    return cfg.MODEL.META_ARCHITECTURE == "GreedyUnrolled"
+
+
 class Key(NamedTuple):
     """A key of the schema."""
 
@@ -312,6 +319,14 @@ def value_of(config: GreedyConfig, wanted: Key) -> Any:
     for name in wanted.name.split("."):
         value = getattr(value, name)
     return value
+
+
+def changed_keys(config: GreedyConfig, kind: type = GreedyConfig, below: str = "") -> Iterator[Tuple[Key, Any]]:
+    """The keys whose value differs from the default, with that value; ``kind`` and ``below`` as in `schema_keys`."""
+    for known in schema_keys(kind, below):
+        value = value_of(config, known)
+        if value != known.default:
+            yield known, value
 
 
 def _checked(kind: Type[_Section], values: Any, prefix: str) -> _Section:

@@ -13,7 +13,7 @@ from meddlr.data.collate import default_collate
 from meddlr.data.transforms.subsample import MASK_FUNC_REGISTRY, build_mask_func
 from meddlr.data.transforms.transform import DataTransform
 
-from meddlr_greedy.config.schema import CineConfig, GreedyConfig, schema_keys, value_of
+from meddlr_greedy.config.schema import CineConfig, GreedyConfig, changed_keys
 from meddlr_greedy.data.catalog import check_dataset_names
 from meddlr_greedy.data.coverage import time_average_coverage
 from meddlr_greedy.data.dataset import CheckedSliceData, CineSliceData
@@ -186,12 +186,10 @@ def _build_dataset(
 def _check_no_cine_keys(cfg) -> None:
     """Refuses the keys that act on cine alone."""
     greedy = GreedyConfig.from_cfg(cfg)
-    for key in schema_keys(CineConfig, "CINE."):
-        value = value_of(greedy, key)
-        if value != key.default:
-            raise UserError(
-                f"{key.full_name}: found {value}, but the data are 2D, not cine; allowed is {key.default} (the default)"
-            )
+    for key, value in changed_keys(greedy, CineConfig, "CINE."):
+        raise UserError(
+            f"{key.full_name}: found {value}, but the data are 2D, not cine; allowed is {key.default} (the default)"
+        )
 
 
 def _log_coverage(dataset: CheckedSliceData) -> None:

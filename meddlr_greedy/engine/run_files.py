@@ -1,17 +1,18 @@
 """The files in the folder of a run: which weights are taken, and the config beside them."""
 
 import os
-from typing import Sequence
+from typing import Optional, Sequence, Tuple
 
 from meddlr.config import CfgNode
+from meddlr.modeling.meta_arch.build import build_model
 from meddlr.utils import env
 from torch import nn
 
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer
-from meddlr_greedy.errors import UserError
+from meddlr_greedy.errors import UserError, naming
 
-__all__ = ["CONFIG_FILE", "config_beside", "find_weights", "load_run_config"]
+__all__ = ["CONFIG_FILE", "config_beside", "find_weights", "load_network", "load_run_config"]
 
 #: The config of a run, beside its checkpoints.
 CONFIG_FILE = "config.yaml"
@@ -89,3 +90,21 @@ def load_run_config(config_file: str, weights: str, opts: Sequence[str] = ()) ->
         opts = [*opts, "OUTPUT_DIR", os.path.dirname(os.path.abspath(weights))]
     # The file came with the weights and was not given: it may name no code to run.
     return load_config(beside, opts, may_import=False)
+
+
+def load_network(cfg: CfgNode, weights: str) -> Tuple[nn.Module, Optional[int]]:
+    """Builds the network of a config with trained weights, on ``MODEL.DEVICE``.
+
+    Args:
+        cfg: The config.
+        weights: Path of the checkpoint.
+
+    Returns:
+        Tuple[nn.Module, Optional[int]]: The network, and the iteration that wrote the checkpoint, where it says so.
+
+    Raises:
+        UserError: The network cannot be built, or the weights do not fit it.
+    """
+    with naming("MODEL"):
+        model = build_model(cfg).to(cfg.MODEL.DEVICE)
+    return model, GreedyCheckpointer(model, cfg.OUTPUT_DIR).load(weights).get("iteration")

@@ -37,7 +37,7 @@ def check_device(cfg: CfgNode) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"MODEL.DEVICE: found '{name}', but {torch.cuda.device_count()} CUDA devices are available;"
-            " set MODEL.DEVICE cpu to train on the CPU"
+            " set MODEL.DEVICE cpu to use the CPU"
         )
     return device
 

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from contextlib import ExitStack
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from meddlr.config import CfgNode
@@ -67,8 +67,8 @@ class GreedyTrainer(DefaultTrainer):
         self.end_request = EndRequest()
         self.run_state = RunState(cfg)
         # The run's state is read first: it refuses an optimizer's that does not fit.
-        self.checkpointer = GreedyCheckpointer(
-            self.model, cfg.OUTPUT_DIR, run=self.run_state, optimizer=self.optimizer, scheduler=self.scheduler
+        self.checkpointer = self.build_checkpointer(
+            run=self.run_state, optimizer=self.optimizer, scheduler=self.scheduler
         )
 
     # ---- parts, built from the config
@@ -124,6 +124,10 @@ class GreedyTrainer(DefaultTrainer):
         """meddlr's optimizer with the keys of ``MISC.GREEDY`` that concern the update."""
         return build_optimizer(cfg, model)
 
+    def build_checkpointer(self, **parts: Any) -> GreedyCheckpointer:
+        """What saves and loads the network, with ``parts``: ``run``, ``optimizer`` and ``scheduler``."""
+        return GreedyCheckpointer(self.model, self.cfg.OUTPUT_DIR, **parts)
+
     def build_step(self) -> TrainingStep:
         """The training step, once network, optimizer and loss computer are there."""
         return TrainingStep(self.model, self.optimizer, self.loss_computer, max(self.cfg.SEED, 0))
@@ -178,6 +182,11 @@ class GreedyTrainer(DefaultTrainer):
         ]
 
     @property
+    def writing_periods(self) -> List[int]:
+        """After multiples of these iterations console, metrics.json and TensorBoard are written."""
+        return [period for period in (self.cfg.MISC.GREEDY.RUN.LOG_PERIOD, self.cfg.TEST.EVAL_PERIOD) if period]
+
+    @property
     def is_io_rank(self) -> bool:
         """Whether this process writes files and logs."""
         return True
@@ -202,10 +211,9 @@ class GreedyTrainer(DefaultTrainer):
         logger.info("Starting training from iteration %d of %d", self.start_iter, self.max_iter)
         self.iter = self.start_iter
         writers = self.build_writers()
-        periods = [p for p in (self.cfg.MISC.GREEDY.RUN.LOG_PERIOD, self.cfg.TEST.EVAL_PERIOD) if p]
         # In this order: what the other hooks have measured is written, and the checkpoint comes last.
         # Killed before it is written, the resumed run evaluates and logs again; killed after it, nothing is missing.
-        self.register_hooks([meddlr_hooks.PeriodicWriter(writers, periods), self.checkpoint_writer])
+        self.register_hooks([meddlr_hooks.PeriodicWriter(writers, self.writing_periods), self.checkpoint_writer])
         self.seek_first_batch()
         with ExitStack() as at_end:
             self.storage = at_end.enter_context(EventStorage(self.start_iter))

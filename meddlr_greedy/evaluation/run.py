@@ -15,6 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 import meddlr_greedy
+from meddlr_greedy.config.schema import is_greedy
 from meddlr_greedy.data.build import build_val_loader
 from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.errors import UserError
@@ -106,7 +107,7 @@ def evaluate_dataset(
     )
     return DatasetReport(
         name=dataset_name,
-        label="greedy" if cfg.MODEL.META_ARCHITECTURE == "GreedyUnrolled" else LABELS["reconstruction"],
+        label="greedy" if is_greedy(cfg) else LABELS["reconstruction"],
         is_cine=evaluators["reconstruction"].is_cine,
         tables={method: evaluator.table() for method, evaluator in evaluators.items()},
         slices=[

@@ -8,19 +8,18 @@ import os
 import sys
 import threading
 import time
-import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Iterator, NoReturn, Tuple
+from typing import Any, Iterator, NoReturn
 
 import torch
 
-from meddlr_greedy.errors import OneLineError, PreemptedError, print_error
+from meddlr_greedy.errors import PreemptedError, explained, first_line, keep_cause, print_error, traceback_to_show
 from meddlr_greedy.jobs.end_request import JobEndRequest
 from meddlr_greedy.jobs.rendezvous import wait_for_the_others
 from meddlr_greedy.jobs.store import KeyValueStore
 
-__all__ = ["END_S", "FailureHandler", "Member", "PeerLostError", "first_line", "is_lost_connection", "report_failure"]
+__all__ = ["END_S", "FailureHandler", "Member", "PeerLostError", "is_lost_connection", "report_failure"]
 
 #: How long to wait for a better explanation before a lost connection is reported as such.
 GRACE_S = 3.0
@@ -45,12 +44,6 @@ def is_lost_connection(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError) or isinstance(error, torch.cuda.OutOfMemoryError):
         return False
     return any(word in str(error) for word in ("onnection closed", "onnection reset", "Broken pipe", "gloo", "NCCL"))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message; the name of its class where it has none."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
 
 
 def report_failure(store: KeyValueStore, line: str, status: int, details: str = "") -> None:
@@ -107,7 +100,9 @@ class FailureHandler:
         except Exception as error:  # noqa: BLE001 (whatever it is, the others must not wait for this process)
             if is_lost_connection(error) and not _is_out_of_memory(error):
                 self._wait_for_another_report()
-            self.fail(*_explained(error))
+            line, status = explained(error)
+            keep_cause(line, error)
+            self.fail(line, status, traceback_to_show(error))
 
     def fail(self, message: str, status: int, details: str = "") -> None:
         """Ends the process and with it the job; says why unless another process was first."""
@@ -156,15 +151,6 @@ class FailureHandler:
                 if status is not None:
                     self.leave(status)
             time.sleep(0.1)
-
-
-def _explained(error: Exception) -> Tuple[str, int, str]:
-    """The line that tells of an error, the exit status, and details to print above the line."""
-    if isinstance(error, OneLineError):
-        return str(error), error.exit_status, ""
-    if _is_out_of_memory(error):
-        return f"out of memory: {first_line(error)}", 1, ""
-    return f"{type(error).__name__}: {first_line(error)}", 1, traceback.format_exc()
 
 
 def _is_out_of_memory(error: Exception) -> bool:

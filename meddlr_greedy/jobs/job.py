@@ -14,9 +14,9 @@ from typing import ContextManager, Iterator, Optional
 
 import torch.distributed as dist
 
-from meddlr_greedy.errors import UserError
+from meddlr_greedy.errors import UserError, first_line
 from meddlr_greedy.jobs.environment import Environment
-from meddlr_greedy.jobs.failure import FailureHandler, Member, first_line
+from meddlr_greedy.jobs.failure import FailureHandler, Member
 from meddlr_greedy.jobs.rendezvous import begin_attempt
 from meddlr_greedy.jobs.store import KeyValueStore, connect
 from meddlr_greedy.jobs.watch import HEARTBEAT_S, Watch

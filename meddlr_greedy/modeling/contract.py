@@ -15,7 +15,7 @@ from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 from torch import nn
 
-from meddlr_greedy.config.schema import GreedyConfig, schema_keys, value_of
+from meddlr_greedy.config.schema import GreedyConfig, changed_keys, is_greedy
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.ops.axes import CINE_AXES, PLAIN_AXES
 
@@ -161,10 +161,10 @@ def check_keys_of_network(cfg: CfgNode) -> None:
     """
     config, name = GreedyConfig.from_cfg(cfg), cfg.MODEL.META_ARCHITECTURE
     networks: Dict[str, Any] = {registered: network for registered, network in META_ARCH_REGISTRY}
-    network = networks.get(config.META_ARCHITECTURE if name == "GreedyUnrolled" else name)
-    for key in schema_keys():
-        value, trait = value_of(config, key), key.rule.needs_trait
-        if trait and value != key.default and not getattr(traits_of(network), trait):
+    network = networks.get(config.META_ARCHITECTURE if is_greedy(cfg) else name)
+    for key, value in changed_keys(config):
+        trait = key.rule.needs_trait
+        if trait and not getattr(traits_of(network), trait):
             suited = sorted(n for n, other in networks.items() if getattr(traits_of(other), trait))
             raise UserError(
                 f"{key.full_name}: found {value!r}, which {getattr(network, '__name__', name)} would ignore; allowed is"

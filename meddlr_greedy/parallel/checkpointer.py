@@ -34,22 +34,15 @@ class ChainCheckpointer(GreedyCheckpointer):
         super().__init__(model, save_dir, **checkpointables)
         assert model.whole is not None
         self._whole = model.whole
-        own = set(dict(model.named_parameters()))
-        self._positions = [i for i, name in enumerate(self._whole.trainable) if name in own - self._given_up()]
+        own = model.own_state_dict()
+        self._positions = [i for i, name in enumerate(self._whole.trainable) if name in own]
         self._place = place
         self._reports: Optional[Sender] = None
         self._gathered: Tuple[Optional[int], Dict[str, Any]] = (None, {})
 
-    def _given_up(self) -> set:
-        return set(self.model.state_dict()) - set(self.model.own_state_dict())
-
-    @property
-    def _is_io_rank(self) -> bool:
-        return self._place.rank == self._place.io_rank
-
     def connect(self) -> None:
         """Opens the channel to the I/O rank, for states and for other reports (:meth:`report`)."""
-        if not self._is_io_rank:
+        if not self._place.is_io_rank:
             cpu = torch.device("cpu")
             self._reports = Sender(self._place.io_rank, depth=_WAITING_REPORTS, device=cpu, tag=REPORTS)
 
@@ -95,7 +88,7 @@ class ChainCheckpointer(GreedyCheckpointer):
             return
         part = {**super().state(), "model": self.model.own_state_dict(), "positions": self._positions}
         part.pop("run")  # that of the I/O rank is the run's
-        if not self._is_io_rank:
+        if not self._place.is_io_rank:
             self.report("state", _pack(part))
             self._gathered = (iteration, {})
             return
@@ -112,7 +105,7 @@ class ChainCheckpointer(GreedyCheckpointer):
     def save(self, name: str, tag: bool = True, **kwargs: Any) -> None:
         """Gathers the state after ``iteration`` (one of ``kwargs``); the I/O rank writes it."""
         self.gather(kwargs["iteration"])
-        if self._is_io_rank:
+        if self._place.is_io_rank:
             super().save(name, tag, **kwargs)
 
     def state(self) -> Dict[str, Any]:
@@ -126,7 +119,7 @@ class ChainCheckpointer(GreedyCheckpointer):
 
     def prune(self, keep: int) -> None:
         """Deletes old checkpoints, on the I/O rank alone."""
-        if self._is_io_rank:
+        if self._place.is_io_rank:
             super().prune(keep)
 
     def load(self, path: str, checkpointables: Optional[list] = None) -> Dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 from meddlr.config import CfgNode
 from torch import nn
 
-from meddlr_greedy.config.schema import GreedyConfig, schema_keys, value_of
+from meddlr_greedy.config.schema import GreedyConfig, changed_keys
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.parallel.partition import check_partition
@@ -53,10 +53,7 @@ def check_possible(cfg: CfgNode, place: Place) -> None:
 
 
 def _check_keys(config: GreedyConfig, place: Place) -> None:
-    for key in schema_keys():
-        value = value_of(config, key)
-        if value == key.default:
-            continue
+    for key, value in changed_keys(config):
         if key.rule.needs_one_process:
             raise UserError(
                 f"{key.full_name}: found {value!r}, which allows one process, but {place.num_processes} were started"

@@ -14,10 +14,13 @@ class ShareMeasurements(HookBase):
     Adds, for each process: ``rank_<r>/batches_per_s``; ``rank_<r>/wait_s``, the time for which it waited for its
     neighbors, per batch; ``rank_<r>/idle_share``, the same as a share of all time; and ``rank_<r>/in_flight_mb``, the
     memory of batches on their way to and from it. The bottleneck is the process that waits least.
+
+    Args:
+        periods: Iterations between two reports; each brings some.
     """
 
-    def __init__(self, period: int, eval_period: int):
-        self._periods = [p for p in (period, eval_period) if p]
+    def __init__(self, periods: Sequence[int]):
+        self._periods = periods
         self._values: List[Dict[str, float]] = []
 
     def before_train(self) -> None:

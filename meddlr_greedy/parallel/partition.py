@@ -1,7 +1,4 @@
-"""Which process runs which modules, and in which replica: the place of each process on the mesh (replica, stage).
-
-World size = R replicas x D stages. Each replica is a chain of D processes; stage d runs consecutive modules.
-"""
+"""Which process of a chain runs which modules: as the config says, or balanced by measured times."""
 
 import json
 import os

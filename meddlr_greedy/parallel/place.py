@@ -53,6 +53,11 @@ class Place:
         """The rank that writes files and logs: the last of the first chain, where everything arrives in the end."""
         return self.num_stages - 1
 
+    @property
+    def is_io_rank(self) -> bool:
+        """Whether this process writes files and logs."""
+        return self.rank == self.io_rank
+
     @classmethod
     def of(cls, rank: int, world_size: int, num_replicas: int) -> "Place":
         """The place of a process in a job.

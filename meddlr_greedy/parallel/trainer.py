@@ -16,7 +16,7 @@ that what it gathers from the others is there already.
 import json
 import logging
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
 import torch
 import torch.distributed as dist
@@ -92,23 +92,14 @@ class ParallelGreedyTrainer(GreedyTrainer):
         super().__init__(cfg)
         check_replicable(self.model, self.place)
         check_last_batch(self.data_loader, cfg, self.place)
-        self.checkpointer = ChainCheckpointer(
-            self.model,
-            cfg.OUTPUT_DIR,
-            place=self.place,
-            run=self.run_state,
-            optimizer=self.optimizer,
-            scheduler=self.scheduler,
-        )
         self._receiver: Optional[Receiver] = None
-        self._sender: Optional[Sender] = None
         self.end_request = self.job.end_request
         logger.info("Process %d of %d runs %s", self.job.rank, self.job.world_size, _name_modules(own))
 
     @property
     def is_io_rank(self) -> bool:
         """Whether this process writes files and logs; of a job it is one."""
-        return self.job.rank == self.place.io_rank
+        return self.place.is_io_rank
 
     # ---- parts, built from the config
 
@@ -126,6 +117,10 @@ class ParallelGreedyTrainer(GreedyTrainer):
             model.keep_modules(_own_modules(cfg, _place_of_this_process(cfg)))
         return model
 
+    def build_checkpointer(self, **parts: Any) -> ChainCheckpointer:
+        """What gathers the parts of the network from the chain, and saves and loads them as one."""
+        return ChainCheckpointer(self.model, self.cfg.OUTPUT_DIR, place=self.place, **parts)
+
     def build_step(self) -> ChainStep:
         """The part of the training step that runs in this process."""
         parts = (self.model, self.optimizer, self.loss_computer, max(self.cfg.SEED, 0))
@@ -133,8 +128,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
 
     def build_hooks(self) -> list:
         """The hooks of one process, then the one that brings what they measured to the I/O rank."""
-        self.measurements = ShareMeasurements(self.cfg.MISC.GREEDY.RUN.LOG_PERIOD, self.cfg.TEST.EVAL_PERIOD)
-        return [*super().build_hooks(), self.measurements]
+        return [*super().build_hooks(), ShareMeasurements(self.writing_periods)]
 
     def build_writers(self) -> list:
         """Console, metrics.json and TensorBoard on the I/O rank, nothing elsewhere."""
@@ -207,7 +201,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
         depth = self.cfg.MISC.GREEDY.PARALLEL.BATCHES_IN_FLIGHT
         options = {"depth": depth, "device": device, "tag": BATCHES, "stage_on_cpu": self._stage_on_cpu}
         if not self.place.is_last:
-            self._sender = self.step.sender = Sender(self.job.rank + 1, **options)
+            self.step.sender = Sender(self.job.rank + 1, **options)
         if not self.place.is_first:
             self._receiver = Receiver(self.job.rank - 1, **options)
             self.data_loader = ReceivedBatches(self._receiver, "training", end_request=self.end_request)
@@ -221,8 +215,8 @@ class ParallelGreedyTrainer(GreedyTrainer):
             self._leave_together()
 
     def _leave_together(self) -> None:
-        if self._sender is not None:
-            self._sender.close()
+        if self.step.sender is not None:
+            self.step.sender.close()
         self.checkpointer.close()
         self.job.finish()
 
@@ -244,14 +238,19 @@ class ParallelGreedyTrainer(GreedyTrainer):
 
     def waited_s(self) -> float:
         """Seconds that this process has waited for others so far."""
-        sides = [side for side in (self._receiver, self._sender) if side is not None]
-        return sum(side.waited_s for side in sides) + self.step.waited_s
+        return sum(side.waited_s for side in self._sides()) + self.step.waited_s
 
     def in_flight_mb(self) -> float:
         """Memory of the batches that may wait beside this process."""
-        sides = [side for side in (self._receiver, self._sender) if side is not None]
         # Those in the queue, and the one that its thread copies.
-        return sum(side.largest_bytes for side in sides) * (self.cfg.MISC.GREEDY.PARALLEL.BATCHES_IN_FLIGHT + 1) / 1e6
+        return (
+            sum(side.largest_bytes for side in self._sides())
+            * (self.cfg.MISC.GREEDY.PARALLEL.BATCHES_IN_FLIGHT + 1)
+            / 1e6
+        )
+
+    def _sides(self) -> List[Union[Receiver, Sender]]:
+        return [side for side in (self._receiver, self.step.sender) if side is not None]
 
     # ---- evaluation
 
@@ -262,7 +261,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
             for name in self.cfg.DATASETS.VAL or self.cfg.DATASETS.TEST:
                 evaluator = self.build_evaluator(self.cfg, name, is_val=True) if self.place.is_last else None
                 batches = self._evaluation_batches(name)
-                results[name] = inference_on_dataset(self.model, batches, evaluator or HandOn(self._sender))
+                results[name] = inference_on_dataset(self.model, batches, evaluator or HandOn(self.step.sender))
         if self.cfg.DATASETS.VAL:  # whether this becomes the best checkpoint is known at the end of the chain alone
             self.checkpointer.gather(min(self.iter, self.max_iter - 1))  # a finished run stands one behind its end
         if not self.is_io_rank:
@@ -279,8 +278,8 @@ class ParallelGreedyTrainer(GreedyTrainer):
         else:
             assert self._receiver is not None
             batches = ReceivedBatches(self._receiver, "evaluation", self._receiver.get()["num_batches"])
-        if self._sender is not None:
-            self._sender.put({"kind": "evaluation begins", "num_batches": len(batches)})
+        if self.step.sender is not None:
+            self.step.sender.put({"kind": "evaluation begins", "num_batches": len(batches)})
         return batches
 
 

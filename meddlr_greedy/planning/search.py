@@ -5,13 +5,22 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from meddlr.config import CfgNode
 
-from meddlr_greedy.config.schema import schema_keys
+from meddlr_greedy.config.schema import is_greedy, schema_keys
 from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.step_memory import StepMemory, plan_step
 
-__all__ = ["FEATURES", "Largest", "STEPS", "alternatives", "largest", "with_modules", "with_value"]
+__all__ = [
+    "FEATURES",
+    "Largest",
+    "STEPS",
+    "alternatives",
+    "largest",
+    "modules_of",
+    "with_modules",
+    "with_value",
+]
 
 
 FEATURES = "MODEL.UNROLLED.NUM_FEATURES"
@@ -32,7 +41,7 @@ def with_value(cfg: CfgNode, key: str, value: int) -> CfgNode:
     """
     new = cfg.clone().defrost()
     new.set_recursive(key, value)
-    modules = _modules(cfg)
+    modules = modules_of(cfg)
     if key == STEPS:
         if modules != 1:
             size = max(len(steps) for steps in partition_steps(cfg.get_recursive(STEPS), modules))
@@ -48,7 +57,7 @@ def with_modules(cfg: CfgNode, num_modules: int, checkpoint: bool) -> CfgNode:
     An invertible network is trained without being run backwards.
     """
     new = cfg.clone().defrost()
-    if new.MODEL.META_ARCHITECTURE != GreedyUnrolled.__name__:
+    if not is_greedy(new):
         new.MISC.GREEDY.META_ARCHITECTURE = new.MODEL.META_ARCHITECTURE
         new.MODEL.META_ARCHITECTURE = GreedyUnrolled.__name__
     new.MISC.GREEDY.NUM_MODULES = num_modules
@@ -69,10 +78,9 @@ def alternatives(cfg: CfgNode) -> Dict[Tuple[int, bool], CfgNode]:
     return {(k, again): with_modules(cfg, k, again) for k in sorted(counts) for again in (False, True)}
 
 
-def _modules(cfg: CfgNode) -> Any:
+def modules_of(cfg: CfgNode) -> Any:
     """NUM_MODULES of a greedy config, 1 of another."""
-    is_greedy = cfg.MODEL.META_ARCHITECTURE == GreedyUnrolled.__name__
-    return cfg.MISC.GREEDY.NUM_MODULES if is_greedy else 1
+    return cfg.MISC.GREEDY.NUM_MODULES if is_greedy(cfg) else 1
 
 
 class Largest(NamedTuple):

@@ -1,10 +1,9 @@
 """What every reader hands over: Cartesian k-space of one scan, slice by slice, and which of it was sampled."""
 
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ __all__ = [
     "are_neighbors",
     "complete",
     "find_files",
-    "reading",
     "remove_oversampling",
     "slice_spacing",
     "stem",
@@ -74,17 +72,6 @@ class RawScan:
 def stem(path: Path) -> str:
     """The name of a folder, or of a file without what tells its format."""
     return path.name if path.is_dir() else re.sub(r"\.(nii\.gz|[^.]+)$", "", path.name, flags=re.IGNORECASE)
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turns what h5py raises on a damaged file into a UserError."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path}: truncated, damaged or not an HDF5 file ({error})") from error
 
 
 def find_files(

@@ -5,11 +5,12 @@ import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from meddlr_greedy.errors import UserError, check
+from meddlr_greedy.files import reading
 from meddlr_greedy.preparation import readers as _  # noqa: F401 (they register)
-from meddlr_greedy.preparation.raw_scan import RawScan
+from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice
 from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
 
@@ -71,7 +72,9 @@ class Source:
         Raises:
             UserError: It cannot be used, or the pattern finds no subject in its path.
         """
-        scan = replace(self.reader.open_scan(path, **self.options), simulated=self.reader.simulates)
+        with reading(path):
+            scan = self.reader.open_scan(path, **self.options)
+        scan = replace(scan, simulated=self.reader.simulates, load_slice=_reading_slices(path, scan.load_slice))
         if self.subject_pattern is not None:
             subject = self._matched(path)
             if not subject:
@@ -109,6 +112,16 @@ class Source:
         if self.reader.simulates:
             return {"source": path.name, "sha256": _sha256(path)}
         return {"source": path.name, "bytes": sum(file.stat().st_size for file in _files(path))}
+
+
+def _reading_slices(path: Path, load_slice: Callable[[int], RawSlice]) -> Callable[[int], RawSlice]:
+    """``load_slice``, whose failures are told in one line that names the file."""
+
+    def load(slice_id: int) -> RawSlice:
+        with reading(path):
+            return load_slice(slice_id)
+
+    return load
 
 
 def _check_pattern(pattern: str) -> None:

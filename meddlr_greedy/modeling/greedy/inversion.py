@@ -7,7 +7,7 @@ import torch
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from torch import nn
 
-from meddlr_greedy.config.schema import GreedyConfig, schema_keys, value_of
+from meddlr_greedy.config.schema import GreedyConfig, changed_keys
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.contract import traits_of
 from meddlr_greedy.modeling.greedy.unrolled_step import StepMode, block_of_step, run_step
@@ -38,9 +38,8 @@ def check_invertible(network: Any, num_modules: int, config: GreedyConfig) -> No
             f"MISC.GREEDY.NUM_MODULES: found {num_modules}, but MISC.GREEDY.TRAINING 'invertible' is end-to-end"
             " backpropagation, which allows 1"
         )
-    for key in schema_keys():
-        value = value_of(config, key)
-        if not key.rule.suits_inversion and value != key.default:
+    for key, value in changed_keys(config):
+        if not key.rule.suits_inversion:
             raise UserError(
                 f"{key.full_name}: found {value!r}, which MISC.GREEDY.TRAINING 'invertible' does not allow; leave"
                 " it out"

@@ -26,7 +26,7 @@ from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 from meddlr.utils.events import get_event_storage
 from torch import nn
 
-from meddlr_greedy.config.schema import GreedyConfig, schema_keys, value_of
+from meddlr_greedy.config.schema import GreedyConfig, changed_keys
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.contract import build_network, check_compatible
 from meddlr_greedy.modeling.greedy.inversion import check_invertible, run_inverting
@@ -179,9 +179,9 @@ class GreedyUnrolled(nn.Module):
             )
 
     def _check_one_per_module(self, config: GreedyConfig) -> None:
-        for key in schema_keys():
-            if key.rule.one_per_module and value_of(config, key):
-                self.unrolled.check_one_for_each(key.name, value_of(config, key))
+        for key, value in changed_keys(config):
+            if key.rule.one_per_module:
+                self.unrolled.check_one_for_each(key.name, value)
 
     def _forward_inverting(self, problem: UnrolledProblem) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
         self.unrolled.mark(0, begins=True)
@@ -253,7 +253,6 @@ class GreedyUnrolled(nn.Module):
                     f"MODEL.{wrapper}.META_ARCHITECTURE: found '{cls.__name__}', which cannot be used inside"
                     f" {wrapper}: its losses are not the modules' local losses. Name the plain network there"
                 )
-        trainer_keys = [key for key in schema_keys() if key.rule.acts_in_trainer]
         return {
             "network": build_network(cfg, greedy.META_ARCHITECTURE),
             "num_modules": greedy.NUM_MODULES,
@@ -264,7 +263,7 @@ class GreedyUnrolled(nn.Module):
             "loss_weights": greedy.LOSS_WEIGHTS,
             "invertible": greedy.TRAINING == "invertible",
             "left_to_trainer": {
-                key.full_name: value_of(greedy, key) for key in trainer_keys if value_of(greedy, key) != key.default
+                key.full_name: value for key, value in changed_keys(greedy) if key.rule.acts_in_trainer
             },
             "loss": LeanLossComputer(cfg),
         }

@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, find_files, reading, remove_oversampling
+from meddlr_greedy.files import reading
+from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, find_files, remove_oversampling
 from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
 
@@ -121,7 +122,7 @@ def _subject(path: Path) -> str:
 
 def _load_kspace(path: Path, name: str, slice_id: int, readout_oversampling: int) -> np.ndarray:
     """One slice (H, W, T, C) of the variable ``name``, without oversampling."""
-    with reading(path), h5py.File(path, "r") as file:
+    with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
         kspace = _complex(file[name][:, slice_id])
     num_phases, width, oversampled = kspace.shape[0], *kspace.shape[-2:]
     kspace = kspace.reshape(num_phases, -1, width, oversampled)  # one coil where it is "single"
@@ -135,7 +136,7 @@ def _name_and_shape(path: Path) -> Tuple[str, Tuple[int, int, int, int, int]]:
     with reading(path), open(path, "rb") as binary:
         if binary.read(10) == b"MATLAB 5.0":
             raise UserError(f"{path}: found a MATLAB v5 file, allowed v7.3 (in MATLAB: save -v7.3)")
-    with reading(path), h5py.File(path, "r") as file:
+    with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
         name = _kspace_name(path, file)
         return name, _shape(path, name, file[name])
 
@@ -192,7 +193,7 @@ def _mask_file(path: Path, masks: Optional[str]) -> Optional[Path]:
 
 def _read_mask(path: Path, shape: Tuple[int, int, int]) -> np.ndarray:
     """Bool, (1, W, T) or (H, W, T); ``shape`` is (T, W, H)."""
-    with reading(path), h5py.File(path, "r") as file:
+    with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
         names = [name for name in file if isinstance(file.get(name), h5py.Dataset) and name.lower().startswith("mask")]
         if len(names) != 1:
             raise UserError(f"{path}: found {', '.join(names or file) or 'nothing'}, allowed one variable mask..")

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.files import reading
 from meddlr_greedy.ops.coils import noise_covariance, whitening_matrix
 from meddlr_greedy.preparation.raw_scan import (
     RawScan,
     RawSlice,
     find_files,
-    reading,
     remove_oversampling,
     slice_spacing,
     stem,
@@ -75,7 +75,7 @@ class IsmrmrdReader(Reader):
             UserError: The file cannot be used.
         """
         undersampled = undersampled or path.name.startswith("us_")
-        with reading(path), h5py.File(path, "r") as file:
+        with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
             group = _group(path, file)
             header = _header(path, file[group])
             heads = _heads(path, file[group]["data"])
@@ -331,7 +331,7 @@ class _File:
     def _read(self, indices: np.ndarray) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
         """Blocks of acquisitions: their indices, and data (acquisition, coil, sample)."""
         runs = np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1)
-        with reading(self.path), h5py.File(self.path, "r") as file:
+        with reading(self.path, "an HDF5 file"), h5py.File(self.path, "r") as file:
             stored = file[self.group]["data"].fields("data")
             for run in runs:
                 for at in range(0, len(run), _BLOCK):
