@@ -6,6 +6,7 @@ import itertools
 import pytest
 
 from meddlr_greedy.arguments import CommandParser, run_parser
+from meddlr_greedy.errors import UserError, exit_with_one_line
 
 FLAGS = [["--config-file", "F"], ["--resume"], ["--num-gpus", "2"]]
 OVERRIDES = [["OUTPUT_DIR", "X"], ["MODEL.UNROLLED.STEP_SIZES", "-1e-3"], ["SOLVER.WARMUP_FACTOR", "-.5"]]
@@ -78,6 +79,7 @@ def _with_subcommands():
 @pytest.mark.parametrize("line", ["a b --output x --scale -1e-3", "--output x a --scale -1e-3 b"])
 def test_flags_of_a_subcommand_stand_anywhere(line):
     found = vars(_with_subcommands().parse_args(["--verbose", "run", *line.split()]))
+    assert found.pop("debug") is False
     assert found == {"verbose": True, "command": "run", "files": ["a", "b"], "output": "x", "scale": -1e-3}
 
 
@@ -88,3 +90,18 @@ def test_a_mistyped_flag_of_a_subcommand_is_one_line(line, capsys):
     error = capsys.readouterr().err
     assert end.value.code == 2 and error.count("\n") == 1
     assert "error: unrecognized arguments: --scal" in error and "did you mean '--scale'?; see tool run --help" in error
+
+
+@pytest.mark.parametrize("line", [["--debug", "run", "a", "--output", "x"], ["run", "a", "--output", "x", "--debug"]])
+def test_debug_shows_tracebacks_before_and_behind_a_subcommand(line, capsys):
+    @exit_with_one_line
+    def main(arguments):
+        assert vars(_with_subcommands().parse_args(arguments))["debug"] == ("--debug" in arguments)
+        raise UserError("x: found 1, allowed 2") from KeyError("the cause")
+
+    for arguments in (line, [word for word in line if word != "--debug"]):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        error = capsys.readouterr().err
+        assert end.value.code == 2 and error.endswith("error: x: found 1, allowed 2\n")
+        assert ("Traceback" in error and "KeyError: 'the cause'" in error) == ("--debug" in arguments)

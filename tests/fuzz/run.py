@@ -69,6 +69,7 @@ def make_input(number: int, seed: int, valid: Dict[str, Path], folder: Path):
 def _read(target: Target, folder: Path) -> None:
     """In the child: reads the input, as a command would."""
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    folder.with_suffix(".memory").write_text(str(_own_kilobytes()))
     with open(folder.with_suffix(".log"), "w", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -140,8 +141,9 @@ def finish(child: Child, wait: bool) -> Optional[Dict[str, str]]:
     pid, status, usage = os.wait4(child.pid, 0 if killed or wait else os.WNOHANG)
     if not pid:
         return None
-    fault = fault_of(child, status, usage.ru_maxrss - _own_kilobytes(), killed)
-    log = child.folder.with_suffix(".log")
+    log, memory = child.folder.with_suffix(".log"), child.folder.with_suffix(".memory")
+    fault = fault_of(child, status, usage.ru_maxrss - int(memory.read_text()), killed)
+    memory.unlink()
     found = {"input": str(child.number), "kind": child.target.name, "changed": child.changes, "fault": fault or ""}
     found["refused"] = str(os.WIFEXITED(status) and os.WEXITSTATUS(status) == 2)
     found["printed"] = log.read_text(errors="replace")[-2000:]
@@ -153,7 +155,7 @@ def finish(child: Child, wait: bool) -> Optional[Dict[str, str]]:
 
 def _own_kilobytes() -> int:
     with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1000
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
 def fuzz(numbers: range, seed: int, scratch: Path, processes: int = 2) -> List[Dict[str, str]]:

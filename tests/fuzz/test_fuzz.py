@@ -48,7 +48,7 @@ faults = {
     "longer": use_processor,
     "wrote": lambda folder: (folder / "beside").write_text(""),
     "2 lines": raise_two,
-    "GB": lambda folder: bytes([1]) * 1_200_000_000,
+    "GB": lambda folder: bytes([1]) * 1_400_000_000,
     "signal": lambda folder: os.abort(),
 }
 run.SECONDS = 4

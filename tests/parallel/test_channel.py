@@ -56,4 +56,4 @@ def send_what_cannot_be_sent(job):
 def test_another_failure_in_a_channel_is_no_lost_peer(start_job):
     job = start_job(2, jobs.call, send_what_cannot_be_sent)
     assert job.wait() == [1, 1], job.text()
-    assert_one_line(job.text(), "rank 0: TypeError")
+    assert_one_line(job.text(), "rank 0: unexpected TypeError")
