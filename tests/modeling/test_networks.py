@@ -1,5 +1,7 @@
 """Losses against meddlr's; the cine networks against the same networks from stock parts."""
 
+import copy
+
 import pytest
 import torch
 from meddlr.config import CfgNode, get_cfg
@@ -15,7 +17,7 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.losses import complex_l1
 from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalConv, SpatioTemporalResNet
 from projects.cine.benchmarks.parts import StockCine, StockConv
-from tests.helpers.operators import randn
+from tests.helpers.operators import randn, relative
 
 
 def cine_cfg(*overrides):
@@ -56,6 +58,24 @@ class TestLosses:
         inputs = {"mean": torch.zeros(2, 1), "std": torch.ones(2, 1)}
         assert abs(loss(inputs, {"pred": target, "target": target})["loss"].item()) < 1e-5
         assert loss(inputs, {"pred": randn(2, 16, 14, 3, 2), "target": target})["loss"] > 0.1
+
+    @pytest.mark.parametrize("name", ["ssim_loss", "ssim_phase_loss", "ssim_mag_phase_loss"])
+    @pytest.mark.parametrize("maps", [1, 2])
+    def test_ssim_of_cine_is_the_mean_over_frames(self, name, maps):
+        """Frames of the same scale, so that meddlr's loss of each one alone has the same data range."""
+        cfg = cine_cfg("MODEL.RECON_LOSS.NAME", name, "MODEL.RECON_LOSS.RENORMALIZE_DATA", False)
+        torch.manual_seed(0)
+        target, error = randn(2, 17, 14, 3, maps), randn(2, 17, 14, 3, maps)
+        target[:, 0, 0] = 5
+        pred = (target + error * torch.tensor([0.1, 0.5, 2.0])[:, None]).requires_grad_()
+        loss = build_loss_computer(cfg, "LeanLossComputer")({}, {"pred": pred, "target": target})["loss"]
+        of_one_frame = build_loss_computer(cfg, "BasicLossComputer")
+        outputs = [{"pred": pred[:, :, :, t], "target": target[:, :, :, t]} for t in range(3)]
+        expected = [of_one_frame({}, frame)["loss"] for frame in outputs]
+        assert max(expected) > 1.2 * min(expected), "the test shows nothing"
+        torch.testing.assert_close(loss, sum(expected) / 3)
+        gradients = [torch.autograd.grad(value, pred)[0] for value in (loss, sum(expected) / 3)]
+        torch.testing.assert_close(*gradients)
 
     def test_metric_as_loss(self):
         cfg = cine_cfg("MODEL.RECON_LOSS.NAME", "mae", "MODEL.RECON_LOSS.RENORMALIZE_DATA", False)
@@ -99,34 +119,53 @@ class StockCGCine(CGUnrolledCNN):
     reg = StockCine.reg
 
 
-def cine_batch(B=2, H=10, W=9, T=4, C=3, M=1):
+def cine_batch(B=2, H=10, W=9, T=4, C=3, M=1, weighted=False):
     torch.manual_seed(1)
     maps = randn(B, H, W, 1, C, M)
     mask = (torch.rand(B, 1, W, T, 1) < 0.5).float().expand(B, H, W, T, 1).clone()
+    if weighted:
+        mask *= 0.5 + torch.rand(mask.shape)
     kspace = mask * randn(B, H, W, T, C)
     return {"kspace": kspace, "maps": maps, "mask": mask, "target": randn(B, H, W, T, M)}
 
 
+def without_zeros(network):
+    """With zeros in a last layer, the layers before it would have no gradient."""
+    for p in network.parameters():
+        if not p.any():
+            torch.nn.init.normal_(p, std=0.1)
+    return network
+
+
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("maps", [1, 2])
 @pytest.mark.parametrize("arch", ["CineUnrolledCNN", "CGCineUnrolledCNN"])
-def test_cine_networks_equal_stock_parts(arch, maps):
+def test_cine_networks_equal_stock_parts(arch, maps, weighted):
+    """Images and all gradients, those of the step sizes among them."""
     # One CG iteration count that neither stops early: meddlr's stop looks at the whole batch.
     overrides = ["MODEL.META_ARCHITECTURE", arch, "MODEL.UNROLLED.NUM_EMAPS", maps]
     if arch.startswith("CG"):
         overrides += ["MODEL.UNROLLED.STEP_SIZES", (0.1,), "MODEL.UNROLLED.DC.MAX_ITER", 4]
         overrides += ["MODEL.UNROLLED.DC.EPS", 1e-9]
-    network = build_model(cine_cfg(*overrides))
+    network = without_zeros(build_model(cine_cfg(*overrides)))
     kwargs = {"num_emaps": maps, "step_sizes": [s.item() for s in network.step_sizes]}
+    blocks = copy.deepcopy(network.resnets)
     if arch.startswith("CG"):
-        stock = StockCGCine(network.resnets, cg_max_iter=4, cg_eps=1e-9, **kwargs)
+        stock = StockCGCine(blocks, cg_max_iter=4, cg_eps=1e-9, **kwargs)
     else:
-        stock = StockCine(network.resnets, **kwargs)
-    batch = cine_batch(M=maps)
+        stock = StockCine(blocks, **kwargs)
+    batch = cine_batch(H=11, M=maps, weighted=weighted)
     outputs = [net({k: v.clone() for k, v in batch.items()}) for net in (network, stock)]
     for key in ("zf_image", "pred"):
         a, b = (out[key] for out in outputs)
         assert a.shape == batch["target"].shape
-        assert ((a - b).norm() / b.norm()).item() < 1e-4, key
+        assert relative(a, b) < 1e-4, key
+    for out in outputs:
+        complex_l1(out["pred"], batch["target"]).backward()
+    found, expected = (dict(net.named_parameters()) for net in (network, stock))
+    assert found.keys() == expected.keys() and any("step_sizes" in name for name in found)
+    for name, p in expected.items():
+        assert p.grad.norm() > 0 and relative(found[name].grad, p.grad) < 1e-3, name
 
 
 @pytest.mark.parametrize("arch", ["CGCineUnrolledCNN", "PhaseConstrainedCineUnrolledCNN"])
@@ -141,10 +180,7 @@ def test_implicit_gradient_is_that_of_converged_iterations(arch, modules):
             {"META_ARCHITECTURE": arch, "NUM_MODULES": modules or 1, "CG_BACKWARD": backward}, new_allowed=True
         )
         torch.manual_seed(0)
-        network = build_model(cfg).train()
-        for p in network.parameters():
-            if not p.any():  # with zeros in the last layer, the layers before it would have no gradient
-                torch.nn.init.normal_(p, std=0.1)
+        network = without_zeros(build_model(cfg).train())
         complex_l1(network(batch)["pred"], batch["target"]).backward()
         gradients.append([p.grad for p in network.parameters()])
     for unrolled, implicit in zip(*gradients):

@@ -52,6 +52,8 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
         """
         # With a signal model and k-space of its own: the base class knows 2D only, and multiplies k-space in place.
         inputs = prepare_inputs(self, inputs)
+        # It would multiply k-space, masked above, by the mask once more, which weights that are not 0 or 1 must not be.
+        inputs["mask"] = inputs["mask"] != 0
         outputs = super().forward(inputs, return_pp=return_pp, vis_training=vis_training)
         return {**outputs, "measured": inputs.get("measured")}
 
