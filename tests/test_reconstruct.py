@@ -228,8 +228,8 @@ def truncate(path):
     "damage,words",
     [
         (lambda path: path.unlink(), "no such file"),
-        (truncate, "truncated, or not an HDF5 file"),
-        (lambda path: path.write_text("hello"), "truncated, or not an HDF5 file"),
+        (truncate, "truncated, damaged or not an HDF5 file"),
+        (lambda path: path.write_text("hello"), "truncated, damaged or not an HDF5 file"),
         (edit(lambda file: file.__delitem__("maps")), "no dataset 'maps'"),
         (edit(lambda file: file.__delitem__("kspace")), "no dataset 'kspace'"),
         (edit(lambda file: replace(file, "maps", file["maps"][..., :2, :])), "maps has shape"),

@@ -33,7 +33,9 @@ import numpy as np
 from meddlr.data.slice_dataset import SliceData
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.files import writing, written_atomically
+from meddlr_greedy.files import reading, writing, written_atomically
+from meddlr_greedy.hdf5 import check_array, check_links
+from meddlr_greedy.limits import LARGEST_LENGTH, is_length
 from meddlr_greedy.ops.axes import CINE_AXES, PLAIN_AXES
 
 __all__ = [
@@ -55,6 +57,7 @@ MAGNITUDE_TARGET = "reconstruction_rss"
 # A dataset of this name, or an attribute with another value than "cartesian", tells that k-space is not Cartesian.
 _TRAJECTORY = ("traj", "trajectory")
 _MASK_DTYPES = (np.dtype("uint8"), np.dtype("float32"))
+_MOST_SLICES = 100_000  # of a file; 2D files may hold those of many scans
 # What a file may say about the scan: name -> how many positive numbers.
 _ATTRIBUTES = {"pixel_spacing_mm": 2, "slice_spacing_mm": 1, "frame_time_ms": 1}
 
@@ -121,24 +124,25 @@ def read_header(path: str, mapping: Optional[Mapping[str, str]] = None, for_trai
         ScanHeader: Shapes, contents and attributes.
 
     Raises:
-        UserError: The file is missing, truncated or no HDF5, lacks a dataset, is not Cartesian, its arrays
-            have a wrong type or shapes that disagree, or a spacing or its frame time is no positive number.
+        UserError: The file is missing, truncated or no HDF5, lacks a dataset or a part of one, is not Cartesian, its
+            arrays have a wrong type or shapes that disagree, or a spacing or its frame time is no positive number.
     """
     names = names_in_file(mapping)
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file")
-    try:
-        with h5py.File(path, "r") as file:
-            _check_cartesian(path, file, names["kspace"])
-            _check_attributes(path, file)
-            arrays = _find_arrays(path, file, names, for_training)
-            _check_kspace(path, names, arrays)
-            _check_dtypes_and_shapes(path, names, arrays)
-            num_maps = arrays["maps"].shape[-1] if "maps" in arrays else 0
-            contents = frozenset(arrays) | ({"target"} if names["target"] in file else set())
-            return ScanHeader(arrays["kspace"].shape, num_maps, contents, dict(file.attrs))
-    except OSError as error:
-        raise UserError(f"{path}: truncated, or not an HDF5 file ({error})") from error
+    with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+        check_links(path, file, names.values())
+        _check_cartesian(path, file, names["kspace"])
+        _check_attributes(path, file)
+        arrays = _find_arrays(path, file, names, for_training)
+        for array in arrays.values():
+            if isinstance(array, h5py.Dataset):
+                check_array(path, array)
+        _check_kspace(path, names, arrays)
+        _check_dtypes_and_shapes(path, names, arrays)
+        num_maps = arrays["maps"].shape[-1] if "maps" in arrays else 0
+        contents = frozenset(arrays) | ({"target"} if names["target"] in file else set())
+        return ScanHeader(arrays["kspace"].shape, num_maps, contents, dict(file.attrs))
 
 
 def names_in_file(mapping: Optional[Mapping[str, str]] = None) -> Dict[str, str]:
@@ -163,9 +167,10 @@ def _check_attributes(path: str, file: h5py.File) -> None:
         if name not in file.attrs:
             continue
         values = np.atleast_1d(file.attrs[name])
-        if values.shape != (count,) or values.dtype.kind not in "iuf" or not (np.isfinite(values) & (values > 0)).all():
-            allowed = "one positive number is" if count == 1 else f"{count} positive numbers are"
-            raise UserError(f"{path}: attribute {name} is {file.attrs[name]!r}; {allowed} allowed")
+        if values.shape != (count,) or values.dtype.kind not in "iuf" or not all(map(is_length, values)):
+            allowed = "one positive number" if count == 1 else f"{count} positive numbers"
+            found = repr(file.attrs[name])[:100]
+            raise UserError(f"{path}: attribute {name} is {found}; allowed {allowed} up to {LARGEST_LENGTH:g}")
 
 
 def _find_arrays(path: str, file: h5py.File, names: Mapping[str, str], for_training: bool) -> Dict[str, Any]:
@@ -191,6 +196,8 @@ def _check_kspace(path: str, names: Mapping[str, str], arrays: Mapping[str, Any]
         raise UserError(
             f"{path}: {names['kspace']} has shape {shape}; allowed are (S, H, W, T, C) for cine and (S, H, W, C) for 2D"
         )
+    if shape[0] > _MOST_SLICES:
+        raise UserError(f"{path}: {names['kspace']} has {shape[0]} slices; allowed are up to {_MOST_SLICES}")
 
 
 def _check_dtypes_and_shapes(path: str, names: Mapping[str, str], arrays: Mapping[str, Any]) -> None:
@@ -248,11 +255,9 @@ def read_slice(path: str, slice_id: int, names: Iterable[str]) -> Dict[str, np.n
 
 @contextmanager
 def reading_slice(path: str, slice_id: int) -> Iterator[None]:
-    """Makes a UserError of what HDF5 raises in the block, where a slice is read."""
-    try:
+    """Makes a UserError of whatever goes wrong in the block, where a slice is read."""
+    with reading(f"{path}: slice {slice_id}", "a readable HDF5 file"):
         yield
-    except OSError as error:
-        raise UserError(f"{path}: slice {slice_id} cannot be read: truncated or damaged ({error})") from error
 
 
 def check_values(path: str, slice_id: int, arrays: Mapping[str, np.ndarray]) -> None:

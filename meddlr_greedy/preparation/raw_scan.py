@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.limits import MOST_SLICES, check_memory, is_length
 from meddlr_greedy.ops.fft import centered_fft, centered_ifft
 
 __all__ = [
@@ -16,8 +17,11 @@ __all__ = [
     "RawScan",
     "RawSlice",
     "are_neighbors",
+    "check_scan",
+    "check_slice",
     "complete",
     "find_files",
+    "plain_text",
     "remove_oversampling",
     "slice_spacing",
     "stem",
@@ -25,6 +29,7 @@ __all__ = [
 
 #: Slices nearer than this are one.
 SAME_PLACE_MM = 0.1
+_NOT_PLAIN = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff]")
 _MOST_MISSING = 0.25  # of all lines; where more is missing, it was not lost but never meant to be sampled
 
 
@@ -69,9 +74,51 @@ class RawScan:
     notes: Tuple[str, ...] = ()
 
 
+def check_scan(scan: RawScan) -> None:
+    """Checks what a reader says of a scan, whatever its format.
+
+    Raises:
+        UserError: There are no slices or absurdly many, or a spacing or the frame time cannot be one.
+    """
+    if not 1 <= scan.num_slices <= MOST_SLICES:
+        raise UserError(f"{scan.path}: found {scan.num_slices} slices, allowed 1 to {MOST_SLICES}")
+    for name, found in (
+        ("pixel spacing in mm", scan.pixel_spacing_mm),
+        ("slice spacing in mm", scan.slice_spacing_mm),
+        ("frame time in ms", scan.frame_time_ms),
+    ):
+        for value in found if isinstance(found, tuple) else () if found is None else (found,):
+            if not is_length(value):
+                raise UserError(f"{scan.path}: {name}: found {value:g}, allowed a positive number in proportion")
+
+
+def check_slice(where: str, raw: RawSlice) -> None:
+    """Checks the arrays that a reader gives for a slice, whatever its format; ``where`` is for the message.
+
+    Raises:
+        UserError: Their types or shapes are not those of :class:`RawSlice`.
+    """
+    kspace, sampled = raw.kspace, raw.sampled
+    if kspace.dtype != np.complex64 or kspace.ndim != 4 or 0 in kspace.shape:
+        raise UserError(f"{where}: k-space: found {kspace.dtype} of shape {kspace.shape}, allowed complex64 of 4 axes")
+    height, *others = kspace.shape[:3]
+    if sampled.dtype != bool or sampled.shape not in ((1, *others), (height, *others)):
+        raise UserError(
+            f"{where}: sampled: found {sampled.dtype} of shape {sampled.shape}, allowed bool (H or 1, W, T) of k-space "
+            f"{kspace.shape}"
+        )
+    check_memory(where, 4 * kspace.nbytes)
+
+
+def plain_text(text: str) -> str:
+    """A text that can be written anywhere: bytes of a path that are not UTF-8, and control characters, become "%FF"."""
+    return _NOT_PLAIN.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", text)
+
+
 def stem(path: Path) -> str:
     """The name of a folder, or of a file without what tells its format."""
-    return path.name if path.is_dir() else re.sub(r"\.(nii\.gz|[^.]+)$", "", path.name, flags=re.IGNORECASE)
+    name = path.name if path.is_dir() else re.sub(r"\.(nii\.gz|[^.]+)$", "", path.name, flags=re.IGNORECASE)
+    return plain_text(name)
 
 
 def find_files(
@@ -110,11 +157,17 @@ def remove_oversampling(readouts: np.ndarray, width: int) -> np.ndarray:
 
 
 def slice_spacing(places: np.ndarray) -> Optional[float]:
-    """Distance of slices from one to the next, from their places along the normal in mm; ``None`` where it varies."""
-    distances = np.abs(np.diff(places))
-    if not distances.size or distances.min() <= SAME_PLACE_MM or np.ptp(distances) > SAME_PLACE_MM:
-        return None
-    return float(distances.mean())
+    """Distance of slices from one to the next, from their places along the normal in mm; ``None`` where it varies.
+
+    Args:
+        places: Of slices in order of their places, up or down.
+    """
+    distances = np.diff(places)
+    distances = -distances if distances.size and distances[0] < 0 else distances
+    # Written so that NaN has no spacing.
+    if distances.size and distances.min() > SAME_PLACE_MM and np.ptp(distances) <= SAME_PLACE_MM:
+        return float(distances.mean())
+    return None
 
 
 def are_neighbors(slices: Sequence[int]) -> bool:

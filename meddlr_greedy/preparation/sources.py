@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
+import numpy as np
+
 from meddlr_greedy.errors import UserError, check
 from meddlr_greedy.files import reading
 from meddlr_greedy.preparation import readers as _  # noqa: F401 (they register)
-from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice
+from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, check_scan, check_slice, plain_text
 from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
 
@@ -72,9 +74,18 @@ class Source:
         Raises:
             UserError: It cannot be used, or the pattern finds no subject in its path.
         """
-        with reading(path):
+        with (
+            reading(path),
+            np.errstate(all="ignore"),
+        ):  # values that are not finite are refused, where they arise or later
             scan = self.reader.open_scan(path, **self.options)
-        scan = replace(scan, simulated=self.reader.simulates, load_slice=_reading_slices(path, scan.load_slice))
+            check_scan(scan)
+        scan = replace(
+            scan,
+            subject_id=plain_text(scan.subject_id) or self.reader.subject_by_path(path),
+            simulated=self.reader.simulates,
+            load_slice=_reading_slices(path, scan.load_slice),
+        )
         if self.subject_pattern is not None:
             subject = self._matched(path)
             if not subject:
@@ -91,7 +102,7 @@ class Source:
 
     def _matched(self, path: Path) -> str:
         found = re.search(self.subject_pattern, str(path)) if self.subject_pattern else None
-        return (found.group(1) or "") if found else ""
+        return plain_text(found.group(1) or "") if found else ""
 
     @property
     def parameters(self) -> Dict[str, Any]:
@@ -118,8 +129,10 @@ def _reading_slices(path: Path, load_slice: Callable[[int], RawSlice]) -> Callab
     """``load_slice``, whose failures are told in one line that names the file."""
 
     def load(slice_id: int) -> RawSlice:
-        with reading(path):
-            return load_slice(slice_id)
+        with reading(path), np.errstate(all="ignore"):
+            raw = load_slice(slice_id)
+            check_slice(f"{path}: slice {slice_id}", raw)
+            return raw
 
     return load
 

@@ -88,5 +88,5 @@ def test_the_first_scan_that_can_be_used_tells_the_kind(annotate, kind):
     assert is_cine("some_train") is (kind == "cine")
     for name in ("good", "other"):
         (folder / f"{name}.h5").unlink()
-    with pytest.raises(UserError, match=r"broken\.h5: truncated, or not an HDF5 file"):
+    with pytest.raises(UserError, match=r"broken\.h5: truncated, damaged or not an HDF5 file"):
         is_cine("some_train")

@@ -106,7 +106,7 @@ def test_files_that_are_no_hdf5(tmp_path):
     torn.write_bytes(good.read_bytes()[:-1000])
     text.write_text("no data")
     for path in (torn, text):
-        with pytest.raises(UserError, match=f"{path.name}: truncated, or not an HDF5 file"):
+        with pytest.raises(UserError, match=f"{path.name}: truncated, damaged or not an HDF5 file"):
             read_header(str(path))
     with pytest.raises(UserError, match="missing.h5: no such file"):
         read_header(str(tmp_path / "missing.h5"))
@@ -180,5 +180,5 @@ def test_a_slice_that_cannot_be_read(tmp_path):
     path = tmp_path / "scan.h5"
     write_arrays(path, scan_arrays(0, "cine"))
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(UserError, match=r"scan\.h5: slice 2 cannot be read: truncated or damaged"):
+    with pytest.raises(UserError, match=r"scan\.h5: slice 2: truncated, damaged or not a readable"):
         read_slice(str(path), 2, ["kspace"])

@@ -6,22 +6,28 @@ https://cmrxrecon.github.io, and Wang et al., Sci. Data 11:687, 2024.
 import argparse
 import re
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import h5py
 import numpy as np
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import reading
-from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, find_files, remove_oversampling
+from meddlr_greedy.hdf5 import check_array, check_links
+from meddlr_greedy.limits import check_memory
+from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, find_files, plain_text, remove_oversampling
 from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
 
 __all__ = ["CmrxreconReader"]
 
+_SUFFIX = ".mat"
 # Fully sampled: kspace_full, kspace; undersampled: kus, kspace_sub04; of one coil: kspace_single_full.
 _KSPACE = re.compile(r"kspace(_single)?(_full|_sub\d*)?|kus", re.IGNORECASE)
 _UNDERSAMPLED = re.compile(r"kus|.*_sub\d*", re.IGNORECASE)
+# In 2025 patients are numbered anew in each center: Center001/UIH_30T_umr780/P001.
+_CENTER = re.compile(r"center\d+", re.IGNORECASE)
+_MOST_DEPTH = 4  # of folders below the one that data and masks share
 _FEW_ZEROS = 0.9  # a sampled line may hold zeros by chance; below this it was sampled in part
 
 
@@ -32,7 +38,8 @@ class CmrxreconReader(Reader):
     command = "cmrxrecon"
     help = "files of the CMRxRecon challenges 2023 to 2025"
     description = (
-        "MATLAB v7.3 files of the CMRxRecon challenges 2023 to 2025; a folder is a subject.\n\n"
+        "MATLAB v7.3 files of the CMRxRecon challenges 2023 to 2025. A folder is a subject, together with those of\n"
+        "its center and scanner, where there are such (Center001_UIH_30T_umr780_P001).\n\n"
         "    meddlr-greedy prepare cmrxrecon TrainingSet/FullSample --output datasets/cmrxrecon --maps 2"
     )
     locations = ("masks",)
@@ -40,7 +47,10 @@ class CmrxreconReader(Reader):
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Adds where masks are, and the oversampling, which the files do not tell."""
         parser.add_argument(
-            "--masks", metavar="FOLDER", help="of undersampled files: where their masks are (default: beside them)"
+            "--masks",
+            metavar="FOLDER",
+            help="of undersampled files: where their masks are (default: beside them, or at the same place in a folder "
+            "Mask...)",
         )
         parser.add_argument(
             "--readout-oversampling", type=int, default=1, metavar="FACTOR", help="to be removed (default: %(default)s)"
@@ -48,7 +58,7 @@ class CmrxreconReader(Reader):
 
     def find(self, inputs: Sequence[str]) -> List[Path]:
         """The files given, and all ``.mat`` in the folders given but masks."""
-        return find_files(inputs, (".mat",), skip=lambda path: "_mask" in path.stem.lower())
+        return find_files(inputs, (_SUFFIX,), skip=lambda path: "_mask" in path.stem.lower())
 
     def open_scan(
         self,
@@ -61,15 +71,17 @@ class CmrxreconReader(Reader):
 
         Read from Python, k-space has axes (frame, slice, coil, ky, kx), and (frame, slice, ky, kx) where it is called
         "single"; kx is the readout. Masks are of shape (ky,), (ky, kx) or (frame, ky, kx). The subject is the name of
-        the folder.
+        the folder, behind those of center and scanner.
 
         Args:
             path: The file.
             undersampled: Whether it is undersampled on purpose; so are the variables ``kus`` and ``kspace_sub...``.
             readout_oversampling: Factor by which the readout is oversampled, which is removed.
-            masks: Folder of the masks of undersampled files, in it or in a folder of the subject's name; by default the
-                folder of the file. A mask is called as the file with "mask" for "kus", or with "_mask" at its end.
-                Without one, what is not zero counts as sampled.
+            masks: Folder of the masks of undersampled files: in it, or in folders of it that are called as the last
+                ones of the file. By default the folder of the file, and the same place in a tree beside one of its
+                folders whose name begins with "mask": ``UnderSample_Task1/Center001/UIH/P001/cine_kus.mat`` has
+                ``Mask_TaskAll/Center001/UIH/P001/cine_mask.mat``. A mask is called as the file with "mask" for "kus",
+                or with "_mask" at its end. Without one, what is not zero counts as sampled.
 
         Raises:
             UserError: The file cannot be used.
@@ -111,13 +123,14 @@ class CmrxreconReader(Reader):
         )
 
     def subject_by_path(self, path: Path) -> str:
-        """The name of the folder of a file."""
+        """The name of the folder of a file, behind those of center and scanner."""
         return _subject(path)
 
 
 def _subject(path: Path) -> str:
-    """The subject of a file: the name of its folder."""
-    return path.resolve().parent.name
+    folders = path.resolve().parts[:-1]
+    center = next((i for i, name in enumerate(folders) if _CENTER.fullmatch(name)), len(folders) - 1)
+    return plain_text("_".join(folders[center:]))
 
 
 def _load_kspace(path: Path, name: str, slice_id: int, readout_oversampling: int) -> np.ndarray:
@@ -138,10 +151,15 @@ def _name_and_shape(path: Path) -> Tuple[str, Tuple[int, int, int, int, int]]:
             raise UserError(f"{path}: found a MATLAB v5 file, allowed v7.3 (in MATLAB: save -v7.3)")
     with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
         name = _kspace_name(path, file)
-        return name, _shape(path, name, file[name])
+        check_array(path, file[name])
+        shape = _shape(path, name, file[name])
+        num_phases, _, num_coils, width, height = shape
+        check_memory(f"{path}: {name}: a slice", 8 * num_phases * num_coils * width * height)
+        return name, shape
 
 
 def _kspace_name(path: Path, file: h5py.File) -> str:
+    check_links(path, file, [name for name in file if _KSPACE.fullmatch(name)])
     names = [name for name in file if isinstance(file.get(name), h5py.Dataset) and _KSPACE.fullmatch(name)]
     if len(names) != 1:
         raise UserError(
@@ -154,7 +172,8 @@ def _kspace_name(path: Path, file: h5py.File) -> str:
 def _shape(path: Path, name: str, array: h5py.Dataset) -> Tuple[int, int, int, int, int]:
     """(frame, slice, coil, ky, kx)."""
     found = f"{path}: {name}: found {array.dtype} of shape {array.shape}"
-    if array.dtype.kind != "c" and not {"real", "imag"} <= {*(array.dtype.names or ())}:
+    parts = [array.dtype[name].kind for name in array.dtype.names or () if name in ("real", "imag")]
+    if array.dtype.kind != "c" and (len(parts) < 2 or not {*parts} <= {*"fiu"}):
         raise UserError(f"{found}, allowed complex numbers")
     shape = array.shape
     if "single" in name.lower():
@@ -183,20 +202,38 @@ def _not_zero(kspace: np.ndarray) -> np.ndarray:
 
 def _mask_file(path: Path, masks: Optional[str]) -> Optional[Path]:
     names = {path.stem + "_mask", re.sub("kus", "mask", path.stem, flags=re.IGNORECASE)} - {path.stem}
-    folders = [path.parent] if masks is None else [Path(masks, _subject(path)), Path(masks)]
-    candidates = [folder / f"{name}.mat" for folder in folders for name in sorted(names)]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is None and masks is not None:
-        raise UserError(f"--masks: found none of {', '.join(map(str, candidates))} for {path}")
-    return found
+    folders = list(_mask_folders(path.resolve().parent, None if masks is None else Path(masks)))
+    for folder in folders:
+        files = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+        for file in files:
+            if file.stem in names and file.suffix.lower() == _SUFFIX:
+                return file
+    if masks is not None:
+        wanted = " or ".join(name + _SUFFIX for name in sorted(names))
+        raise UserError(f"--masks: found no {wanted} for {path} in {', '.join(map(str, reversed(folders)))}")
+    return None
+
+
+def _mask_folders(folder: Path, masks: Optional[Path]) -> Iterator[Path]:
+    """Where the masks of the files in a folder may lie; the most specific place first."""
+    if masks is not None:
+        for depth in range(min(_MOST_DEPTH, len(folder.parts) - 1), -1, -1):
+            yield masks.joinpath(*folder.parts[len(folder.parts) - depth :])
+        return
+    yield folder
+    for above in list(folder.parents)[:_MOST_DEPTH]:
+        for tree in sorted(above.glob("[Mm]ask*")):
+            yield tree.joinpath(*folder.relative_to(above).parts[1:])
 
 
 def _read_mask(path: Path, shape: Tuple[int, int, int]) -> np.ndarray:
     """Bool, (1, W, T) or (H, W, T); ``shape`` is (T, W, H)."""
     with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+        check_links(path, file, [name for name in file if name.lower().startswith("mask")])
         names = [name for name in file if isinstance(file.get(name), h5py.Dataset) and name.lower().startswith("mask")]
         if len(names) != 1:
             raise UserError(f"{path}: found {', '.join(names or file) or 'nothing'}, allowed one variable mask..")
+        check_array(path, file[names[0]])
         values = file[names[0]][()]
     num_phases, width, height = shape
     mask = np.squeeze(values)

@@ -120,7 +120,7 @@ WRONG = [
     ("cmrxrecon {dir}/nan.mat", "nan.mat: slice 0: found NaN"),
     ("cmrxrecon {dir}/zeros.mat", "zeros.mat: slice 0: found nothing but zeros"),
     ("cmrxrecon {dir}/kus.mat", "kus.mat: slice 0: k-space is not zero where its mask is"),
-    ("cmrxrecon {dir}/kus.mat --masks {dir}/empty", "--masks: found none of"),
+    ("cmrxrecon {dir}/kus.mat --masks {dir}/empty", "--masks: found no kus_mask.mat or mask.mat for"),
     ("cmrxrecon {dir}/zeros.mat --readout-oversampling 3", "--readout-oversampling: found 3, allowed divisors of 64"),
 ]
 
