@@ -11,6 +11,7 @@ import errno
 import functools
 import logging
 import os
+import re
 import sys
 import traceback
 from contextlib import contextmanager
@@ -47,6 +48,9 @@ _tracebacks_shown = False
 
 # What the file system says of a place where nothing can be written, and not of the program.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+# What torch's DataLoader says, from wherever the main thread happens to be.
+_KILLED_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
 
 
 class OneLineError(Exception):
@@ -126,6 +130,9 @@ def explained(error: BaseException) -> Tuple[str, int]:
         return str(error), error.exit_status
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # on the CPU, torch says it so
         return f"out of memory: {first_line(error)}", 1
+    if isinstance(error, RuntimeError) and (worker := _KILLED_WORKER.search(str(error))):
+        hint = "out of memory, perhaps; lower DATALOADER.NUM_WORKERS, and continue a training with --resume"
+        return f"a worker of the DataLoader (process {worker[1]}) was killed: {hint}", 1
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return f"{f'{error.filename}: ' if error.filename else ''}cannot be written ({error.strerror})", 2
     return f"unexpected {type(error).__name__}: {first_line(error)}; --debug shows where it arose", 1

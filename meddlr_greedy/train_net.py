@@ -20,13 +20,15 @@ from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets, warn_of_shared_subjects
 from meddlr_greedy.engine.build import trainer_class
 from meddlr_greedy.engine.setup import save_config, setup_run
-from meddlr_greedy.errors import UserError, exit_with_one_line
+from meddlr_greedy.errors import UserError, check, exit_with_one_line
 from meddlr_greedy.jobs.end_request import end_at_once, handling_signals
-from meddlr_greedy.jobs.environment import in_job
+from meddlr_greedy.jobs.environment import MAX_PROCESSES, in_job
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.jobs.launch import launch
 from meddlr_greedy.modeling.contract import check_keys_of_network
-from meddlr_greedy.parallel import trainer as _  # noqa: F401 (registers both trainers)
+from meddlr_greedy.parallel.limits import check_possible
+from meddlr_greedy.parallel.place import Place
+from meddlr_greedy.parallel.trainer import ParallelGreedyTrainer  # registers both trainers
 
 __all__ = ["build_parser", "main"]
 
@@ -51,18 +53,29 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> An
     args = build_parser(prog).parse_args(arguments)
     if args.eval_only:
         raise UserError("--eval-only: use meddlr-greedy eval")
-    if args.num_gpus > 1 and not in_job():
-        _load(args)  # a mistake is reported once, and not by every process
-        sys.exit(launch(args.num_gpus, arguments, "meddlr_greedy.train_net"))
-    job = Job.join() if in_job() else None
-    with job.ending_together() if job else contextlib.nullcontext(), handling_signals(end_at_once):
-        cfg = setup_run(_load(args), args, trains=True, job=job)
-        trainer = trainer_class(cfg)(cfg)
-        trainer.resume_or_load(resume=args.resume, restart_iter=args.restart_iter)
-        if trainer.is_io_rank:
-            warn_of_shared_subjects(cfg.DATASETS.TRAIN, [*cfg.DATASETS.VAL, *cfg.DATASETS.TEST])
-            save_config(cfg)  # only now, when it is known to work
-        return trainer.train()
+    check(0 < args.num_gpus <= MAX_PROCESSES, "--num-gpus", args.num_gpus, f"1 to {MAX_PROCESSES}")
+    with handling_signals(end_at_once):
+        if args.num_gpus > 1 and not in_job():
+            _check_can_be_spread(_load(args), args.num_gpus)  # a mistake is reported once, and not by every process
+            sys.exit(launch(args.num_gpus, arguments, "meddlr_greedy.train_net"))
+        job = Job.join() if in_job() else None
+        with job.ending_together() if job else contextlib.nullcontext():
+            return _train(args, job)
+
+
+def _train(args: Any, job: Optional[Job]) -> Any:
+    cfg = setup_run(_load(args), args, trains=True, job=job)
+    trainer = trainer_class(cfg)(cfg)
+    trainer.resume_or_load(resume=args.resume, restart_iter=args.restart_iter)
+    if trainer.is_io_rank:
+        warn_of_shared_subjects(cfg.DATASETS.TRAIN, [*cfg.DATASETS.VAL, *cfg.DATASETS.TEST])
+        save_config(cfg)  # only now, when it is known to work
+    return trainer.train()
+
+
+def _check_can_be_spread(cfg: Any, num_processes: int) -> None:
+    if cfg.MISC.GREEDY.RUN.TRAINER in ("auto", ParallelGreedyTrainer.__name__):
+        check_possible(cfg, Place.of(0, num_processes, cfg.MISC.GREEDY.PARALLEL.REPLICAS))
 
 
 def _load(args: Any) -> Any:

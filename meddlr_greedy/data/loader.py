@@ -106,7 +106,8 @@ def _leave_signals_to_the_trainer(_: int) -> None:
     So a worker forms a group of its own. SIGTERM to the worker itself still ends it: torch relies on that.
     """
     os.setpgrp()
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in (signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _collate(collate_fn: Callable, examples: List[Any]) -> Any:

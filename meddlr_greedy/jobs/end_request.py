@@ -1,26 +1,47 @@
-"""The request to end a run: SIGTERM and SIGUSR1, with which schedulers ask, and what a process does about them."""
+"""The request to end a run, and what a process does about it.
+
+Schedulers ask with SIGTERM or SIGUSR1, and a person at a terminal asks with Ctrl-C (SIGINT).
+"""
 
 import os
 import signal
+import time
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Optional
 
 from meddlr_greedy.errors import PreemptedError, print_error
 from meddlr_greedy.jobs.store import KeyValueStore
 
-__all__ = ["EndRequest", "JobEndRequest", "end_at_once", "handling_signals"]
+__all__ = [
+    "INTERRUPTED",
+    "SIGNALS",
+    "TWICE",
+    "EndRequest",
+    "JobEndRequest",
+    "end_at_once",
+    "handling_signals",
+    "outside_the_training",
+]
+
+#: The signals that ask for the end.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+#: What is told of a second Ctrl-C, and the exit status, which is that of shells.
+TWICE = "SIGINT received twice: ended at once, without a checkpoint; continue from the last one with --resume"
+INTERRUPTED = 128 + signal.SIGINT
 
 _KEY = "end_signal"
+#: Two SIGINT within this time are one: that of the terminal, and the same one handed on by a launcher.
+_ONE_S = 0.5
 
 
 @contextmanager
 def handling_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Inside the block, SIGTERM and SIGUSR1 call ``handler`` with the signal's number and the stack frame.
+    """Inside the block, :data:`SIGNALS` call ``handler`` with the signal's number and the stack frame.
 
     Outside the main thread it does nothing: there Python installs no handlers, so the caller's program handles signals.
     """
     previous = {}
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in SIGNALS:
         try:
             previous[number] = signal.signal(number, handler)
         except ValueError:  # not in the main thread
@@ -32,14 +53,20 @@ def handling_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
             signal.signal(number, before)
 
 
+def outside_the_training(number: int) -> str:
+    """What is told of a signal when there is nothing to save."""
+    return f"{signal.Signals(number).name} received outside the training; nothing is lost, continue with --resume"
+
+
 def end_at_once(number: int, frame: Any = None) -> None:  # noqa: ARG001 (the signature of a handler)
     """A signal handler for the time outside the training, when there is nothing to save.
 
     It ends the process here. An exception would be lost where the signal happens to arrive inside somebody's
     ``except Exception`` (meddlr's report on the environment has several) or inside a callback of the interpreter.
+    Of the processes of a job that have not met yet, the first one tells.
     """
-    name = signal.Signals(number).name
-    print_error(f"{name} received outside the training; nothing is lost, continue with --resume")
+    if os.environ.get("RANK", "0") == "0":
+        print_error(outside_the_training(number))
     os._exit(PreemptedError.exit_status)
 
 
@@ -52,17 +79,30 @@ class EndRequest:
 
     def __init__(self) -> None:
         self.signal = 0
+        self._interrupted_at: Optional[float] = None
 
     def __bool__(self) -> bool:
         return self.signal != 0
 
     def arrived(self, number: int) -> None:
-        """Records a signal; the first one counts."""
+        """Records a signal; the first one counts. A second Ctrl-C ends the process."""
+        if self.insists(number):
+            print_error(TWICE)
+            os._exit(INTERRUPTED)
         self.signal = self.signal or number
+
+    def insists(self, number: int) -> bool:
+        """Takes note of a signal; whether it is the second Ctrl-C."""
+        if number != signal.SIGINT:
+            return False
+        now = time.monotonic()
+        if self._interrupted_at is None:
+            self._interrupted_at = now
+        return now - self._interrupted_at > _ONE_S
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside the block, SIGTERM and SIGUSR1 are recorded, and do nothing else."""
+        """Inside the block, signals are recorded, and do nothing else."""
         with handling_signals(lambda number, frame: self.arrived(number)):  # noqa: ARG005
             yield
 
@@ -83,7 +123,7 @@ class JobEndRequest(EndRequest):
         self.pending = 0
 
     def arrived(self, number: int) -> None:
-        """Records a signal that arrived in this process; the first one counts."""
+        """Records a signal that arrived in this process; the first one counts. Of a second Ctrl-C the watch knows."""
         self.pending = self.pending or number
 
     def exchange(self, store: KeyValueStore) -> None:

@@ -1,12 +1,16 @@
 """The environment variables that say which process of which job this is: the names are those of torchrun."""
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Optional
 
 from meddlr_greedy.errors import UserError
 
-__all__ = ["Environment", "in_job", "num_local_processes", "num_processes"]
+__all__ = ["MAX_PROCESSES", "Environment", "in_job", "num_local_processes", "num_processes"]
+
+#: More processes than any network can be spread over; a larger number is a mistake, and would be counted for hours.
+MAX_PROCESSES = 10000
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,14 @@ class Environment:
         """
         world_size = num_processes()
         for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
-            if not os.environ.get(name):
+            if not os.environ.get(name, "").strip():
                 raise UserError(f"{name}: missing, but WORLD_SIZE is {world_size}; start with torchrun")
         rank = _number("RANK", 0, world_size - 1)
         return cls(
             world_size=world_size,
             rank=rank,
-            local_rank=_number("LOCAL_RANK", 0, world_size - 1, default=rank),
-            master_addr=os.environ["MASTER_ADDR"],
+            local_rank=_number("LOCAL_RANK", 0, num_local_processes() - 1, default=rank),
+            master_addr=os.environ["MASTER_ADDR"].strip(),
             master_port=_number("MASTER_PORT", 1, 65535),
             launcher_holds_store=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         )
@@ -56,9 +60,9 @@ def num_processes() -> int:
     """Number of processes of this job (WORLD_SIZE); 1 outside of a job.
 
     Raises:
-        UserError: The variable is no positive number.
+        UserError: The variable is no number from 1 to :data:`MAX_PROCESSES`.
     """
-    return _number("WORLD_SIZE", 1, None, default=1)
+    return _number("WORLD_SIZE", 1, MAX_PROCESSES, default=1)
 
 
 def num_local_processes() -> int:
@@ -71,19 +75,29 @@ def num_local_processes() -> int:
 
 
 def in_job() -> bool:
-    """Whether this process was started as one of several."""
-    return num_processes() > 1
+    """Whether this process was started as one of several.
+
+    Raises:
+        UserError: RANK says so, but WORLD_SIZE does not: each process would train alone, into the same folder.
+    """
+    if num_processes() > 1:
+        return True
+    if os.environ.get("RANK", "0").strip() not in ("", "0"):
+        found = "1" if "WORLD_SIZE" in os.environ else "missing"
+        raise UserError(
+            f"RANK: found '{os.environ['RANK']}', but WORLD_SIZE is {found}; allowed is 0, or no such variable;"
+            " start several processes with --num-gpus N or torchrun"
+        )
+    return False
 
 
-def _number(name: str, lowest: int, highest: Optional[int], default: Optional[int] = None) -> int:
+def _number(name: str, lowest: int, highest: int, default: Optional[int] = None) -> int:
     found = os.environ.get(name)
     if found is None and default is not None:
         return default
-    allowed = f"from {lowest} to {highest}" if highest is not None else f"from {lowest}"
-    try:
-        number = int(str(found))
-    except ValueError:
-        number = lowest - 1
-    if number < lowest or (highest is not None and number > highest):
-        raise UserError(f"{name}: found '{found}', allowed are whole numbers {allowed}")
+    # int() alone would take "1_0" and digits of other scripts.
+    is_number = re.fullmatch(r"\s*[0-9]{1,9}\s*", str(found)) is not None
+    number = int(str(found)) if is_number else -1
+    if not is_number or not lowest <= number <= highest:
+        raise UserError(f"{name}: found '{found}', allowed are whole numbers from {lowest} to {highest}")
     return number

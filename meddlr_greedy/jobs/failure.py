@@ -10,7 +10,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Iterator, NoReturn
+from typing import Any, Iterator, NoReturn, Optional
 
 import torch
 
@@ -60,19 +60,23 @@ class Member:
         rank: Number of the process, from 0.
         world_size: Number of processes.
         linger_s: How long the process waits before it exits, so that the others can read the store that it holds.
+        launcher: The parent process, where it is a launcher that runs the store; else None.
         end_request: Whether a signal asked any process of the job to end.
         trains: Whether a signal asks for the end after an iteration; else it ends the process at once.
         connected: Set when the processes are connected by torch.distributed.
         ended: Set when the process has left the job well.
+        told: Held by the thread that tells of a lost store.
     """
 
     rank: int
     world_size: int
     linger_s: float = 0.0
+    launcher: Optional[int] = None
     end_request: JobEndRequest = field(default_factory=JobEndRequest)
     trains: bool = False
     connected: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
+    told: threading.Lock = field(default_factory=threading.Lock)
 
 
 class FailureHandler:
@@ -119,16 +123,24 @@ class FailureHandler:
             report_failure(self._store, line, 1)
         self.leave(1)
 
+    def end(self, line: str, status: int) -> NoReturn:
+        """Ends the process and with it the job, for what concerns no process in particular."""
+        with self.store_may_be_gone():
+            report_failure(self._store, line, status)
+        self.leave(status)
+
     @contextmanager
     def store_may_be_gone(self) -> Iterator[None]:
-        """Inside the block, a lost store ends the process: the first process, which held the store, is lost, too."""
+        """Inside the block, a lost store ends the process: the process which held the store is lost, too."""
         try:
             yield
         except RuntimeError as error:
             if self._member.ended.is_set():
                 return
-            if self._member.rank == 1:  # nobody can agree any more on who says it
-                print_error(f"rank 0: lost, with the job's store (killed, or out of reach: {first_line(error)})")
+            # Nobody can agree any more on who says it, and in this process two threads may come here.
+            if self._member.rank == 1 and self._member.told.acquire(blocking=False):
+                who = "rank 0" if self._member.launcher is None else "the launcher"
+                print_error(f"{who}: lost, with the job's store (killed, or out of reach: {first_line(error)})")
             self.leave(1)
 
     def leave(self, status: int) -> NoReturn:

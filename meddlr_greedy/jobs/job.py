@@ -7,17 +7,20 @@ first process that fails says why. All others see that within a second and end, 
 process hangs nobody.
 """
 
+import os
 import time
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import ContextManager, Iterator, Optional
+from typing import Iterator, Optional
 
 import torch.distributed as dist
 
-from meddlr_greedy.errors import UserError, first_line
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.jobs.end_request import handling_signals
 from meddlr_greedy.jobs.environment import Environment
 from meddlr_greedy.jobs.failure import FailureHandler, Member
 from meddlr_greedy.jobs.rendezvous import begin_attempt
+from meddlr_greedy.jobs.start import live_on_without_launcher
 from meddlr_greedy.jobs.store import KeyValueStore, connect
 from meddlr_greedy.jobs.watch import HEARTBEAT_S, Watch
 
@@ -66,18 +69,25 @@ class Job:
         """Joins the job that the environment describes, and starts to watch it.
 
         Raises:
-            UserError: An environment variable is missing or wrong, or nobody answers at MASTER_ADDR.
+            UserError: An environment variable is missing or wrong, nobody answers at MASTER_ADDR, or another process
+                has the same rank.
         """
         environment = Environment.read()
         holds_store = environment.rank == 0 and not environment.launcher_holds_store
-        member = Member(environment.rank, environment.world_size, linger_s=3 * HEARTBEAT_S if holds_store else 0.0)
+        member = Member(
+            environment.rank,
+            environment.world_size,
+            linger_s=3 * HEARTBEAT_S if holds_store else 0.0,
+            launcher=os.getppid() if environment.launcher_holds_store else None,
+        )
         try:
             store = begin_attempt(KeyValueStore(connect(environment, starts_store=holds_store)), member.rank)
             store_of_watch = KeyValueStore(connect(environment), store.attempt)
         except RuntimeError as error:
             where = f"{environment.master_addr}:{environment.master_port}"
-            raise UserError(f"MASTER_ADDR: nobody answers at {where} ({first_line(error)})") from None
+            raise UserError(f"MASTER_ADDR: the store of the job at {where} is gone; was its process killed?") from error
         Watch(member, store_of_watch).start()
+        live_on_without_launcher()
         cls._current = cls(member, environment.local_rank, store)
         return cls._current
 
@@ -125,6 +135,12 @@ class Job:
         dist.destroy_process_group()
         time.sleep(self._member.linger_s)
 
-    def ending_together(self) -> ContextManager[None]:
-        """Inside the block, an exception ends all processes of the job; one line says why, with rank and modules."""
-        return self._failure.ending_together()
+    @contextmanager
+    def ending_together(self) -> Iterator[None]:
+        """Inside the block, an exception ends all processes of the job; one line says why, with rank and modules.
+
+        A signal ends them all, too; while the network is trained, it does so after an iteration.
+        """
+        # Python notes the signal where the watch reads it.
+        with self._failure.ending_together(), handling_signals(lambda number, frame: None):  # noqa: ARG005
+            yield

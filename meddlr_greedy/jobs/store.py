@@ -1,19 +1,25 @@
 """The key-value store that the processes of a job share."""
 
+import errno
 import json
 import os
+import socket
 import threading
+import time
 from datetime import timedelta
 from typing import Optional
 
 import torch.distributed as dist
 
+from meddlr_greedy.errors import UserError
 from meddlr_greedy.jobs.environment import Environment
 
 __all__ = ["JOIN_S", "KeyValueStore", "connect"]
 
 #: How long to wait for a process that has not come yet: importing torch from a cold disk can take long.
 JOIN_S = 300.0
+#: How long to wait for a store that is older than this process: a launcher runs it before it starts the processes.
+_AGENT_S = 60.0
 
 
 def connect(environment: Environment, starts_store: bool = False) -> dist.TCPStore:
@@ -24,15 +30,47 @@ def connect(environment: Environment, starts_store: bool = False) -> dist.TCPSto
         starts_store: Whether this process runs the store, which lasts as long as what this function returns.
 
     Raises:
-        RuntimeError: Nobody answers at MASTER_ADDR within ``JOIN_S``.
+        UserError: Nobody answers at MASTER_ADDR and MASTER_PORT, or the port is in use where the store has to start.
     """
-    return dist.TCPStore(
-        environment.master_addr,
-        environment.master_port,
-        is_master=starts_store,
-        wait_for_workers=False,
-        timeout=timedelta(seconds=JOIN_S),
-    )
+    address, port = environment.master_addr, environment.master_port
+    # torch prints pages of C++ frames where these fail, and says less.
+    if starts_store:
+        _check_free(port)
+    else:
+        _wait_for_answer(address, port, _AGENT_S if environment.launcher_holds_store else JOIN_S)
+    try:
+        return dist.TCPStore(
+            address, port, is_master=starts_store, wait_for_workers=False, timeout=timedelta(seconds=JOIN_S)
+        )
+    except RuntimeError as error:
+        raise UserError(f"MASTER_ADDR: no store of a job answers at {address}:{port}") from error
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            in_use = error.errno == errno.EADDRINUSE
+            why = "in use by another process (a second one with RANK 0, or another job)" if in_use else str(error)
+            raise UserError(f"MASTER_PORT: found {port}, which is {why}; allowed is a free port") from error
+
+
+def _wait_for_answer(address: str, port: int, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=max(1.0, deadline - time.monotonic())).close()
+            return
+        except (OSError, UnicodeError) as error:  # Unicode: what no host can be called
+            if time.monotonic() >= deadline:
+                reason = getattr(error, "strerror", None) or error
+                raise UserError(
+                    f"MASTER_ADDR: nobody answers at {address}:{port} within {seconds:.0f} s ({reason});"
+                    " allowed is the host of rank 0; was it started?"
+                ) from error
+        time.sleep(0.2)
 
 
 class KeyValueStore:
@@ -59,6 +97,10 @@ class KeyValueStore:
         """The value of a key, or None where it has none; does not wait."""
         # This swaps nothing for nothing. torch 2.2 has no other way to read a key without waiting for it.
         return self.connection.compare_set(self.prefix + key, "", "").decode() or None
+
+    def claim(self, key: str, value: str) -> bool:
+        """Sets the value of a key that has none; False where another process was first."""
+        return self.connection.compare_set(self.prefix + key, "", value) == value.encode()
 
     def wait_for(self, key: str) -> str:
         """The value of a key; waits until another process sets it."""
@@ -93,7 +135,7 @@ class KeyValueStore:
     def record_failure(self, line: str, status: int) -> bool:
         """Records why the job failed, and with which exit status; False where another process was first."""
         report = json.dumps({"line": line, "status": status, "by": f"{os.getpid()}/{threading.get_ident()}"})
-        return self.connection.compare_set(self.prefix + "failure", "", report) == report.encode()
+        return self.claim("failure", report)
 
     def failure_status(self) -> Optional[int]:
         """The exit status of the process that failed first, or None."""

@@ -7,9 +7,10 @@ import time
 from contextlib import suppress
 from typing import Optional
 
-from meddlr_greedy.jobs.end_request import end_at_once
-from meddlr_greedy.jobs.failure import FailureHandler, Member, report_failure
-from meddlr_greedy.jobs.rendezvous import answer_requests
+from meddlr_greedy.errors import PreemptedError, UserError
+from meddlr_greedy.jobs.end_request import INTERRUPTED, SIGNALS, TWICE, outside_the_training
+from meddlr_greedy.jobs.failure import FailureHandler, Member
+from meddlr_greedy.jobs.rendezvous import answer_requests, check_is_first
 from meddlr_greedy.jobs.store import JOIN_S, KeyValueStore
 
 __all__ = ["HEARTBEAT_S", "Watch"]
@@ -18,6 +19,8 @@ __all__ = ["HEARTBEAT_S", "Watch"]
 HEARTBEAT_S = 1.0
 #: Time without a heartbeat after which a process counts as lost. A dead one is noticed sooner: its connections close.
 SILENCE_S = 15.0
+#: The longest time between two looks that counts: where this process was stopped or slow, so were the others.
+_LONGEST_LOOK_S = 2 * HEARTBEAT_S
 
 
 class Watch:
@@ -36,7 +39,7 @@ class Watch:
         self._signals = _pipe_of_signals()
         self._watched_rank = (member.rank + 1) % member.world_size
         self._last_heartbeat: Optional[str] = None
-        self._last_seen = time.monotonic()
+        self._silent_s, self._last_look = 0.0, time.monotonic()
 
     def start(self) -> None:
         """Starts the thread; it runs until the process has left the job, or ends the process."""
@@ -47,8 +50,10 @@ class Watch:
         with self._failure.store_may_be_gone():
             while not member.ended.wait(HEARTBEAT_S if member.connected.is_set() else HEARTBEAT_S / 5):
                 self._act_on_signals()
+                if member.launcher is not None and os.getppid() != member.launcher:
+                    self._failure.end(f"the launcher (process {member.launcher}): lost (killed?)", 1)
                 if member.rank == 0 and not member.connected.is_set():
-                    answer_requests(store, member.world_size)
+                    self._receive_others()
                 store.write_heartbeat(member.rank, repr(time.time()))
                 status = store.failure_status()
                 if status is not None:
@@ -56,22 +61,37 @@ class Watch:
                 member.end_request.exchange(store)
                 self._check_watched_process()
 
+    def _receive_others(self) -> None:
+        try:
+            check_is_first(self._store)
+        except UserError as error:
+            self._failure.end(str(error), error.exit_status)
+        answer_requests(self._store, self._member.world_size)
+
     def _check_watched_process(self) -> None:
         heartbeat = self._store.heartbeat(self._watched_rank)
+        now = time.monotonic()
+        self._silent_s += min(now - self._last_look, _LONGEST_LOOK_S)
+        self._last_look = now
         if heartbeat != self._last_heartbeat:
-            self._last_heartbeat, self._last_seen = heartbeat, time.monotonic()
-        patience_s = JOIN_S if heartbeat is None else SILENCE_S
-        if time.monotonic() - self._last_seen > patience_s:
+            self._last_heartbeat, self._silent_s = heartbeat, 0.0
+        if self._silent_s > (JOIN_S if heartbeat is None else SILENCE_S):
             name = self._store.process_name(self._watched_rank)
-            report_failure(self._store, f"{name}: lost (no heartbeat for {patience_s:.0f} s)", 1)
-            self._failure.leave(1)
+            why = f"lost (no heartbeat for {SILENCE_S:.0f} s)"
+            why = f"has not come within {JOIN_S:.0f} s; were all processes started?" if heartbeat is None else why
+            self._failure.end(f"{name}: {why}", 1)
 
     def _act_on_signals(self) -> None:
-        """Before the training, ends the process on a signal: the main thread may be waiting inside torch."""
+        """Ends the job where no checkpoint is written: before the training, and on a second Ctrl-C.
+
+        The main thread may be waiting inside torch.
+        """
         with suppress(BlockingIOError):
-            arrived = set(os.read(self._signals, 100)) & {signal.SIGTERM, signal.SIGUSR1}
-            if arrived and not self._member.trains:
-                end_at_once(arrived.pop())
+            for number in os.read(self._signals, 100):
+                if number in SIGNALS and not self._member.trains:
+                    self._failure.end(outside_the_training(number), PreemptedError.exit_status)
+                if self._member.end_request.insists(number):
+                    self._failure.end(TWICE, INTERRUPTED)
 
 
 def _pipe_of_signals() -> int:
