@@ -15,17 +15,21 @@ from typing import Optional, Sequence
 from tqdm import tqdm
 
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.errors import exit_with_one_line
+from meddlr_greedy.errors import UserError, exit_with_one_line, log_causes
 from meddlr_greedy.evaluation.comparison import (
     STATISTICS_FILE,
     TABLE_FILE,
     UNITS,
+    Comparison,
+    Run,
     compare_runs,
     load_runs,
     shared_datasets,
     write_comparisons,
 )
-from meddlr_greedy.files import writing
+from meddlr_greedy.evaluation.report import RESULTS_FOLDER
+from meddlr_greedy.files import UniqueNames, writing
+from meddlr_greedy.locks import LOG_FILE, locked
 
 __all__ = ["build_parser", "main"]
 
@@ -55,16 +59,33 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     """
     args = build_parser(prog).parse_args(argv)
     runs = load_runs(args.runs, args.labels)
-    comparisons = [compare_runs(runs, name, args.unit) for name in shared_datasets(runs)]
     folder = Path(args.output)
+    _check_holds_no_results(folder, runs)
+    comparisons = [compare_runs(runs, name, args.unit) for name in shared_datasets(runs)]
+    with locked(folder, "--output"):
+        log_causes(folder / LOG_FILE)
+        _write(folder, comparisons)
+
+
+def _check_holds_no_results(folder: Path, runs: Sequence[Run]) -> None:
+    """The pictures of an evaluation have the names that those of a comparison have."""
+    for run in runs:
+        if folder.resolve() == run.folder.resolve() or folder.resolve().name == RESULTS_FOLDER:
+            raise UserError(
+                f"--output: {folder}: holds the results of an evaluation, which are not overwritten; allowed another"
+                " folder"
+            )
+
+
+def _write(folder: Path, comparisons: Sequence[Comparison]) -> None:
     with writing(folder, "--output"):
-        folder.mkdir(parents=True, exist_ok=True)
         write_comparisons(folder, comparisons)
     for comparison in comparisons:
         print(f"\n{comparison.as_text()}\n")
+    names = UniqueNames()
     for comparison in tqdm(comparisons, desc="pictures", unit="data set", dynamic_ncols=True):
         with writing(folder, "--output"):
-            pictures = comparison.draw(folder)
+            pictures = comparison.draw(folder, names)
         tqdm.write("\n".join(f"picture: {picture}" for picture in pictures) or _NO_PICTURES.format(comparison.dataset))
     print(f"tables: {', '.join(str(folder / name) for name in (STATISTICS_FILE, TABLE_FILE))}")
 

@@ -4,24 +4,32 @@
 Entry points are wrapped by :func:`exit_with_one_line`, which prints the line and ends with the exception's status.
 Anything else that goes wrong is a fault of the program: it has one line, too, and status 1. Tracebacks are printed with
 ``--debug`` alone (:func:`show_tracebacks`), and are kept in the log of the output folder (:func:`log_causes`).
+
+A signal that asks for the end is an exception too (:class:`EndedBySignal`): files half-written are removed on its way
+up, and what :func:`at_end` was given is done, as at every other end.
 """
 
+import atexit
 import difflib
 import errno
 import functools
 import logging
 import os
 import re
+import signal
 import sys
+import time
 import traceback
 from contextlib import contextmanager
 from typing import Any, Callable, Iterable, Iterator, List, Tuple, TypeVar, Union
 
 __all__ = [
+    "EndedBySignal",
     "NonFiniteLossError",
     "OneLineError",
     "PreemptedError",
     "UserError",
+    "at_end",
     "check",
     "did_you_mean",
     "exit_with_one_line",
@@ -30,6 +38,7 @@ __all__ = [
     "keep_cause",
     "log_causes",
     "naming",
+    "no_room",
     "print_error",
     "show_tracebacks",
     "traceback_to_show",
@@ -42,7 +51,8 @@ _causes = logging.getLogger("meddlr_greedy.causes")
 _causes.propagate = False
 _causes.addHandler(logging.NullHandler())
 
-_logs: List[logging.Handler] = []
+# What is left to do when the running command ends, last come, first done.
+_at_end: List[Callable[[], Any]] = []
 
 _tracebacks_shown = False
 
@@ -51,6 +61,13 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 # What torch's DataLoader says, from wherever the main thread happens to be.
 _KILLED_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")
+# What torch.save says where its file cannot be written; it does not tell why.
+_TORCH_CANNOT_WRITE = ("inline_container.cc", "PytorchStreamWriter failed", "iostream error")
+
+_END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+# Schedulers and shells may send a signal twice. One that comes later than this ends the process at once.
+_CLEANING_S = 10.0
 
 
 class OneLineError(Exception):
@@ -83,6 +100,18 @@ class PreemptedError(OneLineError):
     exit_status = os.EX_TEMPFAIL
 
 
+class EndedBySignal(KeyboardInterrupt):  # noqa: N818 (no error)
+    """SIGINT, SIGTERM or SIGHUP asked for the end.
+
+    Attributes:
+        signal: Its number.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"{signal.Signals(number).name} received; nothing is left half-written")
+        self.signal = number
+
+
 @contextmanager
 def naming(key: str) -> Iterator[None]:
     """Turns a ValueError of meddlr about a config value into a :class:`UserError` that names the key."""
@@ -108,20 +137,76 @@ def exit_with_one_line(main: Callable[..., _T]) -> Callable[..., _T]:
     def wrapped(*args, **kwargs):
         global _tracebacks_shown
         _tracebacks_shown = False
+        before = len(_at_end)  # of a command that calls this one
+        _print_any_name()
         try:
-            return main(*args, **kwargs)
+            with _ended_by_signals():
+                return main(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 (a user is shown no traceback)
             line, status = explained(error)
             keep_cause(line, error)
             print(f"{traceback_to_show(error)}error: {line}", file=sys.stderr)
             sys.exit(status)
+        except KeyboardInterrupt as end:
+            end = end if isinstance(end, EndedBySignal) else EndedBySignal(signal.SIGINT)
+            print(f"{traceback_to_show(end)}error: {end}", file=sys.stderr)
+            sys.exit(128 + end.signal)
         finally:
-            while _logs:
-                handler = _logs.pop()
-                _causes.removeHandler(handler)
-                handler.close()
+            while len(_at_end) > before:
+                _at_end.pop()()
 
     return wrapped
+
+
+def at_end(function: Callable[[], Any]) -> None:
+    """Calls a function when the running command ends, in whatever way; that of the process, where there is none."""
+    _at_end.append(function)
+
+
+@atexit.register
+def _end_of_process() -> None:
+    while _at_end:
+        _at_end.pop()()
+
+
+def _print_any_name() -> None:
+    """Names of files may hold bytes that are no text; they are printed with backslashes, as stderr does."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Inside the block, the first SIGINT, SIGTERM or SIGHUP raises :class:`EndedBySignal`.
+
+    A signal that is ignored (``nohup``) stays so. Outside the main thread it does nothing: Python allows no handlers
+    there.
+    """
+    process, first = os.getpid(), [0.0]
+
+    def handle(number: int, frame: Any) -> None:  # noqa: ARG001 (the signature of a handler)
+        if os.getpid() != process:  # a process forked from here ends as it would without the handler
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif not first[0]:
+            first[0] = time.monotonic()
+            raise EndedBySignal(number)
+        elif time.monotonic() > first[0] + _CLEANING_S:
+            os._exit(128 + number)
+
+    previous = {}
+    for number in _END_SIGNALS:
+        try:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, handle)
+        except ValueError:  # not in the main thread
+            break
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 def explained(error: BaseException) -> Tuple[str, int]:
@@ -133,9 +218,23 @@ def explained(error: BaseException) -> Tuple[str, int]:
     if isinstance(error, RuntimeError) and (worker := _KILLED_WORKER.search(str(error))):
         hint = "out of memory, perhaps; lower DATALOADER.NUM_WORKERS, and continue a training with --resume"
         return f"a worker of the DataLoader (process {worker[1]}) was killed: {hint}", 1
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return f"{f'{error.filename}: ' if error.filename else ''}cannot be written ({error.strerror})", 2
+    reason = no_room(error)
+    if reason:
+        file_name = getattr(error, "filename", None)
+        return f"{f'{file_name}: ' if file_name else ''}cannot be written ({reason})", 2
     return f"unexpected {type(error).__name__}: {first_line(error)}; --debug shows where it arose", 1
+
+
+def no_room(error: BaseException) -> str:
+    """Why nothing can be written, where an error says that of the file system and not of the program; else empty."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return os.strerror(error.errno)
+    if isinstance(error, RuntimeError):
+        if any(words in str(error) for words in _TORCH_CANNOT_WRITE):
+            return "torch.save failed; is the disk full?"
+        found = re.search(r"errno = (\d+)", str(error))  # HDF5, where it flushes on closing a file
+        return os.strerror(int(found[1])) if found else ""
+    return ""
 
 
 def first_line(error: BaseException) -> str:
@@ -155,12 +254,29 @@ def traceback_to_show(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, error.__traceback__)) if _tracebacks_shown else ""
 
 
+class _Log(logging.FileHandler):
+    """A log that is made for the first line, in a folder that is there; what cannot be logged is not worth a word."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line."""
+        if os.path.isdir(os.path.dirname(self.baseFilename)):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 (logging's name)
+        """Says nothing: the disk may be full, which is told elsewhere."""
+
+
 def log_causes(path: Union[str, "os.PathLike[str]"]) -> None:
     """Until the running command ends, appends the tracebacks of errors to a file, which is made for the first."""
-    handler = logging.FileHandler(path, delay=True, errors="backslashreplace")
+    handler = _Log(path, delay=True, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s"))
     _causes.addHandler(handler)
-    _logs.append(handler)
+
+    def close() -> None:
+        _causes.removeHandler(handler)
+        handler.close()
+
+    at_end(close)
 
 
 def keep_cause(line: str, error: BaseException) -> None:

@@ -3,21 +3,43 @@
 :func:`reading` is the one way to read what others have written. :func:`written_atomically` makes a file, and
 :func:`writing` makes one line of what goes wrong on the way. :func:`check_room` asks for the room of a large file,
 before hours of work go into it.
+
+Names that come from outside (of files, data sets, scans) become file names by :class:`UniqueNames` or
+:func:`safe_name`, and :func:`inside` refuses paths that lead elsewhere. :func:`check_not_read` refuses to write what is
+read.
 """
 
+import hashlib
 import os
 import re
 import secrets
-from contextlib import contextmanager
+import unicodedata
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Iterable, Iterator, Set, Union
 
-from meddlr_greedy.errors import OneLineError, UserError, first_line, keep_cause
+from meddlr_greedy.errors import OneLineError, UserError, first_line, keep_cause, no_room
 
-__all__ = ["PARTIAL", "WriteError", "check_room", "reading", "writing", "written_atomically"]
+__all__ = [
+    "PARTIAL",
+    "UniqueNames",
+    "WriteError",
+    "check_not_read",
+    "check_room",
+    "inside",
+    "printable",
+    "reading",
+    "remove_partial_files",
+    "safe_name",
+    "writing",
+    "written_atomically",
+]
 
 #: What the names of files begin with that are not done; after a kill they stay, and the next run removes them.
 PARTIAL = ".partial-"
+
+# Bytes of a name. File systems allow 255; what is added to a name (a suffix, a split, PARTIAL) has room.
+_LONGEST_NAME = 160
 
 
 class WriteError(UserError):
@@ -66,7 +88,8 @@ def written_atomically(path: Union[str, Path], durable: bool = False) -> Iterato
         durable: Also waits until the content is on the disk, so that it survives a power cut.
     """
     path = Path(path)
-    partial = path.with_name(f"{PARTIAL}{secrets.token_hex(4)}-{path.name[-100:]}")
+    ending = os.fsdecode(os.fsencode(path.name)[-100:])
+    partial = path.with_name(f"{PARTIAL}{secrets.token_hex(4)}-{ending}")
     try:
         yield partial
         if durable:
@@ -77,11 +100,19 @@ def written_atomically(path: Union[str, Path], durable: bool = False) -> Iterato
         partial.unlink(missing_ok=True)
 
 
+def remove_partial_files(*folders: Path) -> None:
+    """Removes what killed commands left half-written in folders; who calls it has the lock of the folder."""
+    for folder in folders:
+        for partial in folder.glob(f"{PARTIAL}*"):
+            with suppress(OSError):
+                partial.unlink()
+
+
 @contextmanager
 def writing(path: Union[str, Path], option: str = "") -> Iterator[None]:
-    """Makes a :class:`WriteError` of what the file system or HDF5 raises in the block.
+    """Makes a :class:`WriteError` of what the file system, HDF5 or torch.save raises in the block.
 
-    Other errors pass, also a RuntimeError that is not HDF5's: the block may compute what it writes.
+    Other errors pass, also a RuntimeError that says nothing of a file: the block may compute what it writes.
 
     Args:
         path: What is written, as the user knows it: a file, or the folder given on the command line.
@@ -94,8 +125,8 @@ def writing(path: Union[str, Path], option: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         raise _write_error(path, option, error) from error
-    except RuntimeError as error:  # what HDF5 raises where it flushes to a full disk, on closing a file
-        if "errno = " not in str(error):
+    except RuntimeError as error:
+        if not no_room(error):
             raise
         raise _write_error(path, option, error) from error
 
@@ -111,7 +142,91 @@ def check_room(path: Union[str, Path], num_bytes: int) -> None:
             os.posix_fallocate(file.fileno(), 0, num_bytes)
 
 
+# --- Names and places ---
+
+
+def printable(text: str) -> str:
+    """A text for pictures and file names: what cannot be shown (bytes that are no text, line breaks) becomes "_"."""
+    return "".join("_" if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in text)
+
+
+def safe_name(text: str) -> str:
+    """A file name for a text from outside: one part of a path, not hidden, of a length that file systems allow.
+
+    Usual names stay as they are. A name that is too long ends in a digest of the whole text.
+    """
+    name = re.sub(r"[/\\\\]", "_", printable(text)).strip()
+    name = re.sub(r"^\.+|\.+$", lambda dots: "_" * len(dots[0]), name) or "_"
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}-{digest}"
+
+
+class UniqueNames:
+    """Hands out safe file names, no two of which are one, also where a file system ignores case."""
+
+    def __init__(self) -> None:
+        self._taken: Set[str] = set()
+
+    def __call__(self, text: str) -> str:
+        """The name for a text; where it is taken, with the first free number."""
+        name, number = safe_name(text), 1
+        candidate = name
+        while (key := unicodedata.normalize("NFC", candidate).casefold()) in self._taken:
+            number += 1
+            candidate = f"{name}-{number}"
+        self._taken.add(key)
+        return candidate
+
+
+def inside(folder: Path, name: str, told_by: Union[str, Path]) -> Path:
+    """The path of a file in a folder, which a file from outside names.
+
+    Args:
+        folder: The folder.
+        name: Relative to it.
+        told_by: The file that holds the name, for the message.
+
+    Raises:
+        UserError: The name leads out of the folder.
+    """
+    path = Path(os.path.normpath(folder / name))
+    if "\0" in name or Path(os.path.normpath(folder)) not in path.parents:
+        raise UserError(f"{told_by}: found the file name {name!r}, allowed names of files in {folder}")
+    return path
+
+
+def check_not_read(option: str, outputs: Iterable[Union[str, Path]], inputs: Iterable[Union[str, Path]]) -> None:
+    """Refuses to write a file that is read, by whatever name: links, and letters of another case, are the same file.
+
+    Args:
+        option: What named the output, for the message.
+        outputs: The files that will be written.
+        inputs: The files that will be read.
+
+    Raises:
+        UserError: One of the outputs is one of the inputs.
+    """
+    read = {}
+    for path in map(Path, inputs):
+        read[os.path.realpath(path)] = path
+        with suppress(OSError):
+            read[_identity(path)] = path
+    for output in map(Path, outputs):
+        found = read.get(os.path.realpath(output))
+        with suppress(OSError):
+            found = found or read.get(_identity(output))
+        if found is not None:
+            raise UserError(f"{option}: {output}: is the input {found}, which is not overwritten; give another place")
+
+
+def _identity(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_dev}:{status.st_ino}"
+
+
 def _write_error(path: Union[str, Path], option: str, error: Exception) -> WriteError:
     hdf5_reason = re.search(r"error message = '(.*?)'", str(error))
-    reason = hdf5_reason.group(1) if hdf5_reason else getattr(error, "strerror", None) or error
+    reason = hdf5_reason.group(1) if hdf5_reason else no_room(error) or getattr(error, "strerror", None) or error
     return WriteError(f"{f'{option}: ' if option else ''}{path}: cannot be written ({reason})")

@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 from meddlr_greedy.arguments import CommandParser, add_config_arguments
 from meddlr_greedy.config.loading import load_config
+from meddlr_greedy.config.shipped import find_config
 from meddlr_greedy.data.catalog import register_datasets
 from meddlr_greedy.errors import UserError, exit_with_one_line
-from meddlr_greedy.files import writing, written_atomically
+from meddlr_greedy.files import check_not_read, writing, written_atomically
 from meddlr_greedy.modeling.contract import check_keys_of_network
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.search import FEATURES, STEPS, alternatives, largest, modules_of, with_modules
@@ -78,6 +79,8 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> Di
 
     start = time.perf_counter()
     budget = _bytes(args.memory) if args.memory is not None else None
+    if args.json:
+        check_not_read("--json", [args.json], [find_config(args.config_file)] if args.config_file else [])
     cfg = load_config(args.config_file, args.opts)
     check_keys_of_network(cfg)
     example = _example(cfg, args.shape, args.maps)

@@ -27,7 +27,7 @@ Examples::
 import os
 import time
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Dict, Optional, Sequence
 
 import torch
 from meddlr.utils import env
@@ -36,12 +36,13 @@ from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config.shipped import find_config
 from meddlr_greedy.engine.run_files import config_beside, find_weights, load_network, load_run_config
 from meddlr_greedy.engine.setup import check_device
-from meddlr_greedy.errors import exit_with_one_line
-from meddlr_greedy.files import writing
+from meddlr_greedy.errors import exit_with_one_line, log_causes
+from meddlr_greedy.files import check_not_read
+from meddlr_greedy.locks import LOG_FILE, locked
 from meddlr_greedy.modeling.contract import check_keys_of_network
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
 from meddlr_greedy.reconstruction.reconstructor import Reconstructor, use_modules
-from meddlr_greedy.reconstruction.scan import check_names, missing_attributes, reconstruct_scan
+from meddlr_greedy.reconstruction.scan import missing_attributes, output_files, reconstruct_scan
 
 __all__ = ["build_parser", "main"]
 
@@ -85,32 +86,39 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     )
     # All that can be known at once is, before the first scan is reconstructed.
     scans = [AcquiredScan(path) for path in args.inputs]
-    check_names(scans)
+    folder = Path(args.output)
+    files = output_files(scans, folder)
+    config_file = find_config(args.config_file) if args.config_file else config_beside(weights)
+    check_not_read("--output", (f for paths in files for f in paths), [*args.inputs, weights, config_file])
     model, _ = load_network(cfg, weights)
     if args.modules is not None:
         use_modules(model, args.modules)
     reconstructor = Reconstructor(cfg, model)
     for scan in scans:
         reconstructor.check(scan)
-    folder = Path(args.output)
-    with writing(folder, "--output"):
-        folder.mkdir(parents=True, exist_ok=True)
 
-    print(f"weights: {weights}")
-    config_file = find_config(args.config_file) if args.config_file else config_beside(weights)
     made_by = {"weights": os.path.abspath(weights), "config_file": os.path.abspath(config_file)}
     if args.modules is not None:
         made_by["modules"] = str(args.modules)
-    for scan in scans:
-        start = time.perf_counter()
-        files = reconstruct_scan(scan, reconstructor, folder, made_by)
-        seconds = (time.perf_counter() - start) / len(scan)
-        missing = missing_attributes(scan)
-        if missing:
-            print(f"note: {scan.path} has no attribute {', '.join(missing)}; 1 stands in the NIfTI header")
-        print(
-            f"{scan.path}: {len(scan)} slices of {scan.shape[1:-1]}, {seconds:.2f} s each: {', '.join(map(str, files))}"
-        )
+    with locked(folder, "--output"):
+        log_causes(folder / LOG_FILE)
+        print(f"weights: {weights}")
+        for scan, paths in zip(scans, files):
+            _reconstruct(scan, reconstructor, paths, made_by)
+
+
+def _reconstruct(
+    scan: AcquiredScan, reconstructor: Reconstructor, files: Sequence[Path], made_by: Dict[str, str]
+) -> None:
+    start = time.perf_counter()
+    written = reconstruct_scan(scan, reconstructor, files, made_by)
+    seconds = (time.perf_counter() - start) / len(scan)
+    missing = missing_attributes(scan)
+    if missing:
+        print(f"note: {scan.path} has no attribute {', '.join(missing)}; 1 stands in the NIfTI header")
+    print(
+        f"{scan.path}: {len(scan)} slices of {scan.shape[1:-1]}, {seconds:.2f} s each: {', '.join(map(str, written))}"
+    )
 
 
 if __name__ == "__main__":

@@ -72,7 +72,9 @@ def test_eval_net(trained_run, tmp_path, capsys, arch, modules, data):
     assert rows == ["zero-filled", "greedy" if modules else "reconstruction"]
 
 
-def test_numbers_outlive_a_failing_picture_and_no_picture_outlives_its_numbers(trained_run, tmp_path, monkeypatch):
+def test_numbers_outlive_a_failing_picture_and_no_picture_outlives_its_numbers(
+    trained_run, tmp_path, monkeypatch, capsys
+):
     config, _ = trained_run("GeneralizedUnrolledCNN", 2, "flat")
     folder = tmp_path / "run" / "test_results"
     eval_net.main(["--config-file", config, "--num-figures", "2"])
@@ -83,8 +85,11 @@ def test_numbers_outlive_a_failing_picture_and_no_picture_outlives_its_numbers(t
         raise ZeroDivisionError
 
     monkeypatch.setattr(slices_module, "draw_recon_figure", fail)
-    with pytest.raises(SystemExit):
-        eval_net.main(["--config-file", config, "--num-figures", "1", "SEED", "8"])
+    capsys.readouterr()
+    eval_net.main(["--config-file", config, "--num-figures", "1", "SEED", "8"])
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert len(told) == 1 and "slice1.png: no picture (ZeroDivisionError" in told[0]
+    assert "ZeroDivisionError" in (tmp_path / "run" / "log.txt").read_text()
     results = json.loads((folder / "results.json").read_text())
     assert results["seed"] == 8
     assert results["datasets"]["flat_test"]["reconstruction"]["psnr"]["count"] == 4

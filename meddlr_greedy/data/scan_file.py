@@ -33,7 +33,7 @@ import numpy as np
 from meddlr.data.slice_dataset import SliceData
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.files import reading, writing, written_atomically
+from meddlr_greedy.files import check_room, reading, writing, written_atomically
 from meddlr_greedy.hdf5 import check_array, check_links
 from meddlr_greedy.limits import LARGEST_LENGTH, is_length
 from meddlr_greedy.ops.axes import CINE_AXES, PLAIN_AXES
@@ -311,17 +311,22 @@ def write_scan(
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with written_atomically(path) as partial:
-        with writing(path):
-            file = h5py.File(partial, "w")
+        file = None
         try:
             for i, arrays in enumerate(slices):
                 with writing(path):
+                    if file is None:
+                        # HDF5 itself does not survive a full disk.
+                        check_room(partial, num_slices * sum(array.nbytes for array in arrays.values()))
+                        file = h5py.File(partial, "w")
                     for name, array in arrays.items():
                         if name not in file:
                             file.create_dataset(name, (num_slices, *array.shape), array.dtype)
                         file[name][i] = array
             with writing(path):
+                file = h5py.File(partial, "w") if file is None else file
                 file.attrs.update({name: value for name, value in attributes.items() if value is not None})
         finally:
             with writing(path):
-                file.close()
+                if file is not None:
+                    file.close()

@@ -9,7 +9,7 @@ import torch
 from meddlr.checkpoint import Checkpointer
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.files import written_atomically
+from meddlr_greedy.files import writing, written_atomically
 
 __all__ = ["BEST_CHECKPOINT", "GreedyCheckpointer", "plain_name"]
 
@@ -31,7 +31,7 @@ class GreedyCheckpointer(Checkpointer):
             return
         data = {**self.state(), **kwargs}
         path = os.path.join(self.save_dir, f"{name}.pth")
-        with written_atomically(path, durable=True) as partial:
+        with writing(path), written_atomically(path, durable=True) as partial:
             torch.save(data, partial)
         if tag:
             self.tag_last_checkpoint(os.path.basename(path))

@@ -16,9 +16,10 @@ from meddlr_greedy.config.safe_yaml import read_yaml
 from meddlr_greedy.config.shipped import find_config
 from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.engine.run_files import CONFIG_FILE
-from meddlr_greedy.errors import UserError
+from meddlr_greedy.errors import UserError, log_causes
 from meddlr_greedy.files import writing, written_atomically
 from meddlr_greedy.jobs.job import Job
+from meddlr_greedy.locks import LOG_FILE, lock_until_end
 
 __all__ = ["check_device", "save_config", "setup_run"]
 
@@ -70,14 +71,19 @@ def setup_run(cfg: CfgNode, args: Any, trains: bool, job: Optional[Job] = None) 
     _prepare_torch(cfg)
     cfg = cfg.clone().defrost()
     cfg.OUTPUT_DIR = env.get_path_manager().get_local_path(cfg.OUTPUT_DIR)
-    if trains and not args.resume and not args.auto_version:
-        _check_starts_anew(cfg.OUTPUT_DIR)
+    if trains and not args.auto_version:
+        _lock_folder(cfg.OUTPUT_DIR, job)
+        if not args.resume:
+            _check_starts_anew(cfg.OUTPUT_DIR)
     if cfg.SEED < 0:
         cfg.SEED = _choose_seed(cfg.OUTPUT_DIR, args.resume, job)
     _make_folder(cfg.OUTPUT_DIR)
     with _logging_apart(cfg.OUTPUT_DIR, job) if job and not _is_io_rank(cfg, job) else contextlib.nullcontext():
         setup_logger(cfg.OUTPUT_DIR, name="meddlr_greedy")
         default_setup(cfg.freeze(), _with_config_found(args), save_cfg=False)
+    if trains and args.auto_version:
+        _lock_folder(cfg.OUTPUT_DIR, job)  # the numbered folder, which is known only now
+    log_causes(os.path.join(cfg.OUTPUT_DIR, LOG_FILE))
     return cfg
 
 
@@ -127,6 +133,14 @@ def _check_starts_anew(output_dir: str) -> None:
 def _make_folder(output_dir: str) -> None:
     with writing(output_dir, "OUTPUT_DIR"):
         os.makedirs(output_dir, exist_ok=True)
+
+
+def _lock_folder(output_dir: str, job: Optional[Job]) -> None:
+    """Locks the folder of the run until the command ends, once for all processes of a job."""
+    if job is None or job.rank == 0:
+        lock_until_end(output_dir, "OUTPUT_DIR")
+    if job is not None:
+        job.agree("locked", "yes")  # the others write nothing before
 
 
 def _choose_seed(output_dir: str, resume: bool, job: Optional[Job]) -> int:

@@ -14,7 +14,7 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
 from meddlr_greedy.evaluation.slices import KeptSlice, draw_slice, read_slices
 from meddlr_greedy.evaluation.tables import DETAILS, HEADLINES, LABELS, base_name
-from meddlr_greedy.files import written_atomically
+from meddlr_greedy.files import UniqueNames, inside, written_atomically
 
 __all__ = [
     "MIN_PAIRS",
@@ -59,13 +59,14 @@ class Run(NamedTuple):
     def file(self, dataset: str, kind: str) -> Optional[Path]:
         """A file that the evaluation wrote: "slices", "subjects" or "images"; ``None`` where it wrote none."""
         name = self.datasets[dataset]["files"].get(kind)
-        return None if name is None else self.folder / name
+        return None if name is None else inside(self.folder, name, self.folder / RESULTS_FILE)
 
     def slice_table(self, dataset: str) -> pd.DataFrame:
         """See :func:`meddlr_greedy.evaluation.tables.slice_table`."""
-        path = self.folder / self.datasets[dataset]["files"]["slices"]
+        path = inside(self.folder, self.datasets[dataset]["files"]["slices"], self.folder / RESULTS_FILE)
+        texts = {"scan": str, "slice": str, "subject": str}
         try:
-            table = pd.read_csv(path, dtype={"scan": str, "slice": str, "subject": str}, keep_default_na=False)
+            table = pd.read_csv(path, dtype=texts, keep_default_na=False, encoding_errors="surrogateescape")
             return table.astype({"slice": str}).assign(mean=pd.to_numeric(table["mean"]))
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path}: cannot be read ({error}); evaluate the run again") from error
@@ -203,8 +204,16 @@ class Comparison:
         table = tabulate(rows, headers=headers, tablefmt=table_format, disable_numparse=True)
         return "\n\n".join([table, note, *(f"note: {text}" for text in self.notes)])
 
-    def draw(self, folder: Path) -> List[Path]:
-        """Draws every slice that all runs kept: target, zero-filled image (of the first run) and the runs."""
+    def draw(self, folder: Path, names: UniqueNames) -> List[Path]:
+        """Draws every slice that all runs kept: target, zero-filled image (of the first run) and the runs.
+
+        Args:
+            folder: Where to draw.
+            names: Gives names of files; comparisons in one folder share it.
+
+        Returns:
+            List[Path]: The pictures.
+        """
         kept = [_kept_slices(run, self.dataset) for run in self.runs]
         pictures: List[Path] = []
         for key, first in kept[0].items():
@@ -217,7 +226,7 @@ class Comparison:
                 )
             recons = {_ZERO_FILLED: first.images["zero_filled"]}
             recons.update({run.label: s.images["reconstruction"] for run, s in zip(self.runs, slices)})
-            pictures += draw_slice(recons, first, self.dataset, self._slice_scores(*key), folder)
+            pictures += draw_slice(recons, first, self.dataset, self._slice_scores(*key), folder, names)
         return pictures
 
     def _slice_scores(self, scan: str, slice_id: int) -> Dict[str, Dict[str, float]]:
@@ -277,9 +286,9 @@ def write_comparisons(folder: Path, comparisons: Sequence[Comparison]) -> None:
     """Writes :data:`STATISTICS_FILE` and :data:`TABLE_FILE` of comparisons on several data sets."""
     with written_atomically(folder / STATISTICS_FILE) as partial:
         tables = [c.statistics.assign(dataset=c.dataset, unit=c.unit) for c in comparisons]
-        pd.concat(tables, ignore_index=True).to_csv(partial, index=False)
+        pd.concat(tables, ignore_index=True).to_csv(partial, index=False, errors="surrogateescape")
     with written_atomically(folder / TABLE_FILE) as partial:
-        partial.write_text("\n\n".join(c.as_text("github") for c in comparisons) + "\n")
+        partial.write_text("\n\n".join(c.as_text("github") for c in comparisons) + "\n", errors="backslashreplace")
 
 
 def _unit_means(table: pd.DataFrame, method: str, unit: str) -> pd.Series:

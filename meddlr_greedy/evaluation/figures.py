@@ -6,8 +6,9 @@ target, where there is one, and one for each named reconstruction. All panels sh
 difference of the magnitudes, enlarged by ``ERROR_GAIN``.
 """
 
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -19,10 +20,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from meddlr_greedy.errors import OneLineError, first_line, keep_cause, no_room
 from meddlr_greedy.evaluation.heart import HeartRegion, Profile, heart_region
-from meddlr_greedy.files import written_atomically
+from meddlr_greedy.files import printable, written_atomically
 
-__all__ = ["draw_cine_gif", "draw_recon_figure"]
+__all__ = ["draw_cine_gif", "draw_recon_figure", "drawn_or_told"]
 
 Images = Union[np.ndarray, torch.Tensor]
 Metrics = Mapping[str, Mapping[str, float]]
@@ -34,6 +36,28 @@ _WINDOW_PERCENTILE = 99.5  # of the reference: a few bright fat or skin pixels w
 _MARK = "#ffd21f"
 _DPI = 100
 _MIN_FRAME_TIME_MS = 20  # browsers show anything faster at 100 ms
+
+
+@contextmanager
+def drawn_or_told(path: Path) -> Iterator[List[Path]]:
+    """Inside the block a picture is drawn; where that fails, one line tells so: a picture never costs the results.
+
+    Gives a list, which holds the path of the picture at the end, where it was drawn. What is no fault of the picture
+    (a full disk, say) is raised.
+    """
+    drawn: List[Path] = []
+    try:
+        yield drawn
+    except (OneLineError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 (of matplotlib, PIL, or of numbers that nobody thought of)
+        if no_room(error):
+            raise
+        line = f"{path}: no picture ({type(error).__name__}: {first_line(error)})"
+        keep_cause(line, error)
+        print(f"note: {line}")
+    else:
+        drawn.append(path)
 
 
 class _Columns(NamedTuple):
@@ -110,7 +134,7 @@ def draw_recon_figure(
     axes = figure.subplots(len(heights), len(columns.images), squeeze=False, height_ratios=heights)
     for axis, (name, series) in zip(axes[0], columns.images.items()):
         _show(axis, series[..., frame], white, aspect)
-        axis.set_title(_heading(name, title_metrics), fontsize=11)
+        axis.set_title(_heading(name, title_metrics), fontsize=11, parse_math=False)
     if is_series:
         _mark_heart(axes[0], heart, height, width)
     if columns.errors:
@@ -118,7 +142,7 @@ def draw_recon_figure(
     if is_series:
         axes[0, 0].set_ylabel(f"frame {frame + 1} of {num_frames}", labelpad=10)
         _draw_profiles(axes[-1], columns.images, heart.line, white, pixel_spacing_mm, frame_time_ms)
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(printable(title), fontsize=12, parse_math=False)  # names may hold a "$"
     legend = "; yellow: heart region and line of the x-t profile" if is_series else ""
     figure.supxlabel(f"magnitude, one gray window for all panels{legend}", fontsize=9, color="0.35")
     with written_atomically(path) as partial:
@@ -154,7 +178,8 @@ def draw_cine_gif(
     figure = Figure(figsize=(layout.width / _DPI, layout.height / _DPI), dpi=_DPI, facecolor="black")
     canvas = FigureCanvasAgg(figure)
     drawn = _draw_panels(figure, columns, layout, title_metrics)
-    figure.text(0.5, 1 - 4 / layout.height, title, color="white", fontsize=9, ha="center", va="top")
+    top = 1 - 4 / layout.height
+    figure.text(0.5, top, printable(title), color="white", fontsize=9, ha="center", va="top", parse_math=False)
     clock = figure.text(0.5, 5 / layout.height, "", color="white", fontsize=8, ha="center", va="bottom")
 
     num_frames = columns.reference.shape[2]
@@ -228,7 +253,7 @@ def _draw_panels(
             axis = figure.add_axes(layout.box(row, column))
             axis.set_axis_off()
             if row == 0:
-                axis.set_title(_heading(name, metrics), fontsize=9, color="white", pad=3)
+                axis.set_title(_heading(name, metrics), fontsize=9, color="white", pad=3, parse_math=False)
             if name not in panels:
                 axis.text(0.5, 0.5, _ERROR, color="0.6", fontsize=9, ha="center", va="center")
                 continue
@@ -272,7 +297,7 @@ def _end_systole(series: np.ndarray) -> int:
 
 def _heading(name: str, metrics: Optional[Metrics]) -> str:
     values = (metrics or {}).get(name, {})
-    return name + "\n" + "   ".join(f"{key} {_format(key, value)}" for key, value in values.items())
+    return printable(name) + "\n" + "   ".join(f"{key} {_format(key, value)}" for key, value in values.items())
 
 
 def _format(metric: str, value: float) -> str:

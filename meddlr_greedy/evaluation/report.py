@@ -22,7 +22,7 @@ from meddlr_greedy.evaluation.tables import (
     subject_table,
     summary,
 )
-from meddlr_greedy.files import written_atomically
+from meddlr_greedy.files import UniqueNames, written_atomically
 
 __all__ = ["DatasetReport", "RESULTS_FILE", "RESULTS_FOLDER", "write_results"]
 
@@ -46,6 +46,7 @@ class DatasetReport:
         subjects: Scan -> subject.
         figures: The pictures that :meth:`draw` wrote.
         files: The files that :meth:`write` wrote: "slices", "subjects" and "images".
+        names: Gives names of files; reports in one folder share it.
     """
 
     name: str
@@ -56,15 +57,18 @@ class DatasetReport:
     subjects: Dict[str, str] = field(default_factory=dict)
     figures: List[Path] = field(default_factory=list)
     files: Dict[str, Path] = field(default_factory=dict)
+    names: UniqueNames = field(default_factory=UniqueNames)
 
     def write(self, folder: Path) -> None:
         """Writes the tables of slices and subjects, and the images of the slices to draw."""
+        stem = self.names(self.name)
         for kind, make_table in (("slices", slice_table), ("subjects", subject_table)):
-            self.files[kind] = folder / f"{self.name}_{kind}.csv"
+            self.files[kind] = folder / f"{stem}_{kind}.csv"
             with written_atomically(self.files[kind]) as partial:
-                make_table(self.tables, self.subjects).to_csv(partial, index=False)
+                # Names of files may hold bytes that are no text.
+                make_table(self.tables, self.subjects).to_csv(partial, index=False, errors="surrogateescape")
         if self.slices:
-            self.files["images"] = folder / f"{self.name}_images.h5"
+            self.files["images"] = folder / f"{stem}_images.h5"
             write_slices(self.files["images"], self.slices)
 
     def draw(self, folder: Path) -> None:
@@ -74,7 +78,7 @@ class DatasetReport:
             metrics = {
                 LABELS[method]: slice_scores(table, kept.scan, kept.slice_id) for method, table in self.tables.items()
             }
-            self.figures += draw_slice(recons, kept, self.name, metrics, folder)
+            self.figures += draw_slice(recons, kept, self.name, metrics, folder, self.names)
 
     def as_dict(self, folder: Path) -> Dict[str, Any]:
         """The report as it stands in ``results.json``, files relative to ``folder``."""

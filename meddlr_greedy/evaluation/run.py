@@ -24,20 +24,23 @@ from meddlr_greedy.evaluation.images import as_complex, in_file_units
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER, DatasetReport, write_results
 from meddlr_greedy.evaluation.slices import KeptSlice
 from meddlr_greedy.evaluation.tables import LABELS
-from meddlr_greedy.files import writing
+from meddlr_greedy.files import UniqueNames, writing
+from meddlr_greedy.locks import lock_until_end
 
 __all__ = ["evaluate_dataset", "evaluate_test_sets", "make_results_folder", "run_info"]
 
 
 def make_results_folder(cfg: CfgNode) -> Path:
-    """Makes the folder of results inside ``OUTPUT_DIR``.
+    """Makes the folder of results inside ``OUTPUT_DIR``, and locks it until the command ends.
+
+    The run itself is not locked: it may still be trained.
 
     Raises:
+        UserError: Another evaluation writes there.
         WriteError: It cannot be made.
     """
     folder = Path(cfg.OUTPUT_DIR) / RESULTS_FOLDER
-    with writing(folder, "OUTPUT_DIR"):
-        folder.mkdir(exist_ok=True)
+    lock_until_end(folder, "OUTPUT_DIR")
     return folder
 
 
@@ -58,15 +61,17 @@ def evaluate_test_sets(
         UserError: A data set cannot be used.
     """
     reports: List[DatasetReport] = []
+    names = UniqueNames()
     for name in cfg.DATASETS.TEST:
         report = evaluate_dataset(cfg, model, build_val_loader(cfg, name), name, num_figures)
-        report.label = label or report.label
+        report.label, report.names = label or report.label, names
         reports.append(report)
-        report.write(folder)
-        # After every data set, and before drawing: what is done is kept if a later step fails.
-        write_results(folder / RESULTS_FILE, info, reports)
-        report.draw(folder)
-        write_results(folder / RESULTS_FILE, info, reports)
+        with writing(folder, "OUTPUT_DIR"):
+            report.write(folder)
+            # After every data set, and before drawing: what is done is kept if a later step fails.
+            write_results(folder / RESULTS_FILE, info, reports)
+            report.draw(folder)
+            write_results(folder / RESULTS_FILE, info, reports)
         print(f"\n{report.as_text()}\n")
         print("\n".join(f"picture: {figure}" for figure in report.figures))
         print(f"per subject: {report.files['subjects']}")

@@ -11,8 +11,8 @@ import numpy as np
 
 from meddlr_greedy.data.scan_file import Geometry
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure
-from meddlr_greedy.files import written_atomically
+from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure, drawn_or_told
+from meddlr_greedy.files import UniqueNames, written_atomically
 
 __all__ = ["IMAGES", "KeptSlice", "draw_slice", "read_slices", "write_slices"]
 
@@ -71,6 +71,7 @@ def draw_slice(
     dataset: str,
     metrics: Mapping[str, Mapping[str, float]],
     folder: Path,
+    names: UniqueNames,
 ) -> List[Path]:
     """Draws reconstructions of one slice beside its target.
 
@@ -80,19 +81,22 @@ def draw_slice(
         dataset: Name of its data set.
         metrics: Name of a reconstruction -> metric -> value, written above the images.
         folder: Where to write ``<dataset>-<scan>-slice<number>.png`` and, of a series, ``.gif``.
+        names: Gives the name of a file for ``<dataset>-<scan>``, one that no other slice has.
 
     Returns:
-        List[Path]: The files.
+        List[Path]: The files. One that cannot be drawn is left out, and told of.
     """
-    stem = f"{dataset}-{kept.scan}-slice{kept.slice_id}"
+    stem = names(f"{dataset}-{kept.scan}-slice{kept.slice_id}")
     title = f"{dataset}: {kept.scan}, slice {kept.slice_id}"
     target = kept.images["target"]
     is_series = target.ndim == 4
     if is_series:
         title += " (PSNR and SSIM: mean over frames)"
     png, gif = folder / f"{stem}.png", folder / f"{stem}.gif"
-    draw_recon_figure(recons, png, metrics, target=target, title=title, **kept.geometry._asdict())
+    with drawn_or_told(png) as drawn:
+        draw_recon_figure(recons, png, metrics, target=target, title=title, **kept.geometry._asdict())
     if not is_series:
-        return [png]
-    draw_cine_gif(recons, gif, metrics, target=target, title=title, **kept.geometry._asdict())
-    return [png, gif]
+        return drawn
+    with drawn_or_told(gif) as drawn_gif:
+        draw_cine_gif(recons, gif, metrics, target=target, title=title, **kept.geometry._asdict())
+    return [*drawn, *drawn_gif]

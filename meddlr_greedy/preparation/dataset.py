@@ -3,21 +3,30 @@
 import functools
 import hashlib
 import os
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import h5py
 
-from meddlr_greedy.errors import UserError, check
-from meddlr_greedy.files import WriteError, writing, written_atomically
+from meddlr_greedy.errors import UserError, check, log_causes
+from meddlr_greedy.files import (
+    PARTIAL,
+    UniqueNames,
+    WriteError,
+    check_not_read,
+    remove_partial_files,
+    writing,
+    written_atomically,
+)
+from meddlr_greedy.locks import LOCK_FILES, LOG_FILE, locked
 from meddlr_greedy.preparation.annotations import ScanEntry, annotations
 from meddlr_greedy.preparation.progress import ProgressReport
 from meddlr_greedy.preparation.raw_scan import stem
 from meddlr_greedy.preparation.scan_task import ScanTask, write_file
 from meddlr_greedy.preparation.slice import Preparation
-from meddlr_greedy.preparation.sources import Source
+from meddlr_greedy.preparation.sources import Source, files_of
 from meddlr_greedy.preparation.splits import SLICE_BLOCKS, SPLITS, ScanInfo, split_scans
 from meddlr_greedy.preparation.workers import in_parallel
 
@@ -25,6 +34,7 @@ __all__ = ["prepare_dataset"]
 
 _DESCRIPTION = "Prepared multi-coil cine"
 _FORMAT = 2  # raised when the same parameters come to give other data, so that old files are not taken for new
+_MOST_SHOWN = 5  # names in a message
 
 
 def prepare_dataset(
@@ -61,28 +71,29 @@ def prepare_dataset(
     check(jobs >= 1, "--jobs", jobs, "at least 1")
     folder, preparation = Path(output).resolve(), preparation or Preparation()
     _check_folder(folder)
+    if source.reader.reads_files:
+        _check_inputs_are_elsewhere(folder, source.inputs)
     paths = source.find(folder)
-    report = ProgressReport(progress, len(paths))
-    scans = _open_all(source, paths, jobs, report)
-    if not any(scan.usable for scan in scans.values()):
-        report.finish()
+    if not paths:
         raise UserError(f"found no file to prepare in {', '.join(map(str, source.inputs))}")
-    # A scan that cannot be used keeps its place: the split of the others is the same with and without it.
-    infos = {name: scan.info or ScanInfo(source.subject_by_path(scan.path), 0) for name, scan in scans.items()}
-    blocks, split_by = split_scans(split, infos, split_seed, train_needed=not _are_undersampled(scans))
-    coil_maps = {"coil_maps": preparation.coil_maps.parameters}
-    parameters = {"format": _FORMAT, **source.parameters, **asdict(preparation), **coil_maps}
-    tasks = list(_tasks(folder, source, preparation, scans, blocks, split_by, parameters))
-    waiting, was_there = [task for task in tasks if not task.is_done(overwrite)], folder.exists()
-    try:
+    report = ProgressReport(progress, len(paths))
+    with _alone_in(folder):
+        scans = _open_all(source, paths, jobs, report, folder / LOG_FILE)
+        if not any(scan.usable for scan in scans.values()):
+            report.finish()
+        # A scan that cannot be used keeps its place: the split of the others is the same with and without it.
+        infos = {name: scan.info or ScanInfo(source.subject_by_path(scan.path), 0) for name, scan in scans.items()}
+        blocks, split_by = split_scans(split, infos, split_seed, train_needed=not _are_undersampled(scans))
+        coil_maps = {"coil_maps": preparation.coil_maps.parameters}
+        parameters = {"format": _FORMAT, **source.parameters, **asdict(preparation), **coil_maps}
+        tasks = list(_tasks(folder, source, preparation, scans, blocks, split_by, parameters))
+        if source.reader.reads_files:
+            check_not_read("--output", (task.output for task in tasks), (f for path in paths for f in files_of(path)))
+        waiting = [task for task in tasks if not task.is_done(overwrite)]
         failed = _write_all(folder, waiting, jobs, report)
         done = [task for task in tasks if task.output not in failed]
         if done:
             _write_annotations(folder, done, split_by, parameters)
-    finally:
-        for empty in (folder / "scans", folder / "annotations", *([] if was_there else [folder])):
-            with suppress(OSError):
-                empty.rmdir()
     report.kept(Path(output), len(tasks) - len(waiting), len(tasks))
     report.finish()
     return Path(output)
@@ -91,10 +102,40 @@ def prepare_dataset(
 def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output: {folder}: found a file, allowed a folder")
-    content = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    stored = [path.read_text(errors="replace") for path in folder.glob("annotations/*")]
-    if not {*content} <= {"scans", "annotations"} or not all(_DESCRIPTION in text for text in stored):
-        raise UserError(f"--output: {folder}: found {', '.join(content)}, allowed a new folder or a prepared one")
+    with writing(folder, "--output"):
+        content = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        stored = [path.read_text(errors="replace") for path in folder.glob("annotations/[!.]*")]
+    own = {"scans", "annotations", LOG_FILE}
+    foreign = [name for name in content if name not in own and not name.startswith((PARTIAL, *LOCK_FILES))]
+    if not all(_DESCRIPTION in text for text in stored):
+        foreign = foreign or ["annotations"]
+    if foreign:
+        more = f" and {len(foreign) - _MOST_SHOWN} more" if len(foreign) > _MOST_SHOWN else ""
+        shown = ", ".join(foreign[:_MOST_SHOWN])
+        raise UserError(f"--output: {folder}: found {shown}{more}, allowed a new folder or a prepared one")
+
+
+def _check_inputs_are_elsewhere(folder: Path, inputs: Sequence[str]) -> None:
+    for given in inputs:
+        path = Path(given).resolve()
+        if folder == path or folder in path.parents:
+            raise UserError(f"--output: {folder}: holds the input {given}, allowed a folder that holds no input")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Inside the block this command alone writes in the folder; at the end nothing half-written or empty is left."""
+    with locked(folder, "--output"):
+        log_causes(folder / LOG_FILE)
+        own = (folder / "scans", folder / "annotations")
+        remove_partial_files(*own)  # of a command that was killed
+        try:
+            yield
+        finally:
+            remove_partial_files(*own)  # of a process of --jobs that was
+            for empty in own:
+                with suppress(OSError):
+                    empty.rmdir()
 
 
 # --- Looking at the scans ---
@@ -106,18 +147,20 @@ class ScanReport(NamedTuple):
     path: Path
     info: Optional[ScanInfo] = None
     undersampled: bool = False
-    mask: Optional[Dict[str, str]] = None  # name and content of its file
+    content: Dict[str, Any] = {}  # what tells it from others: name and digest of its file, and of the mask's
 
     @property
     def usable(self) -> bool:
         return self.info is not None
 
 
-def _open_all(source: Source, paths: Sequence[Path], jobs: int, report: ProgressReport) -> Dict[str, ScanReport]:
+def _open_all(
+    source: Source, paths: Sequence[Path], jobs: int, report: ProgressReport, log: Path
+) -> Dict[str, ScanReport]:
     """Name of the scan -> what is in it, in order of ``paths``."""
     reports = {path: ScanReport(path) for path in paths}
     with report.bar(len(paths), "opening", "scan") as bar:
-        for path, result in in_parallel(functools.partial(_scan_report, source), paths, jobs):
+        for path, result in in_parallel(functools.partial(_scan_report, source), paths, jobs, log=log):
             bar.update()
             if isinstance(result, UserError):
                 report.failure(path, result)
@@ -128,25 +171,38 @@ def _open_all(source: Source, paths: Sequence[Path], jobs: int, report: Progress
 
 def _scan_report(source: Source, path: Path) -> ScanReport:
     scan = source.open_scan(path)
-    mask = None
+    content = source.fingerprint(path)
     if scan.mask_file is not None:  # other masks for the same data have the same size
-        mask = {"name": scan.mask_file.name, "sha256": hashlib.sha256(scan.mask_file.read_bytes()).hexdigest()}
-    return ScanReport(path, ScanInfo(scan.subject_id, scan.num_slices), scan.undersampled, mask)
+        digest = hashlib.sha256(scan.mask_file.read_bytes()).hexdigest()
+        content["mask"] = {"name": scan.mask_file.name, "sha256": digest}
+    return ScanReport(path, ScanInfo(scan.subject_id, scan.num_slices), scan.undersampled, content)
 
 
 def _scan_names(paths: Sequence[Path]) -> Dict[Path, str]:
-    """A name for each scan: its stem and, where scans share it, as many folders above it as tell them apart."""
-    names = {path: stem(path) for path in paths}
-    for depth in range(1, max((len(path.resolve().parts) for path in paths), default=0)):
-        counts: Dict[str, int] = {}
-        for name in names.values():
-            counts[name] = counts.get(name, 0) + 1
-        shared = [path for path, name in names.items() if counts[name] > 1]
-        if not shared:
-            break
-        for path in shared:
-            names[path] = f"{path.resolve().parts[-1 - depth]}_{names[path]}"
-    return names
+    """A file name for each scan, no two of which are one.
+
+    It is the scan's stem and, where scans share it, as many folders above it as tell them apart. Of scans in one folder
+    the whole name of the file does.
+    """
+    names = {path: stem(path) if path.name not in ("", "..") else path.resolve().name for path in paths}
+    folders = {path: path.resolve().parent for path in paths}
+
+    def shared(by_folder: bool) -> List[Path]:
+        groups: Dict[str, List[Path]] = {}
+        for path, name in names.items():
+            groups.setdefault(name.casefold(), []).append(path)
+        same = [group for group in groups.values() if len(group) > 1]
+        return [path for group in same if not by_folder or len({folders[p] for p in group}) > 1 for path in group]
+
+    for depth in range(1, max((len(folder.parts) for folder in folders.values()), default=0)):
+        for path in shared(by_folder=True):
+            parts = folders[path].parts[1:]  # without the root
+            if depth <= len(parts):
+                names[path] = f"{parts[-depth]}_{names[path]}"
+    for path in shared(by_folder=False):
+        names[path] += path.name[len(stem(path)) :]
+    unique = UniqueNames()
+    return {path: unique(name) for path, name in names.items()}
 
 
 def _are_undersampled(scans: Dict[str, ScanReport]) -> bool:
@@ -177,7 +233,6 @@ def _tasks(
         if scan.info is None:
             continue
         suffix = f"_{split}" if split_by == SLICE_BLOCKS else ""
-        mask = {"mask": scan.mask} if scan.mask else {}
         yield ScanTask(
             source=source,
             path=scan.path,
@@ -186,7 +241,7 @@ def _tasks(
             subject_id=scan.info.subject_id,
             split=split,
             slices=slices,
-            parameters={**parameters, **mask, **source.fingerprint(scan.path)},
+            parameters={**parameters, **scan.content},
         )
 
 
@@ -198,7 +253,7 @@ def _write_all(folder: Path, tasks: Sequence[ScanTask], jobs: int, report: Progr
     # Closed, so that nothing more is begun where this ends early.
     with (
         report.bar(sum(len(task.slices) for task in tasks), folder.name, "slice") as bar,
-        closing(in_parallel(write_file, tasks, jobs, bar.update)) as results,
+        closing(in_parallel(write_file, tasks, jobs, bar.update, folder / LOG_FILE)) as results,
     ):
         for task, result in results:
             num_done += len(task.slices)

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 import h5py
 import numpy as np
 
-from meddlr_greedy.data.scan_file import write_scan
+from meddlr_greedy.data.scan_file import check_values, write_scan
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.preparation.raw_scan import are_neighbors
 from meddlr_greedy.preparation.slice import Preparation, slice_arrays
@@ -95,6 +95,7 @@ def write_file(task: ScanTask, on_slice: Callable[[], Any] = lambda: None) -> Li
     def slices() -> Iterator[Dict[str, np.ndarray]]:
         for slice_id in task.slices:
             arrays, found = slice_arrays(scan, slice_id, task.preparation)
+            _check_result(task.path, slice_id, arrays)
             notes.extend(found)
             yield arrays
             on_slice()
@@ -108,3 +109,17 @@ def write_file(task: ScanTask, on_slice: Callable[[], Any] = lambda: None) -> Li
     }
     write_scan(task.output, len(task.slices), slices(), attributes)
     return notes
+
+
+def _check_result(path: Path, slice_id: int, arrays: Dict[str, np.ndarray]) -> None:
+    """Refuses arrays that no training takes, made of k-space that itself is allowed.
+
+    Numbers far from 1 overflow where they are squared, and noise alone has no coil maps.
+    """
+    try:
+        check_values(str(path), slice_id, arrays)
+    except UserError as error:
+        raise UserError(
+            f"{error}: what was prepared of it; allowed k-space of an object, of a magnitude not far from 1 (noise"
+            " alone has no maps, see --crop)"
+        ) from None

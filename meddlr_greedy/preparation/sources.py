@@ -10,13 +10,13 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 import numpy as np
 
 from meddlr_greedy.errors import UserError, check
-from meddlr_greedy.files import reading
+from meddlr_greedy.files import printable, reading
 from meddlr_greedy.preparation import readers as _  # noqa: F401 (they register)
 from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, check_scan, check_slice, plain_text
 from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
 
-__all__ = ["Source", "registered_readers"]
+__all__ = ["Source", "files_of", "registered_readers"]
 
 
 def registered_readers() -> Dict[str, Reader]:
@@ -113,16 +113,11 @@ class Source:
         return {"reader": self.reader.command, "options": options}
 
     def fingerprint(self, path: Path) -> Dict[str, Any]:
-        """Tells one scan from another, and whether its file was replaced.
-
-        Images are small, and are often made anew with the same size: their content counts. Measured k-space is large:
-        its size has to do.
-        """
+        """Tells one scan from another, and whether its content was replaced: neither size nor date tells that."""
         if not self.reader.reads_files:
-            return {"source": path.name}
-        if self.reader.simulates:
-            return {"source": path.name, "sha256": _sha256(path)}
-        return {"source": path.name, "bytes": sum(file.stat().st_size for file in _files(path))}
+            return {"source": printable(path.name)}
+        with reading(path):
+            return {"source": printable(path.name), "sha256": _sha256(path)}
 
 
 def _reading_slices(path: Path, load_slice: Callable[[int], RawSlice]) -> Callable[[int], RawSlice]:
@@ -159,7 +154,7 @@ def _as_json(name: str, value: Any) -> Any:
     return json.loads(json.dumps(value, default=as_text))
 
 
-def _files(path: Path) -> List[Path]:
+def files_of(path: Path) -> List[Path]:
     """The file, or all files in the folder, sorted."""
     return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
 
@@ -167,7 +162,7 @@ def _files(path: Path) -> List[Path]:
 def _sha256(path: Path) -> str:
     """Of the content of a file, or of all files in a folder."""
     digest = hashlib.sha256()
-    for file in _files(path):
+    for file in files_of(path):
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

@@ -1,34 +1,45 @@
 """A scan -> its images in files, slice by slice: memory does not depend on the number of slices."""
 
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import h5py
 import numpy as np
 from tqdm import tqdm
 
 import meddlr_greedy
+from meddlr_greedy.data.scan_file import check_values
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure
-from meddlr_greedy.files import check_room, writing, written_atomically
+from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure, drawn_or_told
+from meddlr_greedy.files import check_room, safe_name, writing, written_atomically
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
 from meddlr_greedy.reconstruction.nifti import NiftiWriter
 from meddlr_greedy.reconstruction.reconstructor import Reconstruction, Reconstructor
 
-__all__ = ["check_names", "missing_attributes", "reconstruct_scan"]
+__all__ = ["missing_attributes", "output_files", "reconstruct_scan"]
 
 
-def check_names(scans: Sequence[AcquiredScan]) -> None:
-    """Checks that scans will not overwrite each other's files, which are named after them.
+def output_files(scans: Sequence[AcquiredScan], folder: Path) -> List[Tuple[Path, Path, Path]]:
+    """The files of each scan: ``<name>_recon.h5``, ``.nii``, and ``.gif`` of a series or ``.png``.
+
+    Args:
+        scans: The scans.
+        folder: Where the files will be.
 
     Raises:
-        UserError: Two scans of different folders have the same name.
+        UserError: Two scans would have the same files (also where a file system ignores case).
     """
     paths: Dict[str, str] = {}
+    files = []
     for scan in scans:
-        other = paths.setdefault(scan.name, scan.path)
+        name = safe_name(scan.name)
+        other = paths.setdefault(name.casefold(), scan.path)
         if other != scan.path:
             raise UserError(f"{scan.path}: has the same name as {other}; reconstruct them to different folders")
+        suffixes = (".h5", ".nii", ".gif" if scan.is_cine else ".png")
+        hdf5, nifti, picture = (folder / f"{name}_recon{suffix}" for suffix in suffixes)
+        files.append((hdf5, nifti, picture))
+    return files
 
 
 def missing_attributes(scan: AcquiredScan) -> List[str]:
@@ -38,30 +49,32 @@ def missing_attributes(scan: AcquiredScan) -> List[str]:
 
 
 def reconstruct_scan(
-    scan: AcquiredScan, reconstructor: Reconstructor, folder: Path, attributes: Optional[Mapping[str, str]] = None
+    scan: AcquiredScan,
+    reconstructor: Reconstructor,
+    files: Sequence[Path],
+    attributes: Optional[Mapping[str, str]] = None,
 ) -> List[Path]:
     """Reconstructs a scan slice by slice and writes its files, each whole or not at all.
 
     Args:
         scan: The scan.
         reconstructor: The network.
-        folder: Where to write; it must exist.
+        files: Those of :func:`output_files`; their folder must exist.
         attributes: Are added to those of the scan in the HDF5 file.
 
     Returns:
-        List[Path]: The files: ``<name>_recon.h5``, ``.nii``, and ``.gif`` of a series or ``.png``.
+        List[Path]: The files that were written. A picture that cannot be drawn is left out, and told of.
 
     Raises:
-        UserError: A slice cannot be used, or a file cannot be written; then none is.
+        UserError: A slice cannot be used, its reconstruction is not finite, or a file cannot be written; then none is.
     """
-    suffixes = (".h5", ".nii", ".gif" if scan.is_cine else ".png")
-    hdf5, nifti, picture = (folder / f"{scan.name}_recon{suffix}" for suffix in suffixes)
+    hdf5, nifti, picture = files
     num_slices, *image_shape = scan.shape[:-1]
     shape = (*image_shape, scan.num_maps)
     shown: Optional[Reconstruction] = None
     middle = num_slices // 2
     written = (written_atomically(hdf5), written_atomically(nifti))
-    with writing(folder, "--output"), written[0] as h5_partial, written[1] as nifti_partial:
+    with writing(hdf5.parent, "--output"), written[0] as h5_partial, written[1] as nifti_partial:
         # Before hours of work; and HDF5 itself does not survive a full disk.
         check_room(h5_partial, num_slices * int(np.prod(shape)) * np.dtype(np.complex64).itemsize)
         with h5py.File(h5_partial, "w") as h5_file, open(nifti_partial, "wb") as nifti_file:
@@ -77,13 +90,17 @@ def reconstruct_scan(
             )
             for acquired in tqdm(scan, desc=scan.name, unit="slice", dynamic_ncols=True):
                 recon = reconstructor(acquired)
+                magnitude = np.linalg.norm(recon.image, axis=-1)
+                # The magnitude may overflow where the image does not.
+                check_values(scan.path, acquired.slice_id, {"the image": recon.image, "its magnitude": magnitude})
                 images[acquired.slice_id] = recon.image
-                volumes.write_slice(acquired.slice_id, np.linalg.norm(recon.image, axis=-1))
+                volumes.write_slice(acquired.slice_id, magnitude)
                 if acquired.slice_id == middle:
                     shown = recon
         assert shown is not None
-        _draw(scan, middle, shown, picture)
-    return [hdf5, nifti, picture]
+        with drawn_or_told(picture) as drawn:
+            _draw(scan, middle, shown, picture)
+    return [hdf5, nifti, *drawn]
 
 
 def _draw(scan: AcquiredScan, slice_id: int, recon: Reconstruction, path: Path) -> None:

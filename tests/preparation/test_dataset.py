@@ -277,8 +277,8 @@ WRONG = [
     ("ismrmrd {dir}/good.h5 {dir}/us_narrow.h5", "found 1 fully sampled and 1 undersampled files, allowed one kind"),
     ("phantom --output ''", "--output: found '', allowed the folder of a data set"),
     ("phantom --output {dir}/text.h5", "text.h5: found a file, allowed a folder"),
-    ("phantom --output {dir}/text.h5/data", "text.h5/data/scans/subject000.h5: cannot be written"),
-    ("phantom --output /proc/data", "/proc/data/scans/subject000.h5: cannot be written"),
+    ("phantom --output {dir}/text.h5/data", "text.h5/data: cannot be written"),
+    ("phantom --output /proc/data", "--output: /proc/data: cannot be written"),
 ]
 
 
