@@ -40,6 +40,7 @@ __all__ = [
     "naming",
     "no_room",
     "print_error",
+    "shortened",
     "show_tracebacks",
     "traceback_to_show",
 ]
@@ -114,13 +115,35 @@ class EndedBySignal(KeyboardInterrupt):  # noqa: N818 (no error)
 
 @contextmanager
 def naming(key: str) -> Iterator[None]:
-    """Turns a ValueError of meddlr about a config value into a :class:`UserError` that names the key."""
+    """Names the key in whatever meddlr raises about a config value, and makes one line of it.
+
+    meddlr has no exception for it: a wrong value ends in a ValueError, an assertion, or a KeyError somewhere inside.
+    So around what builds something from the config, and nothing else, any error counts as the value's fault.
+
+    Raises:
+        UserError: ``"<key>: <reason>"``.
+    """
     try:
         yield
-    except UserError:
+    except (OneLineError, OSError):  # a full disk, or a process that was lost
         raise
     except ValueError as error:
         raise UserError(f"{key}: {error}") from error
+    except Exception as error:  # noqa: BLE001 (see above)
+        if explained(error)[0].startswith("out of memory"):
+            raise
+        line = f"{key}: not possible with these values ({type(error).__name__}: {first_line(error)})"
+        keep_cause(line, error)
+        raise UserError(line) from error
+
+
+def shortened(value: Any, length: int = 120) -> str:
+    """A value as Python writes it, cut where it is longer than a line takes."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "an integer of very many digits"
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

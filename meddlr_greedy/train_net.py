@@ -20,7 +20,7 @@ from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets, warn_of_shared_subjects
 from meddlr_greedy.engine.build import trainer_class
 from meddlr_greedy.engine.setup import save_config, setup_run
-from meddlr_greedy.errors import UserError, check, exit_with_one_line
+from meddlr_greedy.errors import UserError, check, exit_with_one_line, naming
 from meddlr_greedy.jobs.end_request import end_at_once, handling_signals
 from meddlr_greedy.jobs.environment import MAX_PROCESSES, in_job
 from meddlr_greedy.jobs.job import Job
@@ -65,7 +65,8 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> An
 
 def _train(args: Any, job: Optional[Job]) -> Any:
     cfg = setup_run(_load(args), args, trains=True, job=job)
-    trainer = trainer_class(cfg)(cfg)
+    with naming(f"--config-file {args.config_file}") if job is None else contextlib.nullcontext():
+        trainer = trainer_class(cfg)(cfg)
     trainer.resume_or_load(resume=args.resume, restart_iter=args.restart_iter)
     if trainer.is_io_rank:
         warn_of_shared_subjects(cfg.DATASETS.TRAIN, [*cfg.DATASETS.VAL, *cfg.DATASETS.TEST])

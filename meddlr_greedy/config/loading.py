@@ -6,10 +6,12 @@ from meddlr.config import CfgNode, get_cfg
 from meddlr.data.transforms.transform import NORMALIZER_REGISTRY
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 
+from meddlr_greedy.config.ranges import check_ranges
 from meddlr_greedy.config.safe_yaml import read_yaml
 from meddlr_greedy.config.schema import PREFIX, GreedyConfig, changed_keys, is_greedy
 from meddlr_greedy.config.shipped import find_config
-from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.config.templates import fill_in_templates
+from meddlr_greedy.errors import UserError, did_you_mean, first_line, shortened
 from meddlr_greedy.plugins import import_plugins
 from meddlr_greedy.registry import look_up
 
@@ -43,7 +45,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), may_import: bool = T
     """
     opts = list(opts[1:] if opts and opts[0] == "--" else opts)
     if len(opts) % 2:
-        raise UserError(f"overrides: 'KEY VALUE' pairs expected, found {' '.join(opts)!r}")
+        raise UserError(f"overrides: 'KEY VALUE' pairs expected, found {shortened(' '.join(opts))}")
     if not config_file:
         raise UserError("--config-file: missing; give a YAML file, for example cine/greedy.yaml of the package")
     config_file = find_config(config_file)
@@ -57,22 +59,35 @@ def load_config(config_file: str, opts: Sequence[str] = (), may_import: bool = T
     config = GreedyConfig.from_mapping(_with_overrides(greedy, overrides))
     import_plugins(config.RUN.IMPORTS, f"{PREFIX}RUN.IMPORTS")
 
-    _merge(config_file, cfg.merge_from_other_cfg, CfgNode(values))
+    _merge(config_file, lambda cfg_values: cfg.merge_from_other_cfg(CfgNode(cfg_values)), values)
     for key, value in overrides.items():
         if not key.startswith(PREFIX):
-            if isinstance(cfg.get_recursive(key, None), CfgNode):
+            if isinstance(_value_or_section(cfg, key), CfgNode):
                 raise UserError(f"{key}: a section; allowed are its keys, for example {_all_keys(cfg, key)[0]}")
             _merge(f"override {key}", cfg.merge_from_list, [key, value])
     cfg.MISC.GREEDY = config.as_node()
+    check_ranges(cfg)
+    fill_in_templates(cfg)
+    check_ranges(cfg)
     _check_needs_greedy(cfg, config)
-    if cfg.TIME_SCALE not in ("epoch", "iter"):
-        raise UserError(f"TIME_SCALE: found '{cfg.TIME_SCALE}', allowed are 'epoch' and 'iter'")
-    if cfg.SEED >= 2**32:
-        raise UserError(f"SEED: found {cfg.SEED}, allowed is below 2**32 (negative: a random one)")
     look_up(NORMALIZER_REGISTRY, cfg.MODEL.NORMALIZER.NAME, "MODEL.NORMALIZER.NAME")
     if not cfg.MODEL.META_ARCHITECTURE.startswith("monai/"):
         look_up(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
     return cfg.freeze()
+
+
+def _value_or_section(cfg: CfgNode, key: str) -> Any:
+    """The value of a dotted key.
+
+    Raises:
+        UserError: There is no such key.
+    """
+    found: Any = cfg
+    for name in key.split("."):
+        if not isinstance(found, CfgNode) or name not in found:
+            raise UserError(f"{shortened(key)[1:-1]}: unknown key{did_you_mean(key, _all_keys(get_cfg()))}")
+        found = found[name]
+    return found
 
 
 def _with_overrides(greedy: Any, overrides: Mapping[str, str]) -> Any:
@@ -130,7 +145,9 @@ def _check_sections(values: Mapping[str, Any], cfg: CfgNode, prefix: str = "") -
                 raise UserError(f"{prefix}{key}: unknown key{near}")
         elif isinstance(cfg[key], CfgNode):
             if not isinstance(value, Mapping):
-                raise UserError(f"{prefix}{key}: found {value!r}, allowed is a section (a mapping of keys to values)")
+                raise UserError(
+                    f"{prefix}{key}: found {shortened(value)}, allowed is a section (a mapping of keys to values)"
+                )
             _check_sections(value, cfg[key], f"{prefix}{key}.")
 
 
@@ -141,5 +158,5 @@ def _merge(source: str, merge: Callable[[Any], Any], values: Any) -> None:
     except (KeyError, AssertionError) as error:
         key = str(error.args[0]).split(": ")[-1]
         raise UserError(f"{key}: unknown key{did_you_mean(key, _all_keys(get_cfg()))}") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{source}: {error}") from None
+    except Exception as error:  # noqa: BLE001 (yacs reads texts as Python literals, which fails in many ways)
+        raise UserError(f"{source}: {first_line(error)}") from None

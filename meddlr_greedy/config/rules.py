@@ -89,13 +89,13 @@ def is_int(value: Any) -> bool:
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is an integer from 0."""
-    return is_int(value) and value >= 0
+    """Whether a value is an integer from 0, of 31 bits at most."""
+    return is_int(value) and 0 <= value < 2**31
 
 
 def is_positive(value: Any) -> bool:
-    """Whether a value is an integer from 1."""
-    return is_int(value) and value >= 1
+    """Whether a value is an integer from 1, of 31 bits at most."""
+    return is_count(value) and value >= 1
 
 
 def is_number(value: Any) -> bool:

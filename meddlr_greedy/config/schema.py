@@ -28,7 +28,7 @@ from meddlr_greedy.config.rules import (
     key,
     section,
 )
-from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.errors import UserError, did_you_mean, shortened
 
 __all__ = [
     "PREFIX",
@@ -97,8 +97,8 @@ class RunConfig:
     THREADS: int = key(
         0,
         "Intra-op threads. 0 keeps torch's choice. Resuming is bit-exact at an equal number only.",
-        "a non-negative integer (0: torch's choice)",
-        is_count,
+        "a non-negative integer (0: torch's choice), at most 1024",
+        lambda value: is_count(value) and value <= 1024,
     )
     KEEP_CHECKPOINTS: int = key(
         3,
@@ -331,7 +331,7 @@ def changed_keys(config: GreedyConfig, kind: type = GreedyConfig, below: str = "
 
 def _checked(kind: Type[_Section], values: Any, prefix: str) -> _Section:
     if not isinstance(values, Mapping):
-        raise UserError(f"{prefix[:-1]}: found {values!r}, allowed is a mapping of keys to values")
+        raise UserError(f"{prefix[:-1]}: found {shortened(values)}, allowed is a mapping of keys to values")
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     checked: Dict[str, Any] = {}
     for name, value in values.items():
@@ -343,8 +343,8 @@ def _checked(kind: Type[_Section], values: Any, prefix: str) -> _Section:
             continue
         value = _literal(value)
         rule: KeyRule = metadata["rule"]
-        if not rule.is_allowed(value):
-            raise UserError(f"{prefix}{name}: found {value!r}, allowed is {rule.allowed}")
+        if not _holds(rule, value):
+            raise UserError(f"{prefix}{name}: found {shortened(value)}, allowed is {rule.allowed}")
         checked[name] = tuple(value) if isinstance(value, list) else value
     return kind(**checked)
 
@@ -368,5 +368,13 @@ def _literal(value: Any) -> Any:
         return [_literal(element) for element in value]
     try:
         return ast.literal_eval(value) if isinstance(value, str) else value
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # the last two: nested very deeply
         return value
+
+
+def _holds(rule: KeyRule, value: Any) -> bool:
+    """Whether a value is allowed; an integer that no float can hold is not."""
+    try:
+        return rule.is_allowed(value)
+    except OverflowError:
+        return False

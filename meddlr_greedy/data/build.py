@@ -22,10 +22,13 @@ from meddlr_greedy.data.sampler import ResumableBatchSampler, check_minimum
 from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.data.seeding import EVAL_EPOCH, SeededMaskFunc
 from meddlr_greedy.data.transform import CineDataTransform
-from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.errors import UserError, did_you_mean, naming
 
 __all__ = ["build_train_loader", "build_val_loader"]
 
+
+# What meddlr's builders act on.
+_KEYS_OF_DATA = "DATASETS, DATALOADER, AUG_TRAIN or MODEL.NORMALIZER"
 
 # meddlr's; it checks by an assertion.
 _POSTPROCESSORS = ("", "hard_dc_edge", "hard_dc_all")
@@ -55,7 +58,9 @@ def build_train_loader(cfg, seed: int, share: Tuple[int, int] = (0, 1)) -> Examp
         augment=True,
         hold_out=True,
     )
-    stock = build_recon_train_loader(_config_for_stock_builders(cfg), dataset_type=build_dataset)
+    stock_cfg = _config_for_stock_builders(cfg)
+    with naming(_KEYS_OF_DATA):
+        stock = build_recon_train_loader(stock_cfg, dataset_type=build_dataset)
     _check_schedules(cfg, stock.dataset.transform)
     sampler = ResumableBatchSampler(
         len(stock.dataset), cfg.SOLVER.TRAIN_BATCH_SIZE, cfg.DATALOADER.DROP_LAST, seed, share
@@ -87,12 +92,10 @@ def build_val_loader(cfg, dataset_name: str, as_test: bool = True, hold_out: boo
     """
     check_dataset_names([dataset_name])
     check_minimum("SOLVER.TEST_BATCH_SIZE", cfg.SOLVER.TEST_BATCH_SIZE, 1)
-    stock = build_recon_val_loader(
-        _config_for_stock_builders(cfg),
-        dataset_name,
-        as_test=as_test,
-        dataset_type=functools.partial(_build_dataset, cfg, is_test=as_test, hold_out=hold_out),
-    )
+    stock_cfg = _config_for_stock_builders(cfg)
+    build_dataset = functools.partial(_build_dataset, cfg, is_test=as_test, hold_out=hold_out)
+    with naming(_KEYS_OF_DATA):
+        stock = build_recon_val_loader(stock_cfg, dataset_name, as_test=as_test, dataset_type=build_dataset)
     _check_batches("SOLVER.TEST_BATCH_SIZE", cfg.SOLVER.TEST_BATCH_SIZE, stock.dataset)
     dataset = SeededDataset(stock.dataset, max(cfg.SEED, 0))
     return ExampleLoader(
@@ -151,12 +154,8 @@ def _check_mask_func(cfg) -> None:
             f"AUG_TRAIN.UNDERSAMPLE.NAME: no mask function '{name}'; allowed are {', '.join(allowed)}"
             + did_you_mean(name, allowed)
         )
-    try:
+    with naming(f"AUG_TRAIN.UNDERSAMPLE: not allowed for {name}"):
         build_mask_func(cfg.AUG_TRAIN)
-    except UserError:
-        raise
-    except (ValueError, AssertionError) as error:
-        raise UserError(f"AUG_TRAIN.UNDERSAMPLE: not allowed for {name}: {error}") from error
 
 
 def _build_dataset(

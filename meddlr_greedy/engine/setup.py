@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 from typing import Any, Iterator, Optional
 
 import torch
@@ -16,7 +17,7 @@ from meddlr_greedy.config.safe_yaml import read_yaml
 from meddlr_greedy.config.shipped import find_config
 from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.engine.run_files import CONFIG_FILE
-from meddlr_greedy.errors import UserError, log_causes
+from meddlr_greedy.errors import UserError, check, log_causes
 from meddlr_greedy.files import writing, written_atomically
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.locks import LOG_FILE, lock_until_end
@@ -31,10 +32,9 @@ def check_device(cfg: CfgNode) -> torch.device:
         UserError: It names no device, or one that is not there.
     """
     name = cfg.MODEL.DEVICE
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"MODEL.DEVICE: found '{name}', allowed are 'cpu', 'cuda' and 'cuda:N'") from None
+    if not re.fullmatch(r"cpu|cuda(:\d{1,4})?", name, re.ASCII):
+        raise UserError(f"MODEL.DEVICE: found '{name}', allowed are 'cpu', 'cuda' and 'cuda:N'")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"MODEL.DEVICE: found '{name}', but {torch.cuda.device_count()} CUDA devices are available;"
@@ -88,6 +88,7 @@ def setup_run(cfg: CfgNode, args: Any, trains: bool, job: Optional[Job] = None) 
 
 
 def _check_command_line(args: Any, trains: bool, job: Optional[Job]) -> None:
+    check(args.num_gpus >= 1, "--num-gpus", args.num_gpus, "a positive number of processes")
     if args.num_gpus > 1 and not trains:
         raise UserError(f"--num-gpus: found {args.num_gpus}, allowed is 1 (evaluation uses one device)")
     if job is not None and args.auto_version:
