@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Callable, Iterable, Iterator, List, Tuple, TypeVar, Union
 
 __all__ = [
@@ -310,9 +310,11 @@ def keep_cause(line: str, error: BaseException) -> None:
 def print_error(line: str, details: str = "") -> None:
     """Prints a line on stderr that begins with ``error:``, below ``details``.
 
-    It is one write, so that lines of several processes do not mix.
+    It is one write, so that lines of several processes do not mix. Where stderr is a file on a full disk, nothing is
+    printed, and nothing is raised: the process has to end all the same.
     """
-    os.write(2, f"{details}error: {' '.join(line.split())}\n".encode())
+    with suppress(OSError):
+        os.write(2, f"{details}error: {' '.join(line.split())}\n".encode())
 
 
 def check(condition: bool, option: str, found: Any, allowed: str) -> None:

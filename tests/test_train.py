@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,13 +13,15 @@ import pytest
 import torch
 
 from meddlr_greedy.data import catalog as datasets_module
+from meddlr_greedy.data.loader import SeededDataset
+from meddlr_greedy.data.seeding import EVAL_EPOCH
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.jobs.failure import PeerLostError
 from meddlr_greedy.modeling.greedy.modules import UnrolledModules
 from meddlr_greedy.modeling.losses import LeanLossComputer
 from meddlr_greedy.train_net import main as train_main
-from tests.helpers.runs import ROOT, assert_same_run, load, metrics, train, wait_for
+from tests.helpers.runs import PATIENCE_S, ROOT, assert_same_run, load, metrics, train, wait_for
 
 
 @pytest.mark.parametrize(
@@ -195,6 +198,26 @@ def test_failing_evaluation_leaves_a_checkpoint(write_config, tmp_path, monkeypa
     assert last.exists() == leaves and (not leaves or last.read_text() == "model_0000004.pth")
 
 
+@pytest.mark.parametrize(("epoch", "workers"), [(0, 2), (1, 1), (EVAL_EPOCH, 1)])
+def test_a_killed_worker_is_told_of(write_config, tmp_path, monkeypatch, capsys, epoch, workers):
+    """The system kills workers where memory runs out; torch raises its error wherever the trainer happens to be."""
+    original = SeededDataset.__getitem__
+
+    def killed(self, key):
+        if key[0] == epoch:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, key)
+
+    monkeypatch.setattr(SeededDataset, "__getitem__", killed)
+    with pytest.raises(SystemExit) as end:
+        train(write_config(), "DATALOADER.NUM_WORKERS", str(workers))
+    error = capsys.readouterr().err
+    assert end.value.code == 1
+    assert re.fullmatch(r"error: a worker of the DataLoader \(process \d+.*NUM_WORKERS.*--resume\n", error), error
+    run = tmp_path / "run"
+    assert (run / "last_checkpoint").exists() == (epoch == EVAL_EPOCH) and not list(run.glob(".partial-*"))
+
+
 # ---- real processes
 
 
@@ -226,7 +249,7 @@ def test_signal_writes_a_checkpoint_and_asks_to_be_requeued(write_config, tmp_pa
     run = tmp_path / "run"
     wait_for(lambda: (run / "last_checkpoint").exists(), process)
     os.killpg(process.pid, number)  # schedulers signal the whole group, workers included
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == os.EX_TEMPFAIL, output[-3000:]
     assert f"{number.name} received" in output and "Traceback" not in output
     name = (run / "last_checkpoint").read_text()
@@ -238,7 +261,7 @@ def test_signal_before_training_asks_to_be_requeued(write_config, tmp_path):
     process = start(write_config(data="beat", arch="CineUnrolledCNN"), opts=[*CINE_OPTS, "SOLVER.MAX_ITER", "100000"])
     wait_for(lambda: (tmp_path / "run" / "log.txt").exists(), process)
     process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == os.EX_TEMPFAIL, output[-3000:]
     assert "SIGTERM received" in output and "Traceback" not in output
 
@@ -300,7 +323,7 @@ def test_killed_and_resumed_equals_uninterrupted(write_config, tmp_path, opts, k
             torn = kill is random_moment or bool(list(run.glob(".partial-*.pth")))
     resumed = start(configs["killed"], "--resume", opts=opts)
     for process in (whole, resumed):
-        output = process.communicate(timeout=300)[0]
+        output = process.communicate(timeout=PATIENCE_S)[0]
         assert process.returncode == 0, output[-3000:]
     assert_same_run(tmp_path / "whole" / "model_final.pth", run / "model_final.pth")
     assert_same_run(tmp_path / "whole" / "model_best.pth", run / "model_best.pth")

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Iterator, NoReturn, Optional
 
@@ -145,8 +145,9 @@ class FailureHandler:
 
     def leave(self, status: int) -> NoReturn:
         """Ends the process with an exit status."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # a full disk, or closed
+                stream.flush()
         if self._member.rank == 0 and not self._member.connected.is_set():
             # The others may still be on their way; they have to join to read why this attempt is over.
             wait_for_the_others(self._store, self._member.world_size, END_S)

@@ -81,7 +81,7 @@ class LocalJob:
             return self.output.read_text()
         return ""
 
-    def wait(self, seconds: float = 180) -> List[int]:
+    def wait(self, seconds: float = 600) -> List[int]:
         """Waits for all processes, and returns their exit statuses by rank.
 
         Raises:

@@ -2,10 +2,9 @@
 
 import errno
 import json
-import os
 import socket
-import threading
 import time
+import uuid
 from datetime import timedelta
 from typing import Optional
 
@@ -99,7 +98,7 @@ class KeyValueStore:
         return self.connection.compare_set(self.prefix + key, "", "").decode() or None
 
     def claim(self, key: str, value: str) -> bool:
-        """Sets the value of a key that has none; False where another process was first."""
+        """Sets the value of a key that has none; False where another one was first. No two values may be equal."""
         return self.connection.compare_set(self.prefix + key, "", value) == value.encode()
 
     def wait_for(self, key: str) -> str:
@@ -133,8 +132,8 @@ class KeyValueStore:
         self.write(f"heartbeat/{rank}", heartbeat)
 
     def record_failure(self, line: str, status: int) -> bool:
-        """Records why the job failed, and with which exit status; False where another process was first."""
-        report = json.dumps({"line": line, "status": status, "by": f"{os.getpid()}/{threading.get_ident()}"})
+        """Records why the job failed, and with which exit status; False where another one was first."""
+        report = json.dumps({"line": line, "status": status, "by": uuid.uuid4().hex})
         return self.claim("failure", report)
 
     def failure_status(self) -> Optional[int]:

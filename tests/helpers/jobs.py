@@ -2,15 +2,21 @@
 
 import os
 import re
+import resource
+import subprocess
+import sys
 import time
 
 import pytest
 
-from meddlr_greedy.errors import UserError
+from meddlr_greedy.engine.trainer import GreedyTrainer
+from meddlr_greedy.errors import UserError, exit_with_one_line
+from meddlr_greedy.jobs import launch as launch_module
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.jobs.local import LocalJob, preload
 from meddlr_greedy.train_net import main
 from tests import conftest  # noqa: F401 (it imports the mask function of tests.helpers.scans, in every process)
+from tests.helpers.runs import PATIENCE_S
 
 preload("tests.helpers.jobs")
 
@@ -66,6 +72,52 @@ def call(function, *args):
         job.finish()
 
 
+def train_without_end_of_an_iteration(*argv):
+    """Each process says so where its first iteration begins, and waits there."""
+
+    def wait(self):
+        print("begins", flush=True)
+        time.sleep(600)  # the test ends it
+
+    GreedyTrainer.run_step = wait
+    main(list(argv))
+
+
+def train_where_one_has_no_room(has_stderr, *argv):
+    """The last process cannot write files of more than a few kB, as where its disk is full."""
+    if os.environ["RANK"] == "1":
+        if has_stderr:  # through a pipe, which has no size
+            cat = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+            os.dup2(cat.stdin.fileno(), 1)
+            os.dup2(cat.stdin.fileno(), 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+    main(list(argv))
+
+
+def wait_for_a_lost_launcher():
+    """The launcher is lost after all have joined."""
+    job = Job.join()
+    with job.ending_together():
+        os.getppid = lambda: 1
+        time.sleep(600)
+
+
+def wait_as_another(ranks):
+    """Joins as the process that ``ranks`` names in the place of this one."""
+    os.environ["RANK"] = ranks[int(os.environ["RANK"])]
+    with exit_with_one_line(Job.join)().ending_together():
+        time.sleep(600)
+
+
+def launch_in(folder, module, end_s):
+    """Starts two processes of a module in ``folder``; they write their numbers there."""
+    os.chdir(folder)
+    for name in ("WORLD_SIZE", "RANK"):
+        del os.environ[name]
+    launch_module.END_S = end_s
+    sys.exit(launch_module.launch(2, [], module))
+
+
 def fail_before_connecting():
     """The last process fails while the first waits for it."""
     job = Job.join()
@@ -98,9 +150,9 @@ def start(start_job):
     return lambda num, config, *opts: start_job(num, train, "--config-file", str(config), *opts)
 
 
-def wait_until(condition, job, seconds=120):
+def wait_until(condition, job):
     """Waits for what a job does, as long as its processes run."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert any(process.is_alive() for process in job.processes) or condition(), job.text()[-3000:]
         assert time.monotonic() < deadline, job.text()[-3000:]

@@ -7,11 +7,14 @@ import time
 
 import pytest
 
-from meddlr_greedy.jobs.store import KeyValueStore
+from meddlr_greedy.jobs.store import JOIN_S, KeyValueStore
 from meddlr_greedy.train_net import main as train_main
 from tests.helpers import jobs
 from tests.helpers.jobs import CINE, assert_one_line, ended_well, endless, modules_of, opts_with, wait_until
 from tests.helpers.runs import assert_same_training, load, metrics
+
+# Shorter than any time that a process waits for one that does not come.
+SOON_S = JOIN_S / 2
 
 
 def test_exception_ends_all(write_config, tmp_path, start):
@@ -56,10 +59,45 @@ def test_the_first_process_holds_the_store(write_config, tmp_path, start_job, vi
     job = start_job(3, jobs.train, "--config-file", str(config), *opts, agent_store=False)
     wait_until((tmp_path / "run" / "last_checkpoint").exists, job)
     job.processes[victim].kill()
-    statuses = job.wait(30)
+    statuses = job.wait(SOON_S)
     assert statuses[victim] == -signal.SIGKILL and 0 not in statuses
     assert_one_line(job.text(), rf"rank {victim}\b.*lost")
     assert "Traceback" not in job.text()
+
+
+def test_a_lost_launcher_is_told_of_once(start_job):
+    """By processes that have joined; those that import end with it."""
+    job = start_job(2, jobs.wait_for_a_lost_launcher)
+    assert job.wait() == [1, 1]
+    assert_one_line(job.text(), r"the launcher \(process \d+\): lost")
+
+
+def test_a_lost_store_of_the_launcher_is_told_of_once(write_config, tmp_path, start):
+    config, opts = endless(write_config, tmp_path)
+    job = start(2, config, *opts)
+    wait_until((tmp_path / "run" / "last_checkpoint").exists, job)
+    job.store = None
+    assert job.wait(SOON_S) == [1, 1]
+    assert_one_line(job.text(), "the launcher: lost, with the job's store")
+
+
+@pytest.mark.parametrize("ranks", ["011", "002"])
+def test_two_processes_of_one_rank(start_job, ranks):
+    job = start_job(3, jobs.wait_as_another, ranks)
+    assert job.wait(SOON_S) == [2, 2, 2], job.text()
+    assert_one_line(job.text(), f"RANK: found {ranks[1]} in two processes")
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_no_room_in_the_process_that_writes(write_config, tmp_path, start_job, is_told):
+    """Where stderr is on the full disk, too, nothing can be told; all end nevertheless."""
+    config, opts = endless(write_config, tmp_path)
+    job = start_job(2, jobs.train_where_one_has_no_room, is_told, "--config-file", str(config), *opts)
+    statuses = job.wait(SOON_S)
+    assert statuses[0] == statuses[1] != 0
+    if is_told:
+        assert_one_line(job.text(), r"rank 1\b.*(cannot be written|write failed)")
+    assert not (tmp_path / "run" / "last_checkpoint").exists() and not list((tmp_path / "run").glob(".partial-*"))
 
 
 def kill_and_resume(write_config, tmp_path, start, rng, number):
@@ -80,8 +118,8 @@ def kill_and_resume(write_config, tmp_path, start, rng, number):
     was_running = killed.is_alive()
     killed.kill()
     began = time.monotonic()
-    statuses = job.wait(30)
-    assert time.monotonic() - began < 30
+    statuses = job.wait(SOON_S)
+    assert time.monotonic() - began < SOON_S
     if was_running and statuses[victim] == -signal.SIGKILL:
         survivors = [status for rank, status in enumerate(statuses) if rank != victim]
         # A process that had already done everything may have ended well.
@@ -101,18 +139,32 @@ def test_killed_process(write_config, tmp_path, start, kills):
         kill_and_resume(write_config, tmp_path, start, rng, number)
 
 
-@pytest.mark.parametrize("rank", [0, 1, None])
-def test_signal_ends_all_after_the_same_iteration(write_config, tmp_path, start, rank):
+@pytest.mark.parametrize(
+    ("number", "rank"), [(signal.SIGUSR1, 0), (signal.SIGTERM, 1), (signal.SIGINT, None)], ids=lambda value: str(value)
+)
+def test_signal_ends_all_after_the_same_iteration(write_config, tmp_path, start, number, rank):
     config, opts = endless(write_config, tmp_path)
     job = start(2, config, *opts)
     run = tmp_path / "run"
     wait_until((run / "last_checkpoint").exists, job)
     for process in job.processes if rank is None else [job.processes[rank]]:
-        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, number)
     assert job.wait() == [os.EX_TEMPFAIL] * 2, job.text()[-3000:]
-    assert_one_line(job.text(), "SIGTERM received")
+    assert_one_line(job.text(), f"{number.name} received")
     name = (run / "last_checkpoint").read_text()
     iteration = load(run / name)["iteration"]
     assert name in job.text() and metrics(run)[-1]["iteration"] == iteration
     again = opts_with(**{"SOLVER.MAX_ITER": iteration + 3})
     ended_well(start(2, config, "--resume", *again))
+
+
+def test_a_second_ctrl_c_ends_all_at_once(write_config, tmp_path, start_job):
+    config, opts = endless(write_config, tmp_path)
+    job = start_job(2, jobs.train_without_end_of_an_iteration, "--config-file", str(config), *opts)
+    wait_until(lambda: job.text().count("begins") == 2, job)
+    for _ in range(2):
+        for process in job.processes:
+            os.kill(process.pid, signal.SIGINT)
+        time.sleep(2)  # the watch reads them one after the other
+    assert job.wait(SOON_S) == [128 + signal.SIGINT] * 2, job.text()[-3000:]
+    assert_one_line(job.text(), "SIGINT received twice")

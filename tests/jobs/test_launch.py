@@ -4,15 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
+import pytest
 import torch.distributed as dist
 
 from meddlr_greedy.jobs import launch
 from meddlr_greedy.jobs.store import KeyValueStore
 from meddlr_greedy.train_net import main as train_main
-from tests.helpers.jobs import CINE, assert_one_line, endless, modules_of, opts_with
-from tests.helpers.runs import ROOT, assert_same_training, wait_for
+from tests.helpers import jobs
+from tests.helpers.jobs import CINE, assert_one_line, endless, modules_of, opts_with, wait_until
+from tests.helpers.runs import PATIENCE_S, ROOT, assert_same_training, wait_for
 
 MASK = ["AUG_TRAIN.UNDERSAMPLE.NAME", "VariableDensityKtMaskFunc"]
 
@@ -38,7 +41,7 @@ def test_num_gpus_starts_processes_and_says_which_was_killed(write_config, tmp_p
         wait_for(lambda: (tmp_path / "run" / "last_checkpoint").exists(), process)
         found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
         os.kill(int(found.stdout.split()[1]), signal.SIGKILL)
-        output = process.communicate(timeout=180)[0]
+        output = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 1
     assert_one_line(output, modules_of(1) + ".*(killed by SIGKILL|lost)")
     assert subprocess.run(["pgrep", "-f", str(config)], capture_output=True).returncode == 1, "processes are left"
@@ -61,6 +64,64 @@ def test_a_killed_process_is_reported_after_one_that_failed_and_said_nothing(cap
     assert_one_line(capfd.readouterr().err, "rank 2: killed by SIGKILL")
 
 
+# Modules that stand for the training while it imports: they write down their number, and wait.
+WAITING = """
+import os, pathlib, signal, time
+rank = os.environ["RANK"]
+{before}
+pathlib.Path(rank).write_text(str(os.getpid()))
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def launched(tmp_path, start_job):
+    """launched(before, end_s=...): a launcher in a process of its own, whose processes run ``before`` and then wait."""
+
+    def launched(before="", end_s=5.0):
+        (tmp_path / "waiting.py").write_text(WAITING.format(before=before))
+        job = start_job(1, jobs.launch_in, str(tmp_path), "waiting", end_s)
+        wait_until(lambda: all((tmp_path / rank).exists() for rank in "01"), job)
+        return job
+
+    return launched
+
+
+def test_nobody_is_left_of_a_launcher_killed_while_its_processes_import(launched, tmp_path):
+    job = launched()
+    job.processes[0].kill()
+    pids = [(tmp_path / rank).read_text() for rank in "01"]
+    wait_for(lambda: subprocess.run(["ps", "-p", ",".join(pids)], capture_output=True).returncode == 1)
+    assert job.text() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("reaches", ["launcher", "all"])
+def test_a_signal_while_processes_import_is_told_once(launched, number, reaches):
+    job = launched()
+    launcher = job.processes[0].pid
+    os.kill(launcher, number) if reaches == "launcher" else os.killpg(launcher, number)
+    assert job.wait() == [os.EX_TEMPFAIL]
+    assert_one_line(job.text(), f"{number.name} received outside the training")
+    assert job.text().count("\n") == 1
+
+
+def test_ctrl_c_twice_ends_processes_that_do_not_listen(launched):
+    job = launched("signal.signal(signal.SIGTERM, signal.SIG_IGN)", end_s=600)
+    for _ in range(2):
+        os.killpg(job.processes[0].pid, signal.SIGINT)
+        time.sleep(0.5)
+    assert job.wait() == [128 + signal.SIGINT]
+    assert_one_line(job.text(), "SIGINT received twice: ended at once")
+
+
+def test_a_process_that_dies_before_it_joins_ends_the_others(launched, tmp_path):
+    job = launched(end_s=0.5)
+    os.kill(int((tmp_path / "1").read_text()), signal.SIGKILL)
+    assert job.wait() == [1]
+    assert_one_line(job.text(), r"rank 1: killed by SIGKILL \(out of memory, perhaps\)")
+
+
 def test_torchrun_restarts_and_resumes(write_config, tmp_path):
     opts = [
         *opts_with(**{"SOLVER.MAX_ITER": 300, "SOLVER.CHECKPOINT_PERIOD": 5}),
@@ -76,6 +137,6 @@ def test_torchrun_restarts_and_resumes(write_config, tmp_path):
         wait_for(lambda: (tmp_path / "killed" / "last_checkpoint").exists(), process)
         workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
         os.kill(int(workers.stdout.split()[0]), signal.SIGKILL)
-        output = process.communicate(timeout=180)[0]
+        output = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 0, output[-3000:]
     assert_same_training(tmp_path / "whole" / "model_final.pth", tmp_path / "killed" / "model_final.pth")

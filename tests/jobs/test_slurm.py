@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from tests.helpers.runs import ROOT, load, metrics, wait_for
+from tests.helpers.runs import PATIENCE_S, ROOT, load, metrics, wait_for
 
 SCRIPT = ROOT / "configs" / "slurm" / "train_parallel.sbatch"
 
@@ -85,14 +85,14 @@ def test_script_names_what_exists():
 
 def test_script_needs_a_config(slurm):
     process = slurm()
-    assert "usage: sbatch" in process.communicate(timeout=60)[0] and process.returncode != 0
+    assert "usage: sbatch" in process.communicate(timeout=PATIENCE_S)[0] and process.returncode != 0
 
 
 @pytest.mark.parametrize(("status", "is_requeued"), [(0, False), (1, False), (75, True)])
 def test_requeued_where_the_training_can_go_on(slurm, tmp_path, status, is_requeued):
     (tmp_path / "bin" / "torchrun").write_text(f'#!/bin/bash\necho "$@"\nexit {status}\n')
     process = slurm("some.yaml", "SEED", "3", nodes=2)
-    output = process.communicate(timeout=180)[0]
+    output = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == status
     assert (tmp_path / "requeued").exists() == is_requeued
     assert "--nnodes 2 --nproc-per-node 1" in output and output.strip().endswith("--resume SEED 3")
@@ -106,7 +106,7 @@ def test_time_limit_requeues_and_the_job_goes_on(slurm, write_config, tmp_path):
     last = tmp_path / "run" / "last_checkpoint"
     wait_for(last.exists, process)
     process.send_signal(signal.SIGUSR1)
-    output = process.communicate(timeout=180)[0]
+    output = process.communicate(timeout=PATIENCE_S)[0]
     assert (tmp_path / "requeued").read_text().strip() == str(os.getpid()), output[-3000:]
     assert process.returncode != 0 and "SIGTERM received" in output, output[-3000:]
     iteration = load(tmp_path / "run" / last.read_text())["iteration"]
@@ -115,7 +115,7 @@ def test_time_limit_requeues_and_the_job_goes_on(slurm, write_config, tmp_path):
     (tmp_path / "requeued").unlink()
     (tmp_path / "tasks").unlink()
     process = slurm(str(config), *opts, "SOLVER.MAX_ITER", str(iteration + 3))  # on one node
-    output = process.communicate(timeout=180)[0]
+    output = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 0 and not (tmp_path / "requeued").exists(), output[-3000:]
     lines = metrics(tmp_path / "run")
     assert lines[-1]["iteration"] == iteration + 2
