@@ -18,6 +18,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
 from contextlib import contextmanager, suppress
@@ -163,7 +164,7 @@ def exit_with_one_line(main: Callable[..., _T]) -> Callable[..., _T]:
         before = len(_at_end)  # of a command that calls this one
         _print_any_name()
         try:
-            with _ended_by_signals():
+            with _ended_by_signals(), _threads_and_logs_in_one_line():
                 return main(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 (a user is shown no traceback)
             line, status = explained(error)
@@ -197,6 +198,29 @@ def _print_any_name() -> None:
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _threads_and_logs_in_one_line() -> Iterator[None]:
+    """Inside the block, an error in another thread is one line, and one of a log's file none.
+
+    Where there is no room for what a thread writes, the main thread learns of it, and tells it.
+    """
+
+    def tell(failed: Any) -> None:
+        error = failed.exc_value
+        if error is None or no_room(error):
+            return
+        line = f"in a thread: {explained(error)[0]}"
+        keep_cause(line, error)
+        print_error(line, traceback_to_show(error))
+
+    hook, logging_raises = threading.excepthook, logging.raiseExceptions
+    threading.excepthook, logging.raiseExceptions = tell, False
+    try:
+        yield
+    finally:
+        threading.excepthook, logging.raiseExceptions = hook, logging_raises
 
 
 @contextmanager
@@ -284,6 +308,11 @@ class _Log(logging.FileHandler):
         """Writes a line."""
         if os.path.isdir(os.path.dirname(self.baseFilename)):
             super().emit(record)
+
+    def close(self) -> None:
+        """Closes the file; what it still holds back may have no room."""
+        with suppress(OSError):
+            super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 (logging's name)
         """Says nothing: the disk may be full, which is told elsewhere."""

@@ -24,6 +24,7 @@ __all__ = [
     "PARTIAL",
     "UniqueNames",
     "WriteError",
+    "as_text",
     "check_not_read",
     "check_room",
     "inside",
@@ -143,6 +144,11 @@ def check_room(path: Union[str, Path], num_bytes: int) -> None:
 
 
 # --- Names and places ---
+
+
+def as_text(name: str) -> str:
+    """A name of a file as text that any format takes: bytes that are no text are told by their numbers."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def printable(text: str) -> str:

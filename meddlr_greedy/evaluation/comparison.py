@@ -64,9 +64,8 @@ class Run(NamedTuple):
     def slice_table(self, dataset: str) -> pd.DataFrame:
         """See :func:`meddlr_greedy.evaluation.tables.slice_table`."""
         path = inside(self.folder, self.datasets[dataset]["files"]["slices"], self.folder / RESULTS_FILE)
-        texts = {"scan": str, "slice": str, "subject": str}
         try:
-            table = pd.read_csv(path, dtype=texts, keep_default_na=False, encoding_errors="surrogateescape")
+            table = pd.read_csv(path, dtype={"scan": str, "slice": str, "subject": str}, keep_default_na=False)
             return table.astype({"slice": str}).assign(mean=pd.to_numeric(table["mean"]))
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path}: cannot be read ({error}); evaluate the run again") from error

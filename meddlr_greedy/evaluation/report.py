@@ -22,7 +22,7 @@ from meddlr_greedy.evaluation.tables import (
     subject_table,
     summary,
 )
-from meddlr_greedy.files import UniqueNames, written_atomically
+from meddlr_greedy.files import UniqueNames, as_text, written_atomically
 
 __all__ = ["DatasetReport", "RESULTS_FILE", "RESULTS_FOLDER", "write_results"]
 
@@ -59,14 +59,22 @@ class DatasetReport:
     files: Dict[str, Path] = field(default_factory=dict)
     names: UniqueNames = field(default_factory=UniqueNames)
 
+    def __post_init__(self):
+        # Names of files may hold bytes that are no text, which neither CSV nor HDF5 takes.
+        self.tables = {
+            method: table.assign(**{column: table[column].map(as_text) for column in ("scan", "image")})
+            for method, table in self.tables.items()
+        }
+        self.slices = [kept._replace(scan=as_text(kept.scan)) for kept in self.slices]
+        self.subjects = {as_text(scan): as_text(subject) for scan, subject in self.subjects.items()}
+
     def write(self, folder: Path) -> None:
         """Writes the tables of slices and subjects, and the images of the slices to draw."""
         stem = self.names(self.name)
         for kind, make_table in (("slices", slice_table), ("subjects", subject_table)):
             self.files[kind] = folder / f"{stem}_{kind}.csv"
             with written_atomically(self.files[kind]) as partial:
-                # Names of files may hold bytes that are no text.
-                make_table(self.tables, self.subjects).to_csv(partial, index=False, errors="surrogateescape")
+                make_table(self.tables, self.subjects).to_csv(partial, index=False)
         if self.slices:
             self.files["images"] = folder / f"{stem}_images.h5"
             write_slices(self.files["images"], self.slices)
