@@ -33,6 +33,7 @@ __all__ = [
     "at_end",
     "check",
     "did_you_mean",
+    "end_command",
     "exit_with_one_line",
     "explained",
     "first_line",
@@ -176,8 +177,7 @@ def exit_with_one_line(main: Callable[..., _T]) -> Callable[..., _T]:
             print(f"{traceback_to_show(end)}error: {end}", file=sys.stderr)
             sys.exit(128 + end.signal)
         finally:
-            while len(_at_end) > before:
-                _at_end.pop()()
+            end_command(before)
 
     return wrapped
 
@@ -188,9 +188,15 @@ def at_end(function: Callable[[], Any]) -> None:
 
 
 @atexit.register
-def _end_of_process() -> None:
-    while _at_end:
-        _at_end.pop()()
+def end_command(commands_before: int = 0) -> None:
+    """Does now what :func:`at_end` was given; for ends that pass by Python's (``os._exit``).
+
+    Args:
+        commands_before: How much of it belongs to commands that called this one, and is left.
+    """
+    while len(_at_end) > commands_before:
+        with suppress(OSError):
+            _at_end.pop()()
 
 
 def _print_any_name() -> None:

@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Optional
 
-from meddlr_greedy.errors import PreemptedError, print_error
+from meddlr_greedy.errors import PreemptedError, end_command, print_error
 from meddlr_greedy.jobs.store import KeyValueStore
 
 __all__ = [
@@ -67,6 +67,7 @@ def end_at_once(number: int, frame: Any = None) -> None:  # noqa: ARG001 (the si
     """
     if os.environ.get("RANK", "0") == "0":
         print_error(outside_the_training(number))
+    end_command()
     os._exit(PreemptedError.exit_status)
 
 

@@ -14,7 +14,15 @@ from typing import Any, Iterator, NoReturn, Optional
 
 import torch
 
-from meddlr_greedy.errors import PreemptedError, explained, first_line, keep_cause, print_error, traceback_to_show
+from meddlr_greedy.errors import (
+    PreemptedError,
+    end_command,
+    explained,
+    first_line,
+    keep_cause,
+    print_error,
+    traceback_to_show,
+)
 from meddlr_greedy.jobs.end_request import JobEndRequest
 from meddlr_greedy.jobs.rendezvous import wait_for_the_others
 from meddlr_greedy.jobs.store import KeyValueStore
@@ -152,6 +160,7 @@ class FailureHandler:
             # The others may still be on their way; they have to join to read why this attempt is over.
             wait_for_the_others(self._store, self._member.world_size, END_S)
         time.sleep(self._member.linger_s)
+        end_command()
         # Not sys.exit: threads of torch that wait for a lost process would keep this one.
         os._exit(status)
 
