@@ -163,7 +163,7 @@ def exit_with_one_line(main: Callable[..., _T]) -> Callable[..., _T]:
         global _tracebacks_shown
         _tracebacks_shown = False
         before = len(_at_end)  # of a command that calls this one
-        _print_any_name()
+        _print_any_text()
         try:
             with _ended_by_signals(), _threads_and_logs_in_one_line():
                 return main(*args, **kwargs)
@@ -199,11 +199,11 @@ def end_command(commands_before: int = 0) -> None:
             _at_end.pop()()
 
 
-def _print_any_name() -> None:
-    """Names of files may hold bytes that are no text; they are printed with backslashes, as stderr does."""
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(errors="backslashreplace")
+def _print_any_text() -> None:
+    """Names of files need not be text; printed, they are escaped, and no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager
@@ -349,7 +349,7 @@ def print_error(line: str, details: str = "") -> None:
     printed, and nothing is raised: the process has to end all the same.
     """
     with suppress(OSError):
-        os.write(2, f"{details}error: {' '.join(line.split())}\n".encode())
+        os.write(2, f"{details}error: {' '.join(line.split())}\n".encode(errors="backslashreplace"))
 
 
 def check(condition: bool, option: str, found: Any, allowed: str) -> None:

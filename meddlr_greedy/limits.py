@@ -16,6 +16,7 @@ __all__ = [
     "check_declared",
     "check_memory",
     "check_whole",
+    "in_digits",
     "in_units",
     "is_length",
 ]

@@ -9,8 +9,11 @@ import sigpy as sp
 from sigpy.mri import birdcage_maps
 
 from meddlr_greedy.errors import check
+from meddlr_greedy.limits import check_whole
 
 __all__ = [
+    "LARGEST_MATRIX",
+    "MOST_COILS",
     "Acquisition",
     "acquire",
     "coil_sensitivities",
@@ -20,6 +23,10 @@ __all__ = [
     "seeded_generator",
 ]
 
+
+#: Points along one axis.
+LARGEST_MATRIX = 4096
+MOST_COILS = 1024
 
 _SPACE = (-2, -1)  # (H, W) of arrays ordered (C, T, H, W)
 
@@ -113,8 +120,13 @@ class Acquisition:
     seed: int = 0
 
     def __post_init__(self):
-        check(min(self.matrix) >= 8, "--matrix", self.matrix, "at least 8 along both axes")
-        check(self.coils >= 1, "--coils", self.coils, "at least 1")
+        check(
+            8 <= min(self.matrix) <= max(self.matrix) <= LARGEST_MATRIX,
+            "--matrix",
+            self.matrix,
+            f"at least 8, at most {LARGEST_MATRIX} along both axes",
+        )
+        check_whole("--coils", self.coils, 1, MOST_COILS)
         check(0 <= self.noise <= 100, "--noise", self.noise, "0 to 100")
         check(0 <= self.seed < 2**63, "--seed", self.seed, "0 to 2**63 - 1")
 

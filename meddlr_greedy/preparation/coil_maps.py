@@ -10,7 +10,10 @@ from meddlr_greedy.errors import check
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.espirit import espirit_maps
 
-__all__ = ["CoilMaps", "coil_combination", "sense_arrays"]
+__all__ = ["LEAST_CALIB_WIDTH", "CoilMaps", "coil_combination", "sense_arrays"]
+
+#: The width of ESPIRiT's kernels.
+LEAST_CALIB_WIDTH = 6
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,12 @@ class CoilMaps:
 
     def __post_init__(self):
         check(self.num_maps in (1, 2), "--maps", self.num_maps, "1 or 2")
-        check(self.calib_width >= 6, "--calib", self.calib_width, "6 (kernel width) or more")
+        check(
+            self.calib_width >= LEAST_CALIB_WIDTH,
+            "--calib",
+            self.calib_width,
+            f"{LEAST_CALIB_WIDTH} (kernel width) or more",
+        )
         check(0 <= self.crop < 1, "--crop", self.crop, "0 to below 1")
 
     @property

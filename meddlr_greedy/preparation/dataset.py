@@ -27,7 +27,7 @@ from meddlr_greedy.preparation.raw_scan import stem
 from meddlr_greedy.preparation.scan_task import ScanTask, write_file
 from meddlr_greedy.preparation.slice import Preparation
 from meddlr_greedy.preparation.sources import Source, files_of
-from meddlr_greedy.preparation.splits import SLICE_BLOCKS, SPLITS, ScanInfo, split_scans
+from meddlr_greedy.preparation.splits import SLICE_BLOCKS, SPLITS, ScanInfo, shared_subjects, split_scans
 from meddlr_greedy.preparation.workers import in_parallel
 
 __all__ = ["prepare_dataset"]
@@ -84,6 +84,8 @@ def prepare_dataset(
         # A scan that cannot be used keeps its place: the split of the others is the same with and without it.
         infos = {name: scan.info or ScanInfo(source.subject_by_path(scan.path), 0) for name, scan in scans.items()}
         blocks, split_by = split_scans(split, infos, split_seed, train_needed=not _are_undersampled(scans))
+        shared = shared_subjects(infos, blocks, split_by) if source.reader.reads_files else ()
+        report.note([*source.left_out(), *shared])
         coil_maps = {"coil_maps": preparation.coil_maps.parameters}
         parameters = {"format": _FORMAT, **source.parameters, **asdict(preparation), **coil_maps}
         tasks = list(_tasks(folder, source, preparation, scans, blocks, split_by, parameters))

@@ -28,8 +28,10 @@ def say_what_is_next(output: Path, seconds: float) -> None:
         images = json.loads(annotation.read_text())["images"] if annotation.exists() else []
         sizes[split] = [(image["file_name"], image["kspace_size"]) for image in images]
     counts = ", ".join(f"{sum(size[0] for _, size in found)} {split}" for split, found in sizes.items())
-    first_file, first_size = next(scan for found in sizes.values() for scan in found)
-    print(f"{output}: {counts} slices of (H, W, T, C) = {tuple(first_size[1:])}, {seconds:.0f} s")
+    first_file, _ = next(scan for found in sizes.values() for scan in found)
+    shapes = sorted({tuple(size[1:]) for found in sizes.values() for _, size in found})
+    told = f"{shapes[0]}" if len(shapes) == 1 else f"{shapes[0]} to {shapes[-1]}, {len(shapes)} different ones"
+    print(f"{output}: {counts} slices of (H, W, T, C) = {told}, {seconds:.0f} s")
     with h5py.File(output / first_file, "r") as file:
         has_target, num_maps = "target" in file, file["maps"].shape[-1]
     used = [split for split, found in sizes.items() if found]

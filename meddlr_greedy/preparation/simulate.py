@@ -10,11 +10,12 @@ simulated before.
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
 
 from meddlr_greedy.errors import check
+from meddlr_greedy.limits import check_memory
 from meddlr_greedy.ops.acquisition import (
     Acquisition,
     acquire,
@@ -25,7 +26,7 @@ from meddlr_greedy.ops.acquisition import (
 )
 from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, stem
 
-__all__ = ["CineSeries", "acquired_spacing", "add_acquisition_options", "simulated_scan"]
+__all__ = ["CineSeries", "acquired_spacing", "add_acquisition_options", "check_simulated", "simulated_scan"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class CineSeries:
         path: The file or folder; its stem seeds the simulation.
         subject_id: Whom the images show.
         names_subject: Whether the file says so; else ``subject_id`` is its name.
+        notes: What a user should know of the file.
     """
 
     magnitude: np.ndarray
@@ -49,6 +51,7 @@ class CineSeries:
     path: Path = Path()
     subject_id: str = ""
     names_subject: bool = False
+    notes: Tuple[str, ...] = ()
 
 
 def simulated_scan(
@@ -66,6 +69,8 @@ def simulated_scan(
         UserError: A matrix does not fit.
     """
     _check_matrices(series, acquisition, acquired_matrix)
+    num_frames, *shape = series.magnitude.shape[1:]
+    check_simulated(series.path, acquisition, shape, num_frames)
     noise_std = acquisition.noise * noise_reference(series.magnitude)
     name = stem(series.path)
     name = name if name == series.subject_id else f"{series.subject_id}/{name}"
@@ -83,6 +88,7 @@ def simulated_scan(
         pixel_spacing_mm=acquired_spacing(series.pixel_spacing_mm, series.magnitude.shape[-2:], acquisition.matrix),
         slice_spacing_mm=series.slice_spacing_mm,
         frame_time_ms=series.frame_time_ms,
+        notes=series.notes,
     )
 
 
@@ -110,6 +116,29 @@ def acquired_spacing(
         return None
     spacing = np.asarray(spacing_mm) * shape / matrix
     return float(spacing[0]), float(spacing[1])
+
+
+def check_simulated(
+    where: Any, acquisition: Acquisition, shape: Sequence[int], num_frames: int, num_slices: int = 0
+) -> None:
+    """Checks that there is memory for a slice to be simulated, before anything is.
+
+    Args:
+        where: The file or option, for the message.
+        acquisition: How k-space is acquired.
+        shape: Matrix (H0, W0) of the images.
+        num_frames: Number of cardiac phases T.
+        num_slices: Number of slices whose images are yet to be made.
+
+    Raises:
+        UserError: There is not.
+    """
+    pixels = int(shape[0]) * int(shape[1])
+    # Coil images and their k-space, complex64; and images of all slices, which are drawn as float64.
+    num_bytes = 2 * 8 * acquisition.coils * num_frames * pixels + 8 * max(num_slices, 1) * num_frames * pixels
+    check_memory(
+        f"{where}: simulating {num_frames} frames of {shape[0]} x {shape[1]} by {acquisition.coils} coils", num_bytes
+    )
 
 
 def _check_matrices(series: CineSeries, acquisition: Acquisition, acquired_matrix: Optional[Sequence[int]]) -> None:

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 
 from meddlr_greedy.errors import UserError, check
+from meddlr_greedy.limits import LARGEST_LENGTH, check_whole, is_length
+from meddlr_greedy.ops.acquisition import MOST_COILS
 from meddlr_greedy.ops.coils import compress_coils, geometric_compression, svd_compression
-from meddlr_greedy.preparation.coil_maps import CoilMaps, sense_arrays
+from meddlr_greedy.preparation.coil_maps import LEAST_CALIB_WIDTH, CoilMaps, sense_arrays
 from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, complete
 
 __all__ = [
@@ -59,12 +61,12 @@ class Preparation:
         check(self.compression in COMPRESSIONS, "--compression", self.compression, ", ".join(COMPRESSIONS))
         check(self.missing in MISSING, "--missing", self.missing, ", ".join(MISSING))
         if self.compression != "none":
-            check((self.coils or 0) >= 1, "--coils", self.coils, "at least 1")
+            check_whole("--coils", self.coils or 0, 1, MOST_COILS)
         for option, values in (
             ("--pixel-spacing", self.pixel_spacing_mm or ()),
             ("--frame-time", () if self.frame_time_ms is None else (self.frame_time_ms,)),
         ):
-            check(all(0 < value < float("inf") for value in values), option, values, "above 0")
+            check(all(map(is_length, values)), option, values, f"above 0, up to {LARGEST_LENGTH:g}")
 
 
 def slice_arrays(scan: RawScan, slice_id: int, preparation: Preparation) -> Tuple[Dict[str, np.ndarray], List[str]]:
@@ -124,7 +126,12 @@ def _check_calibration(where: str, raw: RawSlice, calib_width: int) -> None:
         largest = next((size for size in range(min(height, width), 0, -1) if is_sampled(size)), 0)
         raise UserError(
             f"{where}: calibration region of {calib_width} x {calib_width}: only the central {largest} x {largest} of "
-            f"{height} x {width} was sampled, allowed --calib 6 to {largest}"
+            f"{height} x {width} was sampled, "
+            + (
+                f"allowed --calib {LEAST_CALIB_WIDTH} to {largest}"
+                if largest >= LEAST_CALIB_WIDTH
+                else f"and coil maps need {LEAST_CALIB_WIDTH} x {LEAST_CALIB_WIDTH} or more: no --calib will do"
+            )
         )
 
 

@@ -68,6 +68,10 @@ class Source:
             paths = [path for path in paths if output not in path.resolve().parents]
         return paths
 
+    def left_out(self) -> List[str]:
+        """What a user should know of files among the inputs that are no scans."""
+        return self.reader.left_out([str(given) for given in self.inputs])
+
     def open_scan(self, path: Path) -> RawScan:
         """Opens one of the scans that :meth:`find` returned.
 

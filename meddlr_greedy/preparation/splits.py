@@ -7,11 +7,13 @@ import numpy as np
 
 from meddlr_greedy.errors import UserError, check
 
-__all__ = ["SLICE_BLOCKS", "SPLITS", "ScanInfo", "parse_split", "split_scans"]
+__all__ = ["SLICE_BLOCKS", "SPLITS", "ScanInfo", "parse_split", "shared_subjects", "split_scans"]
 
 SPLITS = ("train", "val", "test")
 #: How a split is marked where there is one subject only.
 SLICE_BLOCKS = "slice blocks of one subject"
+_MOST_DIGITS = 9  # of a count, or of a number in a range
+_MANY_FILES = 4  # of one subject, and times as many as others have: one ID may stand for several people
 
 
 class ScanInfo(NamedTuple):
@@ -49,7 +51,7 @@ def split_scans(
     if members is not None:
         check(seed is None, "--split-seed", seed, "only where subjects are counted")
     else:
-        is_whole = split is not None and all(spec.isdecimal() for spec in split) and sum(map(int, split)) == 1
+        is_whole = split is not None and sorted(split) == ["0", "0", "1"]
         if len(subjects) == 1 and not is_whole:
             check(seed is None, "--split-seed", seed, "only with several subjects")
             return _slice_blocks(split, scans, train_needed), SLICE_BLOCKS
@@ -140,16 +142,21 @@ def parse_split(
         if num_items <= sum(held_out):
             raise UserError(f"--split: {num_items} {what} are too few for the default; allowed e.g. --split 1 0 0")
         split = [str(n) for n in (num_items - sum(held_out), *held_out)]
-    found = " ".join(map(str, split))
+    found = " ".join(map(str, split))[:200]
     try:
         train, val, test = split
+        if any(len(number) > _MOST_DIGITS for number in re.findall(r"\d+", " ".join(split))):
+            raise UserError(f"--split: found {found}, allowed {what} 0 to {num_items - 1}, or counts of them")
         if all(spec.isdecimal() for spec in split):
             bounds = np.cumsum([0, *map(int, split)])
-            members = [list(range(a, b)) for a, b in zip(bounds[:-1], bounds[1:])]
             if bounds[-1] != num_items:
                 raise UserError(f"--split: found {found} (sum {bounds[-1]}), allowed a sum of {num_items} {what}")
+            members = [list(range(a, b)) for a, b in zip(bounds[:-1], bounds[1:])]
         else:
-            members = [_parse_ranges(spec) for spec in (train, val, test)]
+            ranges = [_parse_ranges(spec) for spec in (train, val, test)]
+            if any(part[-1] >= num_items for parts in ranges for part in parts):
+                raise UserError(f"--split: found {found}, allowed {what} 0 to {num_items - 1}")
+            members = [[i for part in parts for i in part] for parts in ranges]
     except (ValueError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
@@ -159,21 +166,46 @@ def parse_split(
     used = sum(members, [])
     if len(set(used)) < len(used):
         raise UserError(f"--split: found {found}, allowed ranges that do not overlap")
-    if used and max(used) >= num_items:
-        raise UserError(f"--split: found {found}, allowed {what} 0 to {num_items - 1}")
     if not (members[0] if train_needed else used):
         raise UserError(f"--split: found {found}, allowed at least one of the {what}" + " to train on" * train_needed)
     return dict(zip(SPLITS, members))
 
 
-def _parse_ranges(spec: str) -> List[int]:
-    """``"0-2,5-5"`` to [0, 1, 2, 5]."""
+def _parse_ranges(spec: str) -> List[range]:
+    """``"0-2,5-5"`` to the ranges of 0, 1, 2 and of 5."""
     if spec == "none":
         return []
-    members: List[int] = []
+    parts = []
     for part in spec.split(","):
         first, last = map(int, part.split("-"))
         if last < first:
             raise ValueError(part)
-        members += range(first, last + 1)
-    return members
+        parts.append(range(first, last + 1))
+    return parts
+
+
+def shared_subjects(
+    scans: Dict[str, ScanInfo], blocks: Sequence[Tuple[str, str, Tuple[int, ...]]], split_by: str
+) -> List[str]:
+    """What there is to tell of subjects of suspiciously many files: data without identity often have one ID for all.
+
+    Args:
+        scans: By name.
+        blocks: Of :func:`split_scans`.
+        split_by: Of :func:`split_scans`.
+    """
+    names: Dict[str, List[str]] = {}
+    for name, scan in scans.items():
+        names.setdefault(scan.subject_id, []).append(name)
+    notes = []
+    for subject, found in names.items():
+        others = [len(members) for other, members in names.items() if other != subject]
+        if len(found) < 2 or (others and len(found) < _MANY_FILES * np.median([1, *others])):
+            continue
+        note = f"{len(found)} of {len(scans)} files share one ID, '{subject}', and count as one subject"
+        if split_by == SLICE_BLOCKS:
+            sides = {name: " and ".join(side for side, of, _ in blocks if of == name) for name in found}
+            torn = [f"'{name}' in {side}" for name, side in sides.items() if " and " in side]
+            note += ", split by slices" + (f" ({', '.join(torn[:3])})" if torn else "")
+        notes.append(f"{note}; if they are several people, --subject-pattern tells them apart by their paths")
+    return notes

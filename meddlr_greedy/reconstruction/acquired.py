@@ -8,6 +8,7 @@ import numpy as np
 from meddlr_greedy.data.scan_file import check_mask, check_values, read_header, read_slice
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.axes import CINE_AXES
+from meddlr_greedy.reconstruction.nifti import LARGEST_AXIS
 
 __all__ = ["AcquiredScan", "AcquiredSlice"]
 
@@ -49,6 +50,8 @@ class AcquiredScan:
         self.path = path
         self.name = Path(path).stem
         header = read_header(path, for_training=False)
+        if max(header.shape[:-1]) > LARGEST_AXIS:
+            raise UserError(f"{path}: kspace has shape {header.shape}; NIfTI allows axes up to {LARGEST_AXIS}")
         self._contents = header.contents
         #: Shape of k-space, (S, H, W, T, C) or (S, H, W, C).
         self.shape: Tuple[int, ...] = header.shape

@@ -5,7 +5,10 @@ from typing import BinaryIO, Optional, Sequence, Tuple
 import nibabel as nib
 import numpy as np
 
-__all__ = ["NiftiWriter"]
+__all__ = ["LARGEST_AXIS", "NiftiWriter"]
+
+#: NIfTI-1 counts points along an axis by 16 bits with sign.
+LARGEST_AXIS = 32767
 
 
 class NiftiWriter:
@@ -46,7 +49,7 @@ class NiftiWriter:
             xyz="mm" if pixel_spacing_mm is not None else "unknown",
             t="msec" if frame_time_ms is not None and len(shape) == 4 else "unknown",
         )
-        header["descrip"] = description.encode()[:79]
+        header["descrip"] = description.encode(errors="replace")[:79]
         header.set_data_offset(header.single_vox_offset)
         self._offset = header.single_vox_offset
         self._shape = (*shape, 1)[:4]

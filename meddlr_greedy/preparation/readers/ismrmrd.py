@@ -11,6 +11,7 @@ import torch
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import reading
+from meddlr_greedy.hdf5 import check_array, check_links
 from meddlr_greedy.ops.coils import noise_covariance, whitening_matrix
 from meddlr_greedy.preparation.raw_scan import (
     RawScan,
@@ -20,6 +21,16 @@ from meddlr_greedy.preparation.raw_scan import (
     slice_spacing,
     stem,
 )
+from meddlr_greedy.preparation.readers.ismrmrd_layout import (
+    Layout,
+    dwell_time,
+    encoding_of,
+    flagged,
+    listed,
+    ordered_slices,
+    read_header,
+    relative_noise_bandwidth,
+)
 from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
 
@@ -27,19 +38,22 @@ __all__ = ["IsmrmrdReader"]
 
 # Flags by their names in ismrmrd.constants: the library is imported where a file is opened.
 _NOISE = "ACQ_IS_NOISE_MEASUREMENT"
-# Acquisitions that are not part of the image.
-_OTHER = (
-    "ACQ_IS_PARALLEL_CALIBRATION",
-    "ACQ_IS_NAVIGATION_DATA",
-    "ACQ_IS_PHASECORR_DATA",
-    "ACQ_IS_HPFEEDBACK_DATA",
-    "ACQ_IS_DUMMYSCAN_DATA",
-    "ACQ_IS_RTFEEDBACK_DATA",
-    "ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA",
-    "ACQ_IS_PHASE_STABILIZATION_REFERENCE",
-    "ACQ_IS_PHASE_STABILIZATION",
-)
-_BLOCK = 256  # acquisitions read at once
+_CALIBRATION = "ACQ_IS_PARALLEL_CALIBRATION"
+_CALIBRATION_AND_IMAGING = "ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING"
+# Acquisitions that are not part of the image, and what they are.
+_OTHER = {
+    "ACQ_IS_NAVIGATION_DATA": "navigation",
+    "ACQ_IS_PHASECORR_DATA": "phase correction",
+    "ACQ_IS_HPFEEDBACK_DATA": "HP feedback",
+    "ACQ_IS_DUMMYSCAN_DATA": "dummy scan",
+    "ACQ_IS_RTFEEDBACK_DATA": "RT feedback",
+    "ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA": "surface coil correction",
+    "ACQ_IS_PHASE_STABILIZATION_REFERENCE": "phase stabilization reference",
+    "ACQ_IS_PHASE_STABILIZATION": "phase stabilization",
+}
+_BLOCK = 256  # acquisitions read at once, and how large they may become
+_BLOCK_BYTES = 64 << 20
+_MOST_ACQUISITIONS = 4_000_000  # hours of them
 
 
 @READER_REGISTRY.register()
@@ -64,8 +78,8 @@ class IsmrmrdReader(Reader):
         Noise scans, where there are any, prewhiten the data. The readout is placed by ``center_sample``, so that an
         asymmetric echo leaves zeros at one end of it, and its oversampling is removed. Lines are placed by the center
         of ``encodingLimits``; what is acquired repeatedly (averages, segments) is averaged. Phase oversampling is kept:
-        its lines are what a scanner samples. Cardiac phases are ``idx.phase`` or, where there is only one, the frames
-        of a real-time series, ``idx.repetition``.
+        its lines are what a scanner samples. Slices are in order of their positions. Cardiac phases are ``idx.phase``
+        or, where there is only one, the frames of a real-time series, ``idx.repetition``.
 
         Args:
             path: The file.
@@ -76,27 +90,21 @@ class IsmrmrdReader(Reader):
         """
         undersampled = undersampled or path.name.startswith("us_")
         with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
-            group = _group(path, file)
-            header = _header(path, file[group])
+            group, notes = _group(path, file)
+            header = read_header(path, file[group])
             heads = _heads(path, file[group]["data"])
 
-        noise = np.flatnonzero(_flagged(heads, _NOISE))
-        image = np.flatnonzero(~_flagged(heads, _NOISE, *_OTHER))
-        if not image.size:
-            raise UserError(f"{path}: found no acquisition of an image among {len(heads)}")
-        encoding = _encoding(path, header, heads[image])
+        noise, image, dropped = _kinds(path, heads)
+        encoding = encoding_of(path, header, heads[image])
         _check_coils(path, heads[np.concatenate([noise, image])])
-        layout = _Layout.of(path, encoding, heads[image], undersampled)
-        slices = np.unique(heads["idx"]["slice"][image])
-        notes = [] if noise.size else [f"{path}: no noise scan in it; not prewhitened"]
-        ratio = 1.0
-        if noise.size:
-            # Noise variance is proportional to the bandwidth, one over the dwell time.
-            dwell_noise, dwell_image = (float(heads["sample_time_us"][kind[0]]) for kind in (noise, image))
-            if dwell_noise > 0 and dwell_image > 0:
-                ratio = dwell_noise / dwell_image / _relative_noise_bandwidth(header)
-            else:
-                notes.append(f"{path}: sample_time_us is not given; noise scan taken to have the bandwidth of the data")
+        layout = Layout.of(path, encoding, heads[image], undersampled)
+        slices, places = ordered_slices(path, heads[image])
+        ratio, told = _bandwidth_ratio(path, header, heads, noise, image)
+        notes += [*dropped, *told]
+        if not places.size and len(slices) > 1:
+            notes.append(f"{path}: slice_dir is not given; slices are in order of their numbers, of unknown spacing")
+        elif (np.diff(slices) < 0).any():
+            notes.append(f"{path}: slices are not numbered by position; put into the order {listed(slices)}")
         file_ = _File(path, group, heads, noise, image, layout, ratio)
         if len(layout.readout) < layout.oversampled_width:
             first, last = layout.readout[0], layout.readout[-1]
@@ -109,175 +117,82 @@ class IsmrmrdReader(Reader):
             names_subject=bool(_subject(header)),
             undersampled=undersampled,
             pixel_spacing_mm=layout.pixel_spacing_mm,
-            slice_spacing_mm=slice_spacing(_places(heads[image], slices)),
+            slice_spacing_mm=slice_spacing(places),
             notes=tuple(notes),
         )
 
 
-def _group(path: Path, file: h5py.File) -> str:
+def _kinds(path: Path, heads: np.ndarray) -> Tuple[np.ndarray, np.ndarray, List[str]]:
+    """Which acquisitions are noise scans and which lines of the image, and what there is to tell of the others.
+
+    Lines for calibration are lines of the image where they are for imaging, too; scanners give some both flags.
+    """
+    is_noise = flagged(heads, _NOISE)
+    only_calibration = flagged(heads, _CALIBRATION) & ~flagged(heads, _CALIBRATION_AND_IMAGING)
+    is_other = {meaning: flagged(heads, flag) & ~is_noise for flag, meaning in _OTHER.items()}
+    others = np.any([*is_other.values(), is_noise], axis=0)
+    is_other["calibration alone"] = only_calibration & ~others
+    image = np.flatnonzero(~(others | only_calibration))
+    if not image.size:
+        raise UserError(f"{path}: found no acquisition of an image among {len(heads)}")
+    found = ", ".join(f"{mask.sum()} of {meaning}" for meaning, mask in is_other.items() if mask.any())
+    notes = [f"{path}: acquisitions left out: {found}"] if found else []
+    return np.flatnonzero(is_noise), image, notes
+
+
+def _bandwidth_ratio(
+    path: Path, header: Any, heads: np.ndarray, noise: np.ndarray, image: np.ndarray
+) -> Tuple[float, List[str]]:
+    """Noise bandwidth of the image over that of the noise scans, and what there is to tell of it."""
+    if not noise.size:
+        return 1.0, [f"{path}: no noise scan in it; not prewhitened"]
+    # Noise variance is proportional to the bandwidth, one over the dwell time.
+    dwell_noise, dwell_image = (dwell_time(path, heads[kind]) for kind in (noise, image))
+    if dwell_noise is None or dwell_image is None:
+        return 1.0, [f"{path}: sample_time_us is not given; noise scan taken to have the bandwidth of the data"]
+    return dwell_noise / dwell_image / relative_noise_bandwidth(path, header), []
+
+
+def _group(path: Path, file: h5py.File) -> Tuple[str, List[str]]:
+    """The name of the group that is read, and what there is to tell of others."""
+    check_links(path, file, file)
     groups = [name for name in file if isinstance(file.get(name), h5py.Group) and {"data", "xml"} <= {*file[name]}]
     if not groups:
         raise UserError(f"{path}: found {', '.join(file) or 'nothing'} in it, allowed an ISMRMRD group of data and xml")
     if len(groups) > 1 and "dataset" not in groups:
         raise UserError(f"{path}: found several ISMRMRD groups, {', '.join(groups)}; allowed one, or one named dataset")
-    return "dataset" if "dataset" in groups else groups[0]
+    name = "dataset" if "dataset" in groups else groups[0]
+    check_links(path, file[name], file[name])
+    others = ", ".join(sorted({*groups} - {name}))
+    return name, [f"{path}: groups left out: {others}"] if others else []
 
 
 def _heads(path: Path, data: h5py.Dataset) -> np.ndarray:
     """Headers of all acquisitions, without their data."""
     from ismrmrd.hdf5 import acquisition_header_dtype
 
+    check_array(path, data)
     names = data.dtype.names or ()
     heads = data.dtype["head"].names or () if {"head", "data"} <= {*names} else ()
     if data.ndim != 1 or not {*acquisition_header_dtype.names} <= {*heads}:
         raise UserError(f"{path}: found no acquisitions in '{data.name}', allowed an ISMRMRD file")
+    if len(data) > _MOST_ACQUISITIONS:
+        raise UserError(f"{path}: found {len(data)} acquisitions, allowed up to {_MOST_ACQUISITIONS}")
     return data.fields("head")[()]
-
-
-def _header(path: Path, group: h5py.Group) -> Any:
-    import ismrmrd
-
-    try:
-        return ismrmrd.xsd.CreateFromDocument(group["xml"][0])
-    except Exception as error:  # the parsers behind it raise errors of many kinds
-        raise UserError(f"{path}: the XML header cannot be read ({error})") from error
-
-
-def _flagged(heads: np.ndarray, *flags: str) -> np.ndarray:
-    from ismrmrd import constants
-
-    bits = sum(1 << (getattr(constants, flag) - 1) for flag in flags)
-    return (heads["flags"] & np.uint64(bits)) != 0
 
 
 def _subject(header: Any) -> str:
     return str(getattr(header.subjectInformation, "patientID", None) or "").strip()
 
 
-def _places(heads: np.ndarray, slices: np.ndarray) -> np.ndarray:
-    """Of slices along their normal, in mm."""
-    first_heads = heads[[np.flatnonzero(heads["idx"]["slice"] == number)[0] for number in slices]]
-    return first_heads["position"] @ first_heads["slice_dir"][0]
-
-
-def _relative_noise_bandwidth(header: Any) -> float:
-    return getattr(header.acquisitionSystemInformation, "relativeReceiverNoiseBandwidth", None) or 1.0
-
-
-def _encoding(path: Path, header: Any, heads: np.ndarray) -> Any:
-    """The encoding of the image's acquisitions, after a look at what is not 2D Cartesian cine."""
-    spaces = np.unique(heads["encoding_space_ref"])
-    if len(spaces) > 1 or spaces[0] >= len(header.encoding):
-        raise UserError(f"{path}: found encoding spaces {_listed(spaces)}, allowed one, described in the header")
-    encoding = header.encoding[spaces[0]]
-    trajectory = getattr(encoding.trajectory, "value", encoding.trajectory)
-    if trajectory != "cartesian":
-        raise UserError(f"{path}: found a {trajectory} trajectory, allowed cartesian")
-    for counter, meaning in (("kspace_encode_step_2", "3D"), ("contrast", "echoes"), ("set", "flow encodings")):
-        values = np.unique(heads["idx"][counter])
-        if len(values) > 1:
-            raise UserError(f"{path}: found {len(values)} values of idx.{counter} ({meaning}), allowed one")
-    if _flagged(heads, "ACQ_IS_REVERSE").any():
-        raise UserError(f"{path}: found reversed readouts (EPI), allowed readouts of one direction")
-    return encoding
-
-
 def _check_coils(path: Path, heads: np.ndarray) -> None:
     for field in ("active_channels", "channel_mask"):
         values = np.unique(heads[field], axis=0)
         if len(values) > 1:
-            found = _listed(values) if values.ndim == 1 else f"{len(values)} different ones"
+            found = listed(values) if values.ndim == 1 else f"{len(values)} different ones"
             raise UserError(f"{path}: coils differ between acquisitions: {field}: found {found}, allowed one")
-
-
-def _listed(values: np.ndarray) -> str:
-    return ", ".join(map(str, values))
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where acquisitions lie in k-space (H, W, T)."""
-
-    matrix: Tuple[int, int]
-    num_phases: int
-    time_counter: str
-    oversampled_width: int
-    samples: slice  # of an acquisition, those that count
-    readout: range  # where they lie in the oversampled readout
-    first_line: int  # where kspace_encode_step_1 = 0 lies in W; may be negative
-    pixel_spacing_mm: Tuple[float, float]
-
-    @staticmethod
-    def of(path: Path, encoding: Any, heads: np.ndarray, undersampled: bool) -> "_Layout":
-        encoded, recon = encoding.encodedSpace, encoding.reconSpace
-        oversampled_width, width = encoded.matrixSize.x, encoded.matrixSize.y
-        fov = {"encoded": encoded.fieldOfView_mm, "recon": recon.fieldOfView_mm}
-        for name, size in fov.items():
-            if not (size.x > 0 and size.y > 0):
-                raise UserError(f"{path}: header: {name} field of view: found {size.x} x {size.y} mm, allowed above 0")
-        # The recon matrix may be interpolated: the fields of view tell the oversampling.
-        height = min(round(oversampled_width * fov["recon"].x / fov["encoded"].x), oversampled_width)
-        if min(height, width) < 1:
-            raise UserError(f"{path}: header: encoded matrix: found {oversampled_width} x {width}, allowed above 0")
-
-        fields = ("number_of_samples", "center_sample", "discard_pre", "discard_post", "sample_time_us")
-        for field in fields:
-            values = np.unique(heads[field])
-            if len(values) > 1:
-                raise UserError(f"{path}: readouts differ: {field}: found {_listed(values[:5])}, allowed one value")
-        num_samples, center, pre, post = (int(heads[field][0]) for field in fields[:4])
-        first = oversampled_width // 2 - center
-        readout = range(first + pre, first + num_samples - post)
-        if not readout or readout[0] < 0 or readout[-1] >= oversampled_width:
-            raise UserError(
-                f"{path}: {num_samples} samples with center_sample {center} do not fit into the encoded matrix of "
-                f"{oversampled_width} along the readout"
-            )
-
-        limits = encoding.encodingLimits
-        center_line = getattr(getattr(limits, "kspace_encoding_step_1", None), "center", width // 2)
-        first_line = width // 2 - center_line
-        lines = heads["idx"]["kspace_encode_step_1"].astype(int) + first_line
-        if lines.min() < 0 or lines.max() >= width:
-            raise UserError(
-                f"{path}: lines {lines.min() - first_line} to {lines.max() - first_line} around center {center_line} "
-                f"do not fit into the encoded matrix of {width} along the phase encode"
-            )
-        counter, num_phases = _time(path, limits, heads, undersampled)
-        return _Layout(
-            matrix=(height, width),
-            num_phases=num_phases,
-            time_counter=counter,
-            oversampled_width=oversampled_width,
-            samples=slice(pre, num_samples - post),
-            readout=readout,
-            first_line=first_line,
-            pixel_spacing_mm=(fov["recon"].x / height, fov["encoded"].y / width),
-        )
-
-    @property
-    def sampled_along_readout(self) -> np.ndarray:
-        """(H,), bool: False where an asymmetric echo holds no sample."""
-        height = self.matrix[0]
-        position = self.oversampled_width // 2 + (np.arange(height) - height // 2) * self.oversampled_width / height
-        return (position >= self.readout[0]) & (position <= self.readout[-1])
-
-
-def _time(path: Path, limits: Any, heads: np.ndarray, undersampled: bool) -> Tuple[str, int]:
-    """The counter of cardiac phases, and how many there are."""
-    phases, repetitions = (int(heads["idx"][counter].max()) + 1 for counter in ("phase", "repetition"))
-    limit: Optional[Any] = getattr(limits, "phase", None)
-    # What a fully sampled scan announces should be there; then a phase missing at the end is noticed too.
-    announced = 0 if limit is None or undersampled else int(limit.maximum) + 1
-    if max(phases, announced) == 1:
-        if repetitions == 1:
-            raise UserError(f"{path}: no cardiac phases: found 1 in idx.phase and idx.repetition, allowed 2 or more")
-        return "repetition", repetitions
-    if repetitions > 1:
-        raise UserError(
-            f"{path}: found {phases} phases and {repetitions} repetitions, allowed more than one of one of them"
-        )
-    return "phase", max(phases, announced)
+    if not heads["active_channels"][0]:
+        raise UserError(f"{path}: active_channels: found 0, allowed 1 or more")
 
 
 @dataclass(frozen=True)
@@ -289,7 +204,7 @@ class _File:
     heads: np.ndarray
     noise: np.ndarray
     image: np.ndarray
-    layout: _Layout
+    layout: Layout
     bandwidth_ratio: float
 
     def load(self, slice_id: int) -> RawSlice:
@@ -329,21 +244,25 @@ class _File:
             raise UserError(f"{self.path}: {error}") from error
 
     def _read(self, indices: np.ndarray) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
-        """Blocks of acquisitions: their indices, and data (acquisition, coil, sample)."""
-        runs = np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1)
+        """Blocks of acquisitions of equal length: their indices, and data (acquisition, coil, sample)."""
+        lengths = self.heads["number_of_samples"][indices]
+        runs = np.split(indices, np.flatnonzero((np.diff(indices) > 1) | (np.diff(lengths.astype(int)) != 0)) + 1)
+        num_bytes = 8 * int(self.heads["active_channels"][indices[0]]) * self.layout.oversampled_width
+        most = max(1, min(_BLOCK, _BLOCK_BYTES // num_bytes))
         with reading(self.path, "an HDF5 file"), h5py.File(self.path, "r") as file:
             stored = file[self.group]["data"].fields("data")
             for run in runs:
-                for at in range(0, len(run), _BLOCK):
-                    block = run[at : at + _BLOCK]
+                for at in range(0, len(run), most):
+                    block = run[at : at + most]
                     yield block, self._as_array(stored[block[0] : block[-1] + 1], block)
 
     def _as_array(self, records: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        heads = self.heads[indices]
-        shapes = np.unique(np.stack([heads["active_channels"], heads["number_of_samples"]], 1), axis=0).astype(int)
-        if len(shapes) > 1:  # noise scans of different length, say; of the image they are equal
-            raise UserError(f"{self.path}: noise scans of different length, allowed one")
-        sizes = {len(record) for record in records}
-        if sizes != {2 * int(np.prod(shapes[0]))}:
-            raise UserError(f"{self.path}: acquisition {indices[0]}: data do not agree with the number of samples")
-        return np.stack(list(records)).view(np.complex64).reshape(-1, *shapes[0])
+        head = self.heads[indices[0]]
+        shape = int(head["active_channels"]), int(head["number_of_samples"])
+        wrong = [i for i, record in zip(indices, records) if len(record) != 2 * shape[0] * shape[1]]
+        if wrong:
+            raise UserError(
+                f"{self.path}: acquisition {wrong[0]}: found data that do not agree with the {shape[1]} samples of "
+                f"{shape[0]} coils in its header"
+            )
+        return np.stack(list(records)).view(np.complex64).reshape(-1, *shape)

@@ -7,7 +7,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from meddlr_greedy.errors import check
+from meddlr_greedy.limits import MOST_SLICES, check_whole, in_digits
 from meddlr_greedy.ops.acquisition import Acquisition, seeded_generator
 from meddlr_greedy.preparation.beating_heart import Anatomy, beating_heart
 from meddlr_greedy.preparation.canvas import FIELD_OF_VIEW_MM
@@ -17,11 +17,14 @@ from meddlr_greedy.preparation.simulate import (
     CineSeries,
     acquired_spacing,
     add_acquisition_options,
+    check_simulated,
     simulated_scan,
 )
 from meddlr_greedy.registry import READER_REGISTRY
 
 __all__ = ["PhantomReader", "subject_names"]
+
+_MOST_SUBJECTS = 100_000
 
 
 def subject_names(count: int) -> List[str]:
@@ -69,8 +72,11 @@ class PhantomReader(Reader):
     def check_options(self, slices: int = 3, frames: int = 12, **acquisition: Any) -> None:
         """Refuses numbers below 1, and what :class:`Acquisition` refuses."""
         for option, value in (("--slices", slices), ("--frames", frames)):
-            check(value >= 1, option, value, "at least 1")
-        _acquisition(**acquisition)
+            check_whole(option, value, 1, MOST_SLICES)
+        settings = _acquisition(**acquisition)
+        check_simulated(
+            f"--frames {frames}", settings, (2 * settings.matrix[0], 2 * settings.matrix[1]), frames, slices
+        )
 
     def find(self, inputs: Sequence[str]) -> List[Path]:
         """The names as paths."""
@@ -119,6 +125,6 @@ def _parse_count(text: str) -> List[str]:
         count = int(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"found '{text}', allowed a whole number, at least 1") from error
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"found {count}, allowed at least 1")
+    if not 1 <= count <= _MOST_SUBJECTS:
+        raise argparse.ArgumentTypeError(f"found {in_digits(count)}, allowed at least 1, at most {_MOST_SUBJECTS}")
     return subject_names(count)

@@ -105,6 +105,10 @@ class Reader(ABC):
             UserError: The scan cannot be used. The others are still prepared.
         """
 
+    def left_out(self, inputs: Sequence[str]) -> List[str]:  # noqa: ARG002
+        """What a user should know of files among ``inputs`` that :meth:`find` left out, though they look like scans."""
+        return []
+
     def subject_by_path(self, path: Path) -> str:
         """The subject of a scan by its path alone: stands in for what a file that cannot be opened says."""
         return stem(path)

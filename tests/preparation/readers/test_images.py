@@ -85,7 +85,7 @@ def bad_files(tmp_path_factory, magnitude):
     small = magnitude[:, :, :16, :16]
     write_dicom(folder / "two_patients", small, "", PatientID=lambda s, t: f"S{s}")
     write_dicom(folder / "two_views", small, "", ImageOrientationPatient=lambda s, t: [1, 0, 0, 0, 1 - s, s])
-    write_dicom(folder / "twice", small, "", TriggerTime=lambda s, t: 0.0)
+    write_dicom(folder / "twice", small, "", TriggerTime=lambda s, t: min(40.0 * t, 80))
     write_dicom(folder / "cut", small, "")
     first = sorted((folder / "cut").iterdir())[0]
     first.write_bytes(first.read_bytes()[:-100])
@@ -158,18 +158,18 @@ WRONG = [
     ("images {arrays}/negative.npy", "negative.npy: magnitude: found -1 to -1, allowed 0 to 1e+15"),
     ("images {arrays}/huge.npy", "huge.npy: magnitude: found 1e+38 to 1e+38, allowed 0 to 1e+15"),
     ("images {arrays}/double.npy", "double.npy: magnitude: found 1e+300 to 1e+300, allowed"),
-    ("images {arrays}/object.npy", "object.npy: not a readable .npy"),
+    ("images {arrays}/object.npy", "object.npy: truncated, damaged or not a readable .npy"),
     ("images {arrays}/nan.npy", "nan.npy: magnitude: found NaN or infinite"),
     ("images {arrays}/inf.npy", "inf.npy: magnitude: found NaN or infinite"),
     ("images {arrays}/empty.npy", "slice 2 is zero everywhere"),
     ("images {arrays}/key.npz", "key.npz: no array 'magnitude'; found image"),
     ("images {arrays}/spacing.npz", "pixel_spacing_mm: found float64 of shape (3,), allowed"),
-    ("images {arrays}/flat.npz", "flat.npz: pixel_spacing_mm: found 0, allowed above 0"),
+    ("images {arrays}/flat.npz", "flat.npz: pixel_spacing_mm: found 1.5 0, allowed above 0"),
     ("images {arrays}/backwards.npz", "backwards.npz: trigger_time_ms: found times that do not increase"),
     ("images {arrays}/standing.npz", "standing.npz: trigger_time_ms: found times that do not increase"),
     ("images {arrays}/trigger.npz", "trigger_time_ms: found float64 of shape (2,), allowed finite"),
-    ("images {arrays}/truncated.npz", "truncated.npz: not a readable .npz"),
-    ("images {arrays}/text.npy", "text.npy: not a readable .npy"),
+    ("images {arrays}/truncated.npz", "truncated.npz: truncated, damaged or not a readable .npz"),
+    ("images {arrays}/text.npy", "text.npy: truncated, damaged or not a readable .npy"),
     ("images {arrays}/image.dcm", "found a '.dcm' file, allowed .npy, .npz, .nii"),
     (
         "images {arrays}/good.npz --matrix 18 16",

@@ -1,0 +1,104 @@
+"""Cine images in NIfTI files."""
+
+import logging
+import math
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, Optional, Tuple
+
+import numpy as np
+
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.files import reading
+from meddlr_greedy.limits import LARGEST_LENGTH, check_declared, check_memory, is_length
+from meddlr_greedy.preparation.raw_scan import stem
+from meddlr_greedy.preparation.readers.image_series import checked_magnitude
+from meddlr_greedy.preparation.simulate import CineSeries
+
+__all__ = ["NIFTI", "load_nifti"]
+
+NIFTI = (".nii", ".nii.gz")
+_MILLISECONDS = {"sec": 1e3, "msec": 1, "usec": 1e-3}
+_TIME = 3  # its axis
+_LARGEST_HEADER = 16 << 20  # where data begin
+
+
+def load_nifti(path: Path) -> CineSeries:
+    """Reads a NIfTI file (x, y, slice, phase); further axes may be there, of length 1.
+
+    Some programs write time as the fifth axis, and 1 as the fourth: then the time between phases is not known.
+
+    Raises:
+        UserError: It is missing, unreadable, or holds something else than a cine series.
+    """
+    import nibabel
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    with reading(path, "a NIfTI file"), _quiet(nibabel.imageglobals.logger):
+        image: Any = nibabel.load(path)
+        _check_size(path, image)
+        data = np.asanyarray(image.dataobj)
+    found, is_fifth = data.shape, data.ndim == _TIME + 2 and data.shape[_TIME] == 1
+    if is_fifth:
+        data = data[:, :, :, 0]
+    elif data.ndim > _TIME + 1 and {*data.shape[_TIME + 1 :]} == {1}:
+        data = data.reshape(data.shape[: _TIME + 1])
+    if data.ndim != _TIME + 1:
+        no_phases = "no cardiac phases: " if data.ndim == _TIME else ""
+        raise UserError(f"{path}: {no_phases}found {len(found)} axes {found}, allowed (x, y, slice, phase)")
+
+    first, second, between_slices, step = (_spacing(path, i, x) for i, x in enumerate(image.header.get_zooms()[:4]))
+    in_milliseconds = _MILLISECONDS.get(image.header.get_xyzt_units()[1])
+    frame_time = None
+    if step is not None and in_milliseconds is not None and not is_fifth:
+        frame_time = step * in_milliseconds
+    magnitude = data.transpose(2, 3, 0, 1)
+    spacing: Optional[Tuple[float, float]] = None if first is None or second is None else (first, second)
+    # dim_info: which axes are readout and phase encode.
+    if image.header.get_dim_info()[:2] in ((1, 0), (1, None), (None, 0)):
+        magnitude, spacing = magnitude.swapaxes(2, 3), spacing and (spacing[1], spacing[0])
+    magnitude, notes = checked_magnitude(path, np.ascontiguousarray(magnitude))
+    if is_fifth:
+        notes.append(f"{path}: phases are along the fifth axis, whose step is not said to be a time")
+    return CineSeries(
+        magnitude=magnitude,
+        pixel_spacing_mm=spacing,
+        slice_spacing_mm=between_slices,
+        frame_time_ms=frame_time,
+        path=path,
+        subject_id=stem(path),
+        notes=tuple(notes),
+    )
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """nibabel repairs headers and says so in lines of its own; what is used of them is checked here."""
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was_disabled
+
+
+def _check_size(path: Path, image: Any) -> None:
+    """Compares what the header declares with the file, before room is made for it."""
+    shape = image.header.get_data_shape()
+    if any(size < 1 for size in shape):
+        raise UserError(f"{path}: dim: found {shape}, allowed axes of 1 and more")
+    begin = float(image.header.get_data_offset())
+    if not 0 <= begin <= _LARGEST_HEADER:
+        raise UserError(f"{path}: vox_offset: found {begin:g}, allowed 0 to {_LARGEST_HEADER}")
+    num_bytes = math.prod(map(int, shape)) * image.get_data_dtype().itemsize
+    check_declared(path, num_bytes, path.stat().st_size)
+    check_memory(path, num_bytes)
+
+
+def _spacing(path: Path, axis: int, value: Any) -> Optional[float]:
+    """``None`` where it is 0, which stands for a spacing that is not known."""
+    if value == 0:
+        return None
+    if not is_length(value):
+        raise UserError(f"{path}: pixdim: found {value:g} along axis {axis}, allowed 0 to {LARGEST_LENGTH:g}")
+    return float(value)
