@@ -96,11 +96,10 @@ def _stored_in_sources(where: str, array: h5py.Dataset, depth: int) -> int:
             raise UserError(f"{where}: lies in {place}, allowed names without {_PATTERN}")
         with h5py.File(_source_file(where, array, source.file_name), "r") as file:
             found = file.get(source.dset_name)
-            last = source.src_space.get_select_bounds()[1]
-            if not isinstance(found, h5py.Dataset) or not _reaches(found, last):
+            if not isinstance(found, h5py.Dataset) or not _covers(found, source):
                 raise UserError(f"{where}: lies in {place}, which is missing or smaller")
             num_bytes += _stored_bytes(where, found, depth + 1)
-        num_values += source.vspace.get_select_npoints()
+        num_values += int(source.vspace.get_select_npoints())
     if num_values < array.size:
         raise UserError(f"{where}: found a source of {num_values} of {array.size} values, allowed one of each")
     return num_bytes
@@ -115,6 +114,11 @@ def _source_file(where: str, array: h5py.Dataset, name: str) -> Path:
     raise UserError(f"{where}: lies in {name}, which is missing")
 
 
-def _reaches(array: h5py.Dataset, last: Any) -> bool:
-    """Whether there is a value at an index."""
-    return array.shape is not None and len(array.shape) == len(last) and all(i < n for i, n in zip(last, array.shape))
+def _covers(array: h5py.Dataset, source: Any) -> bool:
+    """Whether an array has all the values that a virtual one takes from it."""
+    if array.shape is None:
+        return False
+    if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:
+        return array.size >= source.vspace.get_select_npoints()
+    last = source.src_space.get_select_bounds()[1]
+    return len(array.shape) == len(last) and all(i < n for i, n in zip(last, array.shape))

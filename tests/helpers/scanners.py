@@ -34,6 +34,9 @@ class Mrd:
     discard: int = 0
     sets: int = 1
     matrix: Optional[Tuple[int, int]] = None
+    calibration: range = range(0)  # lines with both flags of calibration
+    places: Optional[Tuple[float, ...]] = None  # of the slices in mm; by default 8 mm apart
+    normals: Optional[Tuple[Tuple[float, ...], ...]] = None  # of the slices; by default all along z
     broken: str = ""
 
 
@@ -89,7 +92,10 @@ def write_mrd(path, coil_images, scan=None, seed=0):
             acquisition.center_sample, acquisition.sample_time_us = center, dwell
             for flag in flags:
                 acquisition.setFlag(flag)
-            acquisition.slice_dir[2], acquisition.position[2] = 1, 8 * counters.get("slice", 0)
+            number = counters.get("slice", 0)
+            place, normal = (8 * number if scan.places is None else scan.places[number]), (0, 0, 1)
+            acquisition.slice_dir[:] = normal if scan.normals is None else scan.normals[number]
+            acquisition.position[2] = place
             for name, value in counters.items():
                 setattr(acquisition.idx, name, int(value))
             if scan.discard and not flags:
@@ -126,7 +132,16 @@ def write_mrd(path, coil_images, scan=None, seed=0):
                             "set": t % scan.sets,
                         }
                         center = scan.oversampling * HEIGHT // 2 - max(first, 0)
-                        append(data, center, 2.5, **counters)
+                        both = [
+                            constants.ACQ_IS_PARALLEL_CALIBRATION,
+                            constants.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING,
+                        ]
+                        append(data, center, 2.5, both if line in scan.calibration else (), **counters)
+                    for line in scan.calibration:  # acquired for calibration alone, and of another contrast
+                        counters = {"kspace_encode_step_1": line - scan.lines[0], "slice": s, scan.time: t}
+                        data = np.full((num_coils, scan.oversampling * HEIGHT), 1e3)
+                        alone = [constants.ACQ_IS_PARALLEL_CALIBRATION]
+                        append(data, scan.oversampling * HEIGHT // 2, 2.5, alone, **counters)
     return path
 
 

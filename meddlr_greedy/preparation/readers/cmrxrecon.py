@@ -78,10 +78,9 @@ class CmrxreconReader(Reader):
             undersampled: Whether it is undersampled on purpose; so are the variables ``kus`` and ``kspace_sub...``.
             readout_oversampling: Factor by which the readout is oversampled, which is removed.
             masks: Folder of the masks of undersampled files, in it or in folders of it that are called as the last ones
-                of the file. By default that of the file, and the same place in a tree beside one of its folders whose
-                name begins with "mask": ``UnderSample_Task1/.../P001/cine_kus.mat`` has
-                ``Mask_TaskAll/.../P001/cine_mask.mat``. A mask is called as the file with "mask" for "kus", or with
-                "_mask" at its end. Without one, what is not zero counts as sampled.
+                of the file. By default that of the file, and the same place in a tree beside it: ``kus/P001`` has
+                ``Mask_Task1/P001``. A mask is called as the file with "mask" for "kus", or with "_mask" at its end.
+                Without one, what is not zero counts as sampled.
 
         Raises:
             UserError: The file cannot be used.

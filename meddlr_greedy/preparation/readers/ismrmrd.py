@@ -103,7 +103,7 @@ class IsmrmrdReader(Reader):
         notes += [*dropped, *told]
         if not places.size and len(slices) > 1:
             notes.append(f"{path}: slice_dir is not given; slices are in order of their numbers, of unknown spacing")
-        elif (np.diff(slices) < 0).any():
+        elif (slices[1:] < slices[:-1]).any():
             notes.append(f"{path}: slices are not numbered by position; put into the order {listed(slices)}")
         file_ = _File(path, group, heads, noise, image, layout, ratio)
         if len(layout.readout) < layout.oversampled_width:

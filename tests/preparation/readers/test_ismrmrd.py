@@ -1,5 +1,6 @@
 """ISMRMRD files, written with the format's own library, come back as the image that went in."""
 
+import shutil
 from dataclasses import replace
 
 import h5py
@@ -34,8 +35,9 @@ from tests.helpers.scanners import Mrd, mrd_header, write_mrd
         Mrd(averages=2, segments=3),
         Mrd(oversampling=1, matrix=(HEIGHT, WIDTH)),
         Mrd(time="repetition", discard=4, asymmetry=4),
+        Mrd(calibration=range(WIDTH // 2 - 3, WIDTH // 2 + 3)),
     ],
-    ids=["oversampled", "averages", "plain", "repetitions"],
+    ids=["oversampled", "averages", "plain", "repetitions", "calibration lines"],
 )
 def test_ismrmrd_comes_back(heart, tmp_path, scan):
     expected = heart.image
@@ -88,6 +90,60 @@ def test_prewhitening_gives_unit_covariance(heart, tmp_path):
     samples = np.concatenate([raw.load_slice(i).kspace.reshape(-1, COILS) for i in range(3)])
     covariance = samples.T @ samples.conj() / len(samples)
     assert np.abs(covariance - np.eye(COILS)).max() < 0.02
+
+
+def test_noise_scans_may_be_of_several_lengths(heart, tmp_path):
+    rng = np.random.default_rng(0)
+    noise = [
+        rng.standard_normal((COILS, length)) + 1j * rng.standard_normal((COILS, length)) for length in (64, 64, 96)
+    ]
+    scans = [
+        IsmrmrdReader().open_scan(write_mrd(tmp_path / f"{i}.h5", heart.coil_images[:1, :2], Mrd(noise=part)))
+        for i, part in enumerate((noise, [np.concatenate(noise, axis=1)]))
+    ]
+    different, one = (scan.load_slice(0).kspace for scan in scans)
+    np.testing.assert_allclose(different, one, rtol=1e-4, atol=1e-4 * np.abs(one).max())
+
+
+@pytest.mark.parametrize(
+    "places,expected,spacing",
+    [
+        ((0.0, 16.0, 8.0, 24.0), [0, 2, 1, 3], 8),
+        ((30.0, 20.0, 10.0, 0.0), [0, 1, 2, 3], 10),
+        ((0.0, 0.0, 0.0, 0.0), [0, 1, 2, 3], None),
+        ((9.0, 0.0, 3.0, 30.0), [1, 2, 0, 3], None),
+    ],
+)
+def test_slices_are_in_order_of_their_positions(tmp_path, places, expected, spacing):
+    images = np.arange(1, 5)[:, None, None, None, None] * np.ones((1, 2, 1, HEIGHT, WIDTH), complex)
+    scan = IsmrmrdReader().open_scan(write_mrd(tmp_path / "a.h5", images, Mrd(places=places)))
+    first = np.abs(scan.load_slice(0).kspace).max()
+    found = [np.abs(scan.load_slice(i).kspace).max() / first * (expected[0] + 1) - 1 for i in range(4)]
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert scan.slice_spacing_mm == (spacing and pytest.approx(spacing))
+    assert any("put into the order" in note for note in scan.notes) == (expected != [0, 1, 2, 3])
+
+
+def test_what_is_left_out_is_told(heart, tmp_path):
+    source = write_mrd(tmp_path / "a.h5", heart.coil_images[:1, :2], Mrd(calibration=range(20, 22)))
+    with h5py.File(source, "a") as file:
+        file.copy("dataset", "second")
+    notes = IsmrmrdReader().open_scan(source).notes
+    assert f"{source}: acquisitions left out: 1 of phase correction, 4 of calibration alone" in notes
+    assert f"{source}: groups left out: second" in notes
+
+
+def test_a_dwell_time_may_differ_by_rounding(heart, tmp_path):
+    source = write_mrd(tmp_path / "a.h5", heart.coil_images[:1, :2])
+    change_heads(source, "sample_time_us", 3, 2.5000002)
+    assert IsmrmrdReader().open_scan(source).num_slices == 1
+
+
+def change_heads(path, field, index, value):
+    with h5py.File(path, "a") as file:
+        records = file["dataset/data"][()]
+        records["head"][field][index] = value
+        file["dataset/data"][...] = records
 
 
 def test_prewhitened_image_comes_back(heart, tmp_path):
@@ -146,6 +202,19 @@ def test_undersampled_ismrmrd_keeps_its_mask_and_has_no_target(heart, tmp_path, 
     assert np.median(agreement[np.abs(heart.image[0, 0]) > 0.1]) > 0.99
 
 
+# Numbers of the XML header that make no sense, and what is said of them.
+CHANGED = {
+    "text": ("<x>128</x>", "<x>abc</x>"),
+    "comma": ("<y>48</y>", "<y>48,5</y>"),
+    "absurd": ("<x>128</x>", "<x>2000000000</x>"),
+    "large": ("<y>48</y>", "<y>65000</y>"),
+    "negative": ("<x>640.0</x>", "<x>-640.0</x>"),
+    "not_finite": ("<y>240</y>", "<y>NaN</y>"),
+    "phases": ("<maximum>1</maximum>", "<maximum>1.5</maximum>"),
+    "center": ("<center>24</center>", "<center>1000000000000</center>"),
+}
+
+
 @pytest.fixture(scope="session")
 def bad_files(tmp_path_factory, heart):
     folder = tmp_path_factory.mktemp("bad")
@@ -158,7 +227,7 @@ def bad_files(tmp_path_factory, heart):
     mrd("good.h5")
     content = (folder / "good.h5").read_bytes()
     (folder / "truncated.h5").write_bytes(content[: len(content) // 2])
-    (folder / "text.h5").write_text("hello")
+    (folder / "hello.h5").write_text("hello")
     with h5py.File(folder / "foreign.h5", "w") as file:
         file["kspace"] = np.zeros(3)
     with h5py.File(folder / "no_acquisitions.h5", "w") as file:
@@ -176,16 +245,44 @@ def bad_files(tmp_path_factory, heart):
     mrd("us_narrow.h5", sampled=kt_mask() & (np.abs(np.arange(WIDTH) - WIDTH // 2) < 8)[:, None])
     mrd("dead_coil.h5", noise=np.ones((1, COILS, 64)) * np.random.default_rng(0).standard_normal((1, 1, 64)))
     mrd("quiet_noise.h5", noise=np.zeros((1, COILS, 64)))
+    mrd("tilted.h5", heart.coil_images[:, :2], normals=((0, 0, 1), (0, 0.6, 0.8)))
+    mrd("lost.h5", heart.coil_images[:, :2], places=(0, float("nan")))
+    two_phases = mrd("two_phases.h5", one[:, :2])
+    for name, (found, other) in CHANGED.items():
+        with h5py.File(shutil.copy(two_phases, folder / f"{name}.h5"), "a") as file:
+            header = file["dataset/xml"][0].decode()
+            assert found in header
+            file["dataset/xml"][0] = header.replace(found, other)
+    for field, value in (("sample_time_us", np.nan), ("sample_time_us", 2.6), ("number_of_samples", 127)):
+        change_heads(shutil.copy(two_phases, folder / f"{field}_{value}.h5"), field, 6, value)
+    with h5py.File(shutil.copy(two_phases, folder / "short.h5"), "a") as file:
+        records = file["dataset/data"][()]
+        records["data"][5] = records["data"][5][:-4]
+        file["dataset/data"][...] = records
     small_echo = Mrd(asymmetry=HEIGHT)
     write_mrd(folder / "half_echo.h5", one, small_echo)
     return folder
 
 
 WRONG = [
+    ("ismrmrd {dir}/text.h5", "text.h5: header: encodedSpace.matrixSize.x: found 'abc', allowed a whole number, 1 to"),
+    ("ismrmrd {dir}/comma.h5", "comma.h5: header: encodedSpace.matrixSize.y: found '48,5', allowed a whole number"),
+    ("ismrmrd {dir}/absurd.h5", "encodedSpace.matrixSize.x: found 2000000000, allowed a whole number, 1 to 65535"),
+    ("ismrmrd {dir}/large.h5", "large.h5: k-space of a slice: found 762 MiB declared where"),
+    ("ismrmrd {dir}/negative.h5", "encodedSpace.fieldOfView_mm.x: found -640.0, allowed a number above 0"),
+    ("ismrmrd {dir}/not_finite.h5", "fieldOfView_mm.y: found nan, allowed a number above 0"),
+    ("ismrmrd {dir}/phases.h5", "encodingLimits.phase.maximum: found '1.5', allowed a whole number"),
+    ("ismrmrd {dir}/center.h5", "kspace_encoding_step_1.center: found 1000000000000, allowed a whole number"),
+    ("ismrmrd {dir}/tilted.h5", "tilted.h5: found slices of several orientations (slice_dir differs), allowed one"),
+    ("ismrmrd {dir}/lost.h5", "lost.h5: position: found NaN or infinite numbers, allowed finite ones"),
+    ("ismrmrd {dir}/sample_time_us_nan.h5", "readouts differ: sample_time_us: found 2.5, nan, allowed one value"),
+    ("ismrmrd {dir}/sample_time_us_2.6.h5", "readouts differ: sample_time_us: found 2.5, 2.5"),
+    ("ismrmrd {dir}/number_of_samples_127.h5", "readouts differ: number_of_samples: found 127, 128"),
+    ("ismrmrd {dir}/short.h5 --coils 4", "short.h5: acquisition 5: found data that do not agree with the 128 samples"),
     ("ismrmrd {dir}/absent.h5", "absent.h5: no such file or folder"),
     ("ismrmrd {dir}/empty", "empty: found no .h5, .mrd file"),
     ("ismrmrd {dir}/truncated.h5", "truncated.h5: truncated, damaged or not an HDF5 file"),
-    ("ismrmrd {dir}/text.h5", "text.h5: truncated, damaged or not an HDF5 file"),
+    ("ismrmrd {dir}/hello.h5", "hello.h5: truncated, damaged or not an HDF5 file"),
     ("ismrmrd {dir}/foreign.h5", "foreign.h5: found kspace in it, allowed an ISMRMRD group"),
     ("ismrmrd {dir}/no_acquisitions.h5", "no_acquisitions.h5: found no acquisitions in '/dataset/data'"),
     ("ismrmrd {dir}/no_header.h5", "no_header.h5: the XML header cannot be read"),
@@ -198,7 +295,10 @@ WRONG = [
     ("ismrmrd {dir}/flow.h5", "flow.h5: found 2 values of idx.set (flow encodings), allowed one"),
     ("ismrmrd {dir}/undersampled.h5", "of the lines are missing, allowed every line of every phase; for data under"),
     ("ismrmrd {dir}/us_narrow.h5 --coils 4", "calibration region of 20 x 20: only the central 15 x 15 of 64 x 48 was"),
-    ("ismrmrd {dir}/half_echo.h5 --coils 4", "only the central 1 x 1 of 64 x 48 was sampled"),
+    (
+        "ismrmrd {dir}/half_echo.h5 --coils 4",
+        "only the central 1 x 1 of 64 x 48 was sampled, and coil maps need 6 x 6 or more: no --calib will do",
+    ),
     ("ismrmrd {dir}/good.h5 --coils 4 --calib 49", "calibration region of 49 x 49: only the central 48 x 48"),
     ("ismrmrd {dir}/dead_coil.h5", "dead_coil.h5: noise: found linearly dependent coils"),
     ("ismrmrd {dir}/quiet_noise.h5", "quiet_noise.h5: noise: found no noise in coil 0"),
