@@ -86,8 +86,7 @@ def prepare_dataset(
         blocks, split_by = split_scans(split, infos, split_seed, train_needed=not _are_undersampled(scans))
         shared = shared_subjects(infos, blocks, split_by) if source.reader.reads_files else ()
         report.note([*source.left_out(), *shared])
-        coil_maps = {"coil_maps": preparation.coil_maps.parameters}
-        parameters = {"format": _FORMAT, **source.parameters, **asdict(preparation), **coil_maps}
+        parameters = _parameters(source, preparation)
         tasks = list(_tasks(folder, source, preparation, scans, blocks, split_by, parameters))
         if source.reader.reads_files:
             check_not_read("--output", (task.output for task in tasks), (f for path in paths for f in files_of(path)))
@@ -99,6 +98,12 @@ def prepare_dataset(
     report.kept(Path(output), len(tasks) - len(waiting), len(tasks))
     report.finish()
     return Path(output)
+
+
+def _parameters(source: Source, preparation: Preparation) -> Dict[str, Any]:
+    """What all files of the data set are a function of, beside their scans."""
+    coil_maps = {"coil_maps": preparation.coil_maps.parameters}
+    return {"format": _FORMAT, **source.parameters, **asdict(preparation), **coil_maps}
 
 
 def _check_folder(folder: Path) -> None:
