@@ -2,20 +2,24 @@
 
 import logging
 import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from meddlr.config import get_cfg
+from meddlr.utils.logger import setup_logger
 
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-
-from meddlr.config import get_cfg  # noqa: E402
-from meddlr.utils.logger import setup_logger  # noqa: E402
-
-from meddlr_greedy.data.catalog import register_datasets  # noqa: E402
+from meddlr_greedy.data.catalog import register_datasets
 from tests.helpers.scans import write_dataset
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    """The tests run on the CPU, unless ``-m cuda`` asks for those that need a GPU."""
+    if not re.search(r"(?<!not )\bcuda\b", config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,9 @@ from meddlr_greedy.jobs.failure import PeerLostError
 from meddlr_greedy.modeling.greedy.modules import UnrolledModules
 from meddlr_greedy.modeling.losses import LeanLossComputer
 from meddlr_greedy.train_net import main as train_main
-from tests.helpers.runs import PATIENCE_S, ROOT, assert_same_run, load, metrics, train, wait_for
+from tests.helpers import jobs
+from tests.helpers.jobs import assert_one_line, ended_well, start_job, wait_until  # noqa: F401 (a fixture)
+from tests.helpers.runs import assert_same_run, load, metrics, train
 
 
 @pytest.mark.parametrize(
@@ -221,49 +223,55 @@ def test_a_killed_worker_is_told_of(write_config, tmp_path, monkeypatch, capsys,
 # ---- real processes
 
 
-def start(config, *flags, opts=(), env=()):
-    command = [sys.executable, "-m", "meddlr_greedy.train_net", "--config-file", str(config), *flags, *opts]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **dict(env)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+@pytest.fixture
+def start(start_job):  # noqa: F811
+    """start(config, *arguments): trains in a process of its own."""
+    return lambda config, *arguments: start_job(1, jobs.train, "--config-file", str(config), *arguments)
 
 
-# FixedMaskFunc lives in the tests; processes use a registered mask.
 CINE_OPTS = [
     *("AUG_TRAIN.UNDERSAMPLE.NAME", "VariableDensityKtMaskFunc", "MODEL.UNROLLED.DROPOUT", "0.1"),
     *("SOLVER.CHECKPOINT_PERIOD", "7", "TEST.EVAL_PERIOD", "11", "SOLVER.MAX_ITER", "60"),
 ]
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 2), (signal.SIGUSR1, 0)])
-def test_signal_writes_a_checkpoint_and_asks_to_be_requeued(write_config, tmp_path, number, workers):
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGTERM, 2), (signal.SIGUSR1, 0), (signal.SIGINT, 1), (signal.SIGHUP, 0)]
+)
+def test_signal_writes_a_checkpoint_and_asks_to_be_requeued(write_config, tmp_path, start, number, workers):
     config = write_config(data="beat", arch="CineUnrolledCNN")
     opts = [*CINE_OPTS, "SOLVER.MAX_ITER", "100000", "DATALOADER.NUM_WORKERS", str(workers)]
-    process = start(config, opts=opts)
+    job = start(config, *opts)
     run = tmp_path / "run"
-    wait_for(lambda: (run / "last_checkpoint").exists(), process)
-    os.killpg(process.pid, number)  # schedulers signal the whole group, workers included
-    output = process.communicate(timeout=PATIENCE_S)[0]
-    assert process.returncode == os.EX_TEMPFAIL, output[-3000:]
-    assert f"{number.name} received" in output and "Traceback" not in output
+    wait_until((run / "last_checkpoint").exists, job)
+    os.killpg(job.processes[0].pid, number)  # schedulers and terminals signal the whole group, workers included
+    assert job.wait() == [os.EX_TEMPFAIL], job.text()[-3000:]
+    assert_one_line(job.text(), f"{number.name} received")
+    assert "Traceback" not in job.text()
     name = (run / "last_checkpoint").read_text()
     iteration = load(run / name)["iteration"]
     assert metrics(run)[-1]["iteration"] == iteration
 
 
-def test_signal_before_training_asks_to_be_requeued(write_config, tmp_path):
-    process = start(write_config(data="beat", arch="CineUnrolledCNN"), opts=[*CINE_OPTS, "SOLVER.MAX_ITER", "100000"])
-    wait_for(lambda: (tmp_path / "run" / "log.txt").exists(), process)
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=PATIENCE_S)[0]
-    assert process.returncode == os.EX_TEMPFAIL, output[-3000:]
-    assert "SIGTERM received" in output and "Traceback" not in output
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_before_training_asks_to_be_requeued(write_config, start_job, number):  # noqa: F811
+    job = start_job(1, jobs.setup_without_end, "--config-file", str(write_config()))
+    wait_until(lambda: "begins" in job.text(), job)
+    os.kill(job.processes[0].pid, number)
+    assert job.wait() == [os.EX_TEMPFAIL], job.text()[-3000:]
+    assert_one_line(job.text(), f"{number.name} received outside the training; nothing is lost")
+    assert "Traceback" not in job.text()
+
+
+def test_a_second_ctrl_c_ends_at_once(write_config, tmp_path, start_job):  # noqa: F811
+    job = start_job(1, jobs.train_without_end_of_an_iteration, "--config-file", str(write_config()))
+    wait_until(lambda: "begins" in job.text(), job)
+    for _ in range(2):
+        os.kill(job.processes[0].pid, signal.SIGINT)
+        time.sleep(0.8)
+    assert job.wait() == [128 + signal.SIGINT], job.text()[-3000:]
+    assert_one_line(job.text(), "SIGINT received twice: ended at once")
+    assert not (tmp_path / "run" / "last_checkpoint").exists()
 
 
 def random_moment(rng):
@@ -296,7 +304,7 @@ def during_checkpoint(rng):
         ),
     ],
 )
-def test_killed_and_resumed_equals_uninterrupted(write_config, tmp_path, opts, kills, request):
+def test_killed_and_resumed_equals_uninterrupted(write_config, tmp_path, start, opts, kills):
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed of the kills: {seed}")  # shown where the test fails
     rng = random.Random(seed)
@@ -304,27 +312,24 @@ def test_killed_and_resumed_equals_uninterrupted(write_config, tmp_path, opts, k
     configs = {
         name: write_config(data="beat", arch="CineUnrolledCNN", out=tmp_path / name) for name in ("whole", "killed")
     }
-    whole = start(configs["whole"], opts=opts)
+    whole = start(configs["whole"], *opts)
     run = tmp_path / "killed"
     for kill in kills:
         torn = False
         while not torn:
-            process = start(configs["killed"], "--resume", opts=opts)
+            job = start(configs["killed"], "--resume", *opts)
             moment, delay = kill(rng)
-            try:
-                wait_for(lambda moment=moment: moment(run), process)
-            except AssertionError:
-                assert process.returncode == 0, "the run failed"
+            while not moment(run) and job.processes[0].is_alive():
+                time.sleep(0.001)
+            time.sleep(delay)
+            job.kill()
+            if job.processes[0].exitcode != -signal.SIGKILL:
+                ended_well(job)
                 shutil.rmtree(run)  # it ended before the moment came
                 continue
-            time.sleep(delay)
-            process.kill()
-            process.communicate()
             torn = kill is random_moment or bool(list(run.glob(".partial-*.pth")))
-    resumed = start(configs["killed"], "--resume", opts=opts)
-    for process in (whole, resumed):
-        output = process.communicate(timeout=PATIENCE_S)[0]
-        assert process.returncode == 0, output[-3000:]
+    ended_well(start(configs["killed"], "--resume", *opts))
+    ended_well(whole)
     assert_same_run(tmp_path / "whole" / "model_final.pth", run / "model_final.pth")
     assert_same_run(tmp_path / "whole" / "model_best.pth", run / "model_best.pth")
     assert [line["iteration"] for line in metrics(run)] == list(range(60))

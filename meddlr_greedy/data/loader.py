@@ -106,7 +106,7 @@ def _leave_signals_to_the_trainer(_: int) -> None:
     So a worker forms a group of its own. SIGTERM to the worker itself still ends it: torch relies on that.
     """
     os.setpgrp()
-    for number in (signal.SIGUSR1, signal.SIGINT):
+    for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -206,7 +206,7 @@ class GreedyTrainer(DefaultTrainer):
 
         Raises:
             NonFiniteLossError: the loss of a module is NaN or infinite.
-            PreemptedError: SIGTERM, SIGUSR1 or Ctrl-C arrived; a checkpoint has been written.
+            PreemptedError: a signal asked for the end, Ctrl-C for one; a checkpoint has been written.
         """
         logger.info("Starting training from iteration %d of %d", self.start_iter, self.max_iter)
         self.iter = self.start_iter

@@ -1,6 +1,7 @@
 """The request to end a run, and what a process does about it.
 
-Schedulers ask with SIGTERM or SIGUSR1, and a person at a terminal asks with Ctrl-C (SIGINT).
+Schedulers ask with SIGTERM or SIGUSR1, a person at a terminal with Ctrl-C (SIGINT), and a terminal that is closed with
+SIGHUP.
 """
 
 import os
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 #: The signals that ask for the end.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 #: What is told of a second Ctrl-C, and the exit status, which is that of shells.
 TWICE = "SIGINT received twice: ended at once, without a checkpoint; continue from the last one with --resume"
 INTERRUPTED = 128 + signal.SIGINT
@@ -38,12 +39,14 @@ _ONE_S = 0.5
 def handling_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
     """Inside the block, :data:`SIGNALS` call ``handler`` with the signal's number and the stack frame.
 
-    Outside the main thread it does nothing: there Python installs no handlers, so the caller's program handles signals.
+    A signal that is ignored (``nohup``) stays so. Outside the main thread it does nothing: there Python installs no
+    handlers, so the caller's program handles signals.
     """
     previous = {}
     for number in SIGNALS:
         try:
-            previous[number] = signal.signal(number, handler)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, handler)
         except ValueError:  # not in the main thread
             break
     try:

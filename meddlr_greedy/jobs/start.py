@@ -49,7 +49,8 @@ def main() -> None:
     """Runs ``start.py LAUNCHER MODULE ...`` as ``python -m MODULE ...``."""
     launcher, module = int(sys.argv[1]), sys.argv[2]
     # Of Ctrl-C the terminal tells all processes, and the launcher tells its own by another signal: that one counts.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda number, frame: None)  # noqa: ARG005
     _end_with(launcher)
     sys.argv[1:3] = []
     sys.path[0] = os.getcwd()  # and not the folder of this file

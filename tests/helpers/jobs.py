@@ -83,6 +83,17 @@ def train_without_end_of_an_iteration(*argv):
     main(list(argv))
 
 
+def setup_without_end(*argv):
+    """Says so where the network is built, and waits there."""
+
+    def wait(cls, cfg):
+        print("begins", flush=True)
+        time.sleep(600)  # the test ends it
+
+    GreedyTrainer.build_model = classmethod(wait)
+    main(list(argv))
+
+
 def train_where_one_has_no_room(has_stderr, *argv):
     """The last process cannot write files of more than a few kB, as where its disk is full."""
     if os.environ["RANK"] == "1":
