@@ -1,20 +1,28 @@
 """Checkpoints: written whole or not at all, read without running code."""
 
+import logging
 import os
-import pickle
 import re
 from typing import Any, Dict, Optional, Tuple
 
 import torch
 from meddlr.checkpoint import Checkpointer
 
-from meddlr_greedy.errors import UserError
-from meddlr_greedy.files import writing, written_atomically
+from meddlr_greedy.engine.stored_state import check_fits, check_weights
+from meddlr_greedy.errors import UserError, keep_cause, shortened
+from meddlr_greedy.files import reading, writing, written_atomically
 
-__all__ = ["BEST_CHECKPOINT", "GreedyCheckpointer", "plain_name"]
+__all__ = ["BEST_CHECKPOINT", "LAST_CHECKPOINT", "GreedyCheckpointer", "plain_name"]
+
+logger = logging.getLogger(__name__)
 
 #: The checkpoint with the best validation metric of a run.
 BEST_CHECKPOINT = "model_best.pth"
+
+#: The file that names the checkpoint to resume from.
+LAST_CHECKPOINT = "last_checkpoint"
+
+_LONGEST_NAME = 255  # of a file
 
 _NUMBERED = re.compile(r"model_\d{7}\.pth")
 
@@ -43,7 +51,7 @@ class GreedyCheckpointer(Checkpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Makes a file of the folder the checkpoint to resume from."""
-        with written_atomically(os.path.join(self.save_dir, "last_checkpoint"), durable=True) as partial:
+        with written_atomically(os.path.join(self.save_dir, LAST_CHECKPOINT), durable=True) as partial:
             partial.write_text(last_filename_basename)
 
     def prune(self, keep: int) -> None:
@@ -54,44 +62,114 @@ class GreedyCheckpointer(Checkpointer):
             if name != tagged:
                 os.remove(os.path.join(self.save_dir, name))
 
+    # ---- which checkpoint is the last
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to resume from."""
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """The path of the checkpoint to resume from; empty where the run has none.
+
+        A run that was killed between a checkpoint and its tag has the newest numbered one.
+
+        Raises:
+            UserError: ``last_checkpoint`` is there, and names no checkpoint of the folder.
+        """
+        tag = os.path.join(self.save_dir, LAST_CHECKPOINT)
+        if not os.path.lexists(tag):
+            return self._newest_without_tag()
+        with reading(tag, "the name of a checkpoint"):
+            if not os.path.isfile(tag):
+                raise ValueError("not a regular file")
+            with open(tag, "rb") as file:
+                name = file.read(_LONGEST_NAME + 1).decode().strip()
+            allowed = "allowed is the name of a checkpoint in this folder; write one into it"
+            if name in ("", ".", "..") or os.path.basename(name) != name or len(name) > _LONGEST_NAME:
+                raise UserError(f"{tag}: found {shortened(name)}, {allowed}")
+            path = os.path.join(self.save_dir, name)
+            if not os.path.isfile(path):
+                raise UserError(f"{tag}: names {shortened(name)}, which is not there; {allowed}")
+        return path
+
+    def _newest_without_tag(self) -> str:
+        names = os.listdir(self.save_dir) if os.path.isdir(self.save_dir) else []
+        numbered = sorted(name for name in names if _NUMBERED.fullmatch(name))
+        newest = [*numbered, *(name for name in names if name == "model_final.pth")][-1:]
+        return os.path.join(self.save_dir, newest[0]) if newest else ""
+
+    # ---- loading
+
     def load(self, path: str, checkpointables: Optional[list] = None) -> Dict[str, Any]:
         """Loads a checkpoint into the model and the checkpointables.
 
         Args:
-            path: The file, or a URL that meddlr's path manager knows; empty loads nothing.
-            checkpointables: Names of the parts to load beside the model; None loads all.
+            path: The file; empty loads nothing.
+            checkpointables: Names of the parts to load beside the model, which must be in the file; None loads all.
 
         Returns:
             Dict[str, Any]: What else the file holds.
 
         Raises:
-            UserError: The file is missing or damaged, holds no weights, or does not fit the model.
+            UserError: The file is missing or damaged, holds no weights, holds values that are not finite, or does not
+                fit the model or the parts beside it.
         """
-        if path and "://" not in path and not os.path.isfile(path):
+        if not path:
+            logger.info("No checkpoint: the network starts with new weights")
+            return {}
+        if not os.path.isfile(path):
             raise UserError(f"checkpoint {path}: no such file; set MODEL.WEIGHTS to a .pth file")
-        return super().load(path, checkpointables)
+        logger.info("Loading %s", path)
+        where = f"checkpoint {path}"
+        with reading(where, "a checkpoint of a training"):
+            checkpoint = self._load_file(path)
+            wanted = list(self.checkpointables) if checkpointables is None else checkpointables
+            missing = [key for key in wanted if key not in checkpoint]
+            if missing:
+                raise UserError(
+                    f"{where}: holds no {', '.join(missing)}, without which a run cannot be continued; start anew from"
+                    " it with MODEL.WEIGHTS and another OUTPUT_DIR"
+                )
+            self._load_model(checkpoint, where)
+            for key in wanted:
+                part, state = self.checkpointables[key], self._own_part(key, checkpoint.pop(key))
+                check_fits(where, key, state, part)
+                part.load_state_dict(state)
+        return checkpoint
 
     def _load_file(self, f: str) -> Dict[str, Any]:
         try:
             loaded = torch.load(f, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-            raise UserError(f"checkpoint {f}: damaged, or not a file of tensors written by torch.save") from error
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 (torch fails in many ways on a file that is none of its own)
+            line = f"checkpoint {f}: damaged, or not a file of tensors written by torch.save"
+            keep_cause(line, error)
+            raise UserError(line) from error
         loaded = loaded if isinstance(loaded, dict) and "model" in loaded else {"model": loaded}
         weights = loaded["model"]
-        if not isinstance(weights, dict) or not all(isinstance(v, torch.Tensor) for v in weights.values()):
+        if not isinstance(weights, dict) or not all(
+            isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
+        ):
             raise UserError(f"checkpoint {f}: holds no weights (a dictionary of tensors, or one under the key 'model')")
         return loaded
 
-    def _load_model(self, checkpoint: Any) -> None:
+    def _own_part(self, key: str, state: Any) -> Any:  # noqa: ARG002 (an extension point)
+        """Of the state of a part beside the model, what belongs to this process."""
+        return state
+
+    def _load_model(self, checkpoint: Any, where: str = "checkpoint") -> None:
         weights = {plain_name(key): value for key, value in checkpoint.pop("model").items()}
         shapes = {name: tuple(v.shape) for name, v in weights.items()}
         expected = {plain_name(key): shape for key, shape in self._shapes().items()}
         for name in sorted(expected.keys() | shapes.keys()):
             if expected.get(name) != shapes.get(name):
                 raise UserError(
-                    f"checkpoint: '{name}' has shape {shapes.get(name, 'none')}, the model of this config has"
+                    f"{where}: '{name}' has shape {shapes.get(name, 'none')}, the model of this config has"
                     f" {expected.get(name, 'none')}; use the config that the checkpoint was trained with"
                 )
+        own = {plain_name(key): value for key, value in self.model.state_dict().items()}
+        check_weights(where, {name: value for name, value in weights.items() if name in own}, own)
         self._load_weights(weights)
 
     def _shapes(self) -> Dict[str, Tuple[int, ...]]:

@@ -1,6 +1,7 @@
 """Hooks of the greedy trainer: checkpoints, the last accumulation window, per-module measurements."""
 
 import logging
+import math
 import os
 import time
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC
 from meddlr_greedy.evaluation.metrics.definitions import higher_is_better
+from meddlr_greedy.files import reading
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.registry import HOOK_REGISTRY
 
@@ -111,22 +113,35 @@ class BestCheckpoint(HookBase):
 
     def before_train(self) -> None:
         """Continues from the best value so far, where a run is resumed."""
-        if self.trainer.start_iter > 0 and os.path.isfile(self.path):
-            # Written later than the checkpoint to resume from, it is found again by the same evaluation.
-            self.value = torch.load(self.path, map_location="cpu", weights_only=True)["value"]
+        if self.trainer.start_iter == 0 or not os.path.isfile(self.path):
+            return
+        # Written later than the checkpoint to resume from, it is found again by the same evaluation.
+        with reading(self.path, "a checkpoint of a training; remove it to go on without"):
+            stored = torch.load(self.path, map_location="cpu", weights_only=True)
+            metric, value = stored["metric"], float(stored["value"])
+        if metric != self.metric:
+            logger.warning(
+                "MISC.GREEDY.RUN.BEST_METRIC: found %s, but %s was chosen by %s (%s): its value is not compared",
+                *(self.metric, self.path, metric, value),
+            )
+        elif math.isfinite(value):
+            self.value = value
 
     def after_train(self) -> None:
         """Compares once more: a finished run that is resumed has no iterations, but evaluates."""
         self.after_step()
 
     def after_step(self) -> None:
-        """Writes the checkpoint where a new evaluation is better than all before."""
+        """Writes the checkpoint where a new evaluation is better than all before; NaN and infinity never are."""
         results = getattr(self.trainer, "_last_eval_results", None)
         if not results or results is self._evaluated:
             return
         self._evaluated = results
         values = _averaged_over_datasets(results)
         value = values[self.metric]
+        if not math.isfinite(value):
+            logger.warning("%s is %s at iteration %d: no best checkpoint", self.metric, value, self.trainer.iter)
+            return
         better = self.value is None or (value > self.value if self._higher_is_better else value < self.value)
         if better:
             self.value = value

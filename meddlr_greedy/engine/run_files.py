@@ -5,7 +5,6 @@ from typing import Optional, Sequence, Tuple
 
 from meddlr.config import CfgNode
 from meddlr.modeling.meta_arch.build import build_model
-from meddlr.utils import env
 from torch import nn
 
 from meddlr_greedy.config.loading import load_config
@@ -13,6 +12,8 @@ from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer
 from meddlr_greedy.errors import UserError, naming
 
 __all__ = ["CONFIG_FILE", "config_beside", "find_weights", "load_network", "load_run_config"]
+
+_HINT = "; nothing is downloaded, allowed is the path of a local file"
 
 #: The config of a run, beside its checkpoints.
 CONFIG_FILE = "config.yaml"
@@ -48,8 +49,8 @@ def find_weights(output_dir: str, given: str = "", fallback: str = "", last: boo
             f"OUTPUT_DIR: no {BEST_CHECKPOINT} and no last checkpoint in '{output_dir}'; train first "
             "(meddlr-greedy train), or name the weights with --weights FILE"
         )
-    if not env.get_path_manager().isfile(weights):
-        raise UserError(f"MODEL.WEIGHTS: no file '{weights}'")
+    if not os.path.isfile(weights):
+        raise UserError(f"MODEL.WEIGHTS: no file '{weights}'{_HINT if '://' in weights else ''}")
     return weights
 
 
@@ -77,8 +78,8 @@ def load_run_config(config_file: str, weights: str, opts: Sequence[str] = ()) ->
     """
     if config_file:
         return load_config(config_file, opts)
-    if weights and not env.get_path_manager().isfile(weights):
-        raise UserError(f"--weights: no file '{weights}'")
+    if weights and not os.path.isfile(weights):
+        raise UserError(f"--weights: no file '{weights}'{_HINT if '://' in weights else ''}")
     beside = config_beside(weights)
     if not beside:
         found = f"no {CONFIG_FILE} beside '{weights}'" if weights else "missing"

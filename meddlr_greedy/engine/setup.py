@@ -15,6 +15,7 @@ from meddlr.utils.logger import setup_logger
 
 from meddlr_greedy.config.safe_yaml import read_yaml
 from meddlr_greedy.config.shipped import find_config
+from meddlr_greedy.engine.checkpoint import LAST_CHECKPOINT, GreedyCheckpointer
 from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.engine.run_files import CONFIG_FILE
 from meddlr_greedy.errors import UserError, check, log_causes
@@ -124,7 +125,8 @@ def _prepare_torch(cfg: CfgNode) -> None:
 
 
 def _check_starts_anew(output_dir: str) -> None:
-    if os.path.exists(os.path.join(output_dir, "last_checkpoint")):
+    tag = os.path.join(output_dir, LAST_CHECKPOINT)
+    if os.path.lexists(tag) or GreedyCheckpointer(torch.nn.Module(), output_dir).has_checkpoint():
         raise UserError(
             f"OUTPUT_DIR: {output_dir} holds the checkpoints of an earlier run; continue it with --resume, or give"
             " another folder"

@@ -32,10 +32,10 @@ from meddlr_greedy.engine.hooks import BestCheckpoint, CheckpointWriter, FlushAt
 from meddlr_greedy.engine.run_state import RunState
 from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.engine.updates import LearningRates
-from meddlr_greedy.errors import NonFiniteLossError, PreemptedError, UserError, naming
+from meddlr_greedy.errors import NonFiniteLossError, PreemptedError, UserError, naming, shortened
 from meddlr_greedy.evaluation.evaluator import build_evaluator
 from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC, HeldOutEvaluator
-from meddlr_greedy.files import written_atomically
+from meddlr_greedy.files import reading, writing, written_atomically
 from meddlr_greedy.jobs.end_request import EndRequest
 from meddlr_greedy.modeling.contract import inner_network, traits_of
 from meddlr_greedy.registry import TRAINER_REGISTRY
@@ -65,7 +65,7 @@ class GreedyTrainer(DefaultTrainer):
         self.step = self.build_step()
         _check_axes(self.model, self.data_loader.dataset.dataset, cfg)
         self.end_request = EndRequest()
-        self.run_state = RunState(cfg)
+        self.run_state = RunState(self.cfg, self.data_loader.dataset.dataset)
         # The run's state is read first: it refuses an optimizer's that does not fit.
         self.checkpointer = self.build_checkpointer(
             run=self.run_state, optimizer=self.optimizer, scheduler=self.scheduler
@@ -174,12 +174,13 @@ class GreedyTrainer(DefaultTrainer):
         """Console, metrics.json and TensorBoard, without the iterations that a resumed run repeats."""
         cfg = self.cfg
         metrics_file = os.path.join(cfg.OUTPUT_DIR, "metrics.json")
-        _drop_iterations_from(metrics_file, self.start_iter)
-        return [
-            CommonMetricPrinter(self.max_iter, eval_period=cfg.TEST.EVAL_PERIOD),
-            JSONWriter(metrics_file),
-            TensorboardXWriter(cfg.OUTPUT_DIR, purge_step=self.start_iter),
-        ]
+        with writing(metrics_file, "OUTPUT_DIR"):
+            _drop_iterations_from(metrics_file, self.start_iter)
+            return [
+                CommonMetricPrinter(self.max_iter, eval_period=cfg.TEST.EVAL_PERIOD),
+                JSONWriter(metrics_file),
+                TensorboardXWriter(cfg.OUTPUT_DIR, purge_step=self.start_iter),
+            ]
 
     @property
     def writing_periods(self) -> List[int]:
@@ -197,9 +198,23 @@ class GreedyTrainer(DefaultTrainer):
         """Continues from the last checkpoint of OUTPUT_DIR, or starts from MODEL.WEIGHTS at iteration 0.
 
         (meddlr takes the iteration count from MODEL.WEIGHTS too, so a warm start would train nothing.)
+
+        Raises:
+            UserError: The checkpoint cannot be loaded, lacks what a run needs to be continued, or is of an iteration
+                that this run does not have.
         """
-        resumed = resume and self.checkpointer.has_checkpoint()
-        super().resume_or_load(resume=resume, restart_iter=restart_iter or not resumed)
+        path = self.checkpointer.get_checkpoint_file() if resume else ""
+        if not path:
+            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            self.start_iter = 0
+            return
+        iteration = self.checkpointer.load(path).get("iteration")
+        if not isinstance(iteration, int) or isinstance(iteration, bool) or not 0 <= iteration < self.max_iter:
+            raise UserError(
+                f"checkpoint {path}: iteration is {shortened(iteration)}, allowed is 0 to {self.max_iter - 1}"
+                " (SOLVER.MAX_ITER - 1)"
+            )
+        self.start_iter = 0 if restart_iter else iteration + 1
 
     def train(self) -> Optional[Dict[str, Any]]:
         """Trains from ``start_iter`` to ``max_iter``; returns the last evaluation's results.
@@ -303,13 +318,17 @@ def _drop_iterations_from(path: str, start_iter: int) -> None:
     """Keeps the lines of ``path`` of iterations before ``start_iter``; a torn last line goes too."""
     if not os.path.isfile(path):
         return
-    kept = []
-    with open(path) as file:
+    with reading(path), open(path, "rb") as file, written_atomically(path) as partial, open(partial, "wb") as kept:
         for line in file:
-            try:
-                if json.loads(line)["iteration"] < start_iter:
-                    kept.append(line)
-            except (ValueError, KeyError):
-                continue
-    with written_atomically(path) as partial:
-        partial.write_text("".join(kept))
+            iteration = _iteration_of(line)
+            # A line of something else is not this function's to drop; without an end, it was torn by a kill.
+            if iteration is None and line.endswith(b"\n") or iteration is not None and iteration < start_iter:
+                kept.write(line)
+
+
+def _iteration_of(line: bytes) -> Optional[float]:
+    try:
+        iteration = json.loads(line)["iteration"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return iteration if isinstance(iteration, (int, float)) else None

@@ -122,16 +122,9 @@ class ChainCheckpointer(GreedyCheckpointer):
         if self._place.is_io_rank:
             super().prune(keep)
 
-    def load(self, path: str, checkpointables: Optional[list] = None) -> Dict[str, Any]:
-        """Loads the own part of a checkpoint of the whole network; see the base class."""
-        parts = dict(self.checkpointables)
+    def _own_part(self, key: str, state: Any) -> Any:
         selects = {"optimizer": select_optimizer, "scheduler": select_scheduler}
-        for key, select in selects.items():
-            self.checkpointables[key] = _Part(parts[key], lambda whole, select=select: select(whole, self._positions))
-        try:
-            return super().load(path, checkpointables)
-        finally:
-            self.checkpointables.update(parts)
+        return selects[key](state, self._positions) if key in selects else state
 
     def _shapes(self) -> Dict[str, Tuple[int, ...]]:
         return self._whole.shapes
@@ -139,16 +132,6 @@ class ChainCheckpointer(GreedyCheckpointer):
     def _load_weights(self, weights: Dict[str, torch.Tensor]) -> None:
         own = {key: weights[plain_name(key)] for key in self.model.own_state_dict()}
         self.model.load_state_dict(own, strict=False)
-
-
-class _Part:
-    """Loads what belongs here of the whole network's state."""
-
-    def __init__(self, part: Any, select: Any):
-        self._part, self._select = part, select
-
-    def load_state_dict(self, whole: Dict[str, Any]) -> None:
-        self._part.load_state_dict(self._select(whole))
 
 
 def _pack(state: Dict[str, Any]) -> Message:

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import torch
 from meddlr.config import CfgNode
 
+from meddlr_greedy.config.rules import is_modules
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically
@@ -127,9 +128,13 @@ def stored_partition(output_dir: str, key: Dict[str, Any]) -> Optional[List[int]
     try:
         with open(path) as file:
             stored = json.load(file)
-    except (OSError, ValueError):
+        if stored["key"] != key:
+            return None
+        partition = stored["partition"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return stored["partition"] if stored.get("key") == key else None
+    fits = isinstance(partition, list) and is_modules(partition) and len(partition) == key["processes"]
+    return partition if fits and sum(partition) == len(key["steps_of_modules"]) else None
 
 
 def store_partition(output_dir: str, key: Dict[str, Any], partition: List[int], seconds: List[float]) -> None:
