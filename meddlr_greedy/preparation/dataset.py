@@ -71,8 +71,7 @@ def prepare_dataset(
     check(jobs >= 1, "--jobs", jobs, "at least 1")
     folder, preparation = Path(output).resolve(), preparation or Preparation()
     _check_folder(folder)
-    if source.reader.reads_files:
-        _check_inputs_are_elsewhere(folder, source.inputs)
+    _check_inputs_are_elsewhere(folder, source)
     paths = source.find(folder)
     if not paths:
         raise UserError(f"found no file to prepare in {', '.join(map(str, source.inputs))}")
@@ -84,8 +83,8 @@ def prepare_dataset(
         # A scan that cannot be used keeps its place: the split of the others is the same with and without it.
         infos = {name: scan.info or ScanInfo(source.subject_by_path(scan.path), 0) for name, scan in scans.items()}
         blocks, split_by = split_scans(split, infos, split_seed, train_needed=not _are_undersampled(scans))
-        shared = shared_subjects(infos, blocks, split_by) if source.reader.reads_files else ()
-        report.note([*source.left_out(), *shared])
+        report.note(source.left_out())
+        report.note(shared_subjects(infos, blocks, split_by) if source.reader.reads_files else [])
         parameters = _parameters(source, preparation)
         tasks = list(_tasks(folder, source, preparation, scans, blocks, split_by, parameters))
         if source.reader.reads_files:
@@ -122,8 +121,8 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"--output: {folder}: found {shown}{more}, allowed a new folder or a prepared one")
 
 
-def _check_inputs_are_elsewhere(folder: Path, inputs: Sequence[str]) -> None:
-    for given in inputs:
+def _check_inputs_are_elsewhere(folder: Path, source: Source) -> None:
+    for given in source.inputs if source.reader.reads_files else ():
         path = Path(given).resolve()
         if folder == path or folder in path.parents:
             raise UserError(f"--output: {folder}: holds the input {given}, allowed a folder that holds no input")
