@@ -346,10 +346,12 @@ def test_every_language_is_known():
             assert language in ("bash", "yaml", "python", "text"), page
 
 
+# Files that are run, but not by people: the command of the package under another name, and what starts a process of a job.
+NO_COMMANDS = [ROOT / "meddlr_greedy" / "__main__.py", ROOT / "meddlr_greedy" / "jobs" / "start.py"]
 COMMAND_MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).replace(".__main__", "")
     for path in SOURCES
-    if '__name__ == "__main__"' in path.read_text() and path != ROOT / "meddlr_greedy" / "__main__.py"
+    if '__name__ == "__main__"' in path.read_text() and path not in NO_COMMANDS
 ]
 
 

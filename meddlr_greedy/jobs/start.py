@@ -46,7 +46,7 @@ def _poll(launcher: int) -> None:
 
 
 def main() -> None:
-    """Runs ``start.py LAUNCHER MODULE ...`` as ``python -m MODULE ...``."""
+    """Runs the module that the command line names behind the launcher's process, as Python's ``-m`` does."""
     launcher, module = int(sys.argv[1]), sys.argv[2]
     # Of Ctrl-C the terminal tells all processes, and the launcher tells its own by another signal: that one counts.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
