@@ -346,7 +346,7 @@ def test_every_language_is_known():
             assert language in ("bash", "yaml", "python", "text"), page
 
 
-# Files that are run, but not by people: the command of the package under another name, and what starts a process of a job.
+# Files that are run, but not by people: the package itself, and what starts a process of a job.
 NO_COMMANDS = [ROOT / "meddlr_greedy" / "__main__.py", ROOT / "meddlr_greedy" / "jobs" / "start.py"]
 COMMAND_MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).replace(".__main__", "")
