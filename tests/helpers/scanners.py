@@ -36,7 +36,6 @@ class Mrd:
     matrix: Optional[Tuple[int, int]] = None
     calibration: range = range(0)  # lines with both flags of calibration
     places: Optional[Tuple[float, ...]] = None  # of the slices in mm; by default 8 mm apart
-    normals: Optional[Tuple[Tuple[float, ...], ...]] = None  # of the slices; by default all along z
     broken: str = ""
 
 
@@ -93,9 +92,8 @@ def write_mrd(path, coil_images, scan=None, seed=0):
             for flag in flags:
                 acquisition.setFlag(flag)
             number = counters.get("slice", 0)
-            place, normal = (8 * number if scan.places is None else scan.places[number]), (0, 0, 1)
-            acquisition.slice_dir[:] = normal if scan.normals is None else scan.normals[number]
-            acquisition.position[2] = place
+            acquisition.slice_dir[2] = 1
+            acquisition.position[2] = 8 * number if scan.places is None else scan.places[number]
             for name, value in counters.items():
                 setattr(acquisition.idx, name, int(value))
             if scan.discard and not flags:

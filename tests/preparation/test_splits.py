@@ -1,9 +1,11 @@
 """Which subjects and slices go to train, val and test."""
 
+import re
+
 import pytest
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.preparation.splits import ScanInfo, parse_split, split_scans
+from meddlr_greedy.preparation.splits import ScanInfo, parse_split, shared_subjects, split_scans
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,10 @@ def test_parse_split(split, num_items, expected):
         (("2-1", "none", "none"), "three counts"),
         (("0.7", "0.1", "0.2"), "three counts"),
         (("5",), "three counts"),
+        (("99999999999", "0", "0"), "found 99999999999 0 0, allowed slices 0 to 4, or counts of them"),
+        (("999999999", "0", "0"), "sum 999999999.* allowed a sum of 5 slices"),
+        (("0-999999999", "none", "none"), "allowed slices 0 to 4"),
+        (("9" * 5000, "0", "0"), "allowed slices 0 to 4, or counts of them"),
     ],
 )
 def test_splits_that_cannot_be_parsed(split, message):
@@ -99,3 +105,21 @@ def test_one_subject_is_split_into_blocks_of_slices():
 def test_wrong_splits(split, seed, message):
     with pytest.raises(UserError, match=message):
         split_scans(split, SCANS, seed)
+
+
+@pytest.mark.parametrize(
+    "subjects,split,expected",
+    [
+        ("AAA", ("2", "2", "2"), "3 of 3 files share one ID, 'A', .* split by slices; .* --subject-pattern"),
+        ("AAA", ("3", "2", "1"), "split by slices .'1' in train and val, '2' in val and test.; if they are several"),
+        ("AAA", ("1", "0", "0"), "count as one subject; if they are several people, --subject-pattern"),
+        ("AAAAB", ("1", "1", "0"), "4 of 5 files share one ID, 'A'"),
+        ("AABBC", ("1", "1", "1"), None),
+        ("A", ("1", "1", "0"), None),
+    ],
+)
+def test_an_id_of_many_files_is_told_of(subjects, split, expected):
+    scans = {str(i): ScanInfo(subject, 2) for i, subject in enumerate(subjects)}
+    notes = shared_subjects(scans, *split_scans(split, scans))
+    assert len(notes) == (expected is not None)
+    assert expected is None or re.search(expected, notes[0])

@@ -189,7 +189,9 @@ def _read_image(path: Path) -> Any:
         raise UserError(f"{path}: found a color image, allowed a magnitude image")
     for spacing in image.PixelSpacing:
         if not is_length(float(spacing)):
-            raise UserError(f"{path}: PixelSpacing: found {spacing}, allowed above 0, up to {LARGEST_LENGTH:g}")
+            raise UserError(
+                f"{path}: PixelSpacing: found {float(spacing):g}, allowed above 0, up to {LARGEST_LENGTH:g}"
+            )
     declared = int(image.Rows) * int(image.Columns) * int(image.BitsAllocated or 1) // 8
     check_declared(f"{path}: pixels", declared, len(image.PixelData or b""))
     return image

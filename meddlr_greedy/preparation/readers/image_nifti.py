@@ -87,7 +87,7 @@ def _check_size(path: Path, image: Any) -> None:
     shape = image.header.get_data_shape()
     if any(size < 1 for size in shape):
         raise UserError(f"{path}: dim: found {shape}, allowed axes of 1 and more")
-    begin = float(image.header.get_data_offset())
+    begin = float(image.dataobj.offset)
     if not 0 <= begin <= _LARGEST_HEADER:
         raise UserError(f"{path}: vox_offset: found {begin:g}, allowed 0 to {_LARGEST_HEADER}")
     num_bytes = math.prod(map(int, shape)) * image.get_data_dtype().itemsize

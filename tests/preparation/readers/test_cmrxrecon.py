@@ -73,6 +73,31 @@ def test_cmrxrecon_masks(heart, tmp_path, kind, capsys):
     assert ("no mask beside it" in output) == (kind == "no mask")
 
 
+CENTERS = ("Center001/UIH_30T_umr780/P001", "Center002/Siemens_30T_Vida/P001", "Center002/Siemens_15T_Avanto/P001")
+
+
+@pytest.mark.parametrize("masks", [None, "Masks of mine"])
+def test_masks_and_subjects_of_several_centers(heart, tmp_path, masks):
+    small = matlab_axes(heart.kspace[:1, :2, :2, 20:44, 14:34])
+    tree = tmp_path / (masks or "Mask_TaskAll")
+    for i, place in enumerate(CENTERS):
+        mask = np.ones(small.shape[:2], np.uint8)
+        mask[:, i] = 0
+        write_mat(
+            tmp_path / "UnderSample_TaskAll" / place / "cine_sax_kus_Uniform8.mat", small * mask[..., None, None, None]
+        )
+        write_mat(tree / place / "cine_sax_mask_Uniform8.MAT", mask, "mask")
+    options = {"masks": None if masks is None else str(tree), "undersampled": True}
+    files = CmrxreconReader().find([str(tmp_path / "UnderSample_TaskAll")])
+    assert len(files) == 3
+    for path in files:
+        scan = CmrxreconReader().open_scan(path, **options)
+        place = path.parent.relative_to(tmp_path / "UnderSample_TaskAll").as_posix()
+        assert scan.subject_id == place.replace("/", "_") == CmrxreconReader().subject_by_path(path)
+        sampled = scan.load_slice(0).sampled
+        assert np.flatnonzero(~sampled[0, :, 0]).tolist() == [CENTERS.index(place)]
+
+
 @pytest.mark.parametrize("before", ["a mask", "no mask"])
 def test_data_of_another_mask_are_not_taken_for_done(heart, tmp_path, before):
     """A file of the same name and size: of masks, these say nothing."""

@@ -1,5 +1,9 @@
 """Images, written with the formats' own libraries, come back as they went in, and as the magnitude of a scan."""
 
+import gzip
+import struct
+import zipfile
+
 import nibabel
 import numpy as np
 import pydicom
@@ -65,6 +69,88 @@ def test_npy_and_npz_give_the_same(magnitude, tmp_path):
     assert load_series(tmp_path / "heart.npy").pixel_spacing_mm is None
 
 
+def test_trigger_times_that_say_nothing_leave_the_order_to_numbers(magnitude, tmp_path):
+    small = magnitude[:, :, :16, :16]
+    numbers = {"InstanceNumber": lambda s, t: 10 * s + 3 * t + 1, "TriggerTime": lambda s, t: 0.0}
+    series = load_images(write_dicom(tmp_path / "S1", small, "S1", **numbers))
+    np.testing.assert_array_equal(series.magnitude, 2 * (small // 2) + 6.0)
+    assert series.frame_time_ms is None
+
+
+def test_pixel_spacings_may_differ_by_rounding(magnitude, tmp_path):
+    spacing = {"PixelSpacing": lambda s, t: [1.5, 1.25 + 1e-6 * t]}
+    series = load_images(write_dicom(tmp_path / "S1", magnitude[:, :, :16, :16], "S1", **spacing))
+    assert series.pixel_spacing_mm == pytest.approx((1.5, 1.25), rel=1e-4)
+
+
+@pytest.mark.parametrize("axes", [(None, 0), (0, None)])
+def test_nifti_of_five_axes(magnitude, tmp_path, axes):
+    """Time is the fifth axis for some programs; others write a fifth one of length 1."""
+    data = np.ascontiguousarray(magnitude.transpose(2, 3, 0, 1)).astype(np.float32)
+    data = data[:, :, :, None] if axes[0] is None else data[..., None]
+    image = nibabel.Nifti1Image(data, np.eye(4))
+    image.header.set_xyzt_units("mm", "msec")
+    image.header.set_zooms((1.5, 1.25, 8, 40, 1))
+    nibabel.save(image, tmp_path / "a.NII.GZ")
+    series = load_images(tmp_path / "a.NII.GZ")
+    np.testing.assert_array_equal(series.magnitude, magnitude)
+    assert series.frame_time_ms == (None if axes[0] is None else 40) and series.subject_id == "a"
+    assert bool(series.notes) == (axes[0] is None)
+
+
+@pytest.mark.parametrize("kind", ["npy", "nii"])
+def test_small_negative_values_are_of_interpolation(magnitude, tmp_path, kind):
+    negative = magnitude.astype(np.float32)
+    negative[0, 0, :3] = -0.05 * negative.max()
+    path = tmp_path / f"a.{kind.upper()}"
+    if kind == "nii":
+        write_nifti(path, negative)
+    else:
+        with path.open("wb") as file:
+            np.save(file, negative)
+    assert ImagesReader().find([str(tmp_path)]) == [path]
+    scan = ImagesReader().open_scan(path)
+    assert any("what is below 0 was set to 0" in note for note in scan.notes)
+    np.testing.assert_array_equal(load_images(path).magnitude, np.maximum(negative, 0))
+
+
+NO_IMAGES = {
+    "DICOMDIR": pydicom.uid.MediaStorageDirectoryStorage,
+    "report": pydicom.uid.BasicTextSRStorage,
+    "state": pydicom.uid.GrayscaleSoftcopyPresentationStateStorage,
+    "private": "1.2.3.4",
+}
+
+
+def write_no_image(path, uid):
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = uid, "1.2.3"
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    found = pydicom.dataset.FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    found.SOPClassUID, found.SOPInstanceUID, found.PatientID = uid, "1.2.3", "somebody else"
+    found.save_as(path, enforce_file_format=True)
+
+
+def test_dicom_objects_that_are_no_images_are_left_out(magnitude, tmp_path, capsys):
+    small = magnitude[:1, :, :24, :24]
+    for subject in ("S1", "S2"):
+        write_dicom(tmp_path / "disc" / subject, small, subject)
+    write_no_image(tmp_path / "disc" / "DICOMDIR", NO_IMAGES["DICOMDIR"])
+    (tmp_path / "disc" / "reports").mkdir()
+    for name in ("report", "private"):
+        write_no_image(tmp_path / "disc" / "reports" / name, NO_IMAGES[name])
+    write_no_image(tmp_path / "disc" / "S2" / "state", NO_IMAGES["state"])
+    options = {"noise": 0, "coils": 2}
+    paths = prepared(
+        tmp_path / "out", ImagesReader(), tmp_path / "disc", split=("1", "1", "0"), options=options, progress=True
+    )
+    assert [path.stem for path in paths] == ["S1", "S2"]
+    output = capsys.readouterr().out
+    assert f"note: {tmp_path}/disc: left out, its DICOM files are no images: DICOMDIR" in output
+    assert f"note: {tmp_path}/disc/reports: left out, its DICOM files are no images: private, report" in output
+    assert f"note: {tmp_path}/disc/S2: left out, no images: state" in output
+
+
 # --- Wrong input ---
 
 EMPTY_TAGS = ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "TriggerTime", "RescaleSlope")
@@ -99,8 +185,57 @@ def bad_files(tmp_path_factory, magnitude):
     untimed.save_as(first)
     write_dicom(folder / "uneven", small, "")
     sorted((folder / "uneven").iterdir())[0].unlink()
+    for name, (offset, kind, value) in NIFTI_HEADERS.items():
+        (folder / f"{name}.nii").write_bytes(patched(content, offset, kind, value))
+    (folder / "bomb.nii.gz").write_bytes(gzip.compress(patched(content, *NIFTI_HEADERS["dim_absurd"])))
+    phase = magnitude.astype(np.float32) - 300
+    write_nifti(folder / "phase.nii", phase)
+    for name, (tag, value) in DICOM_NUMBERS.items():
+        # pydicom itself refuses to write nonsense.
+        write_dicom(folder / name, small[:1, :2], "", **{tag: lambda s, t, value=value: value})
+    for tag, as_stored in (("NumberOfFrames", b"xx"), ("TriggerTime", b"ab"), ("PixelSpacing", b"1.5\\x ")):
+        write_dicom(folder / f"nonsense_{tag}", small[:1, :2], "", NumberOfFrames=lambda s, t: 1)
+        first = sorted((folder / f"nonsense_{tag}").iterdir())[0]
+        nonsense(first, tag, as_stored)
+    (folder / "report_alone").mkdir()
+    write_no_image(folder / "report_alone" / "SR", NO_IMAGES["report"])
     write_arrays(folder / "arrays")
     return folder
+
+
+# Of the NIfTI header: where, of which kind, and what.
+NIFTI_HEADERS = {
+    "dim_negative": (42, "<h", -64),
+    "dim_absurd": (46, "<h", 32767),
+    "pixdim_nan": (80, "<f", float("nan")),
+    "slices_nan": (88, "<f", float("nan")),
+    "pixdim_infinite": (84, "<f", float("inf")),
+    "pixdim_absurd": (88, "<f", 1e30),
+    "time_nan": (92, "<f", float("nan")),
+    "offset_absurd": (108, "<f", 1e12),
+}
+DICOM_NUMBERS = {
+    "flat": ("PixelSpacing", [1.5, 0]),
+    "backwards": ("PixelSpacing", [-1.5, 1]),
+    "wide": ("PixelSpacing", [1e30, 1]),
+    "one_direction": ("ImageOrientationPatient", [1, 0, 0, 1, 0, 0]),
+    "steep": ("RescaleSlope", 1e300),
+    "tall": ("Rows", 65535),
+}
+
+
+def patched(content, offset, kind, value):
+    return content[:offset] + struct.pack(kind, value) + content[offset + struct.calcsize(kind) :]
+
+
+def nonsense(path, tag, value):
+    """Another value in the place of a number, of a length that need not be the same."""
+    image = pydicom.dcmread(path)
+    number = pydicom.datadict.tag_for_keyword(tag)
+    stored = pydicom.dataelem.RawDataElement(pydicom.tag.Tag(number), image[tag].VR, len(value), value, 0, False, True)
+    image._dict[stored.tag] = stored
+    with pydicom.config.disable_value_validation():
+        image.save_as(path)
 
 
 def write_arrays(folder):
@@ -126,12 +261,50 @@ def write_arrays(folder):
     np.save(folder / "huge.npy", 1e38 * good)
     np.save(folder / "double.npy", 1e300 * good.astype(float))
     np.savez(folder / "good.npz", magnitude=good)
+    with zipfile.ZipFile(folder / "no_npy.npz", "w") as archive:
+        archive.writestr("magnitude", "hello")
+    with zipfile.ZipFile(folder / "text_inside.npz", "w") as archive:
+        archive.writestr("magnitude.npy", "hello")
+    with zipfile.ZipFile(folder / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("magnitude.npy", bytes(70 << 20))
+    for name, shape in (("declares.npy", (10**9, 2, 16, 16)), ("negative_shape.npy", (-3, 2, 16, 16))):
+        with (folder / name).open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            file.write(good.tobytes())
     (folder / "truncated.npz").write_bytes((folder / "good.npz").read_bytes()[:-300])
     (folder / "text.npy").write_text("hello")
     (folder / "image.dcm").write_text("hello")
 
 
 WRONG = [
+    ("images {dir}/dim_negative.nii", "dim_negative.nii: "),
+    ("images {dir}/dim_absurd.nii", "dim_absurd.nii: "),
+    ("images {dir}/bomb.nii.gz", "bomb.nii.gz: found "),
+    ("images {dir}/offset_absurd.nii", "offset_absurd.nii: vox_offset: found 1e+12, allowed 0 to"),
+    ("images {dir}/pixdim_nan.nii", "pixdim_nan.nii: pixdim: found nan along axis 0, allowed 0 to 1e+06"),
+    ("images {dir}/pixdim_infinite.nii", "pixdim: found inf along axis 1"),
+    ("images {dir}/slices_nan.nii", "pixdim: found nan along axis 2"),
+    ("images {dir}/pixdim_absurd.nii", "pixdim: found 1e+30 along axis 2"),
+    ("images {dir}/time_nan.nii", "pixdim: found nan along axis 3"),
+    ("images {dir}/phase.nii", "phase.nii: magnitude: found -300 to"),
+    ("images {dir}/flat", "IM0000: PixelSpacing: found 0, allowed above 0, up to 1e+06"),
+    ("images {dir}/backwards", "PixelSpacing: found -1.5, allowed above 0"),
+    ("images {dir}/wide", "PixelSpacing: found 1e+30, allowed above 0"),
+    ("images {dir}/one_direction", "one_direction: ImageOrientationPatient: found 1, 0, 0, 1, 0, 0, allowed two unit"),
+    ("images {dir}/steep", "steep: magnitude: found NaN or infinite"),
+    ("images {dir}/tall", "tall: pixels of IM0000 cannot be read"),
+    ("images {dir}/nonsense_NumberOfFrames", "NumberOfFrames: found none, allowed finite numbers, 1 of them"),
+    ("images {dir}/nonsense_TriggerTime", "TriggerTime: found none, allowed finite numbers, 1 of them"),
+    ("images {dir}/nonsense_PixelSpacing", "PixelSpacing: found none, allowed finite numbers, 2 of them"),
+    ("images {dir}/report_alone", "report_alone: found no DICOM, NIfTI, npy or npz file in this folder"),
+    ("images {arrays}/no_npy.npz", "no_npy.npz: magnitude: found a member that is no .npy file"),
+    ("images {arrays}/text_inside.npz", "text_inside.npz: truncated, damaged or not a readable .npz"),
+    ("images {arrays}/bomb.npz", "bomb.npz: magnitude: found 70 MiB declared where"),
+    ("images {arrays}/declares.npy", "found float32 of shape (1000000000, 2, 16, 16) in"),
+    ("images {arrays}/negative_shape.npy", "found the shape (-3, 2, 16, 16), allowed axes of 0 and more"),
+    ("images {arrays}/good.npz --coils 100000000", "--coils: found 100000000, allowed at least 1, at most 1024"),
+    ("images {arrays}/good.npz --matrix 99999999 8", "--matrix: found (99999999, 8), allowed at least 8, at most 4096"),
+    ("images {arrays}/good.npz --acquired-matrix 12 -1", "--acquired-matrix: found -1, allowed at least 8"),
     ("images {dir}/truncated.nii", "truncated.nii: truncated, damaged or not a NIfTI file"),
     ("images {dir}/text.nii.gz", "text.nii.gz: truncated, damaged or not a NIfTI file"),
     ("images {dir}/volume.nii", "volume.nii: no cardiac phases: found 3 axes"),

@@ -2,13 +2,17 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from ismrmrd.hdf5 import acquisition_header_dtype
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.preparation.raw_scan import slice_spacing
 from meddlr_greedy.preparation.readers.ismrmrd import IsmrmrdReader
+from meddlr_greedy.preparation.readers.ismrmrd_layout import ordered_slices
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.heart import (
     COILS,
@@ -108,20 +112,34 @@ def test_noise_scans_may_be_of_several_lengths(heart, tmp_path):
 @pytest.mark.parametrize(
     "places,expected,spacing",
     [
-        ((0.0, 16.0, 8.0, 24.0), [0, 2, 1, 3], 8),
-        ((30.0, 20.0, 10.0, 0.0), [0, 1, 2, 3], 10),
-        ((0.0, 0.0, 0.0, 0.0), [0, 1, 2, 3], None),
-        ((9.0, 0.0, 3.0, 30.0), [1, 2, 0, 3], None),
+        ((0, 16, 8, 24), [0, 2, 1, 3], 8),
+        ((30, 20, 10, 0), [0, 1, 2, 3], 10),
+        ((0, 0, 0, 0), [0, 1, 2, 3], None),
+        ((9, 0, 3, 30), [1, 2, 0, 3], None),
     ],
 )
-def test_slices_are_in_order_of_their_positions(tmp_path, places, expected, spacing):
-    images = np.arange(1, 5)[:, None, None, None, None] * np.ones((1, 2, 1, HEIGHT, WIDTH), complex)
-    scan = IsmrmrdReader().open_scan(write_mrd(tmp_path / "a.h5", images, Mrd(places=places)))
-    first = np.abs(scan.load_slice(0).kspace).max()
-    found = [np.abs(scan.load_slice(i).kspace).max() / first * (expected[0] + 1) - 1 for i in range(4)]
-    np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert scan.slice_spacing_mm == (spacing and pytest.approx(spacing))
-    assert any("put into the order" in note for note in scan.notes) == (expected != [0, 1, 2, 3])
+def test_slices_are_in_order_of_their_positions(places, expected, spacing):
+    heads = np.zeros(8, acquisition_header_dtype)
+    heads["idx"]["slice"], heads["position"][:, 2], heads["slice_dir"][:, 2] = (
+        np.tile(range(4), 2),
+        np.tile(places, 2),
+        2,
+    )
+    slices, found = ordered_slices(Path("a.h5"), heads)
+    assert slices.tolist() == expected and slice_spacing(found) == spacing
+    heads["slice_dir"] = 0
+    slices, found = ordered_slices(Path("a.h5"), heads)
+    assert slices.tolist() == [0, 1, 2, 3] and slice_spacing(found) is None
+
+
+def test_slices_acquired_interleaved_come_back_in_order(tmp_path):
+    images = np.arange(1, 4)[:, None, None, None, None] * np.ones((1, 2, 1, HEIGHT, WIDTH), complex)
+    scan = Mrd(places=(0, 16, 8), lines=range(WIDTH // 2 - 4, WIDTH // 2 + 4))
+    scan = IsmrmrdReader().open_scan(write_mrd(tmp_path / "a.h5", images, scan))
+    peaks = [np.abs(scan.load_slice(i).kspace).max() for i in range(3)]
+    np.testing.assert_allclose(np.array(peaks) / peaks[0], [1, 3, 2], rtol=1e-3)
+    assert scan.slice_spacing_mm == pytest.approx(8)
+    assert any("slices are not numbered by position; put into the order 0, 2, 1" in note for note in scan.notes)
 
 
 def test_what_is_left_out_is_told(heart, tmp_path):
@@ -245,9 +263,9 @@ def bad_files(tmp_path_factory, heart):
     mrd("us_narrow.h5", sampled=kt_mask() & (np.abs(np.arange(WIDTH) - WIDTH // 2) < 8)[:, None])
     mrd("dead_coil.h5", noise=np.ones((1, COILS, 64)) * np.random.default_rng(0).standard_normal((1, 1, 64)))
     mrd("quiet_noise.h5", noise=np.zeros((1, COILS, 64)))
-    mrd("tilted.h5", heart.coil_images[:, :2], normals=((0, 0, 1), (0, 0.6, 0.8)))
-    mrd("lost.h5", heart.coil_images[:, :2], places=(0, float("nan")))
     two_phases = mrd("two_phases.h5", one[:, :2])
+    change_heads(shutil.copy(two_phases, folder / "tilted.h5"), "slice_dir", 6, (0, 0.6, 0.8))
+    change_heads(shutil.copy(two_phases, folder / "lost.h5"), "position", 6, (0, 0, np.nan))
     for name, (found, other) in CHANGED.items():
         with h5py.File(shutil.copy(two_phases, folder / f"{name}.h5"), "a") as file:
             header = file["dataset/xml"][0].decode()

@@ -144,6 +144,13 @@ WRONG = [
     ("--noise 1e30", "--noise: found 1e+30, allowed 0 to 100"),
     ("--seed -1", "--seed: found -1"),
     ("--seed 9223372036854775808", "--seed: found 9223372036854775808, allowed 0 to 2**63 - 1"),
+    ("--subjects 99999999999", "--subjects: found 99999999999, allowed at least 1, at most 100000"),
+    ("--frames 100000000", "--frames: found 100000000, allowed at least 1, at most 4096"),
+    (f"--frames {10**60}", "--frames: found a number of 60 digits, allowed"),
+    ("--slices 100000000", "--slices: found 100000000, allowed at least 1, at most 4096"),
+    ("--coils 99999", "--coils: found 99999, allowed at least 1, at most 1024"),
+    ("--matrix 96 100000", "--matrix: found (96, 100000), allowed at least 8, at most 4096"),
+    ("--matrix 4096 4096 --frames 4000", "simulating 4000 frames of 8192 x 8192 by 8 coils: found 3"),
     ("--matrix 4 96", "--matrix: found (4, 96), allowed at least 8"),
 ]
 
