@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/python -m projects.cine.demo
 
 test: check
-	$(BIN)/python -m pytest -m "not stress" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not stress" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 stress: $(READY)
 	$(BIN)/python -m pytest -m stress
