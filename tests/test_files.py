@@ -1,11 +1,24 @@
 """Files that are there whole or not at all."""
 
 import os
+import unicodedata
+from pathlib import Path
 
 import pytest
+import torch
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.files import WriteError, check_room, writing, written_atomically
+from meddlr_greedy.files import (
+    PARTIAL,
+    UniqueNames,
+    WriteError,
+    check_not_read,
+    check_room,
+    inside,
+    safe_name,
+    writing,
+    written_atomically,
+)
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -66,3 +79,63 @@ def test_room_is_asked_for_before(tmp_path):
         check_room(path, 2**62)
     with pytest.raises(WriteError, match=r"^--output: .*cannot be written"), writing(tmp_path, "--output"):
         check_room(path, 2**62)
+
+
+# --- Names and places ---
+
+
+def test_usual_names_stay_as_they_are():
+    for name in ("P001", "s.nii", "Jürgen Müller (2)", "a-b_c+d", "x$y"):
+        assert safe_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "text", ["../../evil", "..", "", "/", "a\\b", "\0", "x" * 500, "ä" * 200, "\udcff", " . ", ".x"]
+)
+def test_any_text_becomes_a_file_name(tmp_path, text):
+    name = safe_name(text)
+    (tmp_path / f"{PARTIAL}12345678-{name}_train.h5").touch()
+    (tmp_path / f"{name}_train.h5").touch()
+    assert not name.startswith(".") and len(list(tmp_path.iterdir())) == 2
+
+
+def test_names_are_given_once():
+    unique = UniqueNames()
+    names = [unique(text) for text in ("a", "A", "a", "a-2", "\u00e9", "e\u0301", "x" * 500, "x" * 501)]
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in names}) == len(names)
+    assert names[:2] == ["a", "A-2"]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd", "", ".", "a/..", "\0"])
+def test_a_name_that_leads_out_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match="results.json: found the file name"):
+        inside(tmp_path, name, "results.json")
+
+
+@pytest.mark.parametrize("name", ["x", "a/b", "a/../x"])
+def test_a_name_inside_is_taken(tmp_path, name):
+    assert tmp_path in inside(tmp_path, name, "results.json").parents
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_an_input_by_another_name_is_an_input(tmp_path, link):
+    (tmp_path / "a").touch()
+    link(tmp_path / "a", tmp_path / "b")
+    check_not_read("--output", [tmp_path / "c"], [tmp_path / "a"])
+    for output in ("a", "b", "./a"):
+        with pytest.raises(UserError, match="--output: .*is the input"):
+            check_not_read("--output", [f"{tmp_path}/{output}"], [tmp_path / "a"])
+
+
+def test_the_temporary_name_of_a_long_name_is_no_longer(tmp_path):
+    path = tmp_path / ("ä" * 120 + ".txt")
+    with written_atomically(path) as partial:
+        partial.write_text("x")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_torch_that_cannot_write_is_one_line():
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with pytest.raises(WriteError, match="a.pth: cannot be written"), writing("a.pth"):
+        torch.save({"x": torch.zeros(100000)}, "/dev/full")

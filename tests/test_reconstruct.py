@@ -257,6 +257,27 @@ def test_wrong_scans(trained, prospective, tmp_path, capsys, damage, words):
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
+def test_what_comes_out_is_checked(trained, prospective, tmp_path, capsys):
+    config, weights = trained(*CINE)
+    path = prospective("beat")
+    with h5py.File(path, "a") as file:
+        file["kspace"][...] *= 1e25
+    expect_error(capsys, "holds NaN or infinity", config, weights, path, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_never_costs_the_images(trained, prospective, tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("no font")
+
+    config, weights = trained(*CINE)
+    monkeypatch.setattr(scan_module, "draw_cine_gif", fail)
+    run(config, weights, prospective("beat"), "--output", tmp_path / "out")
+    assert "scan_recon.gif: no picture (ValueError: no font)" in capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["log.txt", "scan_recon.h5", "scan_recon.nii"]
+
+
 def test_wrong_options(trained, prospective, tmp_path, capsys):
     config, weights = trained(*CINE)
     plain, _ = trained(*CINE, modules=None)

@@ -1,15 +1,17 @@
 """One file of a data set: which slices of which scan it holds, whether it is there, and how it is written."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import h5py
 import numpy as np
+import torch
 
 from meddlr_greedy.data.scan_file import check_values, write_scan
-from meddlr_greedy.errors import UserError
+from meddlr_greedy.errors import UserError, first_line
 from meddlr_greedy.preparation.raw_scan import are_neighbors
 from meddlr_greedy.preparation.slice import Preparation, slice_arrays
 from meddlr_greedy.preparation.sources import Source
@@ -94,8 +96,9 @@ def write_file(task: ScanTask, on_slice: Callable[[], Any] = lambda: None) -> Li
 
     def slices() -> Iterator[Dict[str, np.ndarray]]:
         for slice_id in task.slices:
-            arrays, found = slice_arrays(scan, slice_id, task.preparation)
-            _check_result(task.path, slice_id, arrays)
+            with _telling_of_overflow(task.path):
+                arrays, found = slice_arrays(scan, slice_id, task.preparation)
+                check_values(f"{task.path}: prepared", slice_id, arrays)
             notes.extend(found)
             yield arrays
             on_slice()
@@ -111,15 +114,13 @@ def write_file(task: ScanTask, on_slice: Callable[[], Any] = lambda: None) -> Li
     return notes
 
 
-def _check_result(path: Path, slice_id: int, arrays: Dict[str, np.ndarray]) -> None:
-    """Refuses arrays that no training takes, made of k-space that itself is allowed.
-
-    Numbers far from 1 overflow where they are squared, and noise alone has no coil maps.
-    """
+@contextmanager
+def _telling_of_overflow(path: Path) -> Iterator[None]:
+    """Refuses k-space of which no coil maps can be made: numbers far from 1 overflow where they are squared."""
     try:
-        check_values(str(path), slice_id, arrays)
-    except UserError as error:
+        yield
+    except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
         raise UserError(
-            f"{error}: what was prepared of it; allowed k-space of an object, of a magnitude not far from 1 (noise"
-            " alone has no maps, see --crop)"
-        ) from None
+            f"{path}: no coil maps can be made of it ({first_line(error)}); allowed k-space whose values are not far"
+            " from 1"
+        ) from error

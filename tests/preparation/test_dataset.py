@@ -1,6 +1,7 @@
 """The writer of data sets: what is kept and replaced, what is skipped, and what is written."""
 
 import json
+import os
 import shlex
 
 import h5py
@@ -13,6 +14,7 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.preparation import scan_task
 from meddlr_greedy.preparation.beating_heart import beating_heart
 from meddlr_greedy.preparation.coil_maps import CoilMaps
+from meddlr_greedy.preparation.dataset import _scan_names
 from meddlr_greedy.preparation.readers.ismrmrd import IsmrmrdReader
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.heart import kt_mask, prepare_phantom, prepared, read, read_scans
@@ -286,3 +288,91 @@ WRONG = [
 def test_wrong_input_is_one_line_and_nothing_is_written(arguments, message, acquired, tmp_path, capsys):
     split = " --split 1 0 0" if "--split" not in arguments and "phantom" not in arguments else ""
     expect_prepare_error(arguments + split, message, acquired, tmp_path, capsys)
+
+
+# --- Names, contents and results ---
+
+
+@pytest.mark.parametrize(
+    "files, names",
+    [
+        (["a/s.nii", "a/s.nii.gz"], ["s.nii", "s.nii.gz"]),
+        (["a/s.nii", "a/s.nii.gz", "b/s.nii"], ["a_s.nii", "a_s.nii.gz", "b_s"]),
+        (["a/x/s.nii", "b/x/s.nii", "b/y/s.nii"], ["a_x_s", "b_x_s", "y_s"]),
+        (["a/S.nii", "a/s.nii", "a/t.npy"], ["S.nii", "s.nii-2", "t"]),
+        (["a_b/c.nii", "a/b_c.nii", "c.nii"], ["a_b_c", "b_c", "{root}_c"]),
+        (["a/.hidden.nii", "a/..nii"], ["_hidden", "_"]),
+        ([f"a/{'x' * 240}.nii", f"a/{'x' * 240}.npy"], None),
+        (["a/\udcff.nii", "a/\udcfe.nii"], ["_", "_-2"]),
+    ],
+)
+def test_scans_have_names_of_their_own(tmp_path, files, names):
+    found = list(_scan_names([tmp_path / file for file in files]).values())
+    assert len({name.casefold() for name in found}) == len(files)
+    for name in found:
+        assert "/" not in name and not name.startswith(".") and len(name.encode()) < 200
+    if names is not None:
+        assert found == [name.format(root=tmp_path.name) for name in names]
+
+
+def test_two_formats_of_one_name_become_two_scans(magnitude, tmp_path):
+    small = np.ascontiguousarray(magnitude[:1, :2, 20:44, 14:34])
+    for number, name in enumerate(("s.nii", "s.nii.gz")):
+        write_nifti(tmp_path / name, small + number)
+    options = f"--output {tmp_path}/out --subject-pattern (nii.*) --split 1 1 0 --coils 2"
+    prepare.main(shlex.split(f"images {tmp_path}/s.nii {tmp_path}/s.nii.gz {options}"))
+    assert sorted(read_scans(tmp_path / "out")) == ["s.nii", "s.nii.gz"]
+
+
+def test_other_values_of_measured_data_of_the_same_size_are_noticed(heart, tmp_path, capsys):
+    source = write_mrd(tmp_path / "scan.h5", heart.coil_images)
+    command = shlex.split(f"ismrmrd {source} --coils 4 --output {tmp_path}/out --split 1 1 0")
+    prepare.main(command)
+    status = source.stat()
+    content = source.read_bytes()
+    (last,) = [content.rindex(value) for value in [content[len(content) // 2 :][:16]]]
+    source.write_bytes(content[:last] + bytes([content[last] ^ 1]) + content[last + 1 :])
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))  # nor does the date tell
+    assert source.stat().st_size == status.st_size
+    with pytest.raises(SystemExit):
+        prepare.main(command)
+    assert "found, made of another file or with other options" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "scale, message",
+    [
+        (1e25, "scan.h5: no coil maps can be made of it"),
+        (None, "scan.h5: prepared: slice 0: maps holds nothing but zeros"),
+    ],
+)
+def test_what_comes_out_is_checked(heart, tmp_path, capsys, scale, message):
+    """Values that overflow where they are squared, and noise alone, are refused."""
+    images = heart.coil_images[:, :2]
+    if scale is None:
+        rng = np.random.default_rng(0)
+        shape = (2, 2, 10, *images.shape[3:])  # of more coils than lines of the calibration region can span
+        images = rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+    source = write_mrd(tmp_path / "scan.h5", images * (scale or 1))
+    options = "--split 1 1 0 --compression none --crop 0.99"
+    expect_prepare_error(f"ismrmrd {source} {options}", message, tmp_path, tmp_path, capsys)
+
+
+def test_a_long_folder_is_not_listed(tmp_path, capsys):
+    folder = tmp_path / "full"
+    folder.mkdir()
+    for number in range(30):
+        (folder / f"file{number:02d}").touch()
+    with pytest.raises(SystemExit):
+        prepare.main(["phantom", "--output", str(folder)])
+    assert "found file00, file01, file02, file03, file04 and 25 more, allowed a new" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_causes_are_in_the_log_of_the_data_set(acquired, tmp_path, jobs):
+    files = f"{acquired}/good.h5 {acquired}/truncated.h5"
+    with pytest.raises(SystemExit):
+        prepare.main(shlex.split(f"ismrmrd {files} --coils 4 --split 2 0 0 --jobs {jobs} --output {tmp_path}/out"))
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert f"error: {acquired}/truncated.h5: truncated" in log and "Traceback (most recent call last)" in log
+    prepare.main(shlex.split(f"ismrmrd {acquired}/good.h5 --coils 4 --split 1 0 0 --output {tmp_path}/out"))
