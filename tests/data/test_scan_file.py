@@ -85,9 +85,13 @@ def test_attribute_that_says_non_cartesian(tmp_path, trajectory):
 @pytest.mark.parametrize(
     "name, good, bad",
     [
-        ("pixel_spacing_mm", [1.5, 2], [[1.5, 0], [1.5, -1], [np.nan, 1], [1.5], 1.5, [1, 1, 1], ["1", "1"], "fine"]),
+        (
+            "pixel_spacing_mm",
+            [1.5, 2],
+            [[1.5, 0], [1e300, 1], [1, 1e-300], [1.5, -1], [np.nan, 1], [1.5], 1.5, [1, 1, 1], ["1", "1"], "fine"],
+        ),
         ("slice_spacing_mm", 8, [0, [8, 8], "thick"]),
-        ("frame_time_ms", 40, [0, -40.0, np.inf, [40, 40], "40", h5py.Empty("f")]),
+        ("frame_time_ms", 40, [0, 1e30, -40.0, np.inf, [40, 40], "40", h5py.Empty("f")]),
     ],
 )
 def test_attributes_that_are_no_positive_numbers(tmp_path, name, good, bad):

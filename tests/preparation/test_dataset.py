@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 
 import h5py
 import numpy as np
@@ -33,6 +34,8 @@ def acquired(tmp_path_factory, heart):
     content = (folder / "good.h5").read_bytes()
     (folder / "truncated.h5").write_bytes(content[: len(content) // 2])
     (folder / "text.h5").write_text("hello")
+    with h5py.File(shutil.copy(folder / "good.h5", folder / "header.h5"), "a") as file:
+        file["dataset/xml"][0] = file["dataset/xml"][0].decode().replace("<x>128</x>", "<x>128,5</x>")
     return folder
 
 
@@ -103,16 +106,23 @@ def test_a_file_that_names_no_subject_is_told_of_once(heart, magnitude, tmp_path
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_bad_file_is_skipped_and_the_others_are_there(acquired, tmp_path, capsys, jobs):
-    files = " ".join(str(acquired / name) for name in ("good.h5", "nan.h5", "truncated.h5", "other_good.h5"))
+    files = " ".join(
+        str(acquired / name) for name in ("good.h5", "nan.h5", "header.h5", "truncated.h5", "other_good.h5")
+    )
     with pytest.raises(SystemExit) as exit_:
-        prepare.main(shlex.split(f"ismrmrd {files} --coils 4 --split 2 1 1 --jobs {jobs} --output {tmp_path}/out"))
+        prepare.main(shlex.split(f"ismrmrd {files} --coils 4 --split 2 2 1 --jobs {jobs} --output {tmp_path}/out"))
     assert exit_.value.code == 2
     errors = [line for line in capsys.readouterr().err.split("\n") if "error: " in line]
-    assert len(errors) == 3
-    assert "truncated.h5: truncated" in errors[0] and "nan.h5: slice 0: found NaN" in errors[1]
-    assert errors[2].endswith("error: 2 of 4 files could not be used, see above")
+    assert len(errors) == 4
+    assert "nan.h5: slice 0: found NaN" in errors[2]
+    opening = " ".join(errors[:2])
+    assert (
+        "truncated.h5: truncated" in opening
+        and "header.h5: header: encodedSpace.matrixSize.x: found '128,5'" in opening
+    )
+    assert errors[3].endswith("error: 3 of 5 files could not be used, see above")
     assert sorted(path.name for path in (tmp_path / "out" / "scans").iterdir()) == ["good.h5", "other_good.h5"]
-    # The split is that of all four, in order of their names: good, nan | other_good | truncated.
+    # The split is that of all five, in order of their names: good, header | nan, other_good | truncated.
     listed = {
         path.stem: json.loads(path.read_text())["images"] for path in (tmp_path / "out" / "annotations").iterdir()
     }

@@ -1,5 +1,6 @@
 """The commands that are printed at the end work word for word."""
 
+import os
 import shlex
 
 import h5py
@@ -62,3 +63,18 @@ def test_the_printed_commands_for_scans_without_targets_work(registry, tmp_path,
     cfg = load_config(train[4], train[5:])
     assert (cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST) == (("beat_train",), ("beat_val",), ())
     assert cfg.MISC.GREEDY.CINE.LOSS_LINES > 0 and cfg.MODEL.UNROLLED.NUM_EMAPS == maps
+
+
+def test_scans_of_several_shapes_are_told_of(tmp_path, monkeypatch, capsys):
+    """Names of files that are not UTF-8 come through, too."""
+    monkeypatch.chdir(tmp_path)
+    for i, frames in enumerate((2, 4, 3)):
+        with open(os.fsencode(tmp_path) + b"/a\xff%d.npy" % i, "wb") as file:
+            np.save(file, np.random.default_rng(i).uniform(1, 2, (1, frames, 16, 16)))
+    prepare.main(
+        ["images", str(tmp_path), "--output", "out", "--split", "1", "1", "1", "--coils", "2", "--calib", "16"]
+    )
+    output = capsys.readouterr().out
+    assert "(H, W, T, C) = (16, 16, 2, 2) to (16, 16, 4, 2), 3 different ones" in output
+    assert sorted(path.name for path in (tmp_path / "out" / "scans").iterdir()) == [f"a%FF{i}.h5" for i in range(3)]
+    assert "taken for a subject, 'a%FF2'" in output
