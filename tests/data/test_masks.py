@@ -70,6 +70,30 @@ def test_golden_step_shifts_the_comb(acceleration, monkeypatch):
         assert min(apart, acceleration - apart) <= 1
 
 
+class _Generator:
+    """Draws no perturbation, and a start of the comb, in lines."""
+
+    def __init__(self, start):
+        self.start = start
+
+    def uniform(self, low, high, size=None):
+        return np.full(size, (low + high) / 2) if size else self.start
+
+
+@pytest.mark.parametrize("acceleration, start", [(5, 0.1), (7, 6.8), (3, 2.1)])
+def test_golden_step_is_a_whole_number_of_lines(acceleration, start, monkeypatch):
+    """Not a line is off where the density is even: a step that is not rounded is, in one of the frames."""
+    monkeypatch.setattr(GoldenStepKtMaskFunc, "DENSITY_POWER", 0)
+    num_lines, num_frames = 30 * acceleration, 12
+    outer = np.arange(num_lines) + 1  # the line of zero frequency is not among them
+    lines = GoldenStepKtMaskFunc(acceleration).sample_outer(outer, np.full(num_frames, 30), 0, _Generator(start))
+    for frame in range(num_frames):
+        shift = round(0.618034 * acceleration * frame)
+        np.testing.assert_array_equal(lines[:, frame], np.roll(lines[:, 0], shift))
+    apart = {0.618034 * acceleration * frame % 1 for frame in range(num_frames)}
+    assert lines.sum() == 30 * num_frames and any(np.floor(start % 1 + a) != round(a) for a in apart)
+
+
 def test_gaussian_lines_are_a_gaussian_on_a_constant():
     density = np.mean([draw(GaussianKtMaskFunc(10), 200, 10, seed) for seed in range(300)], axis=(0, 2))
     weight = 0.1 + 0.25 * np.exp(-(((np.arange(200) - 100) / 40) ** 2))

@@ -53,6 +53,15 @@ def test_an_example_is_the_masked_scaled_scan(data_cfg):
     assert torch.equal(batch["maps"], scan["maps"])
 
 
+@pytest.mark.parametrize("kind, as_test", [("plane", False), ("cine", False), ("cine", True)])
+def test_masks_of_validation_and_test_are_a_function_of_the_seed(data_cfg, kind, as_test):
+    first, again, other = (
+        torch.cat([b["kspace"] != 0 for b in build_val_loader(data_cfg(kind, "SEED", n), f"small_{kind}_val", as_test)])
+        for n in (3, 3, 4)
+    )
+    assert torch.equal(first, again) and all(not torch.equal(a, b) for a, b in zip(first, other))
+
+
 @pytest.mark.parametrize("name", ["hard_dc_edge", "hard_dc_all"])
 def test_postprocessor_works_for_cine(data_cfg, name):
     batch = next(iter(build_val_loader(data_cfg("cine", "TEST.POSTPROCESSOR.NAME", name), "small_cine_val")))

@@ -31,7 +31,8 @@ class Mrd:
     noise_dwell: float = 5.0
     noise_bandwidth: Optional[float] = None
     time: str = "phase"
-    discard: int = 0
+    discard: int = 0  # samples at the beginning that the reader has to discard
+    discard_post: int = 0  # more samples at the end, to be discarded too
     sets: int = 1
     matrix: Optional[Tuple[int, int]] = None
     calibration: range = range(0)  # lines with both flags of calibration
@@ -96,8 +97,8 @@ def write_mrd(path, coil_images, scan=None, seed=0):
             acquisition.position[2] = 8 * number if scan.places is None else scan.places[number]
             for name, value in counters.items():
                 setattr(acquisition.idx, name, int(value))
-            if scan.discard and not flags:
-                acquisition.discard_pre = scan.discard
+            if not flags:
+                acquisition.discard_pre, acquisition.discard_post = scan.discard, scan.discard_post
             file.append_acquisition(acquisition)
 
         for noise in scan.noise if scan.noise is not None else ():
@@ -117,6 +118,7 @@ def write_mrd(path, coil_images, scan=None, seed=0):
                         if scan.discard:
                             data = data + 0
                             data[:, : scan.discard] = 1e3 * rng.standard_normal((num_coils, scan.discard))
+                        data = np.pad(data, [(0, 0), (0, scan.discard_post)], constant_values=1e3)
                         if scan.broken == "nan" and (s, t, line) == (0, 1, 5):
                             data = data * np.nan
                         if scan.broken == "coils" and (s, t, line) == (0, 1, 5):

@@ -288,6 +288,20 @@ def test_bfloat16_is_of_the_regularizer_alone(config_of, kind, monkeypatch):
     assert (images[0] - images[1]).norm() < 0.02 * images[1].norm()
 
 
+@pytest.mark.parametrize("kind", ["ResNet", "cine", "cine CG"])
+def test_bfloat16_rounds_no_image(config_of, kind):
+    """With zeros in its last layer a regularizer is the identity, also in bfloat16."""
+    cfg = config_of(kind, 2, *knobs(AMP="bf16"))
+    model, full, batch = model_of(cfg), model_of(config_of(kind, 2)), batch_of(cfg)
+    images = []
+    for m in (model, full):
+        for name, p in m.named_parameters():
+            if "final" in name:
+                torch.nn.init.zeros_(p)
+        images.append(m(batch)["pred"])
+    assert torch.equal(*images)
+
+
 @pytest.mark.parametrize("kind", ["ResNet", "dropout", "BatchNorm", "cine"])
 def test_bfloat16_with_the_other_keys(config_of, kind):
     cfg = config_of(kind, 2, *knobs(AMP="bf16", OVERLAP=1))

@@ -33,6 +33,19 @@ class TestConjugateGradient:
             ours = conjugate_gradient(normal, b, x0, mu=0.1, max_iter=max_iter)
             assert relative(ours, conjgrad(x0, b, normal, 0.1, max_iter=max_iter)) < 1e-5
 
+    @pytest.mark.parametrize("scale, iterations", [(1e-4, 0), (1.0, 9), (1e4, 12)])
+    def test_eps_is_a_residual_norm_whatever_that_of_b(self, scale, iterations):
+        """As in meddlr. With a relative one, all of them would take as many iterations."""
+        _, normal = spd_batch([(0.5, 9.0)])
+        b, start = scale * randn(1, 12), torch.zeros(1, 12, dtype=torch.complex64)
+        ours = conjugate_gradient(normal, b, start, mu=0.1, max_iter=12, eps=1e-2)
+        assert torch.equal(ours, implicit_conjugate_gradient(normal, b, start, mu=0.1, max_iter=12, eps=1e-2))
+        for expected in (
+            conjgrad(start, b, normal, 0.1, max_iter=12, eps=1e-2),
+            conjgrad(start, b, normal, 0.1, max_iter=iterations, eps=0),
+        ):
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4 * scale if iterations else 0)
+
     def test_examples_do_not_influence_each_other(self):
         matrices, normal = spd_batch([(1.0, 1.0), (0.1, 50.0)])
         b = randn(2, 12)
@@ -68,6 +81,25 @@ class TestImplicitGradient:
         ]
         for unrolled, implicit in zip(*results):
             assert unrolled.shape == implicit.shape and relative(implicit, unrolled) < 1e-4
+
+    @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+    @pytest.mark.parametrize("backward_scale", [1e-3, 1.0])
+    def test_adjoint_solve_stops_at_the_relative_residual_of_the_first(self, scale, backward_scale):
+        """Against meddlr's conjugate gradients with that residual in absolute numbers."""
+        matrices, _ = spd_batch([(0.5, 9.0)])
+        b = (scale * randn(1, 12)).requires_grad_()
+        weights, start = backward_scale * randn(1, 12), torch.zeros(1, 12, dtype=torch.complex64)
+        eps = 0.02 * scale  # at every scale the same iterations
+
+        def normal(x):
+            return (matrices @ x[..., None])[..., 0]
+
+        (weights.conj() * implicit_conjugate_gradient(normal, b, start, 0.1, 12, eps)).real.sum().backward()
+        absolute = (eps * weights.norm() / b.detach().norm()).item()
+        expected = conjgrad(start, weights, normal, 0.1, max_iter=12, eps=absolute)
+        assert relative(b.grad, expected) < 1e-5
+        solution = torch.linalg.solve(matrices + 0.1 * torch.eye(12), weights)
+        assert relative(b.grad, solution) > 1e-4, "the test shows nothing: it has converged"
 
     def test_differs_where_not_converged(self):
         results = [

@@ -38,7 +38,7 @@ from tests.helpers.scanners import Mrd, mrd_header, write_mrd
         Mrd(),
         Mrd(averages=2, segments=3),
         Mrd(oversampling=1, matrix=(HEIGHT, WIDTH)),
-        Mrd(time="repetition", discard=4, asymmetry=4),
+        Mrd(time="repetition", discard=4, asymmetry=4, discard_post=3),
         Mrd(calibration=range(WIDTH // 2 - 3, WIDTH // 2 + 3)),
     ],
     ids=["oversampled", "averages", "plain", "repetitions", "calibration lines"],
