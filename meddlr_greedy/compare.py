@@ -21,12 +21,10 @@ from meddlr_greedy.evaluation.comparison import (
     TABLE_FILE,
     UNITS,
     Comparison,
-    Run,
     compare_runs,
-    load_runs,
-    shared_datasets,
     write_comparisons,
 )
+from meddlr_greedy.evaluation.evaluated_run import Run, load_runs, shared_datasets
 from meddlr_greedy.evaluation.report import RESULTS_FOLDER
 from meddlr_greedy.files import UniqueNames, writing
 from meddlr_greedy.locks import LOG_FILE, locked

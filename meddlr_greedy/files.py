@@ -27,7 +27,6 @@ __all__ = [
     "as_text",
     "check_not_read",
     "check_room",
-    "inside",
     "printable",
     "reading",
     "remove_partial_files",
@@ -184,23 +183,6 @@ class UniqueNames:
             candidate = f"{name}-{number}"
         self._taken.add(key)
         return candidate
-
-
-def inside(folder: Path, name: str, told_by: Union[str, Path]) -> Path:
-    """The path of a file in a folder, which a file from outside names.
-
-    Args:
-        folder: The folder.
-        name: Relative to it.
-        told_by: The file that holds the name, for the message.
-
-    Raises:
-        UserError: The name leads out of the folder.
-    """
-    path = Path(os.path.normpath(folder / name))
-    if "\0" in name or Path(os.path.normpath(folder)) not in path.parents:
-        raise UserError(f"{told_by}: found the file name {name!r}, allowed names of files in {folder}")
-    return path
 
 
 def check_not_read(option: str, outputs: Iterable[Union[str, Path]], inputs: Iterable[Union[str, Path]]) -> None:

@@ -25,7 +25,7 @@ from meddlr_greedy.arguments import CommandParser, add_config_arguments
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.config.shipped import find_config
 from meddlr_greedy.data.catalog import register_datasets
-from meddlr_greedy.errors import UserError, exit_with_one_line
+from meddlr_greedy.errors import UserError, exit_with_one_line, shortened
 from meddlr_greedy.files import check_not_read, writing, written_atomically
 from meddlr_greedy.modeling.contract import check_keys_of_network
 from meddlr_greedy.planning.example import Example
@@ -35,6 +35,9 @@ from meddlr_greedy.planning.step_memory import plan_step
 __all__ = ["build_parser", "main"]
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+
+# Beyond what there is.
+_LARGEST_MEMORY, _MOST_MAPS = 10**18, 1000
 
 # The largest values that are tried.
 _BOUNDS = {FEATURES: 2048, STEPS: 64}
@@ -94,10 +97,14 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> Di
 
 
 def _bytes(text: str) -> int:
-    number = re.fullmatch(r"(\d+(?:\.\d+)?) ?(" + "|".join(_UNITS) + ")", text)
-    if number is None or not float(number[1]):
-        raise UserError(f"--memory: found '{text}', allowed is a number with a unit, {', '.join(_UNITS)}: 24GB")
-    return int(float(number[1]) * _UNITS[number[2]])
+    number = re.fullmatch(r"(\d{1,20}(?:\.\d{1,20})?) ?(" + "|".join(_UNITS) + ")", text, re.ASCII)
+    size = int(float(number[1]) * _UNITS[number[2]]) if number else 0
+    if not 0 < size <= _LARGEST_MEMORY:
+        raise UserError(
+            f"--memory: found {shortened(text)}, allowed is a number with a unit, {', '.join(_UNITS)}: 24GB"
+            f" (at most {_LARGEST_MEMORY // 10**9:g} GB)"
+        )
+    return size
 
 
 def _example(cfg: CfgNode, shape: Optional[str], num_maps: Optional[int]) -> Example:
@@ -106,8 +113,11 @@ def _example(cfg: CfgNode, shape: Optional[str], num_maps: Optional[int]) -> Exa
             raise UserError(f"--maps: found {num_maps}, which is for --shape; the data have their own")
         register_datasets()
         return Example.from_data(cfg)
-    if not re.fullmatch(r"\d+(,\d+)*", shape):
-        raise UserError(f"--shape: found '{shape}', allowed are H,W,T,C for cine and H,W,C for 2D: 224,160,20,8")
+    if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", shape, re.ASCII) or (num_maps or 1) > _MOST_MAPS:
+        raise UserError(
+            f"--shape: found {shortened(shape)}{'' if num_maps is None else f' with --maps {num_maps}'}, allowed are"
+            f" H,W,T,C for cine and H,W,C for 2D, numbers of six digits at most, and {_MOST_MAPS} maps: 224,160,20,8"
+        )
     return Example.from_shape(cfg, [int(n) for n in shape.split(",")], 1 if num_maps is None else num_maps)
 
 

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import h5py
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -98,10 +100,10 @@ def remove_results(folder):
 @pytest.mark.parametrize(
     "damage,words",
     [
-        (damage_results, "results.json: damaged"),
+        (damage_results, "results.json: truncated, damaged"),
         (write_earlier_version, "evaluate the run again"),
-        (remove_table, "d_slices.csv: cannot be read"),
-        (remove_images, "d_images.h5: no file of images"),
+        (remove_table, "d_slices.csv: no such file"),
+        (remove_images, "d_images.h5: no such file"),
         (remove_results, "evaluate it first"),
     ],
 )
@@ -110,6 +112,126 @@ def test_damaged_runs(tmp_path, capsys, damage, words):
         write_run(tmp_path / name, 0, SCANS[:2])
     damage(tmp_path / "b" / RESULTS_FOLDER)
     expect_error(capsys, words, tmp_path / "a", tmp_path / "b", "--output", tmp_path / "out")
+
+
+def edit_json(edit):
+    def damage(folder):
+        content = json.loads((folder / "results.json").read_text())
+        edit(content)
+        (folder / "results.json").write_text(json.dumps(content))
+
+    return damage
+
+
+def edit_table(edit):
+    def damage(folder):
+        table = pd.read_csv(folder / "d_slices.csv").astype({"mean": object})
+        edit(table).to_csv(folder / "d_slices.csv", index=False)
+
+    return damage
+
+
+def write_bytes(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def edit_images(edit):
+    def damage(folder):
+        with h5py.File(folder / "d_images.h5", "a") as file:
+            group = file["scan-0/1"]
+            edit(group)
+
+    return damage
+
+
+def replace_image(value, **options):
+    def edit(group):
+        del group["target"]
+        group.create_dataset("target", data=value, **options)
+
+    return edit
+
+
+def with_mean(value):
+    def edit(table):
+        table.loc[3, "mean"] = value
+        return table
+
+    return edit
+
+
+DAMAGED = {
+    "not an object": (write_bytes("results.json", b"[1, 2]"), "results.json: truncated, damaged"),
+    "nested without end": (write_bytes("results.json", b"[" * 100_000), "results.json: truncated, damaged"),
+    "not UTF-8": (write_bytes("results.json", b'{"datasets": {"\xff": 1}}'), "results.json: truncated, damaged"),
+    "data sets as a list": (edit_json(lambda c: c.update(datasets=[1])), "results.json: truncated, damaged"),
+    "a data set as text": (edit_json(lambda c: c["datasets"].update(d="x")), "results.json: truncated, damaged"),
+    "no kind of images": (edit_json(lambda c: c["datasets"]["d"].pop("is_cine")), "KeyError: 'is_cine'"),
+    "a file elsewhere": (
+        edit_json(lambda c: c["datasets"]["d"]["files"].update(slices="../../d.csv")),
+        "slices is '../../d.csv', allowed is the name of a file beside it",
+    ),
+    "a number as a file": (edit_json(lambda c: c["datasets"]["d"]["files"].update(images=7)), "images is 7, allowed"),
+    "no method": (edit_table(lambda t: t.drop(columns="method")), "d_slices.csv: truncated, damaged or not a table"),
+    "no subject and no mean": (edit_table(lambda t: t.drop(columns=["subject", "mean"])), "no column subject, mean"),
+    "no rows": (edit_table(lambda t: t[:0]), "no rows"),
+    "text for a number": (edit_table(with_mean("many")), "d_slices.csv: truncated, damaged"),
+    "a huge number": (edit_table(with_mean(1e200)), "a value beyond 1e+100"),
+    "a row twice": (edit_table(lambda t: pd.concat([t, t[5:6]])), "two rows of one value: scan 'scan-0'"),
+    "an empty table": (write_bytes("d_slices.csv", b""), "d_slices.csv: truncated, damaged"),
+    "no table": (write_bytes("d_slices.csv", bytes(range(256)) * 9), "d_slices.csv: truncated, damaged"),
+    "no HDF5": (write_bytes("d_images.h5", b"nothing" * 99), "d_images.h5: truncated, damaged"),
+    "no target": (edit_images(lambda group: group.pop("target")), "d_images.h5: truncated, damaged"),
+    "a target of another shape": (edit_images(replace_image(np.zeros((3, 4, 5)))), "d_images.h5: truncated, damaged"),
+    "a target of texts": (edit_images(replace_image(np.full((12, 10, 3, 1), b"x"))), "d_images.h5: truncated, damaged"),
+    "a null target": (edit_images(replace_image(h5py.Empty("f"))), "d_images.h5: truncated, damaged"),
+    "a slice without number": (
+        edit_images(lambda group: group.parent.move("1", "one")),
+        "d_images.h5: truncated, damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_whatever_is_in_the_files_of_a_run(tmp_path, capsys, name):
+    damage, words = DAMAGED[name]
+    for run in "ab":
+        write_run(tmp_path / run, 0, SCANS[:2])
+    damage(tmp_path / "b" / RESULTS_FOLDER)
+    expect_error(capsys, words, tmp_path / "a", tmp_path / "b", "--output", tmp_path / "out")
+
+
+def test_images_that_declare_more_than_there_is(tmp_path, capsys):
+    for run in "ab":
+        write_run(tmp_path / run, 0, SCANS[:2])
+    with h5py.File(tmp_path / "b" / RESULTS_FOLDER / "d_images.h5", "a") as file:
+        for name in list(file["scan-0/1"]):
+            del file["scan-0/1"][name]
+            file["scan-0/1"].create_dataset(name, (10**5, 10**5, 9, 1), np.complex64, chunks=(64, 64, 1, 1))
+    expect_error(capsys, "bytes, allowed are", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "out")
+
+
+def test_names_that_mean_something_to_others_are_drawn_as_they_are(tmp_path, capsys):
+    scan = "a$_$b"
+    for run in "ab":
+        write_run(tmp_path / run, 0, [scan], seed=ord(run))
+    out = tmp_path / "out"
+    labels = ["--labels", "x$_$", "$\\frac{"]
+    compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(out), *labels])
+    assert "no picture" not in capsys.readouterr().out
+    assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".gif", ".md", ".png"]
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_note(tmp_path, capsys, monkeypatch):
+    for run in "ab":
+        write_run(tmp_path / run, 0, SCANS[:2])
+    monkeypatch.setattr("meddlr_greedy.evaluation.slices.draw_recon_figure", lambda *_, **__: 1 / 0)
+    out = tmp_path / "out"
+    compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(out)])
+    printed = capsys.readouterr().out
+    for scan in SCANS[:2]:
+        assert f"{out / f'd-{scan}-slice1.png'}: no picture (ZeroDivisionError: division by zero)" in printed
+    assert (out / "comparison.csv").is_file() and (out / "comparison.md").is_file()
 
 
 def test_mistakes(tmp_path, capsys):

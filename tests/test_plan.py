@@ -241,6 +241,13 @@ def test_without_data_and_memory(write_config, capsys):
     [
         (["--memory", "24"], ["--memory", "'24'", "GB"]),
         (["--memory", "0GB"], ["--memory", "'0GB'"]),
+        (["--memory", "9" * 400 + "GB"], ["--memory", "found '999", "at most"]),
+        (["--memory", "0." + "0" * 30 + "1GB"], ["--memory"]),
+        (["--memory", "nanGB"], ["--memory", "'nanGB'"]),
+        (["--memory=-5GB"], ["--memory", "'-5GB'"]),
+        (["--memory", "infGB"], ["--memory", "'infGB'"]),
+        (["--shape", "9" * 400 + ",2,3,4"], ["--shape", "six digits"]),
+        (["--shape", "20,16,3", "--maps", "9" * 30], ["--shape", "maps"]),
         (["--shape", "16x12"], ["--shape", "'16x12'", "H,W,T,C"]),
         (["--shape", "16,12"], ["(16, 12)", "H,W,T,C"]),
         (["--shape", "16,0,4,3"], ["(16, 0, 4, 3)", "positive"]),

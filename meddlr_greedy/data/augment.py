@@ -73,8 +73,18 @@ class CineAugmentor:
 
     @classmethod
     def from_config(cls, cfg) -> Optional["CineAugmentor"]:
-        """The augmentation of ``MISC.GREEDY``; None where it asks for none."""
+        """The augmentation of ``MISC.GREEDY``; None where it asks for none.
+
+        Raises:
+            UserError: The crop is smaller than a convolution of the network.
+        """
         greedy = GreedyConfig.from_cfg(cfg)
+        crop, kernel = greedy.CINE.READOUT_CROP, max(cfg.MODEL.UNROLLED.KERNEL_SIZE)
+        if 0 < crop < kernel:
+            raise UserError(
+                f"MISC.GREEDY.CINE.READOUT_CROP: found {crop}, but convolutions of the network reach over {kernel}"
+                f" readout points (MODEL.UNROLLED.KERNEL_SIZE); allowed is 0 (no crop), or {kernel} and more"
+            )
         if not greedy.CINE.READOUT_CROP and not greedy.CINE.FLIP_PROBABILITY:
             return None
         return cls(greedy.CINE.READOUT_CROP, greedy.CINE.READOUT_CROP_JITTER, greedy.CINE.FLIP_PROBABILITY)

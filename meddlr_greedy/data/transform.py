@@ -110,8 +110,8 @@ class CineDataTransform(DataTransform):
             are not added to them.
 
         Raises:
-            UserError: The readout cannot be cropped as asked, or there is no signal on the sampled lines, or there are
-                too few lines to hold out some.
+            UserError: The readout cannot be cropped as asked, or there is no signal on the sampled lines or in the
+                image, or there are too few lines to hold out some.
         """
         seed = self._fixed_seed(fname, slice_id) if self._is_test or is_fixed else None
         augmentation = self._draw_augmentation(kspace.shape, is_fixed)
@@ -123,6 +123,7 @@ class CineDataTransform(DataTransform):
         lines = _sampled_lines(kspace, sampling, augmentation, f"{fname}: slice {slice_id}")
         coil_maps = augmentation.image(torch.from_numpy(maps))
         lines, scaled = self._scaled(lines, coil_maps, target, augmentation)
+        _check_scale(scaled["std"], f"{fname}, slice {slice_id}", len(augmentation.rows), len(kspace))
         lines, held_out = self._without_loss_lines(lines, shape, loss_lines_seed, f"{fname}, slice {slice_id}")
         out = {
             "kspace": self._corrupted(lines.kspace(shape), is_fixed, seed),
@@ -210,6 +211,17 @@ def _sampled_lines(kspace: np.ndarray, mask: torch.Tensor, augmentation: Augment
     if not lines.values.numel():
         raise UserError(f"{where}: k-space is zero on all sampled lines")
     return lines
+
+
+def _check_scale(scale: torch.Tensor, where: str, num_rows: int, height: int) -> None:
+    """Refuses an example without a scale: divided by it, everything would be NaN."""
+    if bool(torch.isfinite(scale).all() and (scale > 0).all()):
+        return
+    image, cure = "the image", "leave the slice out"
+    if num_rows < height:
+        image = f"a crop of {num_rows} of {height} readout points"
+        cure = "allowed is a larger MISC.GREEDY.CINE.READOUT_CROP, or 0 (no crop), or a smaller READOUT_CROP_JITTER"
+    raise UserError(f"{where}: {image} holds no signal to scale it by (the scale is {scale.tolist()[0]:g}); {cure}")
 
 
 def _narrowed(mask: torch.Tensor) -> torch.Tensor:

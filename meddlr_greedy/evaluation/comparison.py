@@ -1,9 +1,8 @@
 """Evaluations of several runs side by side: a table with paired tests, and pictures. Reads files, needs no model."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import pandas as pd
@@ -11,10 +10,10 @@ from scipy.stats import wilcoxon
 from tabulate import tabulate
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
+from meddlr_greedy.evaluation.evaluated_run import ZERO_FILLED, Run
 from meddlr_greedy.evaluation.slices import KeptSlice, draw_slice, read_slices
-from meddlr_greedy.evaluation.tables import DETAILS, HEADLINES, LABELS, base_name
-from meddlr_greedy.files import UniqueNames, inside, written_atomically
+from meddlr_greedy.evaluation.tables import DETAILS, HEADLINES, base_name, undefined_values
+from meddlr_greedy.files import UniqueNames, reading, written_atomically
 
 __all__ = [
     "MIN_PAIRS",
@@ -22,11 +21,8 @@ __all__ = [
     "TABLE_FILE",
     "UNITS",
     "Comparison",
-    "Run",
     "compare_runs",
-    "load_runs",
     "paired_test",
-    "shared_datasets",
     "write_comparisons",
 ]
 
@@ -39,92 +35,7 @@ MIN_PAIRS = 6
 #: What counts as one observation -> the columns that identify it.
 UNITS = {"subject": ["subject"], "scan": ["scan"], "slice": ["scan", "slice"]}
 
-_ZERO_FILLED = LABELS["zero_filled"]
 _SAME = 1e-3  # relative: zero-filled scores of two runs on the same data differ by rounding only
-
-
-class Run(NamedTuple):
-    """An evaluated run.
-
-    Attributes:
-        label: What it is called in tables and pictures.
-        folder: Where its ``results.json`` is.
-        datasets: Name of a data set -> its part of ``results.json``.
-    """
-
-    label: str
-    folder: Path
-    datasets: Dict[str, Any]
-
-    def file(self, dataset: str, kind: str) -> Optional[Path]:
-        """A file that the evaluation wrote: "slices", "subjects" or "images"; ``None`` where it wrote none."""
-        name = self.datasets[dataset]["files"].get(kind)
-        return None if name is None else inside(self.folder, name, self.folder / RESULTS_FILE)
-
-    def slice_table(self, dataset: str) -> pd.DataFrame:
-        """See :func:`meddlr_greedy.evaluation.tables.slice_table`."""
-        path = inside(self.folder, self.datasets[dataset]["files"]["slices"], self.folder / RESULTS_FILE)
-        try:
-            table = pd.read_csv(path, dtype={"scan": str, "slice": str, "subject": str}, keep_default_na=False)
-            return table.astype({"slice": str}).assign(mean=pd.to_numeric(table["mean"]))
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); evaluate the run again") from error
-
-
-def load_runs(paths: Sequence[str], labels: Sequence[str] = ()) -> List[Run]:
-    """Reads what ``meddlr-greedy eval`` wrote of several runs.
-
-    Args:
-        paths: Output folders of runs, or the folders of their results.
-        labels: What to call them; by default the names of the folders.
-
-    Raises:
-        UserError: A run has not been evaluated, or two have the same label.
-    """
-    if len(paths) < 2:
-        raise UserError(f"found {len(paths)} run, at least 2 are needed to compare")
-    if labels and len(labels) != len(paths):
-        raise UserError(f"--labels: found {len(labels)}, needed are {len(paths)}, one for each run")
-    labels = list(labels) or [_run_folder(path).name for path in paths]
-    for label, path in zip(labels, paths):
-        if labels.count(label) > 1 or label in ("target", _ZERO_FILLED):
-            raise UserError(f"{path}: the name '{label}' is taken; give each run one of its own with --labels")
-    return [_load_run(Path(path), label) for path, label in zip(paths, labels)]
-
-
-def shared_datasets(runs: Sequence[Run]) -> List[str]:
-    """The names of the data sets that all runs have been evaluated on.
-
-    Raises:
-        UserError: There is none.
-    """
-    names = [name for name in runs[0].datasets if all(name in run.datasets for run in runs)]
-    if not names:
-        found = "; ".join(f"{run.label}: {', '.join(run.datasets) or 'none'}" for run in runs)
-        raise UserError(f"the runs share no data set ({found}); evaluate them with the same DATASETS.TEST")
-    return names
-
-
-def _run_folder(path: str) -> Path:
-    folder = Path(path).resolve()
-    return folder.parent if folder.name == RESULTS_FOLDER else folder
-
-
-def _load_run(path: Path, label: str) -> Run:
-    folders = [path / RESULTS_FOLDER, path]
-    found = [folder for folder in folders if (folder / RESULTS_FILE).is_file()]
-    if not found:
-        raise UserError(f"{path}: no {RESULTS_FOLDER}/{RESULTS_FILE} in it; evaluate it first: meddlr-greedy eval")
-    file = found[0] / RESULTS_FILE
-    try:
-        datasets = json.loads(file.read_text())["datasets"]
-        if not all("slices" in results["files"] for results in datasets.values()):
-            raise KeyError("slices")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{file}: damaged, or of an earlier version ({type(error).__name__}: {error}); evaluate the run again"
-        ) from error
-    return Run(label, found[0], datasets)
 
 
 class PairedTest(NamedTuple):
@@ -183,7 +94,7 @@ class Comparison:
             table_format: A name of a format of ``tabulate``.
         """
         first, *others = (run.label for run in self.runs)
-        headers = [self.dataset, "n", _ZERO_FILLED, first, *others]
+        headers = [self.dataset, "n", ZERO_FILLED, first, *others]
         headers += [f"{other} - {first}" for other in others] + [f"p ({other})" for other in others]
         rows = []
         for label, metric in _printed_metrics(self.is_cine):
@@ -219,25 +130,21 @@ class Comparison:
             if not all(key in slices_by_key for slices_by_key in kept):
                 continue
             slices = [slices_by_key[key] for slices_by_key in kept]
-            if len({s.images["target"].shape for s in slices}) > 1:
-                raise UserError(
-                    f"{self.dataset}, {key[0]}, slice {key[1]}: the images of the runs have different shapes"
-                )
-            recons = {_ZERO_FILLED: first.images["zero_filled"]}
+            recons = {ZERO_FILLED: first.images["zero_filled"]}
             recons.update({run.label: s.images["reconstruction"] for run, s in zip(self.runs, slices)})
             pictures += draw_slice(recons, first, self.dataset, self._slice_scores(*key), folder, names)
         return pictures
 
     def _slice_scores(self, scan: str, slice_id: int) -> Dict[str, Dict[str, float]]:
         """Method -> PSNR and SSIM of one slice."""
-        tables = {(_ZERO_FILLED, "zero_filled"): self.runs[0]}
+        tables = {(ZERO_FILLED, "zero_filled"): self.runs[0]}
         tables.update({(run.label, "reconstruction"): run for run in self.runs})
         scores = {}
         for (label, method), run in tables.items():
             table = run.slice_table(self.dataset)
             rows = table[(table["scan"] == scan) & (table["slice"] == str(slice_id)) & (table["method"] == method)]
             means = rows.groupby(base_name(rows["metric"]))["mean"].mean()
-            scores[label] = {name: float(means[HEADLINES[name]]) for name in ("PSNR", "SSIM")}
+            scores[label] = {name: float(means.get(HEADLINES[name], np.nan)) for name in ("PSNR", "SSIM")}
         return scores
 
 
@@ -254,8 +161,13 @@ def compare_runs(runs: Sequence[Run], dataset: str, unit: str = "subject") -> Co
         UserError: The runs share nothing, or a file cannot be read.
     """
     tables = {run.label: run.slice_table(dataset) for run in runs}
+    with reading(f"{dataset}: tables of {', '.join(tables)}", "what meddlr-greedy eval wrote; evaluate the runs again"):
+        return _compared(runs, tables, dataset, unit)
+
+
+def _compared(runs: Sequence[Run], tables: Mapping[str, pd.DataFrame], dataset: str, unit: str) -> Comparison:
     first = runs[0].label
-    values = {_ZERO_FILLED: _unit_means(tables[first], "zero_filled", unit)}
+    values = {ZERO_FILLED: _unit_means(tables[first], "zero_filled", unit)}
     values.update({label: _unit_means(table, "reconstruction", unit) for label, table in tables.items()})
     shared = pd.DataFrame(values).dropna()
     if shared.empty:
@@ -266,7 +178,7 @@ def compare_runs(runs: Sequence[Run], dataset: str, unit: str = "subject") -> Co
         for method in paired:
             row = {"metric": metric, "method": method, "n": len(paired)}
             row.update(mean=paired[method].mean(), std=paired[method].std(), note="")
-            if method not in (_ZERO_FILLED, first):
+            if method not in (ZERO_FILLED, first):
                 test = paired_test(paired[method].to_numpy(), paired[first].to_numpy())
                 row.update(difference=(paired[method] - paired[first]).mean(), **test._asdict())
             rows.append(row)
@@ -320,6 +232,18 @@ def _notes(tables: Mapping[str, pd.DataFrame], unit: str) -> List[str]:
             notes.append(
                 f"{len(found - common)} of the {len(found)} {unit}s of {label} are not in every run, and left out"
             )
+    notes += _undefined(tables, unit)
+    return notes
+
+
+def _undefined(tables: Mapping[str, pd.DataFrame], unit: str) -> List[str]:
+    """Notes about metrics that are not defined for some of the units."""
+    notes = []
+    for label, table in tables.items():
+        means = _unit_means(table, "reconstruction", unit)
+        values = pd.DataFrame({"metric": means.index.get_level_values("metric"), "value": means.to_numpy()})
+        text = undefined_values(values, what=f"{unit}s")
+        notes += [f"{label}: {text}"] if text else []
     return notes
 
 

@@ -1,8 +1,10 @@
 """Scores reconstructions of 2D scans and of cine series, by meddlr's metrics and names."""
 
+import logging
 from collections import defaultdict
 from typing import Any, ClassVar, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
+import numpy as np
 import pandas as pd
 import silx.io.dictdump as sio
 import torch
@@ -18,8 +20,11 @@ from meddlr_greedy.evaluation.images import as_complex
 from meddlr_greedy.evaluation.metrics.collection import ReconMetricCollection, VolumeSSIM, build_cine_metrics
 from meddlr_greedy.evaluation.metrics.definitions import CINE_METRICS, CineSlice, default_cine_metrics
 from meddlr_greedy.evaluation.metrics.functional import magnitude
+from meddlr_greedy.evaluation.tables import not_finite_images, undefined_values
 
 __all__ = ["CineEvaluator", "ImageEvaluator", "ReconstructionEvaluator", "build_evaluator"]
+
+logger = logging.getLogger(__name__)
 
 _CONFIG_KEY = "TEST.VAL_METRICS.RECON"
 _SCAN = "_scan"  # suffix of a metric that is computed over the whole scan
@@ -52,6 +57,8 @@ class ReconstructionEvaluator(ReconEvaluator):
     Attributes:
         is_cine: Whether the images are series.
         metrics: Names of the metrics, as in ``TEST.VAL_METRICS.RECON``.
+        not_finite: Names of the slices whose image holds NaN or infinity. They have no metrics; where there are any, no
+            mean stands for the data set, and all are NaN.
     """
 
     is_cine: ClassVar[bool]
@@ -88,6 +95,7 @@ class ReconstructionEvaluator(ReconEvaluator):
         self.metrics: List[str] = list(names or [])
         self._check_metrics()
         self._scored_output = scored_output
+        self.not_finite: List[str] = []
         super().__init__(dataset_name, metrics=self._metrics_for_meddlr(), **kwargs)
 
     def _check_metrics(self) -> None:
@@ -130,12 +138,35 @@ class ReconstructionEvaluator(ReconEvaluator):
                 " meddlr-greedy reconstruct"
             )
         images = {"pred": as_complex(outputs[self._scored_output]), "target": as_complex(outputs["target"])}
+        for metadata, image in zip(inputs["metadata"], images["pred"]):
+            if not torch.isfinite(image).all():
+                self.not_finite.append(f"{metadata['scan_id']}, slice {metadata['slice_id']}")
         super().process(inputs, images)
         if "hard_dc" in self._postprocess:
             outputs[self._scored_output] = images["pred"]  # as meddlr does: who comes next sees what was scored
 
+    def reset(self) -> None:
+        """Forgets all images and values."""
+        super().reset()
+        self.not_finite = []
+
+    def evaluate(self) -> Dict[str, Any]:
+        """Returns the mean of every metric over the images for which it is defined, and logs where it is not."""
+        results = self._means()
+        undefined = undefined_values(self.table())
+        if undefined:
+            logger.warning("%s: %s", self._dataset_name, undefined)
+        if not self.not_finite:
+            return results
+        logger.warning("%s: %s", self._dataset_name, not_finite_images(self.not_finite))
+        nan = float("nan")
+        return {name: dict.fromkeys(value, nan) if isinstance(value, dict) else nan for name, value in results.items()}
+
+    def _means(self) -> Dict[str, Any]:
+        return super().evaluate()
+
     def table(self) -> pd.DataFrame:
-        """Every value that was computed.
+        """Every value that was computed; NaN where the metric is not defined.
 
         Returns:
             DataFrame: Columns "metric", "scan", "image" (the id of a slice or frame; of the scan, for metrics of scans)
@@ -143,7 +174,8 @@ class ReconstructionEvaluator(ReconEvaluator):
         """
         rows = [(metric, self._scan_id(image), image, value) for metric, image, value in _values(self.slice_metrics)]
         rows += [(metric, scan, scan, value) for metric, scan, value in _values(self.scan_metrics)]
-        return pd.DataFrame(rows, columns=["metric", "scan", "image", "value"])
+        table = pd.DataFrame(rows, columns=["metric", "scan", "image", "value"])
+        return table.assign(value=table["value"].astype(float).where(np.isfinite(table["value"].astype(float))))
 
     def _scan_id(self, image_id: str) -> str:
         """The scan that an image belongs to."""
@@ -232,8 +264,8 @@ class CineEvaluator(ReconstructionEvaluator):
     def flush(self, enter_prediction_scope: bool = True, skip_last_scan: bool = True) -> None:
         """Does nothing: what is complete has been scored already."""
 
-    def evaluate(self) -> Dict[str, Any]:
-        """Returns the mean of every metric, or, with ``group_by_scan``, scan -> metric -> value."""
+    def _means(self) -> Dict[str, Any]:
+        """The mean of every metric, or, with ``group_by_scan``, scan -> metric -> value."""
         self._score_scans()
         if self._group_by_scan:
             self._results = self._group_results_by_scan()

@@ -8,7 +8,7 @@ difference of the magnitudes, enlarged by ``ERROR_GAIN``.
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -178,8 +178,8 @@ def draw_cine_gif(
     figure = Figure(figsize=(layout.width / _DPI, layout.height / _DPI), dpi=_DPI, facecolor="black")
     canvas = FigureCanvasAgg(figure)
     drawn = _draw_panels(figure, columns, layout, title_metrics)
-    top = 1 - 4 / layout.height
-    figure.text(0.5, top, printable(title), color="white", fontsize=9, ha="center", va="top", parse_math=False)
+    heading: Dict[str, Any] = {"color": "white", "fontsize": 9, "ha": "center", "va": "top", "parse_math": False}
+    figure.text(0.5, 1 - 4 / layout.height, printable(title), **heading)
     clock = figure.text(0.5, 5 / layout.height, "", color="white", fontsize=8, ha="center", va="bottom")
 
     num_frames = columns.reference.shape[2]

@@ -44,6 +44,7 @@ class DatasetReport:
         tables: "zero_filled" and "reconstruction" -> every value, see :mod:`meddlr_greedy.evaluation.tables`.
         slices: The slices to draw.
         subjects: Scan -> subject.
+        notes: What a reader of the numbers has to know.
         figures: The pictures that :meth:`draw` wrote.
         files: The files that :meth:`write` wrote: "slices", "subjects" and "images".
         names: Gives names of files; reports in one folder share it.
@@ -55,6 +56,7 @@ class DatasetReport:
     tables: Dict[str, pd.DataFrame]
     slices: List[KeptSlice] = field(default_factory=list)
     subjects: Dict[str, str] = field(default_factory=dict)
+    notes: List[str] = field(default_factory=list)
     figures: List[Path] = field(default_factory=list)
     files: Dict[str, Path] = field(default_factory=dict)
     names: UniqueNames = field(default_factory=UniqueNames)
@@ -80,7 +82,7 @@ class DatasetReport:
             write_slices(self.files["images"], self.slices)
 
     def draw(self, folder: Path) -> None:
-        """Draws the slices that were kept for it."""
+        """Draws the slices that were kept for it; a picture that cannot be drawn becomes a note."""
         for kept in self.slices:
             recons = {label: kept.images[method] for method, label in LABELS.items()}
             metrics = {
@@ -94,13 +96,15 @@ class DatasetReport:
             "is_cine": self.is_cine,
             **{method: summary(table) for method, table in self.tables.items()},
             "scans": methods_by_scan(self.tables),
+            "notes": self.notes,
             "files": {name: path.relative_to(folder).as_posix() for name, path in self.files.items()},
             "figures": [figure.relative_to(folder).as_posix() for figure in self.figures],
         }
 
     def as_text(self) -> str:
-        """The printed table."""
-        return printed_table(self.tables, self.name, self.label, self.is_cine)
+        """The printed table, with the notes."""
+        table = printed_table(self.tables, self.name, self.label, self.is_cine)
+        return "\n\n".join([table, *(f"note: {text}" for text in self.notes)])
 
 
 def write_results(path: Path, info: Mapping[str, Any], reports: Sequence[DatasetReport]) -> None:

@@ -23,7 +23,7 @@ from meddlr_greedy.evaluation.evaluator import build_evaluator
 from meddlr_greedy.evaluation.images import as_complex, in_file_units
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER, DatasetReport, write_results
 from meddlr_greedy.evaluation.slices import KeptSlice
-from meddlr_greedy.evaluation.tables import LABELS
+from meddlr_greedy.evaluation.tables import LABELS, not_finite_images, undefined_values
 from meddlr_greedy.files import UniqueNames, writing
 from meddlr_greedy.locks import lock_until_end
 
@@ -110,11 +110,21 @@ def evaluate_dataset(
         tqdm(loader, desc=dataset_name, unit="batch", dynamic_ncols=True),
         DatasetEvaluators([*evaluators.values(), keeper], as_list=True),
     )
+    tables = {method: evaluator.table() for method, evaluator in evaluators.items()}
     return DatasetReport(
         name=dataset_name,
         label="greedy" if is_greedy(cfg) else LABELS["reconstruction"],
         is_cine=evaluators["reconstruction"].is_cine,
-        tables={method: evaluator.table() for method, evaluator in evaluators.items()},
+        tables=tables,
+        notes=[
+            f"{LABELS[method]}: {text}"
+            for method, evaluator in evaluators.items()
+            for text in (
+                undefined_values(tables[method]),
+                not_finite_images(evaluator.not_finite) if evaluator.not_finite else "",
+            )
+            if text
+        ],
         slices=[
             KeptSlice(scan, slice_id, images, headers[scan].geometry)
             for (scan, slice_id), images in keeper.images.items()

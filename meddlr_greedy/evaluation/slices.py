@@ -10,11 +10,12 @@ import h5py
 import numpy as np
 
 from meddlr_greedy.data.scan_file import Geometry
-from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure, drawn_or_told
-from meddlr_greedy.files import UniqueNames, written_atomically
+from meddlr_greedy.files import UniqueNames, reading, written_atomically
 
 __all__ = ["IMAGES", "KeptSlice", "draw_slice", "read_slices", "write_slices"]
+
+_LARGEST_IMAGE = 2**28  # bytes; a series of 256 x 256 pixels, 30 frames and 2 map sets has 31 MB
 
 #: The images of a kept slice, by their names in the file.
 IMAGES = ("zero_filled", "reconstruction", "target")
@@ -52,17 +53,27 @@ def read_slices(path: Path) -> List[KeptSlice]:
     Raises:
         UserError: The file is missing or holds something else.
     """
-    try:
+    with reading(path, "a file of images that meddlr-greedy eval wrote; evaluate the run again"):
+        if not path.is_file():
+            raise FileNotFoundError(path)
         with h5py.File(path, "r") as file:
             return [
-                KeptSlice(scan, int(number), {name: group[name][()] for name in IMAGES}, Geometry.of(group.attrs))
+                KeptSlice(scan, int(number), _images(group), Geometry.of(group.attrs))
                 for scan, groups in file.items()
                 for number, group in sorted(groups.items(), key=lambda item: int(item[0]))
             ]
-    except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"{path}: no file of images that meddlr-greedy eval wrote ({error}); evaluate the run again"
-        ) from error
+
+
+def _images(group: h5py.Group) -> Dict[str, np.ndarray]:
+    """The images of one slice, all of one shape (H, W, M) or (H, W, T, M)."""
+    datasets = [group[name] for name in IMAGES]
+    shape, size = datasets[0].shape, datasets[0].size
+    for dataset in datasets:
+        if dataset.shape != shape or dataset.ndim not in (3, 4) or not size or dataset.dtype.kind not in "cfiu":
+            raise ValueError(f"{dataset.name} has shape {dataset.shape} and type {dataset.dtype}")
+        if size * dataset.dtype.itemsize > _LARGEST_IMAGE:
+            raise ValueError(f"{dataset.name} has {size * dataset.dtype.itemsize} bytes, allowed are {_LARGEST_IMAGE}")
+    return {name: dataset[()].astype(np.complex64) for name, dataset in zip(IMAGES, datasets)}
 
 
 def draw_slice(

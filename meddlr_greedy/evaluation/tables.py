@@ -5,7 +5,7 @@ image, see :meth:`meddlr_greedy.evaluation.evaluator.ReconstructionEvaluator.tab
 """
 
 import math
-from typing import Dict, List, Mapping, Optional
+from typing import Dict, List, Mapping, Optional, Sequence
 
 import pandas as pd
 from tabulate import tabulate
@@ -20,8 +20,10 @@ __all__ = [
     "printed_table",
     "slice_scores",
     "slice_table",
+    "not_finite_images",
     "subject_table",
     "summary",
+    "undefined_values",
 ]
 
 Tables = Mapping[str, pd.DataFrame]  # method, a key of LABELS -> its values
@@ -105,6 +107,39 @@ def slice_scores(table: pd.DataFrame, scan_id: str, slice_id: int) -> Dict[str, 
     image = f"{scan_id}-{slice_id}"
     rows = table[(table["scan"] == scan_id) & ((table["image"] + "-").str.startswith(image + "-"))]
     return {label: float(_metric_values(rows, HEADLINES[label]).mean()) for label in ("PSNR", "SSIM")}
+
+
+def undefined_values(table: pd.DataFrame, what: str = "images") -> str:
+    """A sentence about what a mean leaves out, since the metric is not defined there (an empty target).
+
+    Slices without a heart have no metrics of the heart, and images smaller than its window no SSIM: both are the rule,
+    and not told of.
+
+    Args:
+        table: The values of one method, in the columns "metric" and "value".
+        what: What has one value each.
+
+    Returns:
+        str: Empty where all are defined.
+    """
+    counts = []
+    for metric, values in table.groupby("metric", sort=False)["value"]:
+        undefined = int(values.isna().sum())
+        if undefined and not _may_be_undefined(str(metric)):
+            counts.append(f"{metric} of {undefined} of {len(values)}")
+    return f"not defined, and left out of the means: {', '.join(counts)} {what}" if counts else ""
+
+
+def _may_be_undefined(metric: str) -> bool:
+    return any(word in metric for word in ("_heart", "nrmse_xt", "nrmse_tstd", "ssim"))
+
+
+def not_finite_images(names: Sequence[str]) -> str:
+    """A sentence about reconstructions that hold NaN or infinity."""
+    return (
+        f"{len(names)} images hold NaN or infinity (first {names[0]}): they have no metrics, and the means are not"
+        " those of the data set"
+    )
 
 
 def base_name(metrics: pd.Series) -> pd.Series:

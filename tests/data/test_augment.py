@@ -6,6 +6,7 @@ import torch
 
 from meddlr_greedy.data.augment import CineAugmentor, mirrored
 from meddlr_greedy.errors import UserError
+from tests.helpers.errors import expect_error
 from tests.helpers.examples import MAPS, kspace_of, make_example
 
 
@@ -59,3 +60,11 @@ def test_flips_are_independent_and_as_probable_as_asked():
     flipped = np.array([[index[-1] != len(index) - 1 for index in augmentation] for augmentation in drawn])
     assert flipped.mean(axis=0) == pytest.approx(0.3, abs=0.04)
     assert abs(np.corrcoef(flipped.T)[np.triu_indices(3, 1)]).max() < 0.08
+
+
+@pytest.mark.parametrize(("crop", "kernel"), [(1, 3), (2, 3), (4, 5)])
+def test_a_crop_smaller_than_a_convolution(write_config, capsys, crop, kernel):
+    config = write_config("CineUnrolledCNN", data="beat")
+    opts = ["MISC.GREEDY.CINE.READOUT_CROP", crop, "MODEL.UNROLLED.KERNEL_SIZE", f"({kernel},)"]
+    words = [f"MISC.GREEDY.CINE.READOUT_CROP: found {crop}", f"{kernel} and more"]
+    expect_error(capsys, config, *opts, words=words)

@@ -184,3 +184,16 @@ def test_edge_mask_of_an_augmented_example():
     seed_transform(cropped, 1)
     out = cropped(kspace, maps, target, "scan", 0, False)
     assert (out["edge_mask"].mean(dim=(0, 2, 3)) == torch.tensor([1.0] * 3 + [0.0] * 17)).all()
+
+
+def test_a_crop_without_signal_is_told_as_such():
+    kspace, maps, target = (x.numpy() for x in make_example(40, 12, 4))
+    background = np.arange(40) < 34
+    maps[background] = 0
+    with pytest.raises(UserError) as error:
+        for seed in range(20):
+            transform = make_transform(READOUT_CROP=8, READOUT_CROP_JITTER=8.0)
+            seed_transform(transform, seed)
+            transform(kspace, maps, target, "scan", 3, False)
+    assert "scan, slice 3: a crop of 8 of 40 readout points holds no signal" in str(error.value)
+    assert "READOUT_CROP" in str(error.value) and "BASE_LR" not in str(error.value)

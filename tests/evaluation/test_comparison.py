@@ -1,11 +1,14 @@
 """The statistics of runs side by side, by their definitions."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import wilcoxon
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.evaluation.comparison import MIN_PAIRS, compare_runs, load_runs, paired_test
+from meddlr_greedy.evaluation.comparison import MIN_PAIRS, compare_runs, paired_test
+from meddlr_greedy.evaluation.evaluated_run import load_runs
+from meddlr_greedy.evaluation.report import RESULTS_FOLDER
 from tests.helpers.evaluation import write_run
 
 SCANS = [f"scan-{i}" for i in range(8)]
@@ -62,3 +65,16 @@ def test_labels_in_order(tmp_path):
     assert [run.label for run in runs] == ["b", "a"]
     with pytest.raises(UserError, match="found 1 run"):
         load_runs([tmp_path / "a"])
+
+
+def test_a_metric_that_is_not_defined_everywhere(tmp_path):
+    for name in "ab":
+        write_run(tmp_path / name, 0, SCANS, seed=ord(name))
+    path = tmp_path / "b" / RESULTS_FOLDER / "d_slices.csv"
+    table = pd.read_csv(path)
+    table.loc[(table["metric"] == "psnr") & (table["scan"] == SCANS[2]), "mean"] = np.inf
+    table.to_csv(path, index=False)
+    comparison = compare_runs(load_runs([tmp_path / "a", tmp_path / "b"]), "d", "scan")
+    rows = comparison.statistics.set_index(["metric", "method"])
+    assert rows.loc[("psnr", "b"), "n"] == len(SCANS) - 1 and np.isfinite(rows.loc[("psnr", "b"), "mean"])
+    assert "b: not defined, and left out of the means: psnr of 1 of 8 scans" in comparison.notes

@@ -137,8 +137,9 @@ def test_no_target(cfg):
 
 def test_training_with_metrics_of_the_heart(write_config, tmp_path):
     names = "('psnr_mag_heart', 'nrmse_xt_scan', 'ssim_complex (Wang)')"
+    best = "val_ssim_complex (Wang)"  # in these data nothing beats: there is no heart, and its metrics are NaN
     config = str(write_config("CineUnrolledCNN", data="beat"))
-    train_net.main(["--config-file", config, "TEST.VAL_METRICS.RECON", names, "MISC.GREEDY.RUN.BEST_METRIC", ""])
+    train_net.main(["--config-file", config, "TEST.VAL_METRICS.RECON", names, "MISC.GREEDY.RUN.BEST_METRIC", best])
     lines = runs.metrics(tmp_path / "run")
     logged = {key for line in lines for key in line}
     assert {f"beat_val/val_{name}" for name in ("psnr_mag_heart", "nrmse_xt_scan", "ssim_complex (Wang)")} <= logged
@@ -177,3 +178,44 @@ def test_a_wrong_metric_ends_the_training_before_it_begins(write_config, tmp_pat
     assert end.value.code == 2
     assert f"no metric '{other[2:-3]}' of " in capsys.readouterr().err
     assert not list((tmp_path / "run").glob("*.pth"))
+
+
+def empty_frame(target):
+    target[1, :, :, 2] = 0
+
+
+def empty_slice(target):
+    target[1] = 0
+
+
+@pytest.mark.parametrize(
+    "evaluator_type, shape", [(CineEvaluator, (3, 16, 14, 4, 1)), (ImageEvaluator, (3, 16, 14, 1))]
+)
+@pytest.mark.parametrize("metric", ["nrmse", "nrmse_mag", "psnr"])
+def test_an_image_without_signal_does_not_decide_a_mean(cfg, caplog, evaluator_type, shape, metric):
+    """Its target is empty, so that its NRMSE is infinite; of 2D images, whose peak is their own, the PSNR too."""
+    pred, target = make_reconstruction(*shape)
+    (empty_frame if len(shape) == 5 else empty_slice)(target)
+    evaluator = evaluator_type(cfg, dataset_name="x", metrics=[metric, f"{metric}_scan"])
+    values = feed(evaluator, {"a": (pred, target)}).evaluate()
+    assert np.isfinite(list(values.values())).all()
+    table = evaluator.table().query("metric == @name", local_dict={"name": f"val_{metric}"})["value"]
+    is_defined = metric == "psnr" and len(shape) == 5
+    assert table.isna().sum() == (0 if is_defined else 1)
+    assert values[f"val_{metric}"] == pytest.approx(table.mean())
+    told = f"val_{metric} of 1 of {len(table)} images"
+    assert (told in caplog.text) != is_defined
+
+
+@pytest.mark.parametrize(
+    "evaluator_type, shape", [(CineEvaluator, (3, 16, 14, 4, 1)), (ImageEvaluator, (3, 16, 14, 1))]
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_image_that_is_not_finite_is_no_image_to_leave_out(cfg, caplog, evaluator_type, shape, value):
+    pred, target = make_reconstruction(*shape)
+    pred[1, 3, 4] = value
+    evaluator = evaluator_type(cfg, dataset_name="x", metrics=["psnr"])
+    assert np.isnan(feed(evaluator, {"a": (pred, target)}).evaluate()["val_psnr"])
+    assert "1 images hold NaN or infinity (first a, slice 1)" in caplog.text
+    pred[1] = target[1]
+    assert np.isfinite(feed(evaluator, {"a": (pred, target)}).evaluate()["val_psnr"])

@@ -64,3 +64,16 @@ def test_any_number_of_columns_and_no_target(tmp_path):
         assert widths[5] - widths[4] == pytest.approx(widths[2] - widths[1], abs=1)
         assert widths[2] - widths[1] > 200
         assert sizes[suffix, 2, True][1] > sizes[suffix, 2, False][1]  # a row of errors
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize(
+    "name", ["a$_$b", "$\\frac{", "x^{y_{$", "50% of_{1}", "two\nlines", "\u4e2d", "\x1b[0m", "\udcff", "$" * 300]
+)
+def test_names_are_drawn_as_they_are(tmp_path, name):
+    """A scan, a data set or a run may be called anything; to matplotlib, dollars are formulas."""
+    target = beating_disc(20, 16, 2)[..., None].astype(np.complex64)
+    metrics = {name: {"PSNR": np.nan, "SSIM": np.inf}}
+    for draw, file in ((draw_recon_figure, "a.png"), (draw_cine_gif, "a.gif")):
+        draw({name: target}, tmp_path / file, metrics, target=target, title=f"d: {name}, slice 1")
+        assert (tmp_path / file).stat().st_size

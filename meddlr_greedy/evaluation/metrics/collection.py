@@ -12,7 +12,7 @@ from meddlr.metrics.metric import Metric
 from meddlr_greedy.evaluation.metrics.definitions import CINE_METRICS, CineSlice, Definition
 from meddlr_greedy.evaluation.metrics.functional import SSIM_WINDOW, as_one_image, magnitude, ssim
 
-__all__ = ["CineMetric", "ReconMetricCollection", "VolumeSSIM", "build_cine_metrics"]
+__all__ = ["CineMetric", "ReconMetricCollection", "VolumeSSIM", "build_cine_metrics", "finite_or_nan"]
 
 
 class CineMetric(Metric):
@@ -54,7 +54,7 @@ class CineMetric(Metric):
             return
         if not self.definition.is_over_time:
             views = [(as_one_image(pred), as_one_image(target)) for pred, target in views]
-        values = torch.cat([self.func(pred, target, data_range) for pred, target in views])
+        values = finite_or_nan(torch.cat([self.func(pred, target, data_range) for pred, target in views]))
         self.values.append(values.nanmean(dim=0, keepdim=True))
         self._add_ids([name], 1)
 
@@ -83,6 +83,9 @@ class VolumeSSIM(SSIM):
 class ReconMetricCollection(MetricCollection):
     """meddlr's collection of metrics, which may also be empty or not have seen an image yet.
 
+    Where a metric is not defined (the NRMSE of an empty target, the PSNR of two equal images), its value is NaN or
+    infinite. Such an image does not decide a mean: it is left out.
+
     One process scores a data set, also where several train: by default nothing is gathered from the others.
     """
 
@@ -90,7 +93,8 @@ class ReconMetricCollection(MetricCollection):
         """Returns one row per metric and image: columns "id", "Metric" and one per channel."""
         if not len(self):
             return pd.DataFrame({"id": [], "Metric": []})
-        return super().to_pandas(sync_dist=sync_dist)
+        table = super().to_pandas(sync_dist=sync_dist)
+        return table.replace([float("inf"), -float("inf")], float("nan"))
 
     def to_dict(self, group_by="Metric", sync_dist: bool = False) -> Dict:
         """Returns the mean value per metric, or per group."""
@@ -111,6 +115,11 @@ class ReconMetricCollection(MetricCollection):
 
     def _has_no_values(self, sync_dist: bool) -> bool:
         return self.to_pandas(sync_dist=sync_dist).empty
+
+
+def finite_or_nan(values: torch.Tensor) -> torch.Tensor:
+    """The values, with NaN in the place of infinity."""
+    return torch.where(torch.isfinite(values), values, torch.full_like(values, float("nan")))
 
 
 def build_cine_metrics(names: Sequence[str], fmt: str = "{}") -> ReconMetricCollection:

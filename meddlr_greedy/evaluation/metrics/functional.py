@@ -99,8 +99,13 @@ def rmse(preds, targets, data_range=None, im_type=None) -> torch.Tensor:  # noqa
 
 
 def nrmse(preds, targets, data_range=None, im_type=None) -> torch.Tensor:  # noqa: ARG001 (one signature)
-    """Root mean squared error over that of the target's magnitude, per image. See :func:`psnr`."""
-    return rmse(preds, targets, im_type=im_type) / magnitude(targets).flatten(1).square().mean(1).sqrt()
+    """Root mean squared error over that of the target's magnitude, per image; NaN of an empty target. See `psnr`."""
+    return _relative(rmse(preds, targets, im_type=im_type), magnitude(targets).flatten(1).square().mean(1).sqrt())
+
+
+def _relative(error: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+    """The error over a norm of the target; NaN (not defined) where that is 0."""
+    return torch.where(norm > 0, error / norm, torch.full_like(norm, float("nan")))
 
 
 def psnr(
@@ -197,8 +202,9 @@ def nrmse_tstd(preds, targets, data_range=None) -> torch.Tensor:  # noqa: ARG001
         data_range: Not used.
 
     Returns:
-        torch.Tensor: (N,): the root mean squared difference of the two maps over the root mean square of the target's.
+        torch.Tensor: (N,): the root mean squared difference of the two maps over the root mean square of the target's;
+        NaN where nothing changes in the target.
     """
     deviations = (m - m.mean(1, keepdim=True) for m in (magnitude(preds), magnitude(targets)))
     maps, target_maps = (deviation.square().mean(1).sqrt().flatten(1) for deviation in deviations)
-    return torch.linalg.vector_norm(maps - target_maps, dim=1) / torch.linalg.vector_norm(target_maps, dim=1)
+    return _relative(torch.linalg.vector_norm(maps - target_maps, dim=1), torch.linalg.vector_norm(target_maps, dim=1))
