@@ -5,8 +5,7 @@
 before hours of work go into it.
 
 Names that come from outside (of files, data sets, scans) become file names by :class:`UniqueNames` or
-:func:`safe_name`, and :func:`inside` refuses paths that lead elsewhere. :func:`check_not_read` refuses to write what is
-read.
+:func:`safe_name`. :func:`check_not_read` refuses to write what is read.
 """
 
 import hashlib

@@ -16,6 +16,7 @@ from meddlr.data.datasets.register_mrco import load_mrco_json
 
 from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.files import reading
 
 __all__ = [
     "check_dataset_names",
@@ -81,10 +82,8 @@ def check_dataset_names(names: Sequence[str]) -> None:
                 f"found there: {', '.join(_registered) or 'none'}; it needs <name>/annotations/<split>.json, "
                 "which `meddlr-greedy prepare` writes" + did_you_mean(name, DatasetCatalog.list())
             )
-        try:
+        with reading(f"DATASETS: the annotation of '{name}'", "an annotation"):  # meddlr downloads some of its own
             DatasetCatalog.get(name)
-        except (OSError, RuntimeError) as error:  # meddlr downloads some, and raises RuntimeError offline
-            raise UserError(f"DATASETS: the annotation of '{name}' cannot be read ({error})") from error
 
 
 def warn_of_shared_subjects(train: Sequence[str], held_out: Sequence[str]) -> None:
@@ -156,7 +155,7 @@ def _load_scans(name: str, annotation: Path) -> List[Dict[str, Any]]:
         scans = load_mrco_json(str(annotation), str(folder), name)
     except FileNotFoundError as error:
         raise UserError(f"{annotation}: no such file; data set '{name}' needs it") from error
-    except (ValueError, KeyError, TypeError) as error:  # ValueError: no JSON, no UTF-8, no mappings
+    except Exception as error:  # noqa: BLE001 (no JSON, no UTF-8, no mappings, nested without end)
         raise UserError(
             f"{annotation}: not an annotation ({type(error).__name__}: {error}); allowed is "
             '{"images": [{"file_name": "<split>/<scan>.h5"}, ...]}'

@@ -61,7 +61,7 @@ class CoilMaps:
 
 
 def sense_arrays(
-    kspace: np.ndarray, kspace_calib: np.ndarray, coil_maps: CoilMaps, has_target: bool = True
+    kspace: np.ndarray, kspace_calib: np.ndarray, coil_maps: CoilMaps, has_target: bool
 ) -> Dict[str, np.ndarray]:
     """The arrays of one slice as they lie in the file.
 

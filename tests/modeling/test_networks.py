@@ -196,6 +196,20 @@ def test_visualization(datasets):
     assert images["train/images"].shape[-2:] == (10, 3 * 9)
 
 
+def test_visualization_of_a_greedy_network_every_few_iterations(datasets):
+    cfg = cine_cfg("VIS_PERIOD", 2, "MODEL.META_ARCHITECTURE", "GreedyUnrolled")
+    cfg.MISC.GREEDY = CfgNode({"META_ARCHITECTURE": "CineUnrolledCNN", "NUM_MODULES": 2}, new_allowed=True)
+    cfg.MODEL.RECON_LOSS.RENORMALIZE_DATA = False
+    network, shown = build_model(cfg).train(), []
+    with EventStorage(start_iter=1) as storage:
+        for _ in range(6):
+            network(cine_batch())
+            shown.append((storage.iter, bool(storage.vis_data)))
+            storage.clear_images()
+            storage.step()
+    assert shown == [(1, False), (2, True), (3, False), (4, True), (5, False), (6, True)]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "arch"),
     [

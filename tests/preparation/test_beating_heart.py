@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from meddlr_greedy.preparation.beating_heart import Anatomy, beating_heart, left_ventricular_volume
+from meddlr_greedy.preparation.beating_heart import (
+    Anatomy,
+    _papillary_muscle,
+    beating_heart,
+    left_ventricular_volume,
+)
 from tests.helpers.heart import relative_difference
 
 
@@ -38,6 +43,23 @@ def test_ventricle_contracts_and_narrows_to_the_apex(seed):
     assert 6 <= middle.argmin() <= 8  # 35 % of 20 frames
     assert middle.min() < 0.75 * middle[0]
     assert base[0] > middle[0] > 1.5 * apex[0] > 0
+
+
+@pytest.mark.parametrize("contraction, endo_radius, place", [(0.0, 24.0, 18.71), (0.5, 24.0, 18.3926), (0.0, 4.0, 0.0)])
+def test_papillary_muscle_is_an_ellipse_beside_the_wall(contraction, endo_radius, place):
+    """Longer towards the wall than across it, and nearly touching the wall where there is room for it."""
+    size = 4.6 * (1 + 0.12 * contraction)
+
+    def distance(towards, across, level=0.52):
+        x, y = np.asarray([place + towards]), np.asarray([across])
+        (found,) = _papillary_muscle(np.hypot(x, y), np.arctan2(y, x), endo_radius, level, contraction)
+        return found
+
+    assert place == pytest.approx(max(endo_radius - 1.15 * size, 0))
+    assert distance(0, 0) == pytest.approx(-size)
+    for towards, across in ((1.25 * size, 0), (-1.25 * size, 0), (0, size), (0, -size), (size, 0.6 * size)):
+        assert distance(towards, across) == pytest.approx(0, abs=1e-9)
+    assert np.isinf(distance(0, 0, level=0.15)) and np.isinf(distance(0, 0, level=0.9))
 
 
 def test_phantom_images():
