@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,13 @@ torch.set_num_threads(1)
 
 
 def pytest_configure(config):
-    """The tests run on the CPU, unless ``-m cuda`` asks for those that need a GPU."""
+    """The tests run on the CPU, unless ``-m cuda`` asks for those that need a GPU.
+
+    Under ``nohup``, and in the background of a script, signals are ignored; the tests send them to their processes.
+    """
+    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, default)
     if not re.search(r"(?<!not )\bcuda\b", config.option.markexpr):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
