@@ -203,7 +203,8 @@ def _print_any_text() -> None:
     """Names of files need not be text; printed, they are escaped, and no error."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError):  # it flushes, and the disk may be full
+                stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

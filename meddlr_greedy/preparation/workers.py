@@ -73,10 +73,8 @@ def in_parallel(
 def _begin(log: Optional[Path]) -> None:
     """What a process does first."""
     torch.set_num_threads(1)
-    for number in (
-        signal.SIGINT,
-        signal.SIGHUP,
-    ):  # a terminal sends them to all processes; the first one ends the others
+    # A terminal sends them to all processes; the first one ends the others.
+    for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if log is not None:
         log_causes(log)
