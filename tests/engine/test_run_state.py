@@ -1,6 +1,7 @@
 """What a run needs to continue bit for bit."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine.run_state import RunState
+
+NO_SCANS = SimpleNamespace(scan_names={}, example_shapes={}, contents={}, examples=[])
 
 
 def draw():
@@ -27,13 +30,13 @@ def put_back():
 
 
 def test_all_generators_continue_where_they_were(write_config, tmp_path, put_back):
-    run = RunState(load_config(str(write_config())))
+    run = RunState(load_config(str(write_config())), NO_SCANS)
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
     random.gauss(0, 1), np.random.standard_normal()
     torch.save(run.state_dict(), tmp_path / "state.pth")
     expected = draw()
     random.seed(4), np.random.seed(5), torch.manual_seed(6)
-    resumed = RunState(load_config(str(write_config())))
+    resumed = RunState(load_config(str(write_config())), NO_SCANS)
     resumed.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
     between = draw()
     resumed.restore_generators()
@@ -42,7 +45,7 @@ def test_all_generators_continue_where_they_were(write_config, tmp_path, put_bac
 
 
 def test_nothing_is_restored_where_nothing_was_loaded(write_config, put_back):
-    run = RunState(load_config(str(write_config())))
+    run = RunState(load_config(str(write_config())), NO_SCANS)
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
     expected = draw()
     random.seed(1), np.random.seed(2), torch.manual_seed(3)

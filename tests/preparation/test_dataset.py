@@ -313,7 +313,7 @@ def test_wrong_input_is_one_line_and_nothing_is_written(arguments, message, acqu
         (["a_b/c.nii", "a/b_c.nii", "c.nii"], ["a_b_c", "b_c", "{root}_c"]),
         (["a/.hidden.nii", "a/..nii"], ["_hidden", "_"]),
         ([f"a/{'x' * 240}.nii", f"a/{'x' * 240}.npy"], None),
-        (["a/\udcff.nii", "a/\udcfe.nii"], ["_", "_-2"]),
+        (["a/\udcff.nii", "a/\udcfe.nii"], ["%FF", "%FE"]),
     ],
 )
 def test_scans_have_names_of_their_own(tmp_path, files, names):
