@@ -24,6 +24,8 @@ import traceback
 from contextlib import contextmanager, suppress
 from typing import Any, Callable, Iterable, Iterator, List, Tuple, TypeVar, Union
 
+from meddlr_greedy.signals import handling_signals
+
 __all__ = [
     "EndedBySignal",
     "NonFiniteLossError",
@@ -37,6 +39,7 @@ __all__ = [
     "exit_with_one_line",
     "explained",
     "first_line",
+    "is_out_of_memory",
     "keep_cause",
     "log_causes",
     "naming",
@@ -132,7 +135,7 @@ def naming(key: str) -> Iterator[None]:
     except ValueError as error:
         raise UserError(f"{key}: {error}") from error
     except Exception as error:  # noqa: BLE001 (see above)
-        if explained(error)[0].startswith("out of memory"):
+        if is_out_of_memory(error):
             raise
         line = f"{key}: not possible with these values ({type(error).__name__}: {first_line(error)})"
         keep_cause(line, error)
@@ -232,11 +235,7 @@ def _threads_and_logs_in_one_line() -> Iterator[None]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Inside the block, the first SIGINT, SIGTERM or SIGHUP raises :class:`EndedBySignal`.
-
-    A signal that is ignored (``nohup``) stays so. Outside the main thread it does nothing: Python allows no handlers
-    there.
-    """
+    """Inside the block, the first SIGINT, SIGTERM or SIGHUP raises :class:`EndedBySignal`."""
     process, first = os.getpid(), [0.0]
 
     def handle(number: int, frame: Any) -> None:  # noqa: ARG001 (the signature of a handler)
@@ -249,25 +248,15 @@ def _ended_by_signals() -> Iterator[None]:
         elif time.monotonic() > first[0] + _CLEANING_S:
             os._exit(128 + number)
 
-    previous = {}
-    for number in _END_SIGNALS:
-        try:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                previous[number] = signal.signal(number, handle)
-        except ValueError:  # not in the main thread
-            break
-    try:
+    with handling_signals(_END_SIGNALS, handle):
         yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
 
 
 def explained(error: BaseException) -> Tuple[str, int]:
     """The line that tells of an error, and the exit status."""
     if isinstance(error, OneLineError):
         return str(error), error.exit_status
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # on the CPU, torch says it so
+    if is_out_of_memory(error):
         return f"out of memory: {first_line(error)}", 1
     if isinstance(error, RuntimeError) and (worker := _KILLED_WORKER.search(str(error))):
         hint = "out of memory, perhaps; lower DATALOADER.NUM_WORKERS, and continue a training with --resume"
@@ -277,6 +266,14 @@ def explained(error: BaseException) -> Tuple[str, int]:
         file_name = getattr(error, "filename", None)
         return f"{f'{file_name}: ' if file_name else ''}cannot be written ({reason})", 2
     return f"unexpected {type(error).__name__}: {first_line(error)}; --debug shows where it arose", 1
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the machine or of a GPU is used up."""
+    # By name, since nothing here imports torch. Of the CPU's memory torch says it in a RuntimeError.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def no_room(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from meddlr_greedy.data.catalog import check_dataset_names, register_datasets, w
 from meddlr_greedy.engine.build import trainer_class
 from meddlr_greedy.engine.setup import save_config, setup_run
 from meddlr_greedy.errors import UserError, check, exit_with_one_line, naming
-from meddlr_greedy.jobs.end_request import end_at_once, handling_signals
+from meddlr_greedy.jobs.end_request import SIGNALS, end_at_once
 from meddlr_greedy.jobs.environment import MAX_PROCESSES, in_job
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.jobs.launch import launch
@@ -29,6 +29,7 @@ from meddlr_greedy.modeling.contract import check_keys_of_network
 from meddlr_greedy.parallel.limits import check_possible
 from meddlr_greedy.parallel.place import Place
 from meddlr_greedy.parallel.trainer import ParallelGreedyTrainer  # registers both trainers
+from meddlr_greedy.signals import handling_signals
 
 __all__ = ["build_parser", "main"]
 
@@ -54,7 +55,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> An
     if args.eval_only:
         raise UserError("--eval-only: use meddlr-greedy eval")
     check(0 < args.num_gpus <= MAX_PROCESSES, "--num-gpus", args.num_gpus, f"1 to {MAX_PROCESSES}")
-    with handling_signals(end_at_once):
+    with handling_signals(SIGNALS, end_at_once):
         if args.num_gpus > 1 and not in_job():
             _check_can_be_spread(_load(args), args.num_gpus)  # a mistake is reported once, and not by every process
             sys.exit(launch(args.num_gpus, arguments, "meddlr_greedy.train_net"))

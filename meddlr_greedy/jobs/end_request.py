@@ -8,10 +8,11 @@ import os
 import signal
 import time
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Iterator, Optional
 
 from meddlr_greedy.errors import PreemptedError, end_command, print_error
 from meddlr_greedy.jobs.store import KeyValueStore
+from meddlr_greedy.signals import handling_signals
 
 __all__ = [
     "INTERRUPTED",
@@ -20,7 +21,6 @@ __all__ = [
     "EndRequest",
     "JobEndRequest",
     "end_at_once",
-    "handling_signals",
     "outside_the_training",
 ]
 
@@ -33,27 +33,6 @@ INTERRUPTED = 128 + signal.SIGINT
 _KEY = "end_signal"
 #: Two SIGINT within this time are one: that of the terminal, and the same one handed on by a launcher.
 _ONE_S = 0.5
-
-
-@contextmanager
-def handling_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Inside the block, :data:`SIGNALS` call ``handler`` with the signal's number and the stack frame.
-
-    A signal that is ignored (``nohup``) stays so. Outside the main thread it does nothing: there Python installs no
-    handlers, so the caller's program handles signals.
-    """
-    previous = {}
-    for number in SIGNALS:
-        try:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                previous[number] = signal.signal(number, handler)
-        except ValueError:  # not in the main thread
-            break
-    try:
-        yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
 
 
 def outside_the_training(number: int) -> str:
@@ -107,7 +86,7 @@ class EndRequest:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Inside the block, signals are recorded, and do nothing else."""
-        with handling_signals(lambda number, frame: self.arrived(number)):  # noqa: ARG005
+        with handling_signals(SIGNALS, lambda number, frame: self.arrived(number)):  # noqa: ARG005
             yield
 
 

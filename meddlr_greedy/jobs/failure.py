@@ -12,13 +12,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Iterator, NoReturn, Optional
 
-import torch
-
 from meddlr_greedy.errors import (
     PreemptedError,
     end_command,
     explained,
     first_line,
+    is_out_of_memory,
     keep_cause,
     print_error,
     traceback_to_show,
@@ -49,7 +48,7 @@ class PeerLostError(ConnectionError):
 
 def is_lost_connection(error: BaseException) -> bool:
     """Whether an error of torch.distributed says that the other side is gone."""
-    if not isinstance(error, RuntimeError) or isinstance(error, torch.cuda.OutOfMemoryError):
+    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
         return False
     return any(word in str(error) for word in ("onnection closed", "onnection reset", "Broken pipe", "gloo", "NCCL"))
 
@@ -110,7 +109,7 @@ class FailureHandler:
                 print_error(str(end))
             self.leave(end.exit_status)
         except Exception as error:  # noqa: BLE001 (whatever it is, the others must not wait for this process)
-            if is_lost_connection(error) and not _is_out_of_memory(error):
+            if is_lost_connection(error):
                 self._wait_for_another_report()
             line, status = explained(error)
             keep_cause(line, error)
@@ -173,9 +172,3 @@ class FailureHandler:
                 if status is not None:
                     self.leave(status)
             time.sleep(0.1)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # on the CPU

@@ -16,13 +16,14 @@ from typing import Iterator, Optional
 import torch.distributed as dist
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.jobs.end_request import handling_signals
+from meddlr_greedy.jobs.end_request import SIGNALS
 from meddlr_greedy.jobs.environment import Environment
 from meddlr_greedy.jobs.failure import FailureHandler, Member
 from meddlr_greedy.jobs.rendezvous import begin_attempt
 from meddlr_greedy.jobs.start import live_on_without_launcher
 from meddlr_greedy.jobs.store import KeyValueStore, connect
 from meddlr_greedy.jobs.watch import HEARTBEAT_S, Watch
+from meddlr_greedy.signals import handling_signals
 
 __all__ = ["Job"]
 
@@ -142,5 +143,5 @@ class Job:
         A signal ends them all, too; while the network is trained, it does so after an iteration.
         """
         # Python notes the signal where the watch reads it.
-        with self._failure.ending_together(), handling_signals(lambda number, frame: None):  # noqa: ARG005
+        with self._failure.ending_together(), handling_signals(SIGNALS, lambda number, frame: None):  # noqa: ARG005
             yield

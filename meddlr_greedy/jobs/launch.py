@@ -11,9 +11,10 @@ import torch.distributed as dist
 
 from meddlr_greedy.errors import PreemptedError
 from meddlr_greedy.jobs import start
-from meddlr_greedy.jobs.end_request import INTERRUPTED, SIGNALS, TWICE, handling_signals, outside_the_training
+from meddlr_greedy.jobs.end_request import INTERRUPTED, SIGNALS, TWICE, outside_the_training
 from meddlr_greedy.jobs.failure import END_S, report_failure
 from meddlr_greedy.jobs.store import KeyValueStore
+from meddlr_greedy.signals import handling_signals
 
 __all__ = ["launch"]
 
@@ -55,7 +56,7 @@ def launch(num: int, arguments: Sequence[str], module: str) -> int:
             # The processes may have got Ctrl-C, too; a second one would end them at once.
             process.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
 
-    with handling_signals(hand_on):
+    with handling_signals(SIGNALS, hand_on):
         try:
             for rank in range(num):
                 ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)}

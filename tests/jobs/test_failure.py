@@ -6,7 +6,15 @@ import torch
 from meddlr_greedy.jobs.failure import FailureHandler, Member, is_lost_connection
 
 
-def test_out_of_memory_is_told():
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 bytes"),
+        MemoryError("8 bytes"),
+    ],
+)
+def test_out_of_memory_is_told(error):
     handler = FailureHandler(Member(0, 2), store=None)
     said = []
 
@@ -16,7 +24,7 @@ def test_out_of_memory_is_told():
 
     handler.fail = fail
     with pytest.raises(EOFError), handler.ending_together():
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+        raise error
     assert said[0].startswith("out of memory")
 
 
