@@ -10,7 +10,7 @@ from meddlr_greedy.config.ranges import check_ranges
 from meddlr_greedy.config.safe_yaml import read_yaml
 from meddlr_greedy.config.schema import PREFIX, GreedyConfig, changed_keys, is_greedy
 from meddlr_greedy.config.shipped import find_config
-from meddlr_greedy.config.templates import fill_in_templates
+from meddlr_greedy.config.templates import fill_in_templates, value_at
 from meddlr_greedy.errors import UserError, did_you_mean, first_line, shortened
 from meddlr_greedy.plugins import import_plugins
 from meddlr_greedy.registry import look_up
@@ -66,7 +66,6 @@ def load_config(config_file: str, opts: Sequence[str] = (), may_import: bool = T
                 raise UserError(f"{key}: a section; allowed are its keys, for example {_all_keys(cfg, key)[0]}")
             _merge(f"override {key}", cfg.merge_from_list, [key, value])
     cfg.MISC.GREEDY = config.as_node()
-    check_ranges(cfg)
     fill_in_templates(cfg)
     check_ranges(cfg)
     _check_needs_greedy(cfg, config)
@@ -77,17 +76,15 @@ def load_config(config_file: str, opts: Sequence[str] = (), may_import: bool = T
 
 
 def _value_or_section(cfg: CfgNode, key: str) -> Any:
-    """The value of a dotted key.
+    """What an override replaces.
 
     Raises:
         UserError: There is no such key.
     """
-    found: Any = cfg
-    for name in key.split("."):
-        if not isinstance(found, CfgNode) or name not in found:
-            raise UserError(f"{shortened(key)[1:-1]}: unknown key{did_you_mean(key, _all_keys(get_cfg()))}")
-        found = found[name]
-    return found
+    try:
+        return value_at(cfg, key)
+    except KeyError:
+        raise UserError(f"{shortened(key)[1:-1]}: unknown key{did_you_mean(key, _all_keys(get_cfg()))}") from None
 
 
 def _with_overrides(greedy: Any, overrides: Mapping[str, str]) -> Any:

@@ -4,12 +4,11 @@ meddlr itself checks the type of a value alone, so that a number that makes no s
 ``MISC.GREEDY`` have their rules in :mod:`meddlr_greedy.config.schema`.
 """
 
-import math
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Sequence, Tuple
 
 from meddlr.config import CfgNode, get_cfg
 
-from meddlr_greedy.config.rules import is_finite_from_0, is_int, is_number, is_one_of
+from meddlr_greedy.config.rules import is_finite, is_finite_from_0, is_int, is_one_of
 from meddlr_greedy.errors import UserError, shortened
 
 __all__ = ["RANGES", "Range", "check_ranges"]
@@ -31,7 +30,7 @@ def _integer(low: int, high: int = _LARGEST_COUNT, note: str = "") -> Range:
 
 
 def _number(allowed: str, holds: Callable[[float], bool]) -> Range:
-    return Range(allowed, lambda value: is_number(value) and math.isfinite(value) and holds(value))
+    return Range(allowed, lambda value: is_finite(value) and holds(value))
 
 
 def _list(allowed: str, holds: Callable[[Any], bool], lengths: Sequence[int] = ()) -> Range:
@@ -49,10 +48,6 @@ def _choice(*allowed: str) -> Range:
     return Range(" or ".join(repr(name) for name in allowed), is_one_of(*allowed))
 
 
-def _is_finite(value: Any) -> bool:
-    return is_number(value) and math.isfinite(value)
-
-
 def _is_odd(value: Any) -> bool:
     return is_int(value) and 1 <= value <= _LARGEST_NETWORK and value % 2 == 1
 
@@ -66,7 +61,7 @@ _LOCAL_PREFIXES = ("results://", "data://", "cache://")
 
 _PATH = Range("the path of a local file or folder", _is_path)
 _NAMES = _list("a list of texts", lambda value: isinstance(value, str))
-_ACCELERATIONS = _list("one finite number from 1 on, or two (a range)", lambda r: _is_finite(r) and r >= 1, (1, 2))
+_ACCELERATIONS = _list("one finite number from 1 on, or two (a range)", lambda r: is_finite(r) and r >= 1, (1, 2))
 _ANY_INTEGER = Range(f"an integer of at most {_LARGEST_COUNT}", lambda value: is_int(value) and value <= _LARGEST_COUNT)
 _SEED = Range("an integer below 2**32 (negative: a random one)", lambda value: is_int(value) and value < 2**32)
 _SIZE = _integer(1, _LARGEST_NETWORK)
@@ -90,7 +85,7 @@ RANGES: Dict[str, Range] = {
     "MODEL.UNROLLED.NUM_FEATURES": _SIZE,
     "MODEL.UNROLLED.DROPOUT": _DROPOUT,
     "MODEL.UNROLLED.PADDING": _PADDING,
-    "MODEL.UNROLLED.STEP_SIZES": _list("a list of finite numbers, at least one", _is_finite, range(1, 10_001)),
+    "MODEL.UNROLLED.STEP_SIZES": _list("a list of finite numbers, at least one", is_finite, range(1, 10_001)),
     "MODEL.UNROLLED.KERNEL_SIZE": _KERNEL,
     "MODEL.UNROLLED.NUM_EMAPS": _integer(1, 100),
     "MODEL.UNROLLED.CONV_BLOCK.ACTIVATION": _ACTIVATION,
@@ -116,7 +111,7 @@ RANGES: Dict[str, Range] = {
     "MODEL.RESNET.CONV_BLOCK.ORDER": _NAMES,
     "MODEL.CONSISTENCY.AUG.NOISE.STD_DEV": _list("a list of finite numbers from 0 on", is_finite_from_0),
     "MODEL.CONSISTENCY.AUG.NOISE.MASK.RHO": _PROBABILITY,
-    "MODEL.CONSISTENCY.AUG.MOTION.RANGE": _list("two finite numbers", _is_finite, (2,)),
+    "MODEL.CONSISTENCY.AUG.MOTION.RANGE": _list("two finite numbers", is_finite, (2,)),
     "MODEL.CONSISTENCY.LOSS_WEIGHT": _FROM_0,
     "MODEL.CONSISTENCY.LATENT_LOSS_WEIGHT": _FROM_0,
     "DATASETS.TRAIN": _NAMES,
@@ -167,10 +162,9 @@ def check_ranges(cfg: CfgNode) -> None:
     Raises:
         UserError: names the key, what was found and what is allowed.
     """
-    defaults = dict(_values(get_cfg()))
     for key, value in _values(cfg):
-        if value is None and defaults.get(key) is not None:
-            raise UserError(f"{key}: found None, allowed is a value such as {shortened(defaults[key])}")
+        if value is None and (default := get_cfg().get_recursive(key, None)) is not None:
+            raise UserError(f"{key}: found None, allowed is a value such as {shortened(default)}")
         if not _is_plain(value):
             raise UserError(
                 f"{key}: found {shortened(value)}, allowed are texts, numbers, True, False, and lists and mappings"

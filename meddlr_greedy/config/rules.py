@@ -150,6 +150,11 @@ def is_one_of(*allowed: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in allowed
 
 
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number, and neither infinite nor NaN."""
+    return is_number(value) and math.isfinite(value)
+
+
 def is_finite_from_0(value: Any) -> bool:
     """Whether a value is a finite number from 0."""
-    return is_number(value) and 0 <= value < math.inf
+    return is_finite(value) and value >= 0

@@ -11,7 +11,7 @@ from meddlr.config import CfgNode
 
 from meddlr_greedy.errors import UserError, shortened
 
-__all__ = ["fill_in_templates"]
+__all__ = ["fill_in_templates", "value_at"]
 
 _TEMPLATE = re.compile(r"""f(["'])(?P<text>.*)\1""", re.DOTALL)
 _ALLOWED = re.compile(r"""(?:[^"'\\{}]|\{[A-Za-z0-9_.]+\})*""")
@@ -51,14 +51,27 @@ def _filled_in(cfg: CfgNode, text: str, key: str) -> str:
 
 
 def _named(cfg: CfgNode, name: str, key: str) -> Any:
-    value: Any = cfg
-    for part in name.split("."):
-        if not isinstance(value, CfgNode) or part not in value:
-            raise UserError(f"{key}: names the key {name}, which is unknown")
-        value = value[part]
+    try:
+        value = value_at(cfg, name)
+    except KeyError:
+        raise UserError(f"{key}: names the key {name}, which is unknown") from None
     if isinstance(value, str) and _TEMPLATE.fullmatch(value):
         raise UserError(f"{key}: names the key {name}, whose value names keys itself")
     return value
+
+
+def value_at(cfg: CfgNode, name: str) -> Any:
+    """The value or the section of a dotted key.
+
+    Raises:
+        KeyError: There is no such key.
+    """
+    found: Any = cfg
+    for part in name.split("."):
+        if not isinstance(found, CfgNode):
+            raise KeyError(name)
+        found = found[part]
+    return found
 
 
 def _as_text(value: Any) -> str:

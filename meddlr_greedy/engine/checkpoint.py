@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from meddlr.checkpoint import Checkpointer
@@ -57,8 +57,7 @@ class GreedyCheckpointer(Checkpointer):
     def prune(self, keep: int) -> None:
         """Deletes all but the ``keep`` newest numbered checkpoints; 0 keeps all."""
         tagged = os.path.basename(self.get_checkpoint_file())
-        numbered = sorted(name for name in os.listdir(self.save_dir) if _NUMBERED.fullmatch(name))
-        for name in numbered[:-keep] if keep else []:
+        for name in self._numbered()[:-keep] if keep else []:
             if name != tagged:
                 os.remove(os.path.join(self.save_dir, name))
 
@@ -93,10 +92,14 @@ class GreedyCheckpointer(Checkpointer):
         return path
 
     def _newest_without_tag(self) -> str:
+        final = os.path.join(self.save_dir, "model_final.pth")
+        newest = [os.path.join(self.save_dir, name) for name in self._numbered()[-1:]]
+        return next((path for path in (final, *newest) if os.path.lexists(path)), "")
+
+    def _numbered(self) -> List[str]:
+        """The names of the numbered checkpoints, the oldest first."""
         names = os.listdir(self.save_dir) if os.path.isdir(self.save_dir) else []
-        numbered = sorted(name for name in names if _NUMBERED.fullmatch(name))
-        newest = [*numbered, *(name for name in names if name == "model_final.pth")][-1:]
-        return os.path.join(self.save_dir, newest[0]) if newest else ""
+        return sorted(name for name in names if _NUMBERED.fullmatch(name))
 
     # ---- loading
 

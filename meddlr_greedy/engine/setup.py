@@ -18,7 +18,7 @@ from meddlr_greedy.config.shipped import find_config
 from meddlr_greedy.engine.checkpoint import LAST_CHECKPOINT, GreedyCheckpointer
 from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.engine.run_files import CONFIG_FILE
-from meddlr_greedy.errors import UserError, check, log_causes
+from meddlr_greedy.errors import UserError, log_causes
 from meddlr_greedy.files import writing, written_atomically
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.locks import LOG_FILE, lock_until_end
@@ -89,8 +89,7 @@ def setup_run(cfg: CfgNode, args: Any, trains: bool, job: Optional[Job] = None) 
 
 
 def _check_command_line(args: Any, trains: bool, job: Optional[Job]) -> None:
-    check(args.num_gpus >= 1, "--num-gpus", args.num_gpus, "a positive number of processes")
-    if args.num_gpus > 1 and not trains:
+    if args.num_gpus != 1 and not trains:
         raise UserError(f"--num-gpus: found {args.num_gpus}, allowed is 1 (evaluation uses one device)")
     if job is not None and args.auto_version:
         raise UserError("--auto-version: not allowed with several processes; give OUTPUT_DIR")

@@ -1,10 +1,10 @@
 """What a checkpoint holds, checked before any of it is loaded: whoever wrote it, it fits, and is finite."""
 
-import math
 from typing import Any, Dict, List, Mapping
 
 import torch
 
+from meddlr_greedy.config.rules import is_finite
 from meddlr_greedy.errors import UserError, shortened
 
 __all__ = ["check_fits", "check_weights"]
@@ -28,7 +28,7 @@ def check_weights(where: str, found: Mapping[str, torch.Tensor], expected: Mappi
         own = expected[name]
         if value.layout != torch.strided or value.is_meta or _kind(value) != _kind(own):
             raise UserError(f"{where}: '{name}' is {_described(value)}, the model of this config has {own.dtype}")
-        if not _is_finite(value.to(own.dtype)):
+        if not _all_finite(value.to(own.dtype)):
             raise UserError(f"{where}: '{name}' holds NaN or infinity; take an earlier checkpoint")
 
 
@@ -87,9 +87,9 @@ def _check_values(where: str, value: Any, parameter: torch.Tensor) -> None:
         if _kind(value) != _kind(parameter):
             raise UserError(f"{where} is {_described(value)}, the parameter is {parameter.dtype}")
     if isinstance(value, torch.Tensor):
-        if not _is_finite(value):
+        if not _all_finite(value):
             raise UserError(f"{where} holds NaN or infinity; take an earlier checkpoint")
-    elif value is not None and not _is_number(value):
+    elif value is not None and not is_finite(value):
         raise UserError(f"{where} is {shortened(value)}, allowed is a finite number")
 
 
@@ -107,12 +107,12 @@ def _check_scheduler(where: str, state: Dict[str, Any], scheduler: Any) -> None:
 def _check_numbers(where: str, found: Dict[str, Any], own: Dict[str, Any]) -> None:
     """Each number and list of numbers that is ``own`` has been found, as such; what else there is may be missing."""
     for name, value in own.items():
-        if _is_number(value):
-            if not _is_number(found.get(name)):
+        if is_finite(value):
+            if not is_finite(found.get(name)):
                 raise UserError(f"{where}: {name} is {shortened(found.get(name))}, allowed is a finite number")
-        elif isinstance(value, (list, tuple)) and all(map(_is_number, value)):
+        elif isinstance(value, (list, tuple)) and all(map(is_finite, value)):
             numbers = found.get(name)
-            if not isinstance(numbers, (list, tuple)) or not all(map(_is_number, numbers)):
+            if not isinstance(numbers, (list, tuple)) or not all(map(is_finite, numbers)):
                 raise UserError(f"{where}: {name} is {shortened(numbers)}, allowed is a list of finite numbers")
             if isinstance(value, tuple) and value and len(numbers) != len(value) and name not in ("milestones",):
                 raise UserError(f"{where}: {name} is {shortened(numbers)}, allowed are {len(value)} numbers")
@@ -124,11 +124,7 @@ def _parameters(optimizer: Any) -> List[torch.Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_finite(value: torch.Tensor) -> bool:
+def _all_finite(value: torch.Tensor) -> bool:
     return bool(torch.isfinite(value).all())
 
 
