@@ -1,7 +1,6 @@
 """From a source of scans to a data set: <output>/scans/<name>.h5 and <output>/annotations/<split>.json."""
 
 import functools
-import hashlib
 import os
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
@@ -26,7 +25,7 @@ from meddlr_greedy.preparation.progress import ProgressReport
 from meddlr_greedy.preparation.raw_scan import stem
 from meddlr_greedy.preparation.scan_task import ScanTask, write_file
 from meddlr_greedy.preparation.slice import Preparation
-from meddlr_greedy.preparation.sources import Source, files_of
+from meddlr_greedy.preparation.sources import Source, files_of, sha256_of
 from meddlr_greedy.preparation.splits import SLICE_BLOCKS, SPLITS, ScanInfo, shared_subjects, split_scans
 from meddlr_greedy.preparation.workers import in_parallel
 
@@ -83,7 +82,7 @@ def prepare_dataset(
         # A scan that cannot be used keeps its place: the split of the others is the same with and without it.
         infos = {name: scan.info or ScanInfo(source.subject_by_path(scan.path), 0) for name, scan in scans.items()}
         blocks, split_by = split_scans(split, infos, split_seed, train_needed=not _are_undersampled(scans))
-        report.note(source.left_out())
+        report.note(source.left_out(paths))
         report.note(shared_subjects(infos, blocks, split_by) if source.reader.reads_files else [])
         parameters = _parameters(source, preparation)
         tasks = list(_tasks(folder, source, preparation, scans, blocks, split_by, parameters))
@@ -179,8 +178,7 @@ def _scan_report(source: Source, path: Path) -> ScanReport:
     scan = source.open_scan(path)
     content = source.fingerprint(path)
     if scan.mask_file is not None:  # other masks for the same data have the same size
-        digest = hashlib.sha256(scan.mask_file.read_bytes()).hexdigest()
-        content["mask"] = {"name": scan.mask_file.name, "sha256": digest}
+        content["mask"] = {"name": scan.mask_file.name, "sha256": sha256_of(scan.mask_file)}
     return ScanReport(path, ScanInfo(scan.subject_id, scan.num_slices), scan.undersampled, content)
 
 

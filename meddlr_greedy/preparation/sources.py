@@ -16,7 +16,7 @@ from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, check_scan, ch
 from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
 
-__all__ = ["Source", "files_of", "registered_readers"]
+__all__ = ["Source", "files_of", "registered_readers", "sha256_of"]
 
 
 def registered_readers() -> Dict[str, Reader]:
@@ -68,9 +68,9 @@ class Source:
             paths = [path for path in paths if output not in path.resolve().parents]
         return paths
 
-    def left_out(self) -> List[str]:
-        """What a user should know of files among the inputs that are no scans."""
-        return self.reader.left_out([str(given) for given in self.inputs])
+    def left_out(self, found: Sequence[Path]) -> List[str]:
+        """What a user should know of files among the inputs that are no scans; ``found`` are those that are."""
+        return self.reader.left_out([str(given) for given in self.inputs], found)
 
     def open_scan(self, path: Path) -> RawScan:
         """Opens one of the scans that :meth:`find` returned.
@@ -78,10 +78,8 @@ class Source:
         Raises:
             UserError: It cannot be used, or the pattern finds no subject in its path.
         """
-        with (
-            reading(path),
-            np.errstate(all="ignore"),
-        ):  # values that are not finite are refused, where they arise or later
+        # Values that are not finite are refused where they arise, or later.
+        with reading(path), np.errstate(all="ignore"):
             scan = self.reader.open_scan(path, **self.options)
             check_scan(scan)
         scan = replace(
@@ -121,7 +119,7 @@ class Source:
         if not self.reader.reads_files:
             return {"source": printable(path.name)}
         with reading(path):
-            return {"source": printable(path.name), "sha256": _sha256(path)}
+            return {"source": printable(path.name), "sha256": sha256_of(path)}
 
 
 def _reading_slices(path: Path, load_slice: Callable[[int], RawSlice]) -> Callable[[int], RawSlice]:
@@ -163,7 +161,7 @@ def files_of(path: Path) -> List[Path]:
     return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     """Of the content of a file, or of all files in a folder."""
     digest = hashlib.sha256()
     for file in files_of(path):

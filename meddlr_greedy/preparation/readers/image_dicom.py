@@ -47,13 +47,22 @@ def is_image(path: Path) -> bool:
     """
     import pydicom
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            read = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "Rows"])
+        except Exception:  # noqa: BLE001 (parsers raise errors of many kinds; it is read again, and then told of)
+            return True
+        return _holds_image(read)
+
+
+def _holds_image(read: Any) -> bool:
+    from pydicom.uid import UID
+
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "Rows"])
-        uid = pydicom.uid.UID(found.file_meta.get("MediaStorageSOPClassUID") or found.get("SOPClassUID") or "")
-        return "Image Storage" in uid.name if uid.name != uid else not uid or "Rows" in found
-    except Exception:  # noqa: BLE001 (parsers raise errors of many kinds; it is read again as an image, and then told of)
+        uid = UID(read.file_meta.get("MediaStorageSOPClassUID") or read.get("SOPClassUID") or "")
+        return "Image Storage" in uid.name if uid.name != uid else not uid or "Rows" in read
+    except Exception:  # noqa: BLE001 (values are parsed where they are asked for; those of an image are checked later)
         return True
 
 
@@ -69,15 +78,14 @@ def load_dicom(folder: Path) -> CineSeries:
     Raises:
         UserError: A file cannot be read, or they are something else.
     """
-    files = dicom_files(folder)
-    others = [path for path in files if not is_image(path)]
-    notes = [f"{folder}: left out, no images: {named(others)}"] if others else []
-    files = [path for path in files if path not in set(others)]
-    if not files:
-        raise UserError(f"{folder}: found no DICOM file of an image in this folder")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that break DICOM's rules; those that are used are checked
-        images = [_read_image(path) for path in files]
+        files = {path: _read(path) for path in dicom_files(folder)}
+        others = [path for path, read in files.items() if not _holds_image(read)]
+        notes = [f"{folder}: left out, no images: {named(others)}"] if others else []
+        images = [_checked_image(path, read) for path, read in files.items() if path not in others]
+        if not images:
+            raise UserError(f"{folder}: found no DICOM file of an image in this folder")
         _check_equal(folder, images)
         slices, places = _sorted_slices(folder, images)
         num_bytes = 4 * len(images) * int(images[0].Rows) * int(images[0].Columns)
@@ -169,11 +177,15 @@ def _frame_time(slices: Sequence[Sequence[Any]]) -> Optional[float]:
     return mean if mean > 0 else None
 
 
-def _read_image(path: Path) -> Any:
+def _read(path: Path) -> Any:
     import pydicom
 
     with reading(path, "a DICOM file"):
-        image = pydicom.dcmread(path)
+        return pydicom.dcmread(path)
+
+
+def _checked_image(path: Path, image: Any) -> Any:
+    with reading(path, "a DICOM file"):
         absent = [attribute for attribute in _NEEDED if attribute not in image]
     if absent:
         raise UserError(f"{path}: no {', '.join(absent)} in it, allowed a DICOM file of an MR image")

@@ -76,12 +76,11 @@ class ImagesReader(Reader):
             found.update(dict.fromkeys(sorted(series)))
         return list(found)
 
-    def left_out(self, inputs: Sequence[str]) -> List[str]:
+    def left_out(self, inputs: Sequence[str], found: Sequence[Path]) -> List[str]:
         """Folders whose DICOM files are no images, as the one of a DICOMDIR."""
-        notes = []
+        notes, series = [], set(found)
         for folder in [Path(folder) for given in inputs for folder, _, _ in os.walk(given)]:
-            files = dicom_files(folder)
-            if files and not any(map(is_image, files)):
+            if folder not in series and (files := dicom_files(folder)):
                 notes.append(f"{folder}: left out, its DICOM files are no images: {named(files)}")
         return notes
 

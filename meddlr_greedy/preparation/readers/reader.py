@@ -105,8 +105,13 @@ class Reader(ABC):
             UserError: The scan cannot be used. The others are still prepared.
         """
 
-    def left_out(self, inputs: Sequence[str]) -> List[str]:  # noqa: ARG002
-        """What a user should know of files among ``inputs`` that :meth:`find` left out, though they look like scans."""
+    def left_out(self, inputs: Sequence[str], found: Sequence[Path]) -> List[str]:  # noqa: ARG002
+        """What a user should know of files that look like scans, and are none.
+
+        Args:
+            inputs: As for :meth:`find`.
+            found: What it returned.
+        """
         return []
 
     def subject_by_path(self, path: Path) -> str:
