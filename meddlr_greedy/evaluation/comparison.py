@@ -125,6 +125,7 @@ class Comparison:
             List[Path]: The pictures.
         """
         kept = [_kept_slices(run, self.dataset) for run in self.runs]
+        tables = {run.label: run.slice_table(self.dataset) for run in self.runs}
         pictures: List[Path] = []
         for key, first in kept[0].items():
             if not all(key in slices_by_key for slices_by_key in kept):
@@ -132,20 +133,22 @@ class Comparison:
             slices = [slices_by_key[key] for slices_by_key in kept]
             recons = {ZERO_FILLED: first.images["zero_filled"]}
             recons.update({run.label: s.images["reconstruction"] for run, s in zip(self.runs, slices)})
-            pictures += draw_slice(recons, first, self.dataset, self._slice_scores(*key), folder, names)
+            pictures += draw_slice(recons, first, self.dataset, _slice_scores(tables, *key), folder, names)
         return pictures
 
-    def _slice_scores(self, scan: str, slice_id: int) -> Dict[str, Dict[str, float]]:
-        """Method -> PSNR and SSIM of one slice."""
-        tables = {(ZERO_FILLED, "zero_filled"): self.runs[0]}
-        tables.update({(run.label, "reconstruction"): run for run in self.runs})
-        scores = {}
-        for (label, method), run in tables.items():
-            table = run.slice_table(self.dataset)
-            rows = table[(table["scan"] == scan) & (table["slice"] == str(slice_id)) & (table["method"] == method)]
-            means = rows.groupby(base_name(rows["metric"]))["mean"].mean()
-            scores[label] = {name: float(means.get(HEADLINES[name], np.nan)) for name in ("PSNR", "SSIM")}
-        return scores
+
+def _slice_scores(tables: Mapping[str, pd.DataFrame], scan: str, slice_id: int) -> Dict[str, Dict[str, float]]:
+    """Method -> PSNR and SSIM of one slice; ``tables`` are those of the runs, by label."""
+    first = next(iter(tables.values()))
+    scores = {}
+    for label, method, table in (
+        (ZERO_FILLED, "zero_filled", first),
+        *((label, "reconstruction", table) for label, table in tables.items()),
+    ):
+        rows = table[(table["scan"] == scan) & (table["slice"] == str(slice_id)) & (table["method"] == method)]
+        means = rows.groupby(base_name(rows["metric"]))["mean"].mean()
+        scores[label] = {name: float(means.get(HEADLINES[name], np.nan)) for name in ("PSNR", "SSIM")}
+    return scores
 
 
 def compare_runs(runs: Sequence[Run], dataset: str, unit: str = "subject") -> Comparison:

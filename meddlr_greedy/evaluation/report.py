@@ -82,7 +82,7 @@ class DatasetReport:
             write_slices(self.files["images"], self.slices)
 
     def draw(self, folder: Path) -> None:
-        """Draws the slices that were kept for it; a picture that cannot be drawn becomes a note."""
+        """Draws the slices that were kept for it; a picture that cannot be drawn is told of."""
         for kept in self.slices:
             recons = {label: kept.images[method] for method, label in LABELS.items()}
             metrics = {
