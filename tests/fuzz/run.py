@@ -55,9 +55,9 @@ def make_input(number: int, seed: int, valid: Dict[str, Path], folder: Path):
     """Writes input ``number`` into a folder; returns its kind and how it was changed."""
     rng = random.Random(seed * 1_000_003 + number)
     target = rng.choices(TARGETS, [target.weight for target in TARGETS])[0]
-    shutil.copytree(valid[target.name], folder)
-    if target.make is TrainedRun.copy or target.name == "config":  # they hold the path of their folder
-        shutil.rmtree(folder)
+    if target.can_move:
+        shutil.copytree(valid[target.name], folder)
+    else:
         target.make(folder)
     glob, own = rng.choice(target.files)
     path = rng.choice(sorted(path for path in folder.glob(glob) if path.is_file()))
@@ -85,6 +85,15 @@ def _read(target: Target, folder: Path) -> None:
         finally:
             log.flush()
             os._exit(status)
+
+
+def _valid_inputs(scratch: Path) -> Dict[str, Path]:
+    """Kind of input -> a folder with a valid one, of those that are copied."""
+    valid = {target.name: scratch / "valid" / target.name.replace(" ", "_") for target in TARGETS if target.can_move}
+    for target in TARGETS:
+        if target.can_move:
+            target.make(valid[target.name])
+    return valid
 
 
 def _train(folder: Path) -> None:
@@ -134,7 +143,7 @@ def fault_of(child: Child, status: int, kilobytes: int, killed: bool) -> Optiona
 
 
 def finish(child: Child, wait: bool) -> Optional[Dict[str, str]]:
-    """What became of a child: an empty dictionary where all is well; None where it still runs."""
+    """How a child ended; None where it still runs."""
     killed = time.monotonic() - child.started > _SECONDS_OF_CLOCK
     if killed:
         os.kill(child.pid, signal.SIGKILL)
@@ -144,13 +153,22 @@ def finish(child: Child, wait: bool) -> Optional[Dict[str, str]]:
     log, memory = child.folder.with_suffix(".log"), child.folder.with_suffix(".memory")
     fault = fault_of(child, status, usage.ru_maxrss - int(memory.read_text()), killed)
     memory.unlink()
-    found = {"input": str(child.number), "kind": child.target.name, "changed": child.changes, "fault": fault or ""}
-    found["refused"] = str(os.WIFEXITED(status) and os.WEXITSTATUS(status) == 2)
-    found["printed"] = log.read_text(errors="replace")[-2000:]
+    found = _result(child, fault)
     if not fault:
         shutil.rmtree(child.folder)
         log.unlink()
     return found
+
+
+def _result(child: Child, fault: Optional[str]) -> Dict[str, str]:
+    """How an input ended, for the report."""
+    return {
+        "input": str(child.number),
+        "kind": child.target.name,
+        "changed": child.changes,
+        "fault": fault or "",
+        "printed": child.folder.with_suffix(".log").read_text(errors="replace")[-2000:],
+    }
 
 
 def _own_kilobytes() -> int:
@@ -160,9 +178,7 @@ def _own_kilobytes() -> int:
 
 def fuzz(numbers: range, seed: int, scratch: Path, processes: int = 2) -> List[Dict[str, str]]:
     """Reads inputs; returns how each ended, in any order."""
-    valid = {target.name: scratch / "valid" / target.name.replace(" ", "_") for target in TARGETS}
-    for target in TARGETS:
-        target.make(valid[target.name])
+    valid = _valid_inputs(scratch)
     running: List[Child] = []
     results: List[Dict[str, str]] = []
     for number in numbers:
@@ -179,9 +195,7 @@ def fuzz(numbers: range, seed: int, scratch: Path, processes: int = 2) -> List[D
 
 def fuzz_commands(numbers: range, seed: int, scratch: Path) -> List[Dict[str, str]]:
     """The same inputs through the real commands, each in a process started anew."""
-    valid = {target.name: scratch / "valid" / target.name.replace(" ", "_") for target in TARGETS}
-    for target in TARGETS:
-        target.make(valid[target.name])
+    valid = _valid_inputs(scratch)
     results = []
     for number in numbers:
         folder = scratch / str(number)
@@ -193,10 +207,7 @@ def fuzz_commands(numbers: range, seed: int, scratch: Path) -> List[Dict[str, st
             ended = subprocess.run(command, stdout=log, stderr=log, timeout=180, check=False)
         child = Child(number, target, changes, folder, before, 0, 0)
         fault = fault_of(child, ended.returncode << 8, 0, killed=False)
-        printed = folder.with_suffix(".log").read_text(errors="replace")[-2000:]
-        results.append(
-            {"input": str(number), "kind": target.name, "changed": changes, "fault": fault or "", "printed": printed}
-        )
+        results.append(_result(child, fault))
     return results
 
 

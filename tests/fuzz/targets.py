@@ -37,6 +37,7 @@ class Target:
         run: Reads what is in a folder; files may be written into ``folder / "out"`` alone.
         command: The same as arguments of a real command, after ``python -m meddlr_greedy.<command>``.
         weight: How often it is taken.
+        can_move: Whether a copy elsewhere is valid, too. Else it holds the path of its folder, and is written anew.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Target:
     run: Callable[[Path], Any]
     command: Callable[[Path], List[str]]
     weight: int = 4
+    can_move: bool = True
 
 
 class ImpossibleScanError(AssertionError):
@@ -193,12 +195,12 @@ def _called(command: Callable[[Path], List[str]]) -> Callable[[Path], None]:
     return run
 
 
-def _weights_command(folder: Path) -> List[str]:
-    scan = next((TrainedRun.folder / "datasets").rglob("*test*.h5"), None) or next(
-        (TrainedRun.folder / "datasets").rglob("*.h5")
-    )
-    weights = str(folder / "run" / "model_final.pth")
-    return ["reconstruct", str(scan), "--weights", weights, "--output", str(folder / "out")]
+def _reconstruct(scan: Path, run: Path, folder: Path) -> List[str]:
+    return ["reconstruct", str(scan), "--weights", str(run / "model_final.pth"), "--output", str(folder / "out")]
+
+
+def _trained_scan() -> Path:
+    return next((TrainedRun.folder / "datasets").rglob("*.h5"))
 
 
 TARGETS = [
@@ -234,12 +236,7 @@ TARGETS = [
         _make_scan_file,
         [("data/beat/**/*.h5", [m.change_hdf5, m.change_hdf5])],
         _read_scan_files,
-        lambda folder: (
-            _weights_command(TrainedRun.folder)[:1]
-            + [str(next((folder / "data").rglob("*.h5")))]
-            + _weights_command(TrainedRun.folder)[2:4]
-            + ["--output", str(folder / "out")]
-        ),
+        lambda folder: _reconstruct(next((folder / "data").rglob("*.h5")), TrainedRun.folder / "run", folder),
     ),
     Target(
         "config",
@@ -248,13 +245,15 @@ TARGETS = [
         lambda folder: load_config(str(folder / "config.yaml")),
         lambda folder: ["train_net", "--config-file", str(folder / "config.yaml")],
         6,
+        can_move=False,
     ),
     Target(
         "weights",
         TrainedRun.copy,
         [("run/model_final.pth", [m.change_checkpoint, m.change_checkpoint])],
         _load_weights,
-        _weights_command,
+        lambda folder: _reconstruct(_trained_scan(), folder / "run", folder),
+        can_move=False,
     ),
     Target(
         "resumed run",
@@ -268,6 +267,7 @@ TARGETS = [
         _called(_resume),
         _resume,
         3,
+        can_move=False,
     ),
     Target(
         "compared runs",
