@@ -15,6 +15,7 @@ from meddlr_greedy.errors import UserError, end_command
 from meddlr_greedy.locks import LOCK_FILES, FolderLock, locked
 from tests.helpers.commands import call, files_in
 from tests.helpers.jobs import endless, start, start_job, train, wait_until  # noqa: F401 (fixtures)
+from tests.helpers.runs import load
 
 
 def claim(folder, age_s=0, **changes):
@@ -175,6 +176,7 @@ def test_a_job_takes_one_lock_and_a_second_is_refused(start, start_job, write_co
     call("eval_net", ["--config-file", config, "--num-figures", "0"])
     assert (run / "test_results" / "results.json").exists() and (run / LOCK_FILES[0]).exists()
     job.kill()
-    resumed = start(2, config, "--resume", *opts, "SOLVER.MAX_ITER", "1")
+    iteration = load(run / (run / "last_checkpoint").read_text())["iteration"]
+    resumed = start(2, config, "--resume", *opts, "SOLVER.MAX_ITER", str(iteration + 2))
     assert resumed.wait(60) == [0, 0], resumed.text()
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
