@@ -102,6 +102,14 @@ def test_without_that_name_the_newest_checkpoint_is_taken(run, resume, trained):
     assert all(torch.equal(ours[name], whole[name]) for name in whole)
 
 
+def test_without_that_name_the_final_checkpoint_is_the_newest(run, resume, trained):
+    (run / "last_checkpoint").unlink()
+    shutil.copy(trained[1] / "model_final.pth", run)
+    trained_lines = (run / "metrics.json").read_text()
+    resume()
+    assert (run / "metrics.json").read_text().startswith(trained_lines)  # times, too: nothing is trained again
+
+
 def drop(*keys):
     def edit(content):
         for key in keys:

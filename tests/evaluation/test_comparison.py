@@ -6,9 +6,11 @@ import pytest
 from scipy.stats import wilcoxon
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.evaluation import comparison
 from meddlr_greedy.evaluation.comparison import MIN_PAIRS, compare_runs, paired_test
 from meddlr_greedy.evaluation.evaluated_run import load_runs
 from meddlr_greedy.evaluation.report import RESULTS_FOLDER
+from meddlr_greedy.files import UniqueNames
 from tests.helpers.evaluation import write_run
 
 SCANS = [f"scan-{i}" for i in range(8)]
@@ -24,8 +26,8 @@ UNIT_OF = {
 @pytest.mark.parametrize("unit,num", [("scan", 7), ("slice", 14), ("subject", 4)])
 def test_statistics_over_what_runs_share(tmp_path, unit, num):
     tables = {"a": write_run(tmp_path / "a", 0.0, SCANS), "b": write_run(tmp_path / "b", 1.0, SCANS[:7], seed=1)}
-    comparison = compare_runs(load_runs([tmp_path / "a", tmp_path / "b"]), "d", unit)
-    rows = comparison.statistics.set_index(["metric", "method"])
+    compared = compare_runs(load_runs([tmp_path / "a", tmp_path / "b"]), "d", unit)
+    rows = compared.statistics.set_index(["metric", "method"])
 
     values = {}
     for run, table in tables.items():
@@ -45,7 +47,7 @@ def test_statistics_over_what_runs_share(tmp_path, unit, num):
     assert np.isnan(rows.loc[("psnr", "a"), "p_value"])
     assert ("psnr_scan", "a") in rows.index or unit == "slice"
     assert rows.loc[("nrmse_xt", "a"), "n"] == {"slice": 7}.get(unit, num)  # one slice of two has no heart
-    assert any("1 of the 8 scans of a" in note for note in comparison.notes) == (unit == "scan")
+    assert any("1 of the 8 scans of a" in note for note in compared.notes) == (unit == "scan")
 
 
 def test_a_difference_is_found_and_none_where_there_is_none():
@@ -67,6 +69,19 @@ def test_labels_in_order(tmp_path):
         load_runs([tmp_path / "a"])
 
 
+def test_a_picture_tells_the_scores_of_its_slice(tmp_path, monkeypatch):
+    tables = {name: write_run(tmp_path / name, 0, SCANS[:1], seed=ord(name)) for name in "ab"}  # it keeps slice 1
+    drawn = []
+    monkeypatch.setattr(comparison, "draw_slice", lambda recons, kept, dataset, scores, *_: drawn.append(scores) or [])
+    compare_runs(load_runs([tmp_path / name for name in "ab"]), "d").draw(tmp_path, UniqueNames())
+    methods = [("zero-filled", "a", "zero_filled"), *((name, name, "reconstruction") for name in "ab")]
+    for label, run, method in methods:
+        frames = tables[run][method][tables[run][method]["image"].str.fullmatch(f"{SCANS[0]}-1-\\d+")]
+        means = frames.groupby("metric")["value"].mean()
+        assert drawn[0][label] == pytest.approx({"PSNR": means["psnr"], "SSIM": means["ssim (Wang)"]})
+    assert len(drawn) == 1
+
+
 def test_a_metric_that_is_not_defined_everywhere(tmp_path):
     for name in "ab":
         write_run(tmp_path / name, 0, SCANS, seed=ord(name))
@@ -74,7 +89,7 @@ def test_a_metric_that_is_not_defined_everywhere(tmp_path):
     table = pd.read_csv(path)
     table.loc[(table["metric"] == "psnr") & (table["scan"] == SCANS[2]), "mean"] = np.inf
     table.to_csv(path, index=False)
-    comparison = compare_runs(load_runs([tmp_path / "a", tmp_path / "b"]), "d", "scan")
-    rows = comparison.statistics.set_index(["metric", "method"])
+    compared = compare_runs(load_runs([tmp_path / "a", tmp_path / "b"]), "d", "scan")
+    rows = compared.statistics.set_index(["metric", "method"])
     assert rows.loc[("psnr", "b"), "n"] == len(SCANS) - 1 and np.isfinite(rows.loc[("psnr", "b"), "mean"])
-    assert "b: not defined, and left out of the means: psnr of 1 of 8 scans" in comparison.notes
+    assert "b: not defined, and left out of the means: psnr of 1 of 8 scans" in compared.notes

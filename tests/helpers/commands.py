@@ -5,11 +5,33 @@ import os
 import time
 from pathlib import Path
 
-from meddlr_greedy.jobs.local import preload
+from meddlr_greedy.jobs.local import LocalJob, preload
 from tests.helpers import jobs  # noqa: F401 (the mask function of the tests, and the server that the processes come from)
 
 COMMANDS = ("prepare", "reconstruct", "eval_net", "compare")
 preload("tests.helpers.jobs", "tests.helpers.commands", *(f"meddlr_greedy.{name}" for name in COMMANDS))
+
+
+class Forked:
+    """``python -m module *argv`` with the interface of ``Popen``, from the server that has imported the module.
+
+    Args:
+        module: Of a command.
+        argv: Its arguments.
+        output: File to which the process appends what it prints.
+    """
+
+    def __init__(self, module, argv, output):
+        self._job = LocalJob(1, call, (module.rpartition(".")[2], argv), output)
+
+    def poll(self):
+        return self._job.processes[0].exitcode
+
+    def wait(self):
+        return self._job.wait()[0]
+
+    def terminate(self):
+        self._job.processes[0].terminate()
 
 
 def call(command, argv):

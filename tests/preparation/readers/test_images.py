@@ -148,6 +148,7 @@ def test_dicom_objects_that_are_no_images_are_left_out(magnitude, tmp_path, caps
     output = capsys.readouterr().out
     assert f"note: {tmp_path}/disc: left out, its DICOM files are no images: DICOMDIR" in output
     assert f"note: {tmp_path}/disc/reports: left out, its DICOM files are no images: private, report" in output
+    assert output.count("its DICOM files are no images") == 2  # none of the series
     assert f"note: {tmp_path}/disc/S2: left out, no images: state" in output
 
 
