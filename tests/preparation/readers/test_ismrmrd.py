@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import h5py
+import ismrmrd
 import numpy as np
 import pytest
 from ismrmrd.hdf5 import acquisition_header_dtype
@@ -149,6 +150,32 @@ def test_what_is_left_out_is_told(heart, tmp_path):
     notes = IsmrmrdReader().open_scan(source).notes
     assert f"{source}: acquisitions left out: 1 of phase correction, 4 of calibration alone" in notes
     assert f"{source}: groups left out: second" in notes
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        ismrmrd.ACQ_IS_NAVIGATION_DATA,
+        ismrmrd.ACQ_IS_HPFEEDBACK_DATA,
+        ismrmrd.ACQ_IS_DUMMYSCAN_DATA,
+        ismrmrd.ACQ_IS_RTFEEDBACK_DATA,
+        ismrmrd.ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA,
+        ismrmrd.ACQ_IS_PHASE_STABILIZATION_REFERENCE,
+        ismrmrd.ACQ_IS_PHASE_STABILIZATION,
+    ],
+)
+def test_no_line_of_another_purpose_is_in_the_image(heart, tmp_path, flag):
+    source = write_mrd(tmp_path / "a.h5", heart.coil_images[:1, :2])
+    expected = IsmrmrdReader().open_scan(source).load_slice(0).kspace
+    with h5py.File(source, "a") as file:
+        lines = file["dataset/data"][()]
+        is_other = lines["head"]["flags"] == 1 << (ismrmrd.ACQ_IS_PHASECORR_DATA - 1)
+        lines["head"]["flags"][is_other] = 1 << (flag - 1)
+        file["dataset/data"][:] = lines
+    assert is_other.sum() == 1
+    scan = IsmrmrdReader().open_scan(source)
+    np.testing.assert_array_equal(scan.load_slice(0).kspace, expected)
+    assert any("acquisitions left out: 1 of " in note for note in scan.notes)
 
 
 def test_a_dwell_time_may_differ_by_rounding(heart, tmp_path):
