@@ -20,7 +20,9 @@ undersampled when it was acquired (prospectively). Such a cine file may lack the
 it. In training the mask of a 2D file is not looked at.
 
 Attributes of the file, all optional: "pixel_spacing_mm" (readout, phase encode), "slice_spacing_mm" from the center of
-a slice to that of the next, and "frame_time_ms". Other attributes are kept as they are.
+a slice to that of the next, and "frame_time_ms". Where slices lie in the patient is told by "position_mm" (S, 3),
+"readout_direction" (3,) and "phase_direction" (3,), see :class:`~meddlr_greedy.data.placement.Placement`. Other
+attributes are kept as they are.
 """
 
 import os
@@ -32,6 +34,7 @@ import h5py
 import numpy as np
 from meddlr.data.slice_dataset import SliceData
 
+from meddlr_greedy.data.placement import Placement, check_placement
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import check_room, reading, writing, written_atomically
 from meddlr_greedy.hdf5 import check_array, check_links
@@ -106,6 +109,11 @@ class ScanHeader(NamedTuple):
         spacing = self.attributes.get("slice_spacing_mm")
         return None if spacing is None else float(np.squeeze(spacing))
 
+    @property
+    def placement(self) -> Optional[Placement]:
+        """Where the slices lie in the patient; ``None`` where the file does not say."""
+        return Placement.of(self.attributes)
+
 
 # --- Checking ---
 
@@ -125,7 +133,8 @@ def read_header(path: str, mapping: Optional[Mapping[str, str]] = None, for_trai
 
     Raises:
         UserError: The file is missing, truncated or no HDF5, lacks a dataset or a part of one, is not Cartesian, its
-            arrays have a wrong type or shapes that disagree, or a spacing or its frame time is no positive number.
+            arrays have a wrong type or shapes that disagree, a spacing or its frame time is no positive number, or what
+            it says of the place of its slices makes no sense.
     """
     names = names_in_file(mapping)
     if not os.path.isfile(path):
@@ -140,6 +149,9 @@ def read_header(path: str, mapping: Optional[Mapping[str, str]] = None, for_trai
                 check_array(path, array)
         _check_kspace(path, names, arrays)
         _check_dtypes_and_shapes(path, names, arrays)
+        wrong = check_placement(file.attrs, len(arrays["kspace"]))
+        if wrong:
+            raise UserError(f"{path}: {wrong}")
         num_maps = arrays["maps"].shape[-1] if "maps" in arrays else 0
         contents = frozenset(arrays) | ({"target"} if names["target"] in file else set())
         return ScanHeader(arrays["kspace"].shape, num_maps, contents, dict(file.attrs))

@@ -8,6 +8,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import torch
 
+from meddlr_greedy.data.placement import Placement, check_placement
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.limits import MOST_SLICES, check_memory, is_length
 from meddlr_greedy.ops.fft import centered_fft, centered_ifft
@@ -57,6 +58,7 @@ class RawScan:
         pixel_spacing_mm: Along readout and phase encode, where known.
         slice_spacing_mm: From the center of a slice to that of the next, where known.
         frame_time_ms: Time between cardiac phases, where known.
+        placement: Where the slices lie in the patient, where known.
         notes: What a user should know of this file.
     """
 
@@ -71,6 +73,7 @@ class RawScan:
     pixel_spacing_mm: Optional[Tuple[float, float]] = None
     slice_spacing_mm: Optional[float] = None
     frame_time_ms: Optional[float] = None
+    placement: Optional[Placement] = None
     notes: Tuple[str, ...] = ()
 
 
@@ -78,7 +81,8 @@ def check_scan(scan: RawScan) -> None:
     """Checks what a reader says of a scan, whatever its format.
 
     Raises:
-        UserError: There are no slices or absurdly many, or a spacing or the frame time cannot be one.
+        UserError: There are no slices or absurdly many, a spacing or the frame time cannot be one, or the placement is
+            none of these slices.
     """
     if not 1 <= scan.num_slices <= MOST_SLICES:
         raise UserError(f"{scan.path}: found {scan.num_slices} slices, allowed 1 to {MOST_SLICES}")
@@ -90,6 +94,9 @@ def check_scan(scan: RawScan) -> None:
         for value in found if isinstance(found, tuple) else () if found is None else (found,):
             if not is_length(value):
                 raise UserError(f"{scan.path}: {name}: found {value:g}, allowed a positive number in proportion")
+    wrong = check_placement(scan.placement.as_attributes() if scan.placement else {}, scan.num_slices)
+    if wrong:
+        raise UserError(f"{scan.path}: {wrong}")
 
 
 def check_slice(where: str, raw: RawSlice) -> None:

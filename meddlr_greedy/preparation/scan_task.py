@@ -109,6 +109,7 @@ def write_file(task: ScanTask, on_slice: Callable[[], Any] = lambda: None) -> Li
         "pixel_spacing_mm": scan.pixel_spacing_mm or given.pixel_spacing_mm,
         "slice_spacing_mm": scan.slice_spacing_mm if are_neighbors(task.slices) else None,
         "frame_time_ms": scan.frame_time_ms or given.frame_time_ms,
+        **(scan.placement.of_slices(task.slices).as_attributes() if scan.placement else {}),
     }
     write_scan(task.output, len(task.slices), slices(), attributes)
     return notes

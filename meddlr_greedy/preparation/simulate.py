@@ -14,6 +14,7 @@ from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
 
+from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.errors import check
 from meddlr_greedy.limits import check_memory
 from meddlr_greedy.ops.acquisition import (
@@ -38,6 +39,7 @@ class CineSeries:
         pixel_spacing_mm: Along H and W, where known.
         slice_spacing_mm: From the center of a slice to that of the next, where known.
         frame_time_ms: Time between cardiac phases, where known.
+        placement: Where the slices lie in the patient, where known.
         path: The file or folder; its stem seeds the simulation.
         subject_id: Whom the images show.
         names_subject: Whether the file says so; else ``subject_id`` is its name.
@@ -48,6 +50,7 @@ class CineSeries:
     pixel_spacing_mm: Optional[Tuple[float, float]] = None
     slice_spacing_mm: Optional[float] = None
     frame_time_ms: Optional[float] = None
+    placement: Optional[Placement] = None
     path: Path = Path()
     subject_id: str = ""
     names_subject: bool = False
@@ -88,6 +91,7 @@ def simulated_scan(
         pixel_spacing_mm=acquired_spacing(series.pixel_spacing_mm, series.magnitude.shape[-2:], acquisition.matrix),
         slice_spacing_mm=series.slice_spacing_mm,
         frame_time_ms=series.frame_time_ms,
+        placement=series.placement,
         notes=series.notes,
     )
 

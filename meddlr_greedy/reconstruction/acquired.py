@@ -5,6 +5,7 @@ from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.data.scan_file import check_mask, check_values, read_header, read_slice
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.axes import CINE_AXES
@@ -60,6 +61,8 @@ class AcquiredScan:
         self.geometry = header.geometry
         #: From the center of a slice to that of the next, ``None`` where the file does not say.
         self.slice_spacing_mm: Optional[float] = header.slice_spacing_mm
+        #: Where the slices lie in the patient, ``None`` where the file does not say.
+        self.placement: Optional[Placement] = header.placement
 
     def __len__(self) -> int:
         """Number of slices S."""
@@ -69,6 +72,14 @@ class AcquiredScan:
     def is_cine(self) -> bool:
         """Whether it is a series; else 2D images."""
         return len(self.shape) == CINE_AXES
+
+    @property
+    def affine(self) -> Optional[np.ndarray]:
+        """From voxels to mm, see :meth:`~meddlr_greedy.data.placement.Placement.affine`; ``None`` where unknown."""
+        spacing = self.geometry.pixel_spacing_mm
+        if self.placement is None or spacing is None:
+            return None
+        return self.placement.affine(spacing, self.slice_spacing_mm, self.shape[1:3])
 
     def __iter__(self) -> Iterator[AcquiredSlice]:
         """Reads the slices one after the other."""

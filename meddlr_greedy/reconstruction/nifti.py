@@ -17,7 +17,7 @@ class NiftiWriter:
     In the file x runs fastest and time slowest, so a slice of a series lies there as T planes far from each other.
     (A memory map would do it too, but its pages would count as the process's memory.)
 
-    The orientation in the scanner is not known: the header says so (qform and sform code 0), and says which of the
+    Where the orientation in the patient is not known, the header says so (qform and sform code 0). It says which of the
     spacings are known by their units.
 
     Args:
@@ -26,6 +26,7 @@ class NiftiWriter:
         pixel_spacing_mm: Along x and y; ``None`` where unknown.
         slice_spacing_mm: From slice to slice; ``None`` where unknown, which the header's description then tells.
         frame_time_ms: Between cardiac phases; ``None`` where unknown.
+        affine: (4, 4), from voxels to mm in RAS; ``None`` where unknown.
         description: At most 79 characters.
     """
 
@@ -36,6 +37,7 @@ class NiftiWriter:
         pixel_spacing_mm: Optional[Sequence[float]] = None,
         slice_spacing_mm: Optional[float] = None,
         frame_time_ms: Optional[float] = None,
+        affine: Optional[np.ndarray] = None,
         description: str = "",
     ):
         header = nib.Nifti1Header()
@@ -49,6 +51,9 @@ class NiftiWriter:
             xyz="mm" if pixel_spacing_mm is not None else "unknown",
             t="msec" if frame_time_ms is not None and len(shape) == 4 else "unknown",
         )
+        if affine is not None:
+            header.set_sform(affine, code="scanner")
+            header.set_qform(affine, code="scanner")  # the nearest without shear
         header["descrip"] = description.encode(errors="replace")[:79]
         header.set_data_offset(header.single_vox_offset)
         self._offset = header.single_vox_offset

@@ -86,6 +86,7 @@ def reconstruct_scan(
                 scan.geometry.pixel_spacing_mm,
                 scan.slice_spacing_mm,
                 scan.geometry.frame_time_ms,
+                scan.affine,
                 f"meddlr_greedy {meddlr_greedy.__version__}: {scan.name}",
             )
             for acquired in tqdm(scan, desc=scan.name, unit="slice", dynamic_ncols=True):

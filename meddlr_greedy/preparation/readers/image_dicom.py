@@ -6,6 +6,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import reading
 from meddlr_greedy.limits import LARGEST_LENGTH, check_declared, check_memory, is_length
@@ -93,8 +94,11 @@ def load_dicom(folder: Path) -> CineSeries:
         pixels = np.stack([[_pixels(folder, image) for image in phases] for phases in slices])
     first = images[0]
     spacing = tuple(float(value) for value in first.PixelSpacing)
+    # The first direction is that along a row, from column to column; rows follow each other along the second.
+    directions = np.array(first.ImageOrientationPatient, float).reshape(2, 3)[::-1]
     if str(first.get("InPlanePhaseEncodingDirection")).strip().upper() == "COL":  # it goes down the columns
-        pixels, spacing = pixels.swapaxes(2, 3), spacing[::-1]
+        pixels, spacing, directions = pixels.swapaxes(2, 3), spacing[::-1], directions[::-1]
+    corners = np.array([[image.ImagePositionPatient for image in phases] for phases in slices], float).mean(axis=1)
     magnitude, told = checked_magnitude(folder, np.ascontiguousarray(pixels))
     subject = str(first.get("PatientID") or "").strip()
     return CineSeries(
@@ -102,6 +106,7 @@ def load_dicom(folder: Path) -> CineSeries:
         pixel_spacing_mm=(spacing[0], spacing[1]),
         slice_spacing_mm=slice_spacing(places),
         frame_time_ms=_frame_time(slices),
+        placement=Placement.of_first_pixel(corners, directions, spacing, pixels.shape[2:]),
         path=folder,
         subject_id=subject or folder.resolve().name,
         names_subject=bool(subject),

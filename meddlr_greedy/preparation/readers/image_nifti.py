@@ -8,6 +8,7 @@ from typing import Any, Iterator, Optional, Tuple
 
 import numpy as np
 
+from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import reading
 from meddlr_greedy.limits import LARGEST_LENGTH, check_declared, check_memory, is_length
@@ -20,6 +21,7 @@ __all__ = ["NIFTI", "load_nifti"]
 NIFTI = (".nii", ".nii.gz")
 _MILLISECONDS = {"sec": 1e3, "msec": 1, "usec": 1e-3}
 _TIME = 3  # its axis
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 _LARGEST_HEADER = 16 << 20  # where data begin
 
 
@@ -55,9 +57,12 @@ def load_nifti(path: Path) -> CineSeries:
         frame_time = step * in_milliseconds
     magnitude = data.transpose(2, 3, 0, 1)
     spacing: Optional[Tuple[float, float]] = None if first is None or second is None else (first, second)
+    placement = _placement(path, image.header, magnitude.shape)
     # dim_info: which axes are readout and phase encode.
     if image.header.get_dim_info()[:2] in ((1, 0), (1, None), (None, 0)):
         magnitude, spacing = magnitude.swapaxes(2, 3), spacing and (spacing[1], spacing[0])
+        if placement is not None:
+            placement = Placement(placement.position_mm, placement.phase_direction, placement.readout_direction)
     magnitude, notes = checked_magnitude(path, np.ascontiguousarray(magnitude))
     if is_fifth:
         notes.append(f"{path}: phases are along the fifth axis, whose step is not said to be a time")
@@ -66,6 +71,7 @@ def load_nifti(path: Path) -> CineSeries:
         pixel_spacing_mm=spacing,
         slice_spacing_mm=between_slices,
         frame_time_ms=frame_time,
+        placement=placement,
         path=path,
         subject_id=stem(path),
         notes=tuple(notes),
@@ -93,6 +99,21 @@ def _check_size(path: Path, image: Any) -> None:
     num_bytes = math.prod(map(int, shape)) * image.get_data_dtype().itemsize
     check_declared(path, num_bytes, path.stat().st_size)
     check_memory(path, num_bytes)
+
+
+def _placement(path: Path, header: Any, shape: Tuple[int, ...]) -> Optional[Placement]:
+    """Of images (S, T, H, W): by the sform where it is set, else by the qform, else ``None``."""
+    for affine, code in (header.get_sform(coded=True), header.get_qform(coded=True)):
+        if not code:
+            continue
+        if affine is None or not np.isfinite(affine).all() or not np.abs(np.linalg.det(affine[:3, :3])) > 0:
+            raise UserError(f"{path}: found an orientation that is none, allowed an invertible matrix (sform or qform)")
+        affine = _RAS_TO_LPS @ affine[:3]
+        num_slices, _, height, width = shape
+        middles = [(height // 2, width // 2, s, 1) for s in range(num_slices)]
+        directions = affine[:, :2] / np.linalg.norm(affine[:, :2], axis=0)
+        return Placement(np.array(middles) @ affine.T, *directions.T)
+    return None
 
 
 def _spacing(path: Path, axis: int, value: Any) -> Optional[float]:

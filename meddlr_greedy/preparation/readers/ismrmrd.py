@@ -28,6 +28,7 @@ from meddlr_greedy.preparation.readers.ismrmrd_layout import (
     flagged,
     listed,
     ordered_slices,
+    placement_of,
     read_header,
     relative_noise_bandwidth,
 )
@@ -118,6 +119,7 @@ class IsmrmrdReader(Reader):
             undersampled=undersampled,
             pixel_spacing_mm=layout.pixel_spacing_mm,
             slice_spacing_mm=slice_spacing(places),
+            placement=placement_of(heads[image], slices),
             notes=tuple(notes),
         )
 

@@ -8,6 +8,7 @@ from typing import Any, Dict, Optional, Tuple
 import h5py
 import numpy as np
 
+from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.hdf5 import check_array
 from meddlr_greedy.limits import LARGEST_LENGTH, check_declared, check_memory, is_length
@@ -20,6 +21,7 @@ __all__ = [
     "flagged",
     "listed",
     "ordered_slices",
+    "placement_of",
     "read_header",
     "relative_noise_bandwidth",
 ]
@@ -124,6 +126,19 @@ def ordered_slices(path: Path, heads: np.ndarray) -> Tuple[np.ndarray, np.ndarra
         return slices, places
     order = np.argsort(places, kind="stable")
     return slices[order], places[order]
+
+
+def placement_of(heads: np.ndarray, slices: np.ndarray) -> Optional[Placement]:
+    """Where slices of these numbers lie, by the first acquisition of each; ``None`` where directions are not given.
+
+    ``position`` is the center of the field of view, which a centered FFT takes to pixel (H // 2, W // 2).
+    """
+    directions = [heads[field][0].astype(float) for field in ("read_dir", "phase_dir")]
+    lengths = np.linalg.norm(directions, axis=1)
+    if not lengths.all():
+        return None
+    firsts = [np.flatnonzero(heads["idx"]["slice"] == number)[0] for number in slices]
+    return Placement(heads["position"][firsts].astype(float), *(np.array(directions) / lengths[:, None]))
 
 
 def encoding_of(path: Path, header: Any, heads: np.ndarray) -> Any:
