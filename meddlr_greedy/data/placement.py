@@ -20,8 +20,8 @@ class Placement(NamedTuple):
     Coordinates are those of DICOM and ISMRMRD, in mm: x to the patient's left, y to the back, z to the head (LPS).
 
     Attributes:
-        position_mm: (S, 3), the center of pixel (H // 2, W // 2) of each slice. A centered FFT keeps that pixel where it
-            is, however it crops k-space or the image.
+        position_mm: (S, 3), the center of pixel (H // 2, W // 2) of each slice. A centered FFT keeps that pixel in its
+            place, however it crops k-space or the image.
         readout_direction: (3,), unit vector from one pixel to the next along H.
         phase_direction: (3,), the same along W.
     """
@@ -86,10 +86,9 @@ class Placement(NamedTuple):
             shape: (H, W).
         """
         first = self.first_mm(pixel_spacing_mm, shape)
+        step = self.normal * (slice_spacing_mm or 1.0)
         if len(first) > 1:
             step = (first[-1] - first[0]) / (len(first) - 1)
-        else:
-            step = self.normal * (slice_spacing_mm or 1.0)
         matrix = np.eye(4)
         matrix[:3, 0] = self.readout_direction * pixel_spacing_mm[0]
         matrix[:3, 1] = self.phase_direction * pixel_spacing_mm[1]

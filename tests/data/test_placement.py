@@ -57,14 +57,14 @@ def test_attributes_and_slices():
 @pytest.mark.parametrize(
     "name,value,words",
     [
-        ("position_mm", np.zeros((2, 3)), "position_mm is float64 of shape (2, 3); allowed finite numbers of shape (3, 3)"),
+        ("position_mm", np.zeros((2, 3)), "is float64 of shape (2, 3); allowed finite numbers of shape (3, 3)"),
         ("position_mm", np.full((3, 3), np.nan), "finite"),
         ("readout_direction", np.array([1.0, 0.1, 0]), "no two unit vectors"),
         ("phase_direction", np.array([1.0, 0, 0]), "no two unit vectors"),
         ("phase_direction", np.array(["a", "b", "c"]), "phase_direction is <U1"),
         ("phase_direction", None, "attribute position_mm without phase_direction"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_placement(name, value, words):
     attributes = {**Placement(np.zeros((3, 3)), np.array([1.0, 0, 0]), np.array([0, 1.0, 0])).as_attributes()}
     if value is None:
