@@ -210,6 +210,21 @@ def test_a_trace_frees_what_is_freed_and_counts_operations():
         assert trace.operations - before == 2 * 5 * 64 * 27 + 3 * 64 + 5 * 27
 
 
+def test_operations_of_matrix_products_and_ffts():
+    with traced() as trace:
+        a, b, row, batch = torch.empty(3, 5), torch.empty(5, 7), torch.empty(7), torch.empty(2, 3, 5)
+        matrices, signals = torch.empty(2, 5, 7), torch.empty(3, 8, dtype=torch.complex64)
+        for compute, expected in (
+            (lambda: a @ b, 2 * 3 * 7 * 5),
+            (lambda: torch.addmm(row, a, b), 2 * 3 * 7 * 5),
+            (lambda: torch.bmm(batch, matrices), 2 * 2 * 3 * 7 * 5),
+            (lambda: torch.fft.fft(signals), 5 * 24 * 3),
+        ):
+            before = trace.operations
+            compute()
+            assert trace.operations - before == expected
+
+
 # ---- the command
 
 
