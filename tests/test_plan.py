@@ -101,8 +101,10 @@ def test_invertible_networks_and_their_alternatives(plan_cfg, arch):
     example = Example.from_data(cfg)
     own = plan_step(cfg, example).peak
     assert own == pytest.approx(measured_peak(cfg), rel=0.05)
-    others = [plan_step(other, example) for other in alternatives(cfg).values()]
-    assert own < others[0].peak  # backpropagation
+    backprop, *others = alternatives(cfg).values()
+    assert own < plan_step(backprop, example).peak
+    if arch == "InvertibleCineUnrolledCNN":  # those of the other take long
+        assert all(plan_step(other, example).peak for other in others)
 
 
 def test_alternatives_of_what_one_module_alone_allows(plan_cfg):
