@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check stress clean
+.PHONY: demo test check pytest stress clean
 
 demo: $(READY)
 	$(BIN)/python -m projects.cine.demo
 
-test: check
-	$(BIN)/python -m pytest -m "not stress" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Both at the same time: mypy keeps one core busy for a minute.
+test: $(READY)
+	$(MAKE) --no-print-directory --jobs 2 check pytest
+
+# Three workers on two cores: tests of several processes wait for one another.
+pytest: $(READY)
+	$(BIN)/python -m pytest -m "not stress" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 stress: $(READY)
 	$(BIN)/python -m pytest -m stress

@@ -27,6 +27,7 @@ from meddlr_greedy.locks import LOCK_FILES
 from tests.helpers.commands import COMMANDS, call, call_until, files_in
 from tests.helpers.evaluation import write_run
 from tests.helpers.jobs import start_job, wait_until  # noqa: F401 (a fixture)
+from tests.helpers.runs import PATIENCE_S
 
 PHANTOM = [
     *("phantom", "--subjects", "2", "--slices", "1", "--frames", "2", "--matrix", "16", "16", "--coils", "2"),
@@ -198,7 +199,7 @@ def test_processes_of_jobs_end_with_their_parent(start_job, tmp_path):  # noqa: 
     wait_until(lambda: len(partial_files(tmp_path / "out") if (tmp_path / "out").exists() else []) == 2, job)
     started = descendants(job.processes[0].pid)
     job.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while any(is_running(pid) for pid in started):
         assert time.monotonic() < deadline
         time.sleep(0.05)

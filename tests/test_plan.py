@@ -101,8 +101,10 @@ def test_invertible_networks_and_their_alternatives(plan_cfg, arch):
     example = Example.from_data(cfg)
     own = plan_step(cfg, example).peak
     assert own == pytest.approx(measured_peak(cfg), rel=0.05)
-    others = [plan_step(other, example) for other in alternatives(cfg).values()]
-    assert own < others[0].peak  # backpropagation
+    backprop, *others = alternatives(cfg).values()
+    assert own < plan_step(backprop, example).peak
+    if arch == "InvertibleCineUnrolledCNN":  # those of the other take long
+        assert all(plan_step(other, example).peak for other in others)
 
 
 def test_alternatives_of_what_one_module_alone_allows(plan_cfg):
@@ -208,6 +210,21 @@ def test_a_trace_frees_what_is_freed_and_counts_operations():
         before = trace.operations
         torch.nn.functional.conv2d(torch.ones(1, 3, 8, 8), torch.ones(5, 3, 3, 3), padding=1)
         assert trace.operations - before == 2 * 5 * 64 * 27 + 3 * 64 + 5 * 27
+
+
+def test_operations_of_matrix_products_and_ffts():
+    with traced() as trace:
+        a, b, row, batch = torch.empty(3, 5), torch.empty(5, 7), torch.empty(7), torch.empty(2, 3, 5)
+        matrices, signals = torch.empty(2, 5, 7), torch.empty(3, 8, dtype=torch.complex64)
+        for compute, expected in (
+            (lambda: a @ b, 2 * 3 * 7 * 5),
+            (lambda: torch.addmm(row, a, b), 2 * 3 * 7 * 5),
+            (lambda: torch.bmm(batch, matrices), 2 * 2 * 3 * 7 * 5),
+            (lambda: torch.fft.fft(signals), 5 * 24 * 3),
+        ):
+            before = trace.operations
+            compute()
+            assert trace.operations - before == expected
 
 
 # ---- the command

@@ -161,7 +161,7 @@ def compare_runs(runs: Sequence[Run], dataset: str, unit: str = "subject") -> Co
             independent makes a p-value too small.
 
     Raises:
-        UserError: The runs share nothing, or a file cannot be read.
+        UserError: The runs share nothing, or are of different kinds of data, or a file cannot be read.
     """
     tables = {run.label: run.slice_table(dataset) for run in runs}
     with reading(f"{dataset}: tables of {', '.join(tables)}", "what meddlr-greedy eval wrote; evaluate the runs again"):
@@ -169,6 +169,8 @@ def compare_runs(runs: Sequence[Run], dataset: str, unit: str = "subject") -> Co
 
 
 def _compared(runs: Sequence[Run], tables: Mapping[str, pd.DataFrame], dataset: str, unit: str) -> Comparison:
+    if len({run.datasets[dataset]["is_cine"] for run in runs}) > 1:
+        raise UserError(f"{dataset}: cine in one run and 2D in another, allowed runs on the same data")
     first = runs[0].label
     values = {ZERO_FILLED: _unit_means(tables[first], "zero_filled", unit)}
     values.update({label: _unit_means(table, "reconstruction", unit) for label, table in tables.items()})

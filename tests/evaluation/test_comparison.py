@@ -9,7 +9,7 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation import comparison
 from meddlr_greedy.evaluation.comparison import MIN_PAIRS, compare_runs, paired_test
 from meddlr_greedy.evaluation.evaluated_run import load_runs
-from meddlr_greedy.evaluation.report import RESULTS_FOLDER
+from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
 from meddlr_greedy.files import UniqueNames
 from tests.helpers.evaluation import write_run
 
@@ -80,6 +80,15 @@ def test_a_picture_tells_the_scores_of_its_slice(tmp_path, monkeypatch):
         means = frames.groupby("metric")["value"].mean()
         assert drawn[0][label] == pytest.approx({"PSNR": means["psnr"], "SSIM": means["ssim (Wang)"]})
     assert len(drawn) == 1
+
+
+def test_runs_on_data_of_two_kinds(tmp_path):
+    for name in "ab":
+        write_run(tmp_path / name, 0, SCANS[:1])
+    results = tmp_path / "b" / RESULTS_FOLDER / RESULTS_FILE
+    results.write_text(results.read_text().replace('"is_cine": true', '"is_cine": false'))
+    with pytest.raises(UserError, match="d: cine in one run and 2D in another, allowed runs on the same data"):
+        compare_runs(load_runs([tmp_path / name for name in "ab"]), "d")
 
 
 def test_a_metric_that_is_not_defined_everywhere(tmp_path):

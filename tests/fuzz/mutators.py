@@ -226,7 +226,7 @@ def _change_values(file: h5py.File, name: str, rng: random.Random) -> None:
         if numbers:
             found = rng.choice(numbers)
             text = text[: found.start()] + str(rng.choice([*TEXTS[:15], *NUMBERS])) + text[found.end() :]
-        dataset[...] = text.replace("\0", "")
+        dataset[...] = text.replace("\0", "").encode(errors="replace")  # bytes: a text may be said to be ASCII
     elif dataset.dtype.names:
         field = rng.choice(dataset.dtype.names)
         raw = bytearray(np.ascontiguousarray(values).tobytes())

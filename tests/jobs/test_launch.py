@@ -124,7 +124,7 @@ def test_a_process_that_dies_before_it_joins_ends_the_others(launched, tmp_path)
 
 def test_torchrun_restarts_and_resumes(write_config, tmp_path):
     opts = [
-        *opts_with(**{"SOLVER.MAX_ITER": 300, "SOLVER.CHECKPOINT_PERIOD": 5}),
+        *opts_with(**{"SOLVER.MAX_ITER": 100, "SOLVER.CHECKPOINT_PERIOD": 5}),
         *MASK,
         "MISC.GREEDY.RUN.LOG_PERIOD",
         "1",

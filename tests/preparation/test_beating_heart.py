@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from meddlr_greedy.preparation.beating_heart import (
+    CEREBROSPINAL_FLUID,
     Anatomy,
+    _draw_spine,
     _papillary_muscle,
     beating_heart,
     left_ventricular_volume,
 )
+from meddlr_greedy.preparation.canvas import Canvas
 from tests.helpers.heart import relative_difference
 
 
@@ -23,6 +26,17 @@ def test_volume_curve(ejection_fraction):
     assert np.all(np.diff(cycle[:351]) <= 0) and np.all(np.diff(cycle[351:]) >= -1e-12)
     diastasis = cycle[(np.linspace(0, 1, 1001) > 0.61) & (np.linspace(0, 1, 1001) < 0.83)]
     assert np.ptp(diastasis) < 1e-12 and 1 - ejection_fraction < diastasis[0] < 1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_spine_lies_behind_and_to_the_side(seed):
+    """12 mm beside the isocenter; its canal, of the brightest tissue there, 24 mm behind the vertebra's middle."""
+    anatomy, canvas = Anatomy.random(np.random.default_rng(seed)), Canvas.over_field_of_view((600, 600), z=0.0)
+    drawn = _draw_spine(canvas, anatomy, np.zeros(canvas.x.shape), np.zeros(canvas.x.shape))
+    vertebra_y = 4 + anatomy.body_half_axes[1] - anatomy.fat_thickness - 46
+    for part, y in ((drawn > 0, None), (drawn == CEREBROSPINAL_FLUID, vertebra_y + 24)):
+        assert canvas.x[part].mean() == pytest.approx(-12, abs=0.3)
+        assert y is None or canvas.y[part].mean() == pytest.approx(y, abs=0.5)
 
 
 def left_ventricular_blood(frames, seed):

@@ -314,6 +314,7 @@ def test_wrong_input_is_one_line_and_nothing_is_written(arguments, message, acqu
         (["a/.hidden.nii", "a/..nii"], ["_hidden", "_"]),
         ([f"a/{'x' * 240}.nii", f"a/{'x' * 240}.npy"], None),
         (["a/\udcff.nii", "a/\udcfe.nii"], ["%FF", "%FE"]),
+        (["/a/s.nii", "/b/s.nii", "/s.nii"], ["a_s", "b_s", "s"]),
     ],
 )
 def test_scans_have_names_of_their_own(tmp_path, files, names):
