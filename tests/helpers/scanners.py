@@ -176,7 +176,7 @@ def write_dicom(folder, magnitude, subject, phase_encoding="ROW", **changes):
         image.InstanceNumber = number + 1
         pixels = magnitude[s, t].T if phase_encoding == "COL" else magnitude[s, t]
         _set_pixels(image, pixels)
-        values = {**_values_of(s, t), "InPlanePhaseEncodingDirection": phase_encoding, "TriggerTime": 40.0 * t}
+        values = {**_values_of(s), "InPlanePhaseEncodingDirection": phase_encoding, "TriggerTime": 40.0 * t}
         for name, value in values.items():
             setattr(image, name, value)
         for name, change in changes.items():
@@ -204,8 +204,8 @@ def _set_pixels(image, magnitude):
     image.PixelData = np.ascontiguousarray(magnitude // 2).tobytes()
 
 
-def _values_of(s, t):  # noqa: ARG001
-    """What the header tells of the image of a slice and phase."""
+def _values_of(s):
+    """What the header tells of the images of a slice."""
     normal = np.cross([0.6, 0.8, 0], [0, 0, -1])
     return {
         "ImageOrientationPatient": [0.6, 0.8, 0, 0, 0, -1],
@@ -248,7 +248,7 @@ def write_enhanced(path, magnitude, subject, legacy=False, per_frame=(), whole=N
     frames = []
     for s, t in places:
         time = {"TriggerTime" if legacy else "NominalCardiacTriggerDelayTime": 40.0 * t}
-        values = {**_values_of(s, t), "FrameType": ["ORIGINAL", "PRIMARY", "CINE", "NONE"], **time}
+        values = {**_values_of(s), "FrameType": ["ORIGINAL", "PRIMARY", "CINE", "NONE"], **time}
         values.update({name: change and change(s, t) for name, change in changes.items()})
         frames.append({name: value for name, value in values.items() if value is not None})
     shared = {name for name, value in frames[0].items() if all(frame.get(name) == value for frame in frames)}

@@ -8,11 +8,11 @@ import numpy as np
 
 from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.limits import check_declared, check_memory
+from meddlr_greedy.limits import check_memory
 from meddlr_greedy.preparation.raw_scan import slice_spacing
 from meddlr_greedy.preparation.readers.image_dicom_files import read_dicom
 from meddlr_greedy.preparation.readers.image_dicom_folders import place_of, scan_at
-from meddlr_greedy.preparation.readers.image_dicom_frames import ATTRIBUTES, Frame, check_numbers, frame_headers
+from meddlr_greedy.preparation.readers.image_dicom_frames import ATTRIBUTES, Frame, frame_headers
 from meddlr_greedy.preparation.readers.image_dicom_scans import slices_of
 from meddlr_greedy.preparation.readers.image_series import checked_magnitude
 from meddlr_greedy.preparation.simulate import CineSeries
@@ -105,10 +105,6 @@ def _stored(path: Path, file: Path) -> np.ndarray:
     read = read_dicom(file)
     if "PixelData" not in read:
         raise UserError(f"{file}: no PixelData in it, allowed a DICOM file of an MR image")
-    bits = float(read.get("NumberOfFrames") or 1)
-    for name in ("Rows", "Columns", "BitsAllocated"):
-        bits *= sum(check_numbers(file, read, name, 1))
-    check_declared(f"{file}: pixels", int(bits) // 8, len(read.PixelData or b""))
     try:
         pixels = read.pixel_array
     except Exception as error:  # decoders of compressed pixels raise errors of many kinds

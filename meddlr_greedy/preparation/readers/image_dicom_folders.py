@@ -49,8 +49,8 @@ class Content(NamedTuple):
         if self.no_images:
             notes.append(f"{place}: left out, no images: {named(self.no_images)}")
         if len(self.scans) > 1:
-            names = (f"{name} ({scan.series})" for name, scan in self.scans.items())
-            notes.append(f"{place}: {len(self.scans)} scans: {', '.join(names)}")
+            names = ", ".join(f"{name} is {scan.series}" for name, scan in self.scans.items())
+            notes.append(f"{place}: holds {len(self.scans)} scans: {names}")
         return notes
 
 
@@ -165,7 +165,10 @@ def _content(place: Path, states: Tuple) -> Content:  # noqa: ARG001 (files in a
 
 
 def _check_series(place: Path, found: Sequence[Series], no_slices: Dict[Path, Tuple[Series, NoSliceError]]) -> None:
-    """Each series is of one patient, and its images have a place, or none has."""
+    """Each series is of one patient, and all of its images have a place, or none has.
+
+    A file without series may be one that was cut off.
+    """
     patients: Dict[Tuple[object, ...], Set[str]] = {}
     for series in found:
         patients.setdefault(series.key, set()).add(series.patient)
@@ -173,5 +176,5 @@ def _check_series(place: Path, found: Sequence[Series], no_slices: Dict[Path, Tu
         if len(names) > 1:
             raise UserError(f"{place}: found {len(names)} patients in one series, allowed one")
     for series, error in no_slices.values():
-        if series.key in patients:
+        if series.key in patients or (found and not series.uid):
             raise error

@@ -7,7 +7,7 @@ import numpy as np
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import reading
-from meddlr_greedy.limits import LARGEST_LENGTH, is_length
+from meddlr_greedy.limits import LARGEST_LENGTH, check_declared, is_length
 from meddlr_greedy.preparation.raw_scan import plain_text
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "Frame",
     "NoSliceError",
     "Series",
-    "check_numbers",
     "frame_headers",
     "frames_of",
     "is_enhanced",
@@ -27,6 +26,7 @@ _NEEDED = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImageP
 _NUMBERS = {
     "Rows": 1,
     "Columns": 1,
+    "BitsAllocated": 1,
     "PixelSpacing": 2,
     "ImageOrientationPatient": 6,
     "ImagePositionPatient": 3,
@@ -173,7 +173,7 @@ def frames_of(path: Path, read: Any) -> List[Frame]:
     with reading(path, "a DICOM file"):
         for attribute in _OPTIONAL_NUMBERS:
             if _value(read, attribute) not in (None, ""):
-                check_numbers(path, read, attribute, 1)
+                _numbers(path, read, attribute, 1)
         headers = frame_headers(read)
         num_frames = int(read.get("NumberOfFrames") or 1)
         if num_frames > 1 and not is_enhanced(read):
@@ -189,7 +189,10 @@ def frames_of(path: Path, read: Any) -> List[Frame]:
         if int(read.get("SamplesPerPixel") or 1) != 1:
             raise NoSliceError(f"{path}: found a color image, allowed a magnitude image")
         series = series_of(path, read)
-        return [_frame(path, number, series, header) for number, header in enumerate(headers)]
+        frames = [_frame(path, number, series, header) for number, header in enumerate(headers)]
+        bits = int(read.get("BitsAllocated") or 1) * sum(frame.shape[0] * frame.shape[1] for frame in frames)
+        check_declared(f"{path}: pixels", bits // 8, path.stat().st_size)
+        return frames
 
 
 def series_of(path: Path, read: Any) -> Series:
@@ -242,7 +245,7 @@ def _frame(path: Path, number: int, series: Series, header: Any) -> Frame:
     absent = [attribute for attribute in _NEEDED if attribute not in header]
     if absent:
         raise NoSliceError(f"{path}: no {', '.join(absent)} in it, allowed a DICOM file of an MR image")
-    found = {name: check_numbers(path, header, name, count) for name, count in _NUMBERS.items() if name in header}
+    found = {name: _numbers(path, header, name, count) for name, count in _NUMBERS.items() if name in header}
     for spacing in found["PixelSpacing"]:
         if not is_length(spacing):
             raise UserError(f"{path}: PixelSpacing: found {spacing:g}, allowed above 0, up to {LARGEST_LENGTH:g}")
@@ -258,7 +261,7 @@ def _frame(path: Path, number: int, series: Series, header: Any) -> Frame:
         orientation=found["ImageOrientationPatient"],
         position_mm=found["ImagePositionPatient"],
         phase_along_columns=str(header.get("InPlanePhaseEncodingDirection")).strip().upper().startswith("COL"),
-        trigger_ms=None if trigger is None else check_numbers(path, header, trigger, 1)[0],
+        trigger_ms=None if trigger is None else _numbers(path, header, trigger, 1)[0],
         order=_order(number, header),
         slope=found.get("RescaleSlope", (1.0,))[0],
         intercept=found.get("RescaleIntercept", (0.0,))[0],
@@ -303,7 +306,7 @@ def _value(header: Any, attribute: str) -> Any:
         return "nonsense"
 
 
-def check_numbers(path: Path, header: Any, attribute: str, count: int) -> Tuple[float, ...]:
+def _numbers(path: Path, header: Any, attribute: str, count: int) -> Tuple[float, ...]:
     """The numbers that an attribute holds.
 
     Args:
