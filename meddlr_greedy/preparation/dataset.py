@@ -5,7 +5,7 @@ import os
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import h5py
 
@@ -25,7 +25,7 @@ from meddlr_greedy.preparation.progress import ProgressReport
 from meddlr_greedy.preparation.raw_scan import stem
 from meddlr_greedy.preparation.scan_task import ScanTask, write_file
 from meddlr_greedy.preparation.slice import Preparation
-from meddlr_greedy.preparation.sources import Source, files_of, sha256_of
+from meddlr_greedy.preparation.sources import Source, sha256_of
 from meddlr_greedy.preparation.splits import SLICE_BLOCKS, SPLITS, ScanInfo, shared_subjects, split_scans
 from meddlr_greedy.preparation.workers import in_parallel
 
@@ -87,7 +87,8 @@ def prepare_dataset(
         parameters = _parameters(source, preparation)
         tasks = list(_tasks(folder, source, preparation, scans, blocks, split_by, parameters))
         if source.reader.reads_files:
-            check_not_read("--output", (task.output for task in tasks), (f for path in paths for f in files_of(path)))
+            read = (file for path in paths for file in source.reader.files(path))
+            check_not_read("--output", (task.output for task in tasks), read)
         waiting = [task for task in tasks if not task.is_done(overwrite)]
         failed = _write_all(folder, waiting, jobs, report)
         done = [task for task in tasks if task.output not in failed]
@@ -171,25 +172,35 @@ def _open_all(
                 report.failure(path, result)
             else:
                 reports[path] = result
-    return {name: reports[path] for path, name in _scan_names(paths).items()}
+    return {name: reports[path] for path, name in _scan_names(paths, source.reader.named_after).items()}
 
 
 def _scan_report(source: Source, path: Path) -> ScanReport:
     scan = source.open_scan(path)
     content = source.fingerprint(path)
     if scan.mask_file is not None:  # other masks for the same data have the same size
-        content["mask"] = {"name": scan.mask_file.name, "sha256": sha256_of(scan.mask_file)}
+        content["mask"] = {"name": scan.mask_file.name, "sha256": sha256_of([scan.mask_file])}
     return ScanReport(path, ScanInfo(scan.subject_id, scan.num_slices), scan.undersampled, content)
 
 
-def _scan_names(paths: Sequence[Path]) -> Dict[Path, str]:
+def _scan_names(
+    paths: Sequence[Path], named_after: Callable[[Path], Tuple[Path, str]] = lambda path: (path, "")
+) -> Dict[Path, str]:
     """A file name for each scan, no two of which are one.
 
     It is the scan's stem and, where scans share it, as many folders above it as tell them apart. Of scans in one folder
     the whole name of the file does.
+
+    Args:
+        paths: The scans.
+        named_after: As :meth:`Reader.named_after`.
     """
-    names = {path: stem(path) if path.name not in ("", "..") else path.resolve().name for path in paths}
-    folders = {path: path.resolve().parent for path in paths}
+    files = {path: named_after(path) for path in paths}
+    names = {
+        path: (stem(file) if file.name not in ("", "..") else file.resolve().name) + ending
+        for path, (file, ending) in files.items()
+    }
+    folders = {path: file.resolve().parent for path, (file, _) in files.items()}
 
     def shared(by_folder: bool) -> List[Path]:
         groups: Dict[str, List[Path]] = {}
@@ -204,7 +215,8 @@ def _scan_names(paths: Sequence[Path]) -> Dict[Path, str]:
             if depth <= len(parts):
                 names[path] = f"{parts[-depth]}_{names[path]}"
     for path in shared(by_folder=False):
-        names[path] += path.name[len(stem(path)) :]
+        file, _ = files[path]
+        names[path] += file.name[len(stem(file)) :]
     unique = UniqueNames()
     return {path: unique(name) for path, name in names.items()}
 

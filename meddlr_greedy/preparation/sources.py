@@ -5,7 +5,7 @@ import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, check_scan, ch
 from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
 
-__all__ = ["Source", "files_of", "registered_readers", "sha256_of"]
+__all__ = ["Source", "registered_readers", "sha256_of"]
 
 
 def registered_readers() -> Dict[str, Reader]:
@@ -119,7 +119,7 @@ class Source:
         if not self.reader.reads_files:
             return {"source": printable(path.name)}
         with reading(path):
-            return {"source": printable(path.name), "sha256": sha256_of(path)}
+            return {"source": printable(path.name), "sha256": sha256_of(self.reader.files(path))}
 
 
 def _reading_slices(path: Path, load_slice: Callable[[int], RawSlice]) -> Callable[[int], RawSlice]:
@@ -156,15 +156,10 @@ def _as_json(name: str, value: Any) -> Any:
     return json.loads(json.dumps(value, default=as_text))
 
 
-def files_of(path: Path) -> List[Path]:
-    """The file, or all files in the folder, sorted."""
-    return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-
-
-def sha256_of(path: Path) -> str:
-    """Of the content of a file, or of all files in a folder."""
+def sha256_of(files: Iterable[Path]) -> str:
+    """Of the content of files, one after the other."""
     digest = hashlib.sha256()
-    for file in files_of(path):
+    for file in files:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

@@ -265,16 +265,23 @@ def change_nifti_header(path, rng: random.Random) -> None:
     path.write_bytes(data)
 
 
+def _data_sets(data_set: pydicom.Dataset) -> List[pydicom.Dataset]:
+    """The data set, and those in its sequences."""
+    items = [item for element in data_set if element.VR == "SQ" for item in element.value]
+    return [data_set, *(found for item in items for found in _data_sets(item))]
+
+
 def change_dicom(path, rng: random.Random) -> None:
-    """An element is gone, or has another value."""
+    """An element is gone, or has another value; of a file, or of an item in one of its sequences."""
     image = pydicom.dcmread(path)
-    element = rng.choice(list(image))
+    changed = rng.choice([image, rng.choice([found for found in _data_sets(image) if len(found)])])
+    element = rng.choice(list(changed))
     if rng.random() < 0.3:
-        del image[element.tag]
+        del changed[element.tag]
     else:
         value = rng.choice([str(rng.choice(NUMBERS)), *TEXTS[:10], "1\\2\\3"]).encode()
         raw = pydicom.dataelem.RawDataElement(element.tag, element.VR, len(value), value, 0, False, True)
-        image._dict[element.tag] = raw
+        changed._dict[element.tag] = raw
     if rng.random() < 0.3:
         image.add_new(0x00280008, "IS", "1")
         value = rng.choice(["xx", "0", "-1", "99999999", "1e9"]).encode()

@@ -22,7 +22,7 @@ from tests.conftest import COMMON, GREEDY
 from tests.fuzz import mutators as m
 from tests.helpers.evaluation import write_run
 from tests.helpers.heart import make_heart
-from tests.helpers.scanners import Mrd, matlab_axes, write_dicom, write_mat, write_mrd, write_nifti
+from tests.helpers.scanners import Mrd, matlab_axes, write_dicom, write_enhanced, write_mat, write_mrd, write_nifti
 from tests.helpers.scans import write_dataset
 
 
@@ -218,6 +218,14 @@ TARGETS = [
     Target(
         "dicom",
         lambda folder: write_dicom(folder / "data", _magnitude(), "a"),
+        [("data/*", [m.change_dicom, m.change_dicom])],
+        _read_raw(ImagesReader()),
+        _prepare("images"),
+        6,
+    ),
+    Target(
+        "enhanced dicom",
+        lambda folder: write_enhanced(folder / "data" / "a", _magnitude(), "a"),
         [("data/*", [m.change_dicom, m.change_dicom])],
         _read_raw(ImagesReader()),
         _prepare("images"),

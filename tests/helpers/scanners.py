@@ -166,34 +166,110 @@ def matlab_axes(kspace):
 
 
 def write_dicom(folder, magnitude, subject, phase_encoding="ROW", **changes):
-    """One file for each slice and phase, as a scanner exports them: in no order."""
-    folder.mkdir(parents=True)
+    """One file for each slice and phase, as a scanner exports them: in no order, beside what is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    present = len(list(folder.iterdir()))
     order = np.random.default_rng(0).permutation(magnitude.shape[0] * magnitude.shape[1])
     for number, i in enumerate(order):
         s, t = divmod(int(i), magnitude.shape[1])
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = pydicom.uid.MRImageStorage
-        meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-        meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        image = FileDataset(str(folder / "x"), {}, file_meta=meta, preamble=b"\0" * 128)
-        image.SOPClassUID, image.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-        image.PatientID, image.InstanceNumber, image.Modality = subject, number + 1, "MR"
-        image.ImageOrientationPatient = [0.6, 0.8, 0, 0, 0, -1]
-        normal = np.cross([0.6, 0.8, 0], [0, 0, -1])
-        image.ImagePositionPatient = [float(x) for x in 8.0 * s * normal + [10, 20, 30]]
-        image.PixelSpacing, image.TriggerTime = [1.5, 1.25], 40.0 * t
-        image.InPlanePhaseEncodingDirection = phase_encoding
-        image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
-        image.BitsAllocated = image.BitsStored = 16
-        image.HighBit, image.PixelRepresentation = 15, 0
+        image = _new_dicom(folder / f"IM{present + number:04d}", pydicom.uid.MRImageStorage, subject)
+        image.InstanceNumber = number + 1
         pixels = magnitude[s, t].T if phase_encoding == "COL" else magnitude[s, t]
-        image.Rows, image.Columns = pixels.shape
-        image.RescaleSlope, image.RescaleIntercept = 2, 6
-        image.PixelData = np.ascontiguousarray(pixels // 2).tobytes()
+        _set_pixels(image, pixels)
+        values = {**_values_of(s), "InPlanePhaseEncodingDirection": phase_encoding, "TriggerTime": 40.0 * t}
+        for name, value in values.items():
+            setattr(image, name, value)
         for name, change in changes.items():
             setattr(image, name, change(s, t))
-        image.save_as(folder / f"IM{number:04d}", enforce_file_format=True)
+        image.save_as(image.filename, enforce_file_format=True)
     return folder
+
+
+def _new_dicom(path, sop_class, subject):
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop_class, pydicom.uid.generate_uid()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    image = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    image.SOPClassUID, image.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    image.PatientID, image.Modality = subject, "MR"
+    return image
+
+
+def _set_pixels(image, magnitude):
+    """Half of the magnitude (..., row, column) is stored."""
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image.BitsAllocated = image.BitsStored = 16
+    image.HighBit, image.PixelRepresentation = 15, 0
+    image.Rows, image.Columns = magnitude.shape[-2:]
+    image.PixelData = np.ascontiguousarray(magnitude // 2).tobytes()
+
+
+def _values_of(s):
+    """What the header tells of the images of a slice."""
+    normal = np.cross([0.6, 0.8, 0], [0, 0, -1])
+    return {
+        "ImageOrientationPatient": [0.6, 0.8, 0, 0, 0, -1],
+        "ImagePositionPatient": [float(x) for x in 8.0 * s * normal + [10, 20, 30]],
+        "PixelSpacing": [1.5, 1.25],
+        "RescaleSlope": 2,
+        "RescaleIntercept": 6,
+    }
+
+
+#: The functional groups in which an enhanced file has what a file of one image tells at its top.
+GROUPS = {
+    "PixelSpacing": "PixelMeasuresSequence",
+    "SliceThickness": "PixelMeasuresSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "ImagePositionPatient": "PlanePositionSequence",
+    "NominalCardiacTriggerDelayTime": "CardiacSynchronizationSequence",
+    "TriggerTime": "UnassignedPerFrameConvertedAttributesSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+    "InPlanePhaseEncodingDirection": "MRFOVGeometrySequence",
+    "FrameType": "MRImageFrameTypeSequence",
+    "ComplexImageComponent": "MRImageFrameTypeSequence",
+    "TemporalPositionIndex": "FrameContentSequence",
+}
+
+
+def write_enhanced(path, magnitude, subject, legacy=False, per_frame=(), whole=None, **changes):
+    """All slices and phases in one file, in no order.
+
+    What is the same for all frames is in the shared functional groups, unless ``per_frame`` names it. ``whole`` are
+    attributes of the file; ``changes`` are those of frames, functions of slice and phase, or ``None`` to leave one out.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    uids = pydicom.uid
+    sop_class = uids.LegacyConvertedEnhancedMRImageStorage if legacy else uids.EnhancedMRImageStorage
+    image = _new_dicom(path, sop_class, subject)
+    order = np.random.default_rng(1).permutation(magnitude.shape[0] * magnitude.shape[1])
+    places = [divmod(int(i), magnitude.shape[1]) for i in order]
+    frames = []
+    for s, t in places:
+        time = {"TriggerTime" if legacy else "NominalCardiacTriggerDelayTime": 40.0 * t}
+        values = {**_values_of(s), "FrameType": ["ORIGINAL", "PRIMARY", "CINE", "NONE"], **time}
+        values.update({name: change and change(s, t) for name, change in changes.items()})
+        frames.append({name: value for name, value in values.items() if value is not None})
+    shared = {name for name, value in frames[0].items() if all(frame.get(name) == value for frame in frames)}
+    shared -= {*per_frame}
+    image.SharedFunctionalGroupsSequence = [_functional_groups(frames[0], shared)]
+    image.PerFrameFunctionalGroupsSequence = [_functional_groups(frame, {*frame} - shared) for frame in frames]
+    image.NumberOfFrames = len(frames)
+    _set_pixels(image, np.stack([magnitude[place] for place in places]))
+    for name, value in (whole or {}).items():
+        setattr(image, name, value)
+    image.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _functional_groups(values, names):
+    groups = pydicom.Dataset()
+    for name in sorted(names):
+        if GROUPS[name] not in groups:
+            setattr(groups, GROUPS[name], [pydicom.Dataset()])
+        setattr(groups[GROUPS[name]][0], name, values[name])
+    return groups
 
 
 def write_nifti(path, magnitude, dim_info=None):

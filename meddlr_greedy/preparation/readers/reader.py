@@ -114,6 +114,14 @@ class Reader(ABC):
         """
         return []
 
+    def files(self, path: Path) -> List[Path]:
+        """The files whose content is that of a scan, sorted: the file, or all files in the folder."""
+        return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+
+    def named_after(self, path: Path) -> Tuple[Path, str]:
+        """The file or folder after which a scan is named, and what follows its name where it holds several scans."""
+        return path, ""
+
     def subject_by_path(self, path: Path) -> str:
         """The subject of a scan by its path alone: stands in for what a file that cannot be opened says."""
         return stem(path)
