@@ -75,15 +75,17 @@ class Trace(TorchDispatchMode):
     def _run(self, func: Any, args: Any, kwargs: Any) -> Tuple[Any, float]:
         """What the operation gives, whose new storages are followed, and how many operations it counts for."""
         tensors: List[FakeTensor] = []
+        key: Optional[Hashable] = None
+        outcome: Optional[Outcome] = None
         try:
             key = (func, described(args, tensors), described(kwargs, tensors))
             outcome = _known.get(key)
         except TypeError:  # something in it is no key
-            key = outcome = None
+            key = None
         if outcome is not None:
             out, new = recall(outcome, tensors, self.like)
-            for tensor in new:
-                self._follow(tensor)
+            for made in new:
+                self._follow(made)
             return out, outcome.operations
         forms = [form(tensor) for tensor in tensors]
         out = func(*args, **kwargs)
@@ -123,8 +125,10 @@ def _key(tensor: torch.Tensor) -> int:
 @contextmanager
 def traced(block: int = 1, answer_to_all: bool = True) -> Iterator[Trace]:
     """Inside the block, tensors have no values, and the :class:`Trace` follows their memory."""
-    with FakeTensorMode(), Trace(torch.empty(0), block, answer_to_all) as trace:
-        yield trace
+    with FakeTensorMode():
+        like: Any = torch.empty(0)
+        with Trace(like, block, answer_to_all) as trace:
+            yield trace
 
 
 def _operations(func: Any, args: Any, outputs: Any) -> float:
