@@ -72,9 +72,20 @@ def datasets(tmp_path_factory):
     splits = {"train": 2, "val": 1, "test": 2}
     write_dataset(root, "flat", splits, num_slices=2, height=20, width=16, num_coils=3)
     write_dataset(root, "beat", splits, num_slices=2, height=16, width=12, num_coils=3, num_frames=4)
+    _register(root)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def registered(request):
+    """A test that uses ``datasets`` finds them registered, though a command of another one registered others."""
+    if "datasets" in request.fixturenames:
+        _register(request.getfixturevalue("datasets"))
+
+
+def _register(root):
     os.environ["MEDDLR_GREEDY_DATASETS"] = str(root)
     register_datasets(str(root))
-    return root
 
 
 COMMON = """

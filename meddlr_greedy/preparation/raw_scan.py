@@ -103,7 +103,7 @@ def check_slice(where: str, raw: RawSlice) -> None:
     """Checks the arrays that a reader gives for a slice, whatever its format; ``where`` is for the message.
 
     Raises:
-        UserError: Their types or shapes are not those of :class:`RawSlice`.
+        UserError: Their types or shapes are not those of :class:`RawSlice`, or k-space is not finite.
     """
     kspace, sampled = raw.kspace, raw.sampled
     if kspace.dtype != np.complex64 or kspace.ndim != 4 or 0 in kspace.shape:
@@ -115,6 +115,8 @@ def check_slice(where: str, raw: RawSlice) -> None:
             f"{kspace.shape}"
         )
     check_memory(where, 4 * kspace.nbytes)
+    if not np.isfinite(kspace).all():
+        raise UserError(f"{where}: found NaN or infinite values in k-space, allowed finite ones")
 
 
 def plain_text(text: str) -> str:

@@ -86,8 +86,6 @@ def slice_arrays(scan: RawScan, slice_id: int, preparation: Preparation) -> Tupl
     where = f"{scan.path}: slice {slice_id}"
     raw = scan.load_slice(slice_id)
     notes: List[str] = []
-    if not np.isfinite(raw.kspace).all():
-        raise UserError(f"{where}: found NaN or infinite values in k-space, allowed finite ones")
     if not raw.kspace.any():
         raise UserError(f"{where}: found nothing but zeros in k-space")
     if scan.undersampled:

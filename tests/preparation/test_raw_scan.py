@@ -78,6 +78,7 @@ def test_what_no_reader_may_say(name, value, message):
         (np.zeros((2, 3, 0, 5), np.complex64), np.ones((1, 3, 0), bool), "k-space: found complex64 of shape"),
         (np.zeros((2, 3, 4, 5), np.complex64), np.ones((3, 3, 4), bool), "sampled: found bool of shape"),
         (np.zeros((2, 3, 4, 5), np.complex64), np.ones((1, 3, 4)), "sampled: found float64"),
+        (np.full((2, 3, 4, 5), np.inf, np.complex64), np.ones((1, 3, 4), bool), "found NaN or infinite values"),
     ],
 )
 def test_arrays_that_no_reader_may_give(kspace, sampled, message):
