@@ -4,10 +4,14 @@
     meddlr-greedy prepare images dicom/patient* --output datasets/patients --matrix 128 128
     meddlr-greedy prepare ismrmrd OCMR/fs_*.h5 --output datasets/ocmr --jobs 4
     meddlr-greedy prepare cmrxrecon MultiCoil/Cine/TrainingSet/FullSample --output datasets/cmrxrecon --maps 2
+    meddlr-greedy prepare fastmri knee/multicoil_train --output datasets/fastmri
+    meddlr-greedy prepare maps kspace/*.h5 --output datasets/with_maps
 
 Measured k-space is prewhitened, its readout oversampling is removed, and coils are compressed. For images and the
-phantom, phase, coils and noise are simulated. ESPIRiT maps are estimated from the mean over cardiac phases. The target
-is the coil combination of fully sampled k-space. Data undersampled on purpose keep their mask and have no target.
+phantom, phase, coils and noise are simulated. ESPIRiT maps are estimated from the mean over cardiac phases, or from
+lines that were acquired for calibration where those of the image leave gaps in the center. The target is the coil
+combination of fully sampled k-space. Data undersampled on purpose keep their mask and have no target. Scans of one
+cardiac phase become 2D images, for meddlr's 2D networks.
 
 Each scan becomes <output>/scans/<name>.h5 as soon as it is done. Run again, the command keeps what is there. A scan
 that cannot be used is reported and skipped, and the exit status is then 2. Splits are by subject. Where there is one
@@ -71,7 +75,7 @@ def _add_arguments(parser: argparse.ArgumentParser, reader: Reader) -> List[str]
     reader.add_options(parser)
     options = [action.dest for action in parser._actions if action.dest not in before]
     if not reader.simulates:
-        _add_measured_options(parser)
+        _add_measured_options(parser, reader.compression)
         options.append("undersampled")
     _add_dataset_options(parser, reader.reads_files)
     return options
@@ -110,14 +114,17 @@ def _add_dataset_options(parser: argparse.ArgumentParser, reads_files: bool) -> 
     maps.add_argument("--soft-maps", action="store_true", help="maps fade out around --crop instead of stopping at it")
 
 
-def _add_measured_options(parser: argparse.ArgumentParser) -> None:
+def _add_measured_options(parser: argparse.ArgumentParser, compression: str) -> None:
     group = parser.add_argument_group("measured k-space")
-    group.add_argument("--coils", type=int, metavar="V", help=f"virtual coils (default: {DEFAULT_COILS})")
+    group.add_argument(
+        "--coils", type=int, metavar="V", help=f"virtual coils (default: {DEFAULT_COILS}, where coils are compressed)"
+    )
     group.add_argument(
         "--compression",
         choices=[*COMPRESSIONS],
-        default="geometric",
-        help="to virtual coils: geometric, for each readout position; svd, one for all (default: %(default)s)",
+        default=compression,
+        help="to virtual coils: geometric, for each readout position; svd, one for all; none, the coils stay (default: "
+        "%(default)s)",
     )
     group.add_argument(
         "--missing",

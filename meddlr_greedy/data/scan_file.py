@@ -118,7 +118,9 @@ class ScanHeader(NamedTuple):
 # --- Checking ---
 
 
-def read_header(path: str, mapping: Optional[Mapping[str, str]] = None, for_training: bool = True) -> ScanHeader:
+def read_header(
+    path: str, mapping: Optional[Mapping[str, str]] = None, for_training: bool = True, needs_maps: bool = True
+) -> ScanHeader:
     """Reads what a file holds and checks that it can be used, without reading its values.
 
     Args:
@@ -127,6 +129,7 @@ def read_header(path: str, mapping: Optional[Mapping[str, str]] = None, for_trai
             (``DATALOADER.DATA_KEYS``). A target named "reconstruction_rss" goes without maps, as in meddlr.
         for_training: Whether a target is needed, except in a cine file with a mask. If not, a target is not checked,
             and a mask counts in 2D too.
+        needs_maps: Whether maps are needed. If not, they are not checked.
 
     Returns:
         ScanHeader: Shapes, contents and attributes.
@@ -143,7 +146,7 @@ def read_header(path: str, mapping: Optional[Mapping[str, str]] = None, for_trai
         check_links(path, file, names.values())
         _check_cartesian(path, file, names["kspace"])
         _check_attributes(path, file)
-        arrays = _find_arrays(path, file, names, for_training)
+        arrays = _find_arrays(path, file, names, for_training, needs_maps)
         for array in arrays.values():
             if isinstance(array, h5py.Dataset):
                 check_array(path, array)
@@ -153,7 +156,8 @@ def read_header(path: str, mapping: Optional[Mapping[str, str]] = None, for_trai
         if wrong:
             raise UserError(f"{path}: {wrong}")
         num_maps = arrays["maps"].shape[-1] if "maps" in arrays else 0
-        contents = frozenset(arrays) | ({"target"} if names["target"] in file else set())
+        unchecked = ("target",) if needs_maps else ("target", "maps")
+        contents = frozenset(arrays) | {key for key in unchecked if names[key] in file}
         return ScanHeader(arrays["kspace"].shape, num_maps, contents, dict(file.attrs))
 
 
@@ -185,13 +189,15 @@ def _check_attributes(path: str, file: h5py.File) -> None:
             raise UserError(f"{path}: attribute {name} is {found}; allowed {allowed} up to {LARGEST_LENGTH:g}")
 
 
-def _find_arrays(path: str, file: h5py.File, names: Mapping[str, str], for_training: bool) -> Dict[str, Any]:
+def _find_arrays(
+    path: str, file: h5py.File, names: Mapping[str, str], for_training: bool, needs_maps: bool
+) -> Dict[str, Any]:
     """Returns the arrays to check, by key."""
     kspace = file.get(names["kspace"])
     is_cine = isinstance(kspace, h5py.Dataset) and kspace.ndim == CINE_AXES
     has_mask = names["mask"] in file and (is_cine or not for_training)
     needed = ["kspace"]
-    if is_cine or not for_training or names["target"] != MAGNITUDE_TARGET:
+    if needs_maps and (is_cine or not for_training or names["target"] != MAGNITUDE_TARGET):
         needed.append("maps")
     if for_training and not (has_mask and names["target"] not in file):
         needed.append("target")

@@ -17,7 +17,7 @@ class ScanEntry:
     file_name: str
     subject_id: str
     slices: Sequence[int]
-    example_size: Tuple[int, ...]  # (H, W, T, C)
+    example_size: Tuple[int, ...]  # (H, W, T, C), or (H, W, C) in 2D
 
 
 def annotations(entries: Sequence[ScanEntry], description: str, split_by: str, parameters: Any) -> Dict[str, str]:

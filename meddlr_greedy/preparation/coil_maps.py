@@ -54,7 +54,7 @@ class CoilMaps:
         return parameters
 
     def estimate(self, kspace_calib: np.ndarray) -> np.ndarray:
-        """Maps (H, W, 1, C, M), complex64, from fully sampled, centered k-space (H, W, C), the mean over frames."""
+        """Maps (H, W, 1, C, M), complex64, from centered k-space (H, W, C) whose center was sampled in full."""
         kspace_calib = np.ascontiguousarray(kspace_calib.transpose(2, 0, 1))
         maps = espirit_maps(kspace_calib, self.calib_width, crop=self.crop, num_maps=self.num_maps, soft=self.soft)
         return maps[:, :, None]
@@ -67,7 +67,7 @@ def sense_arrays(
 
     Args:
         kspace: Centered k-space (H, W, T, C), complex64.
-        kspace_calib: Its mean over the frames, (H, W, C).
+        kspace_calib: Of what maps are estimated, (H, W, C): its mean over the frames, or lines for calibration.
         coil_maps: How maps are estimated.
         has_target: Whether k-space is fully sampled, so that it gives the target.
     """

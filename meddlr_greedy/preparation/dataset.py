@@ -20,6 +20,7 @@ from meddlr_greedy.files import (
     written_atomically,
 )
 from meddlr_greedy.locks import LOCK_FILES, LOG_FILE, locked
+from meddlr_greedy.ops.axes import CINE_AXES
 from meddlr_greedy.preparation.annotations import ScanEntry, annotations
 from meddlr_greedy.preparation.progress import ProgressReport
 from meddlr_greedy.preparation.raw_scan import stem
@@ -31,7 +32,7 @@ from meddlr_greedy.preparation.workers import in_parallel
 
 __all__ = ["prepare_dataset"]
 
-_DESCRIPTION = "Prepared multi-coil cine"
+_DESCRIPTION = "Prepared multi-coil"  # what all annotations begin with
 _FORMAT = 2  # raised when the same parameters come to give other data, so that old files are not taken for new
 _MOST_SHOWN = 5  # names in a message
 
@@ -153,6 +154,7 @@ class ScanReport(NamedTuple):
     path: Path
     info: Optional[ScanInfo] = None
     undersampled: bool = False
+    is_cine: bool = True
     content: Dict[str, Any] = {}  # what tells it from others: name and digest of its file, and of the mask's
 
     @property
@@ -180,7 +182,8 @@ def _scan_report(source: Source, path: Path) -> ScanReport:
     content = source.fingerprint(path)
     if scan.mask_file is not None:  # other masks for the same data have the same size
         content["mask"] = {"name": scan.mask_file.name, "sha256": sha256_of([scan.mask_file])}
-    return ScanReport(path, ScanInfo(scan.subject_id, scan.num_slices), scan.undersampled, content)
+    info = ScanInfo(scan.subject_id, scan.num_slices)
+    return ScanReport(path, info, scan.undersampled, scan.is_cine, content)
 
 
 def _scan_names(
@@ -222,13 +225,22 @@ def _scan_names(
 
 
 def _are_undersampled(scans: Dict[str, ScanReport]) -> bool:
-    kinds = [scan.undersampled for scan in scans.values() if scan.usable]
-    if len(set(kinds)) > 1:
+    """Whether the scans are undersampled, after a look at whether all are of one kind."""
+    usable = [scan for scan in scans.values() if scan.usable]
+    static = [scan.path for scan in usable if not scan.is_cine]
+    if 0 < len(static) < len(usable):
+        more = f" and {len(static) - _MOST_SHOWN} more" if len(static) > _MOST_SHOWN else ""
         raise UserError(
-            f"found {len(kinds) - sum(kinds)} fully sampled and {sum(kinds)} undersampled files, allowed one kind in a "
-            "data set"
+            f"found {len(usable) - len(static)} cine and {len(static)} static files "
+            f"({', '.join(map(str, static[:_MOST_SHOWN]))}{more}), allowed one kind in a data set"
         )
-    return kinds[0]
+    num_undersampled = sum(scan.undersampled for scan in usable)
+    if 0 < num_undersampled < len(usable):
+        raise UserError(
+            f"found {len(usable) - num_undersampled} fully sampled and {num_undersampled} undersampled files, allowed "
+            "one kind in a data set"
+        )
+    return num_undersampled > 0
 
 
 # --- Writing the files ---
@@ -294,7 +306,8 @@ def _write_annotations(folder: Path, tasks: Sequence[ScanTask], split_by: str, p
             size = file["kspace"].shape[1:]
         file_name = task.output.relative_to(folder).as_posix()
         entries.append(ScanEntry(task.split, file_name, task.subject_id, task.slices, size))
-    contents = annotations(entries, _DESCRIPTION, split_by, parameters)
+    kind = "cine" if 1 + len(size) == CINE_AXES else "2D"
+    contents = annotations(entries, f"{_DESCRIPTION} {kind}", split_by, parameters)
     _remove_annotations(folder, [split for split in SPLITS if f"{split}.json" not in contents])
     with writing(folder):
         (folder / "annotations").mkdir(exist_ok=True)

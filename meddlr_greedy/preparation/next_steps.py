@@ -11,12 +11,14 @@ import torch
 
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import ROOT_VARIABLE, datasets_root
+from meddlr_greedy.ops.axes import CINE_AXES
 from meddlr_greedy.preparation.splits import SPLITS
 
 __all__ = ["say_what_is_next"]
 
 # Configs that come with the package.
 _CONFIG = "cine/greedy.yaml"
+_CONFIG_OF_2D = "knee/greedy.yaml"
 _CONFIG_WITHOUT_TARGETS = "cine/dl_espirit_greedy_self_supervised.yaml"
 
 
@@ -31,19 +33,23 @@ def say_what_is_next(output: Path, seconds: float) -> None:
     first_file, _ = next(scan for found in sizes.values() for scan in found)
     shapes = sorted({tuple(size[1:]) for found in sizes.values() for _, size in found})
     told = f"{shapes[0]}" if len(shapes) == 1 else f"{shapes[0]} to {shapes[-1]}, {len(shapes)} different ones"
-    print(f"{output}: {counts} slices of (H, W, T, C) = {told}, {seconds:.0f} s")
+    is_cine = len(shapes[0]) + 1 == CINE_AXES
+    axes = "(H, W, T, C)" if is_cine else "(H, W, C)"
+    print(f"{output}: {counts} slices of {axes} = {told}, {seconds:.0f} s")
     with h5py.File(output / first_file, "r") as file:
         has_target, num_maps = "target" in file, file["maps"].shape[-1]
     used = [split for split, found in sizes.items() if found]
     if has_target:
-        print(f"Next, train on it:\n  {_training_command(_CONFIG, output, used, num_maps)}")
+        print(
+            f"Next, train on it:\n  {_training_command(_CONFIG if is_cine else _CONFIG_OF_2D, output, used, num_maps)}"
+        )
         return
     command = ["meddlr-greedy", "reconstruct", "--config-file", "RUN/config.yaml", "--weights", "WEIGHTS"]
     command += [os.path.relpath(output / first_file), "--output", "FOLDER"]
     command += [] if torch.cuda.is_available() else ["--device", "cpu"]
     print(f"Next, reconstruct it, by a network for map sets: {num_maps} (RUN is the folder of its training):")
     print(f"  {shlex.join(command)}")
-    if "train" in used:
+    if "train" in used and is_cine:
         # Nothing of it can be scored by targets.
         command_line = _training_command(_CONFIG_WITHOUT_TARGETS, output, [s for s in used if s != "test"], num_maps)
         print(f"Or train on it, without targets (MISC.GREEDY.CINE.LOSS_LINES):\n  {command_line}")

@@ -1,9 +1,9 @@
 """What every reader hands over: Cartesian k-space of one scan, slice by slice, and which of it was sampled."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from meddlr_greedy.ops.fft import centered_fft, centered_ifft
 
 __all__ = [
     "SAME_PLACE_MM",
+    "Calibration",
     "RawScan",
     "RawSlice",
     "are_neighbors",
@@ -22,7 +23,9 @@ __all__ = [
     "check_slice",
     "complete",
     "find_files",
+    "not_zero",
     "plain_text",
+    "ranges",
     "remove_oversampling",
     "slice_spacing",
     "stem",
@@ -31,15 +34,36 @@ __all__ = [
 #: Slices nearer than this are one.
 SAME_PLACE_MM = 0.1
 _NOT_PLAIN = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff]")
+_FEW_ZEROS = 0.9  # a sampled line may hold zeros by chance; below this it was sampled in part
+_HINT = "allowed every line of every phase; for data undersampled on purpose give --undersampled"
 _MOST_MISSING = 0.25  # of all lines; where more is missing, it was not lost but never meant to be sampled
+
+
+class Calibration(NamedTuple):
+    """The center of k-space, acquired for coil maps and not for the image.
+
+    Attributes:
+        kspace: (H, W, C), complex64: centered, on the grid of the image's k-space, of the same coils.
+        sampled: (H, W), bool.
+    """
+
+    kspace: np.ndarray
+    sampled: np.ndarray
 
 
 @dataclass(frozen=True)
 class RawSlice:
-    """k-space (H, W, T, C), complex64, zero where not sampled; ``sampled`` (H or 1, W, T), bool."""
+    """One slice as it was measured.
+
+    Args:
+        kspace: (H, W, T, C), complex64, zero where not sampled; of a static scan T is 1.
+        sampled: (H or 1, W, T), bool.
+        calibration: What coil maps are estimated of where the image's own lines leave gaps in the center.
+    """
 
     kspace: np.ndarray
     sampled: np.ndarray
+    calibration: Optional[Calibration] = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +76,7 @@ class RawScan:
         num_slices: Number of slices S.
         load_slice: Reads one slice, by its index from 0.
         names_subject: Whether the file says whom it shows; else ``subject_id`` is its name.
+        is_cine: Whether it is a series; a static scan becomes 2D images.
         simulated: Whether its k-space is simulated. :class:`meddlr_greedy.preparation.sources.Source` sets it.
         undersampled: Whether it was acquired so, on purpose: it keeps its sampling mask and has no target.
         mask_file: Of what was sampled, where it is a file of its own.
@@ -67,6 +92,7 @@ class RawScan:
     num_slices: int
     load_slice: Callable[[int], RawSlice]
     names_subject: bool = True
+    is_cine: bool = True
     simulated: bool = False
     undersampled: bool = False
     mask_file: Optional[Path] = None
@@ -99,8 +125,13 @@ def check_scan(scan: RawScan) -> None:
         raise UserError(f"{scan.path}: {wrong}")
 
 
-def check_slice(where: str, raw: RawSlice) -> None:
-    """Checks the arrays that a reader gives for a slice, whatever its format; ``where`` is for the message.
+def check_slice(where: str, raw: RawSlice, is_cine: bool = True) -> None:
+    """Checks the arrays that a reader gives for a slice, whatever its format.
+
+    Args:
+        where: The file and slice, for messages.
+        raw: The slice.
+        is_cine: Whether it may have several cardiac phases.
 
     Raises:
         UserError: Their types or shapes are not those of :class:`RawSlice`, or k-space is not finite.
@@ -108,12 +139,19 @@ def check_slice(where: str, raw: RawSlice) -> None:
     kspace, sampled = raw.kspace, raw.sampled
     if kspace.dtype != np.complex64 or kspace.ndim != 4 or 0 in kspace.shape:
         raise UserError(f"{where}: k-space: found {kspace.dtype} of shape {kspace.shape}, allowed complex64 of 4 axes")
+    if not is_cine and kspace.shape[2] != 1:
+        raise UserError(f"{where}: k-space: found {kspace.shape[2]} cardiac phases, allowed 1 in a static scan")
     height, *others = kspace.shape[:3]
     if sampled.dtype != bool or sampled.shape not in ((1, *others), (height, *others)):
         raise UserError(
             f"{where}: sampled: found {sampled.dtype} of shape {sampled.shape}, allowed bool (H or 1, W, T) of k-space "
             f"{kspace.shape}"
         )
+    if raw.calibration is not None:
+        plane = (*kspace.shape[:2], kspace.shape[3])
+        found = [(array.dtype, array.shape) for array in raw.calibration]
+        if found != [(np.dtype(np.complex64), plane), (np.dtype(bool), plane[:2])]:
+            raise UserError(f"{where}: calibration: found {found}, allowed complex64 {plane} and bool {plane[:2]}")
     check_memory(where, 4 * kspace.nbytes)
     if not np.isfinite(kspace).all():
         raise UserError(f"{where}: found NaN or infinite values in k-space, allowed finite ones")
@@ -158,6 +196,17 @@ def find_files(
     return list(found)
 
 
+def not_zero(kspace: np.ndarray) -> np.ndarray:
+    """What was sampled of k-space (H, W, T, C), where nothing else tells.
+
+    Returns:
+        Bool; (1, W, T) where it is whole lines, (H, W, T) otherwise.
+    """
+    sampled = (kspace != 0).any(axis=-1)
+    share = sampled.mean(axis=0)
+    return share[None] > 0 if ((share == 0) | (share > _FEW_ZEROS)).all() else sampled
+
+
 def remove_oversampling(readouts: np.ndarray, width: int) -> np.ndarray:
     """Keeps the central ``width`` of the N image points of centered readouts (..., N), and their intensities."""
     image = centered_ifft(torch.from_numpy(readouts), dims=(-1,))
@@ -187,7 +236,8 @@ def are_neighbors(slices: Sequence[int]) -> bool:
 def complete(raw: RawSlice, missing: str, where: str) -> Tuple[RawSlice, List[str]]:
     """A slice that should be fully sampled, with every line there is in any cardiac phase in all of them.
 
-    Lines at the edge of k-space that no phase has are partial Fourier or zero padding: they stay zero.
+    Lines at the edge of k-space that no phase has are partial Fourier or zero padding: they stay zero. A static scan is
+    a series of one phase.
 
     Args:
         raw: The slice.
@@ -202,28 +252,32 @@ def complete(raw: RawSlice, missing: str, where: str) -> Tuple[RawSlice, List[st
         UserError: where something is missing and ``missing`` is "refuse", or it looks undersampled.
     """
     lines = raw.sampled.any(axis=0)  # (W, T)
+    # The end of a line may be missing (asymmetric echo, corners of k-space), but nothing in between.
+    begins = np.diff(raw.sampled, axis=0, prepend=False) & raw.sampled
+    if (begins.sum(axis=0) > 1).any():
+        raise UserError(f"{where}: found lines with holes along the readout, {_HINT}")
     acquired = np.flatnonzero(lines.any(axis=1))
     if not acquired.size:
         raise UserError(f"{where}: found nothing but zeros in k-space")
     expected = np.arange(acquired[0], acquired[-1] + 1)
-    hint = "allowed every line of every phase; for data undersampled on purpose give --undersampled"
     never = np.setdiff1d(expected, acquired)
     if never.size:
-        raise UserError(f"{where}: lines {_ranges(never)} are in no cardiac phase, {hint}")
+        lack = "in no cardiac phase" if lines.shape[1] > 1 else "missing"
+        raise UserError(f"{where}: lines {ranges(never)} are {lack}, {_HINT}")
     absent = ~lines[expected]
     if not absent.any():
         partial = len(expected) < len(lines)
-        return raw, [f"{where}: lines {_ranges(expected)} of {len(lines)} sampled"] if partial else []
+        return raw, [f"{where}: lines {ranges(expected)} of {len(lines)} sampled"] if partial else []
     found = "; ".join(
         f"phase {phase} is missing"
         if absent[:, phase].all()
-        else f"phase {phase} lacks lines {_ranges(expected[absent[:, phase]])}"
+        else f"phase {phase} lacks lines {ranges(expected[absent[:, phase]])}"
         for phase in np.flatnonzero(absent.any(axis=0))
     )
     if absent.mean() > _MOST_MISSING:
-        raise UserError(f"{where}: {absent.mean():.0%} of the lines are missing, {hint}")
+        raise UserError(f"{where}: {absent.mean():.0%} of the lines are missing, {_HINT}")
     if missing != "fill":
-        raise UserError(f"{where}: {found}; {hint}, or --missing fill to take them from the nearest phase")
+        raise UserError(f"{where}: {found}; {_HINT}, or --missing fill to take them from the nearest phase")
 
     kspace, sampled, num_phases = raw.kspace.copy(), raw.sampled.copy(), lines.shape[1]
     for line, phase in zip(*np.nonzero(absent)):
@@ -232,10 +286,11 @@ def complete(raw: RawSlice, missing: str, where: str) -> Tuple[RawSlice, List[st
         nearest = having[np.lexsort((behind, np.minimum(behind, num_phases - behind)))[0]]
         for array, source in ((kspace, raw.kspace), (sampled, raw.sampled)):
             array[:, expected[line], phase] = source[:, expected[line], nearest]
-    return RawSlice(kspace, sampled), [f"{where}: {found}; filled from the nearest phase"]
+    filled = replace(raw, kspace=kspace, sampled=sampled)
+    return filled, [f"{where}: {found}; filled from the nearest phase"]
 
 
-def _ranges(numbers: np.ndarray) -> str:
+def ranges(numbers: Union[Sequence[int], np.ndarray]) -> str:
     """[0, 1, 2, 5] as "0-2, 5"."""
     runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

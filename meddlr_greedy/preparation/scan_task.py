@@ -12,7 +12,7 @@ import torch
 
 from meddlr_greedy.data.scan_file import check_values, write_scan
 from meddlr_greedy.errors import UserError, first_line
-from meddlr_greedy.preparation.raw_scan import are_neighbors
+from meddlr_greedy.preparation.raw_scan import are_neighbors, ranges
 from meddlr_greedy.preparation.slice import Preparation, slice_arrays
 from meddlr_greedy.preparation.sources import Source
 
@@ -92,14 +92,16 @@ def write_file(task: ScanTask, on_slice: Callable[[], Any] = lambda: None) -> Li
         UserError: The scan cannot be used, or the file cannot be written (``WriteError``).
     """
     scan = task.source.open_scan(task.path)
-    notes = list(scan.notes)
+    by_slice: Dict[str, List[int]] = {}
 
     def slices() -> Iterator[Dict[str, np.ndarray]]:
         for slice_id in task.slices:
             with _telling_of_overflow(task.path):
                 arrays, found = slice_arrays(scan, slice_id, task.preparation)
+                arrays = arrays if scan.is_cine else {name: array[:, :, 0] for name, array in arrays.items()}
                 check_values(f"{task.path}: prepared", slice_id, arrays)
-            notes.extend(found)
+            for note in found:
+                by_slice.setdefault(note.replace(f"{scan.path}: slice {slice_id}: ", "", 1), []).append(slice_id)
             yield arrays
             on_slice()
 
@@ -108,11 +110,18 @@ def write_file(task: ScanTask, on_slice: Callable[[], Any] = lambda: None) -> Li
         **task.attributes,
         "pixel_spacing_mm": scan.pixel_spacing_mm or given.pixel_spacing_mm,
         "slice_spacing_mm": scan.slice_spacing_mm if are_neighbors(task.slices) else None,
-        "frame_time_ms": scan.frame_time_ms or given.frame_time_ms,
+        "frame_time_ms": (scan.frame_time_ms or given.frame_time_ms) if scan.is_cine else None,
         **(scan.placement.of_slices(task.slices).as_attributes() if scan.placement else {}),
     }
     write_scan(task.output, len(task.slices), slices(), attributes)
-    return notes
+    return [*scan.notes, *_told_once(scan.path, by_slice)]
+
+
+def _told_once(path: Path, by_slice: Dict[str, List[int]]) -> Iterator[str]:
+    """What there is to tell of slices, once for all of which it is true."""
+    for note, (first, *others) in by_slice.items():
+        also = f" (and of {'slice' if len(others) == 1 else 'slices'} {ranges(others)})" if others else ""
+        yield f"{path}: slice {first}: {note}{also}"
 
 
 @contextmanager

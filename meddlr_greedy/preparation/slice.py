@@ -11,7 +11,7 @@ from meddlr_greedy.limits import LARGEST_LENGTH, check_whole, is_length
 from meddlr_greedy.ops.acquisition import MOST_COILS
 from meddlr_greedy.ops.coils import compress_coils, geometric_compression, svd_compression
 from meddlr_greedy.preparation.coil_maps import LEAST_CALIB_WIDTH, CoilMaps, sense_arrays
-from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, complete
+from meddlr_greedy.preparation.raw_scan import Calibration, RawScan, RawSlice, complete
 
 __all__ = [
     "COMPRESSIONS",
@@ -97,10 +97,18 @@ def slice_arrays(scan: RawScan, slice_id: int, preparation: Preparation) -> Tupl
     coil_maps = preparation.coil_maps
     if scan.simulated:  # all of k-space is there, so a small matrix is calibration region as a whole
         coil_maps = replace(coil_maps, calib_width=min(coil_maps.calib_width, *raw.kspace.shape[:2]))
-    _check_calibration(where, raw, coil_maps.calib_width)
-    kspace = _compressed(where, raw.kspace, preparation)
-    count = raw.sampled.sum(axis=2)[..., None]
-    kspace_calib = kspace.sum(axis=2) / np.maximum(count, 1).astype(np.float32)
+    calibration = _calibration(where, raw, coil_maps.calib_width)
+    kspace, matrix = _compressed(where, raw.kspace, preparation)
+    if raw.calibration is not None:
+        used = "come from" if calibration is not None else "do not need"
+        notes = [*notes, f"{where}: coil maps {used} the lines for calibration alone"]
+    if calibration is None:
+        count = raw.sampled.sum(axis=2)[..., None]
+        kspace_calib = kspace.sum(axis=2) / np.maximum(count, 1).astype(np.float32)
+    elif matrix is None:
+        kspace_calib = calibration.kspace
+    else:
+        kspace_calib = compress_coils(torch.from_numpy(calibration.kspace), matrix).numpy()
     arrays = sense_arrays(kspace, kspace_calib, coil_maps, has_target=not scan.undersampled)
     if scan.undersampled:
         # What an asymmetric echo left out stays out, though coil compression spreads a little into it.
@@ -109,38 +117,52 @@ def slice_arrays(scan: RawScan, slice_id: int, preparation: Preparation) -> Tupl
     return arrays, notes
 
 
-def _check_calibration(where: str, raw: RawSlice, calib_width: int) -> None:
-    """A UserError where the calibration region was not sampled in full, in all phases together."""
+def _calibration(where: str, raw: RawSlice, calib_width: int) -> Optional[Calibration]:
+    """Of what the maps are estimated: ``None`` is the mean of the image's own k-space over the cardiac phases.
+
+    Raises:
+        UserError: Neither that nor what was acquired for calibration covers the calibration region.
+    """
     height, width = raw.kspace.shape[:2]
-    sampled = np.broadcast_to(raw.sampled.any(axis=2), (height, width))
+    own = _covered(np.broadcast_to(raw.sampled.any(axis=2), (height, width)), calib_width)
+    if own == calib_width:
+        return None
+    other = 0 if raw.calibration is None else _covered(raw.calibration.sampled, calib_width)
+    if other == calib_width:
+        return raw.calibration
+    largest = max(own, other)
+    raise UserError(
+        f"{where}: calibration region of {calib_width} x {calib_width}: only the central {largest} x {largest} of "
+        f"{height} x {width} was sampled, "
+        + (
+            f"allowed --calib {LEAST_CALIB_WIDTH} to {largest}"
+            if largest >= LEAST_CALIB_WIDTH
+            else f"and coil maps need {LEAST_CALIB_WIDTH} x {LEAST_CALIB_WIDTH} or more: no --calib will do"
+        )
+    )
+
+
+def _covered(sampled: np.ndarray, most: int) -> int:
+    """Width of the largest central square, up to ``most``, of which all was sampled; ``sampled`` is (H, W)."""
+    height, width = sampled.shape
 
     def is_sampled(size: int) -> bool:
-        if size > min(height, width):
-            return False
         top, left = height // 2 - size // 2, width // 2 - size // 2
         return bool(sampled[top : top + size, left : left + size].all())
 
-    if not is_sampled(calib_width):
-        largest = next((size for size in range(min(height, width), 0, -1) if is_sampled(size)), 0)
-        raise UserError(
-            f"{where}: calibration region of {calib_width} x {calib_width}: only the central {largest} x {largest} of "
-            f"{height} x {width} was sampled, "
-            + (
-                f"allowed --calib {LEAST_CALIB_WIDTH} to {largest}"
-                if largest >= LEAST_CALIB_WIDTH
-                else f"and coil maps need {LEAST_CALIB_WIDTH} x {LEAST_CALIB_WIDTH} or more: no --calib will do"
-            )
-        )
+    return next((size for size in range(min(height, width, most), 0, -1) if is_sampled(size)), 0)
 
 
-def _compressed(where: str, kspace: np.ndarray, preparation: Preparation) -> np.ndarray:
+def _compressed(where: str, kspace: np.ndarray, preparation: Preparation) -> Tuple[np.ndarray, Optional[torch.Tensor]]:
+    """K-space of virtual coils, and the matrix that makes them; ``None`` where the coils stay."""
     compression, coils, num_coils = COMPRESSIONS[preparation.compression], preparation.coils, kspace.shape[-1]
     if compression is None or coils is None or coils == num_coils:
-        return kspace
+        return kspace, None
     if coils > num_coils:
         raise UserError(
             f"{where}: --coils: found {coils} with {num_coils} coils in the file, allowed 1 to {num_coils}, or "
             "--compression none"
         )
     measured = torch.from_numpy(kspace)
-    return compress_coils(measured, compression(measured, coils)).numpy()
+    matrix = compression(measured, coils)
+    return compress_coils(measured, matrix).numpy(), matrix

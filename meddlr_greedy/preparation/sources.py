@@ -86,7 +86,7 @@ class Source:
             scan,
             subject_id=plain_text(scan.subject_id) or self.reader.subject_by_path(path),
             simulated=self.reader.simulates,
-            load_slice=_reading_slices(path, scan.load_slice),
+            load_slice=_reading_slices(path, scan.load_slice, scan.is_cine),
         )
         if self.subject_pattern is not None:
             subject = self._matched(path)
@@ -109,8 +109,11 @@ class Source:
     @property
     def parameters(self) -> Dict[str, Any]:
         """What all scans are a function of, as it is stored with them in JSON."""
+        unused = {name for name in self.reader.added if self.options.get(name) is None}
         options = {
-            name: _as_json(name, value) for name, value in self.options.items() if name not in self.reader.locations
+            name: _as_json(name, value)
+            for name, value in self.options.items()
+            if name not in (*self.reader.locations, *unused)
         }
         return {"reader": self.reader.command, "options": options}
 
@@ -122,13 +125,13 @@ class Source:
             return {"source": printable(path.name), "sha256": sha256_of(self.reader.files(path))}
 
 
-def _reading_slices(path: Path, load_slice: Callable[[int], RawSlice]) -> Callable[[int], RawSlice]:
+def _reading_slices(path: Path, load_slice: Callable[[int], RawSlice], is_cine: bool) -> Callable[[int], RawSlice]:
     """``load_slice``, whose failures are told in one line that names the file."""
 
     def load(slice_id: int) -> RawSlice:
         with reading(path), np.errstate(all="ignore"):
             raw = load_slice(slice_id)
-            check_slice(f"{path}: slice {slice_id}", raw)
+            check_slice(f"{path}: slice {slice_id}", raw, is_cine)
             return raw
 
     return load

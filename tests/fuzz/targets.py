@@ -12,18 +12,22 @@ import numpy as np
 
 from meddlr_greedy import compare, eval_net, prepare, reconstruct, train_net
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.data.scan_file import check_mask, check_values, read_header, read_slice
+from meddlr_greedy.data.scan_file import check_mask, check_values, read_header, read_slice, write_scan
 from meddlr_greedy.engine.run_files import load_network
 from meddlr_greedy.preparation.readers.cmrxrecon import CmrxreconReader
+from meddlr_greedy.preparation.readers.fastmri import FastmriReader
 from meddlr_greedy.preparation.readers.images import ImagesReader
 from meddlr_greedy.preparation.readers.ismrmrd import IsmrmrdReader
+from meddlr_greedy.preparation.readers.kspace_files import KspaceFileReader
 from meddlr_greedy.preparation.sources import Source
 from tests.conftest import COMMON, GREEDY
 from tests.fuzz import mutators as m
 from tests.helpers.evaluation import write_run
-from tests.helpers.heart import make_heart
+from tests.helpers.fastmri import fastmri_kspace, write_fastmri
+from tests.helpers.heart import WIDTH, make_heart
+from tests.helpers.mrd_lines import ALONE, Line, header, oversampled, space, write_lines
 from tests.helpers.scanners import Mrd, matlab_axes, write_dicom, write_enhanced, write_mat, write_mrd, write_nifti
-from tests.helpers.scans import write_dataset
+from tests.helpers.scans import random_complex, write_dataset
 
 
 @dataclass
@@ -53,11 +57,11 @@ class ImpossibleScanError(AssertionError):
     """A reader took a file for a scan that no scanner acquires."""
 
 
-def _read_raw(reader: Any) -> Callable[[Path], None]:
+def _read_raw(reader: Any, **options: Any) -> Callable[[Path], None]:
     """Opens all scans and reads their first slices; what comes out has to be a scan."""
 
     def read(folder: Path) -> None:
-        source = Source(reader, [str(folder / "data")])
+        source = Source(reader, [str(folder / "data")], options)
         for path in source.find(folder / "out"):
             scan = source.open_scan(path)
             raw = scan.load_slice(0)
@@ -75,8 +79,8 @@ def _read_raw(reader: Any) -> Callable[[Path], None]:
     return read
 
 
-def _prepare(reader: str) -> Callable[[Path], List[str]]:
-    return lambda folder: ["prepare", reader, str(folder / "data"), "--output", str(folder / "out")]
+def _prepare(*reader: str) -> Callable[[Path], List[str]]:
+    return lambda folder: ["prepare", *reader, str(folder / "data"), "--output", str(folder / "out")]
 
 
 def _heart() -> Any:
@@ -107,6 +111,33 @@ def _make_mrd(folder: Path) -> None:
     coil_images = _heart().coil_images[:1, :2, :2]
     noise = np.random.default_rng(0).standard_normal((2, 2, 64)) + 0j
     write_mrd(_data(folder) / "s.h5", coil_images, Mrd(noise=noise, subject="a"))
+
+
+def _make_real_time(folder: Path) -> None:
+    """Two heartbeats, and lines for calibration in a space of their own."""
+    kspace = oversampled(_heart().coil_images[0, 0, :2])
+    stamps = [(beat, 60 * i) for beat in range(2) for i in range(6)]
+    lines = [
+        Line(kspace[:, :, 4 * i], 4 * i, repetition=i, clock=9000 + 360 * beat + since, since_trigger=since)
+        for i, (beat, since) in enumerate(stamps)
+    ]
+    lines += [Line(kspace[:, :, line], line - 20, flags=ALONE, space=1) for line in range(20, 28)]
+    spaces = space(64, WIDTH), space(64, 8, fov=(320, 240))
+    write_lines(_data(folder) / "us_s.h5", header(*spaces), lines)
+
+
+def _make_fastmri(folder: Path) -> None:
+    kspace = fastmri_kspace(_heart().coil_images[:1, 0, :2])
+    mask = np.arange(WIDTH) % 2 == 0
+    write_fastmri(_data(folder) / "s.h5", kspace * mask, mask)
+
+
+def _make_kspace_file(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = _data(folder) / "s.h5"
+    arrays = {"kspace": random_complex(rng, 2, 16, 12, 3, 2), "mask": np.ones((2, 1, 12, 3, 1), np.uint8)}
+    attributes = {"subject_id": "P1", "pixel_spacing_mm": (1.5, 1.25), "frame_time_ms": 40.0}
+    write_scan(path, 2, ({name: array[i] for name, array in arrays.items()} for i in range(2)), attributes)
 
 
 def _make_mat(folder: Path) -> None:
@@ -232,6 +263,19 @@ TARGETS = [
         6,
     ),
     Target("ismrmrd", _make_mrd, [("data/*", [m.change_hdf5] * 3)], _read_raw(IsmrmrdReader()), _prepare("ismrmrd"), 6),
+    Target(
+        "real-time ismrmrd",
+        _make_real_time,
+        [("data/*", [m.change_hdf5] * 3)],
+        _read_raw(IsmrmrdReader(), phases=3),
+        _prepare("ismrmrd", "--phases", "3"),
+    ),
+    Target(
+        "fastmri", _make_fastmri, [("data/*", [m.change_hdf5] * 2)], _read_raw(FastmriReader()), _prepare("fastmri")
+    ),
+    Target(
+        "k-space", _make_kspace_file, [("data/*", [m.change_hdf5])], _read_raw(KspaceFileReader()), _prepare("maps")
+    ),
     Target(
         "cmrxrecon",
         _make_mat,

@@ -15,7 +15,14 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import reading
 from meddlr_greedy.hdf5 import check_array, check_links
 from meddlr_greedy.limits import check_memory
-from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, find_files, plain_text, remove_oversampling
+from meddlr_greedy.preparation.raw_scan import (
+    RawScan,
+    RawSlice,
+    find_files,
+    not_zero,
+    plain_text,
+    remove_oversampling,
+)
 from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
 
@@ -28,7 +35,6 @@ _UNDERSAMPLED = re.compile(r"kus|.*_sub\d*", re.IGNORECASE)
 # In 2025 patients are numbered anew in each center: Center001/UIH_30T_umr780/P001.
 _CENTER = re.compile(r"center\d+", re.IGNORECASE)
 _MOST_DEPTH = 4  # of folders below the one that data and masks share
-_FEW_ZEROS = 0.9  # a sampled line may hold zeros by chance; below this it was sampled in part
 
 
 @READER_REGISTRY.register()
@@ -106,7 +112,7 @@ class CmrxreconReader(Reader):
         def load(slice_id: int) -> RawSlice:
             kspace = _load_kspace(path, name, slice_id, readout_oversampling)
             if mask is None:
-                return RawSlice(kspace, _not_zero(kspace))
+                return RawSlice(kspace, not_zero(kspace))
             if kspace[np.broadcast_to(~mask, kspace.shape[:3])].any():
                 raise UserError(f"{path}: slice {slice_id}: k-space is not zero where its mask is")
             return RawSlice(kspace, mask)
@@ -190,13 +196,6 @@ def _complex(stored: np.ndarray) -> np.ndarray:
     kspace = np.empty(stored.shape, np.complex64)
     kspace.real, kspace.imag = stored["real"], stored["imag"]
     return kspace
-
-
-def _not_zero(kspace: np.ndarray) -> np.ndarray:
-    """What was sampled of k-space (H, W, T, C): (1, W, T) where it is whole lines, (H, W, T) otherwise."""
-    sampled = (kspace != 0).any(axis=-1)
-    share = sampled.mean(axis=0)
-    return share[None] > 0 if ((share == 0) | (share > _FEW_ZEROS)).all() else sampled
 
 
 def _mask_file(path: Path, masks: Optional[str]) -> Optional[Path]:

@@ -1,20 +1,19 @@
-"""What the headers of an ISMRMRD file say: where acquisitions lie in k-space, and where slices lie in the scanner."""
+"""Where acquisitions of an ISMRMRD file lie in k-space, and where its slices lie in the scanner."""
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Optional, Tuple
 
-import h5py
 import numpy as np
 
 from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.hdf5 import check_array
-from meddlr_greedy.limits import LARGEST_LENGTH, check_declared, check_memory, is_length
+from meddlr_greedy.limits import check_declared, check_memory
 from meddlr_greedy.preparation.raw_scan import SAME_PLACE_MM
+from meddlr_greedy.preparation.readers.ismrmrd_header import Encoding, Header
 
 __all__ = [
+    "READOUT_FIELDS",
     "Layout",
     "dwell_time",
     "encoding_of",
@@ -22,44 +21,12 @@ __all__ = [
     "listed",
     "ordered_slices",
     "placement_of",
-    "read_header",
-    "relative_noise_bandwidth",
 ]
 
-_LARGEST_COUNT = 65535  # counters of acquisitions have 16 bits
+#: Of an acquisition's header: how its samples lie along the readout.
+READOUT_FIELDS = ("number_of_samples", "center_sample", "discard_pre", "discard_post")
 _SAME_DIRECTION = 1e-3
 _SAME_DWELL = 1e-3  # relative; scanners compute it in single precision
-
-
-def read_header(path: Path, group: h5py.Group) -> Any:
-    """The XML header, parsed.
-
-    Values of a wrong type stay texts. Those that are used are checked where they are, so that a header is not refused
-    for the others.
-    """
-    import ismrmrd
-
-    check_array(path, group["xml"])
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ismrmrd.xsd.CreateFromDocument(group["xml"][0])
-    except Exception as error:  # the parsers behind it raise errors of many kinds
-        raise UserError(f"{path}: the XML header cannot be read ({error})") from error
-
-
-def _whole(path: Path, name: str, value: Any, least: int) -> int:
-    if not isinstance(value, int) or not least <= value <= _LARGEST_COUNT:
-        found = repr(value)[:100]
-        raise UserError(f"{path}: header: {name}: found {found}, allowed a whole number, {least} to {_LARGEST_COUNT}")
-    return value
-
-
-def _length(path: Path, name: str, value: Any) -> float:
-    if not isinstance(value, (int, float)) or not is_length(value):
-        found = repr(value)[:100]
-        raise UserError(f"{path}: header: {name}: found {found}, allowed a number above 0, up to {LARGEST_LENGTH:g}")
-    return float(value)
 
 
 def flagged(heads: np.ndarray, *flags: str) -> np.ndarray:
@@ -86,12 +53,6 @@ def dwell_time(path: Path, heads: np.ndarray) -> Optional[float]:
         found = listed(np.unique(times)[:5])
         raise UserError(f"{path}: readouts differ: sample_time_us: found {found}, allowed one value")
     return times[0] if times[0] > 0 else None
-
-
-def relative_noise_bandwidth(path: Path, header: Any) -> float:
-    """Noise bandwidth of the receiver over the nominal one; 1 where it is not given."""
-    value = getattr(header.acquisitionSystemInformation, "relativeReceiverNoiseBandwidth", None) or 1.0
-    return _length(path, "relativeReceiverNoiseBandwidth", value)
 
 
 def ordered_slices(path: Path, heads: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
@@ -141,15 +102,15 @@ def placement_of(heads: np.ndarray, slices: np.ndarray) -> Optional[Placement]:
     return Placement(heads["position"][firsts].astype(float), *(np.array(directions) / lengths[:, None]))
 
 
-def encoding_of(path: Path, header: Any, heads: np.ndarray) -> Any:
-    """The encoding of the image's acquisitions, after a look at what is not 2D Cartesian cine."""
+def encoding_of(path: Path, header: Header, heads: np.ndarray) -> Encoding:
+    """The encoding of acquisitions, after a look at what is not 2D Cartesian."""
     spaces = np.unique(heads["encoding_space_ref"])
-    if len(spaces) > 1 or spaces[0] >= len(header.encoding):
+    if len(spaces) > 1 or spaces[0] >= header.num_encodings:
         raise UserError(f"{path}: found encoding spaces {listed(spaces)}, allowed one, described in the header")
-    encoding = header.encoding[spaces[0]]
-    trajectory = getattr(encoding.trajectory, "value", encoding.trajectory)
-    if trajectory != "cartesian":
-        raise UserError(f"{path}: found a {trajectory} trajectory, allowed cartesian")
+    encoding = header.encoding(int(spaces[0]))
+    encoding.check_cartesian()
+    if encoding.trajectory is None and heads["trajectory_dimensions"].any():
+        raise UserError(f"{path}: header: trajectory: found nothing, with coordinates in k-space; allowed cartesian")
     for counter, meaning in (("kspace_encode_step_2", "3D"), ("contrast", "echoes"), ("set", "flow encodings")):
         values = np.unique(heads["idx"][counter])
         if len(values) > 1:
@@ -161,11 +122,9 @@ def encoding_of(path: Path, header: Any, heads: np.ndarray) -> Any:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where acquisitions lie in k-space (H, W, T)."""
+    """Where acquisitions lie in k-space (H, W)."""
 
     matrix: Tuple[int, int]
-    num_phases: int
-    time_counter: str
     oversampled_width: int
     samples: slice  # of an acquisition, those that count
     readout: range  # where they lie in the oversampled readout
@@ -173,43 +132,22 @@ class Layout:
     pixel_spacing_mm: Tuple[float, float]
 
     @staticmethod
-    def of(path: Path, encoding: Any, heads: np.ndarray, undersampled: bool) -> "Layout":
-        """The layout of a file, by its XML header and the headers of the acquisitions of the image.
+    def of(path: Path, encoding: Encoding, heads: np.ndarray, num_phases: int = 1) -> "Layout":
+        """The layout of a group of acquisitions, by the XML header and their own.
+
+        Args:
+            path: The file, for messages.
+            encoding: Their encoding.
+            heads: Their headers.
+            num_phases: Cardiac phases, which have to fit into memory.
 
         Raises:
-            UserError: They disagree, or hold numbers that make no sense.
+            UserError: Headers disagree, or hold numbers that make no sense.
         """
-        oversampled_width, width = (
-            _whole(path, f"encodedSpace.matrixSize.{axis}", getattr(encoding.encodedSpace.matrixSize, axis), least=1)
-            for axis in ("x", "y")
-        )
-        fov = _fields_of_view(path, encoding)
-        # The recon matrix may be interpolated: the fields of view tell the oversampling.
-        oversampling = fov["encodedSpace", "x"] / fov["reconSpace", "x"]
-        height = min(round(oversampled_width / oversampling), oversampled_width)
-        if height < 1:
-            raise UserError(
-                f"{path}: header: found an oversampling of {oversampling:g} along {oversampled_width} points"
-            )
-
-        fields = ("number_of_samples", "center_sample", "discard_pre", "discard_post")
-        for field in fields:
-            values = np.unique(heads[field])
-            if len(values) > 1:
-                raise UserError(f"{path}: readouts differ: {field}: found {listed(values[:5])}, allowed one value")
-        dwell_time(path, heads)
-        num_samples, center, pre, post = (int(heads[field][0]) for field in fields)
-        first = oversampled_width // 2 - center
-        readout = range(first + pre, first + num_samples - post)
-        if not readout or readout[0] < 0 or readout[-1] >= oversampled_width:
-            raise UserError(
-                f"{path}: {num_samples} samples with center_sample {center} do not fit into the encoded matrix of "
-                f"{oversampled_width} along the readout"
-            )
-
-        limits = encoding.encodingLimits
-        center_line = getattr(getattr(limits, "kspace_encoding_step_1", None), "center", width // 2)
-        center_line = _whole(path, "encodingLimits.kspace_encoding_step_1.center", center_line, least=0)
+        oversampled_width, width = encoding.matrix
+        height = encoding.height(oversampled_width)
+        samples, readout = _readout(path, oversampled_width, heads)
+        center_line = width // 2 if encoding.center_line is None else encoding.center_line
         first_line = width // 2 - center_line
         lines = heads["idx"]["kspace_encode_step_1"].astype(int) + first_line
         if lines.min() < 0 or lines.max() >= width:
@@ -217,19 +155,16 @@ class Layout:
                 f"{path}: lines {lines.min() - first_line} to {lines.max() - first_line} around center {center_line} "
                 f"do not fit into the encoded matrix of {width} along the phase encode"
             )
-        counter, num_phases = _time(path, limits, heads, undersampled)
         num_bytes = 8 * int(heads["active_channels"][0]) * oversampled_width * width * num_phases
         check_declared(f"{path}: k-space of a slice", num_bytes, path.stat().st_size)
         check_memory(f"{path}: k-space of a slice", num_bytes)
         return Layout(
             matrix=(height, width),
-            num_phases=num_phases,
-            time_counter=counter,
             oversampled_width=oversampled_width,
-            samples=slice(pre, num_samples - post),
+            samples=samples,
             readout=readout,
             first_line=first_line,
-            pixel_spacing_mm=(fov["reconSpace", "x"] / height, fov["encodedSpace", "y"] / width),
+            pixel_spacing_mm=(encoding.recon_fov_mm / height, encoding.fov_mm[1] / width),
         )
 
     @property
@@ -240,31 +175,19 @@ class Layout:
         return (position >= self.readout[0]) & (position <= self.readout[-1])
 
 
-def _fields_of_view(path: Path, encoding: Any) -> Dict[Tuple[str, str], float]:
-    """In mm, by space and axis."""
-    return {
-        (name, axis): _length(
-            path, f"{name}.fieldOfView_mm.{axis}", getattr(getattr(encoding, name).fieldOfView_mm, axis)
-        )
-        for name in ("encodedSpace", "reconSpace")
-        for axis in ("x", "y")
-    }
-
-
-def _time(path: Path, limits: Any, heads: np.ndarray, undersampled: bool) -> Tuple[str, int]:
-    """The counter of cardiac phases, and how many there are."""
-    phases, repetitions = (int(heads["idx"][counter].max()) + 1 for counter in ("phase", "repetition"))
-    limit: Optional[Any] = getattr(limits, "phase", None)
-    # What a fully sampled scan announces should be there; then a phase missing at the end is noticed too.
-    announced = 0
-    if limit is not None and not undersampled:
-        announced = _whole(path, "encodingLimits.phase.maximum", limit.maximum, least=0) + 1
-    if max(phases, announced) == 1:
-        if repetitions == 1:
-            raise UserError(f"{path}: no cardiac phases: found 1 in idx.phase and idx.repetition, allowed 2 or more")
-        return "repetition", repetitions
-    if repetitions > 1:
+def _readout(path: Path, oversampled_width: int, heads: np.ndarray) -> Tuple[slice, range]:
+    """Which samples of each acquisition count, and where they lie in the oversampled readout."""
+    for field in READOUT_FIELDS:
+        values = np.unique(heads[field])
+        if len(values) > 1:
+            raise UserError(f"{path}: readouts differ: {field}: found {listed(values[:5])}, allowed one value")
+    dwell_time(path, heads)
+    num_samples, center, pre, post = (int(heads[field][0]) for field in READOUT_FIELDS)
+    first = oversampled_width // 2 - center
+    readout = range(first + pre, first + num_samples - post)
+    if not readout or readout[0] < 0 or readout[-1] >= oversampled_width:
         raise UserError(
-            f"{path}: found {phases} phases and {repetitions} repetitions, allowed more than one of one of them"
+            f"{path}: {num_samples} samples with center_sample {center} do not fit into the encoded matrix of "
+            f"{oversampled_width} along the readout"
         )
-    return "phase", max(phases, announced)
+    return slice(pre, num_samples - post), readout

@@ -45,6 +45,8 @@ class Reader(ABC):
 
     Coil compression, ESPIRiT maps, targets, splits, files and annotations are not the reader's task. A reader has no
     state: it is sent to other processes, and opens each scan there again.
+
+    Static 2D images have one cardiac phase, T = 1, and ``is_cine=False`` in their ``RawScan``.
     """
 
     #: The sub-command.
@@ -60,6 +62,11 @@ class Reader(ABC):
     simulates: ClassVar[bool] = False
     #: Options that only say where something lies. A scan made with another value counts as the same.
     locations: ClassVar[Tuple[str, ...]] = ()
+    #: Options that the reader got later. Where one is None it is not stored, so that a scan made before counts as the
+    #: same.
+    added: ClassVar[Tuple[str, ...]] = ()
+    #: What ``--compression`` of measured k-space is by default.
+    compression: ClassVar[str] = "geometric"
 
     def add_inputs(self, parser: argparse.ArgumentParser) -> None:
         """Adds the argument ``inputs``, a list of strings; by default files and folders."""
