@@ -152,7 +152,7 @@ class ScanReport(NamedTuple):
     path: Path
     info: Optional[ScanInfo] = None
     undersampled: bool = False
-    content: Dict[str, Any] = {}  # what tells it from others: name and digest of its file, and of the mask's
+    content: Dict[str, Any] = {}  # what tells it from others: names and digests of its file and of those beside it
 
     @property
     def usable(self) -> bool:
@@ -179,6 +179,8 @@ def _scan_report(source: Source, path: Path) -> ScanReport:
     content = source.fingerprint(path)
     if scan.mask_file is not None:  # other masks for the same data have the same size
         content["mask"] = {"name": scan.mask_file.name, "sha256": sha256_of(scan.mask_file)}
+    if scan.other_files:
+        content["other files"] = [{"name": file.name, "sha256": sha256_of(file)} for file in scan.other_files]
     return ScanReport(path, ScanInfo(scan.subject_id, scan.num_slices), scan.undersampled, content)
 
 
