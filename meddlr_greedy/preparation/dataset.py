@@ -155,7 +155,7 @@ class ScanReport(NamedTuple):
     info: Optional[ScanInfo] = None
     undersampled: bool = False
     is_cine: bool = True
-    content: Dict[str, Any] = {}  # what tells it from others: name and digest of its file, and of the mask's
+    content: Dict[str, Any] = {}  # what tells it from others: names and digests of its file and of those beside it
 
     @property
     def usable(self) -> bool:
@@ -182,6 +182,8 @@ def _scan_report(source: Source, path: Path) -> ScanReport:
     content = source.fingerprint(path)
     if scan.mask_file is not None:  # other masks for the same data have the same size
         content["mask"] = {"name": scan.mask_file.name, "sha256": sha256_of([scan.mask_file])}
+    if scan.other_files:
+        content["other files"] = [{"name": file.name, "sha256": sha256_of([file])} for file in scan.other_files]
     info = ScanInfo(scan.subject_id, scan.num_slices)
     return ScanReport(path, info, scan.undersampled, scan.is_cine, content)
 

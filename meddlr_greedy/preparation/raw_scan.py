@@ -80,6 +80,7 @@ class RawScan:
         simulated: Whether its k-space is simulated. :class:`meddlr_greedy.preparation.sources.Source` sets it.
         undersampled: Whether it was acquired so, on purpose: it keeps its sampling mask and has no target.
         mask_file: Of what was sampled, where it is a file of its own.
+        other_files: Further files that tell something of it. A scan made with others counts as another one.
         pixel_spacing_mm: Along readout and phase encode, where known.
         slice_spacing_mm: From the center of a slice to that of the next, where known.
         frame_time_ms: Time between cardiac phases, where known.
@@ -96,6 +97,7 @@ class RawScan:
     simulated: bool = False
     undersampled: bool = False
     mask_file: Optional[Path] = None
+    other_files: Tuple[Path, ...] = ()
     pixel_spacing_mm: Optional[Tuple[float, float]] = None
     slice_spacing_mm: Optional[float] = None
     frame_time_ms: Optional[float] = None

@@ -41,6 +41,7 @@ class CineSeries:
         frame_time_ms: Time between cardiac phases, where known.
         placement: Where the slices lie in the patient, where known.
         path: The file or folder; its stem seeds the simulation.
+        other_files: As in :class:`RawScan`.
         subject_id: Whom the images show.
         names_subject: Whether the file says so; else ``subject_id`` is its name.
         notes: What a user should know of the file.
@@ -52,6 +53,7 @@ class CineSeries:
     frame_time_ms: Optional[float] = None
     placement: Optional[Placement] = None
     path: Path = Path()
+    other_files: Tuple[Path, ...] = ()
     subject_id: str = ""
     names_subject: bool = False
     notes: Tuple[str, ...] = ()
@@ -88,6 +90,7 @@ def simulated_scan(
         num_slices=len(series.magnitude),
         load_slice=load,
         names_subject=series.names_subject,
+        other_files=series.other_files,
         pixel_spacing_mm=acquired_spacing(series.pixel_spacing_mm, series.magnitude.shape[-2:], acquisition.matrix),
         slice_spacing_mm=series.slice_spacing_mm,
         frame_time_ms=series.frame_time_ms,

@@ -9,6 +9,7 @@ from typing import Any, Callable, List, Tuple
 
 import matplotlib.pyplot  # noqa: F401 (once, and not in each child)
 import numpy as np
+import scipy.io
 
 from meddlr_greedy import compare, eval_net, prepare, reconstruct, train_net
 from meddlr_greedy.config.loading import load_config
@@ -26,7 +27,16 @@ from tests.helpers.evaluation import write_run
 from tests.helpers.fastmri import fastmri_kspace, write_fastmri
 from tests.helpers.heart import WIDTH, make_heart
 from tests.helpers.mrd_lines import ALONE, Line, header, oversampled, space, write_lines
-from tests.helpers.scanners import Mrd, matlab_axes, write_dicom, write_enhanced, write_mat, write_mrd, write_nifti
+from tests.helpers.scanners import (
+    Mrd,
+    matlab_axes,
+    write_dicom,
+    write_enhanced,
+    write_mat,
+    write_mat5,
+    write_mrd,
+    write_nifti,
+)
 from tests.helpers.scans import random_complex, write_dataset
 
 
@@ -142,6 +152,19 @@ def _make_kspace_file(folder: Path) -> None:
 
 def _make_mat(folder: Path) -> None:
     write_mat(_data(folder) / "P001" / "cine_sax.mat", matlab_axes(_heart().kspace[:1, :2, :2]))
+
+
+def _make_mat5(folder: Path) -> None:
+    write_mat5(_data(folder) / "P001" / "cine_sax.mat", matlab_axes(_heart().kspace[:1, :2, :2]))
+
+
+def _make_mat_images(folder: Path) -> None:
+    """A file of each kind; one of them is changed."""
+    images, data = _magnitude().transpose(2, 3, 0, 1), _data(folder)
+    beside = {"trigger_time_ms": 40.0 * np.arange(3), "pixel_spacing_mm": [1.5, 1.25], "notes": {"by": "me"}}
+    scipy.io.savemat(data / "5.mat", {"img": images, **beside})
+    scipy.io.savemat(data / "7.mat", {"img": images, **beside}, do_compression=True)
+    write_mat(data / "7.3.mat", images, "img")
 
 
 def _make_scan_file(folder: Path) -> None:
@@ -282,6 +305,14 @@ TARGETS = [
         [("data/*/*", [m.change_hdf5, m.change_hdf5])],
         _read_raw(CmrxreconReader()),
         _prepare("cmrxrecon"),
+    ),
+    Target("cmrxrecon, version 5", _make_mat5, [("data/*/*", [])], _read_raw(CmrxreconReader()), _prepare("cmrxrecon")),
+    Target(
+        "images in MAT files",
+        _make_mat_images,
+        [("data/7.3.mat", [m.change_hdf5]), ("data/[57].mat", []), ("data/[57].mat", [])],
+        _read_raw(ImagesReader()),
+        _prepare("images"),
     ),
     Target(
         "scan file",

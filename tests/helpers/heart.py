@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 
 from meddlr_greedy.data.scan_file import read_header
-from meddlr_greedy.ops.acquisition import coil_sensitivities, random_smooth_phase
+from meddlr_greedy.ops.acquisition import coil_sensitivities, random_smooth_phase, seeded_generator
 from meddlr_greedy.preparation.beating_heart import beating_heart
 from meddlr_greedy.preparation.coil_maps import CoilMaps
 from meddlr_greedy.preparation.dataset import prepare_dataset
@@ -73,6 +73,12 @@ def target_and_support(path):
     arrays, _ = read(path)
     target = arrays["target"][..., 0].transpose(0, 3, 1, 2)
     return target, (np.abs(arrays["maps"]).sum(axis=(-2, -1)) > 0).transpose(0, 3, 1, 2)
+
+
+def expected_magnitude(magnitude, subject):
+    """Of a simulated scan: the root sum of squares of its coils is part of what is acquired."""
+    maps = coil_sensitivities(magnitude.shape[-2:], 8, seeded_generator(0, subject, "coils"))
+    return magnitude * np.linalg.norm(maps, axis=0)
 
 
 def prepared(output, reader, *inputs, preparation=EXACT, split=ALL_TRAIN, options=None, **arguments):

@@ -8,6 +8,7 @@ import ismrmrd
 import nibabel
 import numpy as np
 import pydicom
+import scipy.io
 from ismrmrd import constants
 from pydicom.dataset import FileDataset, FileMetaDataset
 
@@ -157,6 +158,15 @@ def write_mat(path, array, name="kspace_full", dtype=np.float32):
         file.create_dataset(name, data=stored)
     with open(path, "r+b") as file:
         file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64")
+    return path
+
+
+def write_mat5(path, array, name="kspace_full", dtype=np.float32):
+    """Writes a MAT file of version 5, compressed, as MATLAB does without being told otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if np.iscomplexobj(array):
+        array = array.astype(np.result_type(dtype, np.complex64))
+    scipy.io.savemat(path, {name: array}, do_compression=True)
     return path
 
 

@@ -1,28 +1,23 @@
-"""Files of the CMRxRecon challenges 2023 to 2025: MATLAB v7.3, that is HDF5 with reversed axes.
+"""Files of the CMRxRecon challenges 2023 to 2025: k-space of version 5 and 7.3 of MATLAB's files.
 
 https://cmrxrecon.github.io, and Wang et al., Sci. Data 11:687, 2024.
 """
 
 import argparse
+import functools
 import re
+from collections import Counter
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
-import h5py
 import numpy as np
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.files import reading
-from meddlr_greedy.hdf5 import check_array, check_links
 from meddlr_greedy.limits import check_memory
-from meddlr_greedy.preparation.raw_scan import (
-    RawScan,
-    RawSlice,
-    find_files,
-    not_zero,
-    plain_text,
-    remove_oversampling,
-)
+from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, find_files, not_zero, remove_oversampling
+from meddlr_greedy.preparation.readers.cmrxrecon_folders import info_file, mask_file, other_kind, subject
+from meddlr_greedy.preparation.readers.cmrxrecon_info import pixel_spacing
+from meddlr_greedy.preparation.readers.mat_file import MatArray, mat_arrays
 from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
 
@@ -32,9 +27,9 @@ _SUFFIX = ".mat"
 # Fully sampled: kspace_full, kspace; undersampled: kus, kspace_sub04; of one coil: kspace_single_full.
 _KSPACE = re.compile(r"kspace(_single)?(_full|_sub\d*)?|kus", re.IGNORECASE)
 _UNDERSAMPLED = re.compile(r"kus|.*_sub\d*", re.IGNORECASE)
-# In 2025 patients are numbered anew in each center: Center001/UIH_30T_umr780/P001.
-_CENTER = re.compile(r"center\d+", re.IGNORECASE)
-_MOST_DEPTH = 4  # of folders below the one that data and masks share
+_SLICE, _LINE = 1, -2  # axes
+_FEW_SLICES = 3  # are read together without regret
+_PIECES_AT_ONCE = 8
 
 
 @READER_REGISTRY.register()
@@ -44,8 +39,10 @@ class CmrxreconReader(Reader):
     command = "cmrxrecon"
     help = "files of the CMRxRecon challenges 2023 to 2025"
     description = (
-        "MATLAB v7.3 files of the CMRxRecon challenges 2023 to 2025. A folder is a subject, together with those of\n"
-        "its center and scanner, where there are such (Center001_UIH_30T_umr780_P001).\n\n"
+        "Cine in MAT files (version 5 to 7.3) of the CMRxRecon challenges 2023 to 2025. A folder is a subject,\n"
+        "together with those of its center and scanner, where there are such (Center001_UIH_30T_umr780_P001). The\n"
+        "table of an acquisition (cine_sax_info.csv, beside the file or in ImgSnapshot) gives the pixel spacing.\n"
+        "Mapping, LGE, perfusion, flow and still images in the same tree are left out.\n\n"
         "    meddlr-greedy prepare cmrxrecon TrainingSet/FullSample --output datasets/cmrxrecon --maps 2"
     )
     locations = ("masks",)
@@ -63,8 +60,17 @@ class CmrxreconReader(Reader):
         )
 
     def find(self, inputs: Sequence[str]) -> List[Path]:
-        """The files given, and all ``.mat`` in the folders given but masks."""
-        return find_files(inputs, (_SUFFIX,), skip=lambda path: "_mask" in path.stem.lower())
+        """The files given, and all ``.mat`` of cine in the folders given but masks."""
+        files, given = _files(inputs), {*map(Path, inputs)}
+        found = [path for path in files if path in given or other_kind(path) is None]
+        if not found:
+            raise UserError(f"{', '.join(map(str, inputs))}: found no cine, but {_counted(files)}")
+        return found
+
+    def left_out(self, inputs: Sequence[str], found: Sequence[Path]) -> List[str]:
+        """Scans of other kinds."""
+        others = [path for path in _files(inputs) if other_kind(path) is not None and path not in set(found)]
+        return [f"{', '.join(map(str, inputs))}: left out, no cine: {_counted(others)}"] if others else []
 
     def open_scan(
         self,
@@ -91,7 +97,11 @@ class CmrxreconReader(Reader):
         Raises:
             UserError: The file cannot be used.
         """
-        name, shape = _name_and_shape(path)
+        kind = other_kind(path)
+        if kind is not None:
+            raise UserError(f"{path}: found {kind}; allowed cine")
+        array, shape = _kspace_array(path)
+        name = array.name
         undersampled = undersampled or _UNDERSAMPLED.fullmatch(name) is not None
         num_phases, num_slices, _, width, oversampled = shape
         if num_phases < 2:
@@ -99,9 +109,10 @@ class CmrxreconReader(Reader):
         if readout_oversampling < 1 or oversampled % readout_oversampling:
             raise UserError(f"--readout-oversampling: found {readout_oversampling}, allowed divisors of {oversampled}")
 
-        mask_file = _mask_file(path, masks) if undersampled else None
-        mask = None if mask_file is None else _read_mask(mask_file, (num_phases, width, oversampled))
-        notes = []
+        masked_by = mask_file(path, masks, _SUFFIX) if undersampled else None
+        mask = None if masked_by is None else _read_mask(masked_by, (num_phases, width, oversampled))
+        table = info_file(path)
+        spacing, notes = (None, []) if table is None else pixel_spacing(table, oversampled, width, readout_oversampling)
         if undersampled and mask is None:
             notes.append(f"{path}: no mask beside it; what is not zero counts as sampled")
         if mask is not None and mask.shape[0] > 1:
@@ -109,8 +120,10 @@ class CmrxreconReader(Reader):
             if readout_oversampling > 1:
                 raise UserError(f"{path}: --readout-oversampling: allowed 1 where the mask varies along the readout")
 
+        load_kspace = _slices_of(array, shape)
+
         def load(slice_id: int) -> RawSlice:
-            kspace = _load_kspace(path, name, slice_id, readout_oversampling)
+            kspace = _ordered(load_kspace(slice_id), readout_oversampling)
             if mask is None:
                 return RawSlice(kspace, not_zero(kspace))
             if kspace[np.broadcast_to(~mask, kspace.shape[:3])].any():
@@ -119,128 +132,112 @@ class CmrxreconReader(Reader):
 
         return RawScan(
             path=path,
-            subject_id=_subject(path),
+            subject_id=subject(path),
             num_slices=num_slices,
             load_slice=load,
             undersampled=undersampled,
-            mask_file=mask_file,
+            mask_file=masked_by,
+            other_files=() if table is None else (table,),
+            pixel_spacing_mm=spacing,
             notes=tuple(notes),
         )
 
     def subject_by_path(self, path: Path) -> str:
         """The name of the folder of a file, behind those of center and scanner."""
-        return _subject(path)
+        return subject(path)
 
 
-def _subject(path: Path) -> str:
-    folders = path.resolve().parts[:-1]
-    center = next((i for i, name in enumerate(folders) if _CENTER.fullmatch(name)), len(folders) - 1)
-    return plain_text("_".join(folders[center:]))
+def _files(inputs: Sequence[str]) -> List[Path]:
+    return find_files(inputs, (_SUFFIX,), skip=lambda path: "_mask" in path.stem.lower())
 
 
-def _load_kspace(path: Path, name: str, slice_id: int, readout_oversampling: int) -> np.ndarray:
-    """One slice (H, W, T, C) of the variable ``name``, without oversampling."""
-    with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
-        kspace = _complex(file[name][:, slice_id])
-    num_phases, width, oversampled = kspace.shape[0], *kspace.shape[-2:]
-    kspace = kspace.reshape(num_phases, -1, width, oversampled)  # one coil where it is "single"
-    if readout_oversampling > 1:
-        kspace = remove_oversampling(kspace, oversampled // readout_oversampling)
-    return np.ascontiguousarray(kspace.transpose(3, 2, 0, 1))
+def _counted(paths: Sequence[Path]) -> str:
+    """How many files show what, where that is no cine."""
+    kinds = Counter(str(other_kind(path)) for path in paths)
+    return "; ".join(f"{count} of {kind}" for kind, count in sorted(kinds.items()))
 
 
-def _name_and_shape(path: Path) -> Tuple[str, Tuple[int, int, int, int, int]]:
+def _kspace_array(path: Path) -> Tuple[MatArray, Tuple[int, int, int, int, int]]:
     """The variable that holds k-space, and its shape (frame, slice, coil, ky, kx)."""
-    with reading(path), open(path, "rb") as binary:
-        if binary.read(10) == b"MATLAB 5.0":
-            raise UserError(f"{path}: found a MATLAB v5 file, allowed v7.3 (in MATLAB: save -v7.3)")
-    with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
-        name = _kspace_name(path, file)
-        check_array(path, file[name])
-        shape = _shape(path, name, file[name])
-        num_phases, _, num_coils, width, height = shape
-        check_memory(f"{path}: {name}: a slice", 8 * num_phases * num_coils * width * height)
-        return name, shape
-
-
-def _kspace_name(path: Path, file: h5py.File) -> str:
-    check_links(path, file, [name for name in file if _KSPACE.fullmatch(name)])
-    names = [name for name in file if isinstance(file.get(name), h5py.Dataset) and _KSPACE.fullmatch(name)]
+    arrays = mat_arrays(path)
+    names = [name for name in arrays if _KSPACE.fullmatch(name) and arrays[name].type != "struct"]
     if len(names) != 1:
         raise UserError(
-            f"{path}: found {', '.join(names or file) or 'nothing'}, allowed one variable kspace_full, kspace, "
+            f"{path}: found {', '.join(names or arrays) or 'nothing'}, allowed one variable kspace_full, kspace, "
             "kspace_sub.. or kus"
         )
-    return names[0]
+    array = arrays[names[0]]
+    array.check(whole=False)
+    return array, _shape(array)
 
 
-def _shape(path: Path, name: str, array: h5py.Dataset) -> Tuple[int, int, int, int, int]:
+def _shape(array: MatArray) -> Tuple[int, int, int, int, int]:
     """(frame, slice, coil, ky, kx)."""
-    found = f"{path}: {name}: found {array.dtype} of shape {array.shape}"
-    parts = [array.dtype[name].kind for name in array.dtype.names or () if name in ("real", "imag")]
-    if array.dtype.kind != "c" and (len(parts) < 2 or not {*parts} <= {*"fiu"}):
+    found = f"{array.path}: {array.name}: found {array}"
+    if array.kind != "complex":
         raise UserError(f"{found}, allowed complex numbers")
     shape = array.shape
-    if "single" in name.lower():
+    if "single" in array.name.lower():
         shape = (*shape[:2], 1, *shape[2:])
-    elif array.ndim == 4:  # MATLAB drops a last axis of one
+    elif len(shape) == 4:  # MATLAB drops a last axis of one
         shape = (1, *shape)
     if len(shape) != 5 or 0 in shape:
         raise UserError(f"{found}, allowed (frame, slice, coil, ky, kx)")
     return shape
 
 
-def _complex(stored: np.ndarray) -> np.ndarray:
-    if stored.dtype.kind == "c":
-        return stored.astype(np.complex64)
-    kspace = np.empty(stored.shape, np.complex64)
-    kspace.real, kspace.imag = stored["real"], stored["imag"]
-    return kspace
+def _slices_of(array: MatArray, shape: Sequence[int]) -> Callable[[int], np.ndarray]:
+    """Reads k-space (frame, coil, ky, kx) of a slice, by its index.
+
+    It is read slice by slice where the file allows that. Where one slice takes as long as all of them, since each piece
+    of the file spans many, all are read at once, and kept as long as the scan is open.
+    """
+    num_phases, num_slices, num_coils, width, height = shape
+    num_bytes = 8 * num_phases * num_coils * width * height
+
+    @functools.lru_cache(maxsize=1)
+    def whole() -> np.ndarray:
+        kspace, step = np.empty(array.shape, np.complex64), array.pieces(_LINE) * _PIECES_AT_ONCE
+        for first in range(0, width, step):
+            lines = (..., slice(first, first + step), slice(None))
+            kspace[lines] = array.read(lines)
+        return kspace
+
+    def load(slice_id: int) -> np.ndarray:
+        kspace = array.read((slice(None), slice_id)) if by_slice else whole()[:, slice_id]
+        return kspace.reshape(num_phases, num_coils, width, height)  # one coil where it is "single"
+
+    by_slice = array.pieces(_SLICE) <= _FEW_SLICES
+    where = f"{array.path}: {array.name}"
+    check_memory(f"{where}: a slice" if by_slice else where, num_bytes * (1 if by_slice else num_slices))
+    return load
 
 
-def _mask_file(path: Path, masks: Optional[str]) -> Optional[Path]:
-    names = {path.stem + "_mask", re.sub("kus", "mask", path.stem, flags=re.IGNORECASE)} - {path.stem}
-    folders = list(_mask_folders(path.resolve().parent, None if masks is None else Path(masks)))
-    for folder in folders:
-        files = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
-        for file in files:
-            if file.stem in names and file.suffix.lower() == _SUFFIX:
-                return file
-    if masks is not None:
-        wanted = " or ".join(name + _SUFFIX for name in sorted(names))
-        raise UserError(f"--masks: found no {wanted} for {path} in {', '.join(map(str, reversed(folders)))}")
-    return None
-
-
-def _mask_folders(folder: Path, masks: Optional[Path]) -> Iterator[Path]:
-    """Where the masks of the files in a folder may lie; the most specific place first."""
-    if masks is not None:
-        for depth in range(min(_MOST_DEPTH, len(folder.parts) - 1), -1, -1):
-            yield masks.joinpath(*folder.parts[len(folder.parts) - depth :])
-        return
-    yield folder
-    for above in list(folder.parents)[:_MOST_DEPTH]:
-        for tree in sorted(above.glob("[Mm]ask*")):
-            yield tree.joinpath(*folder.relative_to(above).parts[1:])
+def _ordered(kspace: np.ndarray, readout_oversampling: int) -> np.ndarray:
+    """k-space (frame, coil, ky, kx) as (H, W, T, C), complex64, without oversampling."""
+    kspace = kspace.astype(np.complex64, copy=False)
+    if readout_oversampling > 1:
+        kspace = remove_oversampling(kspace, kspace.shape[-1] // readout_oversampling)
+    return np.ascontiguousarray(kspace.transpose(3, 2, 0, 1))
 
 
 def _read_mask(path: Path, shape: Tuple[int, int, int]) -> np.ndarray:
     """Bool, (1, W, T) or (H, W, T); ``shape`` is (T, W, H)."""
-    with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
-        check_links(path, file, [name for name in file if name.lower().startswith("mask")])
-        names = [name for name in file if isinstance(file.get(name), h5py.Dataset) and name.lower().startswith("mask")]
-        if len(names) != 1:
-            raise UserError(f"{path}: found {', '.join(names or file) or 'nothing'}, allowed one variable mask..")
-        check_array(path, file[names[0]])
-        values = file[names[0]][()]
+    arrays = mat_arrays(path)
+    names = [name for name in arrays if name.lower().startswith("mask") and arrays[name].type != "struct"]
+    if len(names) != 1:
+        raise UserError(f"{path}: found {', '.join(names or arrays) or 'nothing'}, allowed one variable mask..")
+    array = arrays[names[0]]
     num_phases, width, height = shape
-    mask = np.squeeze(values)
-    if mask.shape == (width,):
-        mask = mask[:, None]
     allowed = ((width, 1), (width, height), (num_phases, width, height))
-    if mask.shape not in allowed or values.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
+    mask = None
+    if array.kind in ("real", "logical"):
+        array.check()
+        mask = np.squeeze(array.read())
+        mask = mask[:, None] if mask.shape == (width,) else mask
+    if mask is None or mask.shape not in allowed or not np.isin(mask, (0, 1)).all():
         raise UserError(
-            f"{path}: {names[0]}: found {values.dtype} of shape {values.shape}, allowed zeros and ones of shape "
+            f"{path}: {array.name}: found {array}, allowed zeros and ones of shape "
             f"{', '.join(map(str, ((width,), *allowed[1:])))}"
         )
     mask = np.broadcast_to(mask != 0, (num_phases, *mask.shape[-2:])).transpose(2, 1, 0)

@@ -1,10 +1,10 @@
-"""Cine images in NIfTI files."""
+"""Cine images in NIfTI files, of both versions, in one file or in a pair of header and data."""
 
 import logging
 import math
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -16,9 +16,9 @@ from meddlr_greedy.preparation.raw_scan import stem
 from meddlr_greedy.preparation.readers.image_series import checked_magnitude
 from meddlr_greedy.preparation.simulate import CineSeries
 
-__all__ = ["NIFTI", "load_nifti"]
+__all__ = ["NIFTI", "data_of", "load_nifti"]
 
-NIFTI = (".nii", ".nii.gz")
+NIFTI = (".nii", ".nii.gz", ".hdr")
 _MILLISECONDS = {"sec": 1e3, "msec": 1, "usec": 1e-3}
 _TIME = 3  # its axis
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -29,6 +29,10 @@ def load_nifti(path: Path) -> CineSeries:
     """Reads a NIfTI file (x, y, slice, phase); further axes may be there, of length 1.
 
     Some programs write time as the fifth axis, and 1 as the fourth: then the time between phases is not known.
+    The third axis is never taken for time, whatever its length: in NIfTI it is that of slices.
+
+    Args:
+        path: The file; of a pair its header, ``.hdr``, beside which lie the data, ``.img``.
 
     Raises:
         UserError: It is missing, unreadable, or holds something else than a cine series.
@@ -39,6 +43,8 @@ def load_nifti(path: Path) -> CineSeries:
         raise UserError(f"{path}: no such file")
     with reading(path, "a NIfTI file"), _quiet(nibabel.imageglobals.logger):
         image: Any = nibabel.load(path)
+        if not isinstance(image, nibabel.Nifti1Pair):  # what the classes of all forms of NIfTI derive from
+            raise UserError(f"{path}: found {type(image).__name__}, allowed NIfTI")
         _check_size(path, image)
         data = np.asanyarray(image.dataobj)
     found, is_fifth = data.shape, data.ndim == _TIME + 2 and data.shape[_TIME] == 1
@@ -48,7 +54,8 @@ def load_nifti(path: Path) -> CineSeries:
         data = data.reshape(data.shape[: _TIME + 1])
     if data.ndim != _TIME + 1:
         no_phases = "no cardiac phases: " if data.ndim == _TIME else ""
-        raise UserError(f"{path}: {no_phases}found {len(found)} axes {found}, allowed (x, y, slice, phase)")
+        single = "; of a single slice (x, y, 1, phase)" if data.ndim == _TIME else ""
+        raise UserError(f"{path}: {no_phases}found {len(found)} axes {found}, allowed (x, y, slice, phase){single}")
 
     first, second, between_slices, step = (_spacing(path, i, x) for i, x in enumerate(image.header.get_zooms()[:4]))
     in_milliseconds = _MILLISECONDS.get(image.header.get_xyzt_units()[1])
@@ -73,9 +80,17 @@ def load_nifti(path: Path) -> CineSeries:
         frame_time_ms=frame_time,
         placement=placement,
         path=path,
+        other_files=tuple(data_of(path)),
         subject_id=stem(path),
         notes=tuple(notes),
     )
+
+
+def data_of(header: Path) -> List[Path]:
+    """The file of the data, of a header that is a file of its own; nothing where it is not there."""
+    endings = {".hdr": ".img", ".HDR": ".IMG"}
+    found = [header.with_suffix(endings[header.suffix])] if header.suffix in endings else []
+    return [data for data in found if data.is_file()]
 
 
 @contextmanager
@@ -97,7 +112,7 @@ def _check_size(path: Path, image: Any) -> None:
     if not 0 <= begin <= _LARGEST_HEADER:
         raise UserError(f"{path}: vox_offset: found {begin:g}, allowed 0 to {_LARGEST_HEADER}")
     num_bytes = math.prod(map(int, shape)) * image.get_data_dtype().itemsize
-    check_declared(path, num_bytes, path.stat().st_size)
+    check_declared(path, num_bytes, Path(image.file_map["image"].filename).stat().st_size)
     check_memory(path, num_bytes)
 
 

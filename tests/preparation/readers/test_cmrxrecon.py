@@ -18,14 +18,17 @@ from tests.helpers.heart import (
     read,
     target_and_support,
 )
-from tests.helpers.scanners import matlab_axes, write_mat
+from tests.helpers.scanners import matlab_axes, write_mat, write_mat5
+
+WRITERS = {"version 7.3": write_mat, "version 5": write_mat5}
 
 
 @pytest.mark.parametrize("name", ["kspace_full", "kspace"])
 @pytest.mark.parametrize("frames", [PHASES, 3])
-def test_cmrxrecon_comes_back(heart, tmp_path, name, frames):
+@pytest.mark.parametrize("version", WRITERS)
+def test_cmrxrecon_comes_back(heart, tmp_path, name, frames, version):
     kspace = heart.kspace[:, :frames]
-    source = write_mat(tmp_path / "P007" / "cine_sax.mat", matlab_axes(kspace), name)
+    source = WRITERS[version](tmp_path / "P007" / "cine_sax.mat", matlab_axes(kspace), name)
     (path,) = prepared(tmp_path / "out", CmrxreconReader(), tmp_path, split=("P007", "none", "none"))
     assert source.stem == path.stem
     target, support = target_and_support(path)
@@ -34,9 +37,10 @@ def test_cmrxrecon_comes_back(heart, tmp_path, name, frames):
     assert read(path)[1]["subject_id"] == "P007"
 
 
-def test_cmrxrecon_of_one_coil_and_oversampled(heart, tmp_path):
+@pytest.mark.parametrize("version", WRITERS)
+def test_cmrxrecon_of_one_coil_and_oversampled(heart, tmp_path, version):
     image = np.pad(np.abs(heart.image) + 0j, [(0, 0), (0, 0), (HEIGHT // 2, HEIGHT // 2), (0, 0)])
-    source = write_mat(
+    source = WRITERS[version](
         tmp_path / "P1" / "cine_lax.mat", fft(image, (-2, -1)).transpose(2, 3, 0, 1), "kspace_single_full", np.float64
     )
     (path,) = prepared(tmp_path / "out", CmrxreconReader(), source, options={"readout_oversampling": 2})
@@ -48,7 +52,9 @@ RADIAL = np.random.default_rng(3).random((HEIGHT, WIDTH, PHASES)) < 0.5
 
 
 @pytest.mark.parametrize("kind", ["lines", "kt lines", "kt radial", "no mask"])
-def test_cmrxrecon_masks(heart, tmp_path, kind, capsys):
+@pytest.mark.parametrize("version", WRITERS)
+def test_cmrxrecon_masks(heart, tmp_path, kind, version, capsys):
+    write = WRITERS[version]
     mask = {
         "lines": np.broadcast_to((np.arange(WIDTH) % 2 == 0)[None, :, None], (HEIGHT, WIDTH, PHASES)).copy(),
         "kt lines": np.broadcast_to(kt_mask(), (HEIGHT, WIDTH, PHASES)),
@@ -57,10 +63,11 @@ def test_cmrxrecon_masks(heart, tmp_path, kind, capsys):
     }[kind].copy()
     mask[:, WIDTH // 2 - 10 : WIDTH // 2 + 10] = True
     kspace = heart.kspace.transpose(3, 4, 2, 0, 1) * mask[:, :, None, None]
-    source = write_mat(tmp_path / "P1" / "cine_sax_kus_kt8.mat", kspace, "kus")
+    source = write(tmp_path / "P1" / "cine_sax_kus_kt8.mat", kspace, "kus")
     if kind != "no mask":
         written = mask[:, :, 0] if kind == "lines" else mask
-        write_mat(tmp_path / "P1" / "cine_sax_mask_kt8.mat", written.astype(np.uint8), "mask")
+        written = written.astype(bool if version == "version 5" else np.uint8)
+        write(tmp_path / "P1" / "cine_sax_mask_kt8.mat", written, "mask")
     (path,) = prepared(tmp_path / "out", CmrxreconReader(), tmp_path / "P1", progress=True)
     assert path.stem == source.stem
     arrays, _ = read(path)
@@ -124,7 +131,13 @@ def bad_files(tmp_path_factory, heart):
     (folder / "text.h5").write_text("hello")
     (folder / "empty").mkdir()
     kspace = matlab_axes(heart.kspace)[:, :, :, :1]
-    (folder / "v5.mat").write_bytes(b"MATLAB 5.0 MAT-file, Platform: GLNXA64" + bytes(200))
+    (folder / "T1map.mat").write_bytes(write_mat5(folder / "v5.mat", kspace, "kspace").read_bytes())
+    write_mat5(folder / "real5.mat", kspace.real, "kspace_full")
+    write_mat5(folder / "struct5.mat", {"a": 1}, "kspace_full")
+    content = write_mat5(folder / "cut5.mat", kspace).read_bytes()
+    (folder / "cut5.mat").write_bytes(content[: len(content) // 2])
+    (folder / "Mapping").mkdir()
+    write_mat(folder / "Mapping" / "P001" / "T2map.mat", kspace)
     write_mat(folder / "real.mat", kspace.real, "kspace_full")
     write_mat(folder / "frame.mat", kspace[..., 0])
     write_mat(folder / "name.mat", kspace, "img")
@@ -137,8 +150,12 @@ def bad_files(tmp_path_factory, heart):
 
 
 WRONG = [
-    ("cmrxrecon {dir}/v5.mat", "v5.mat: found a MATLAB v5 file, allowed v7.3"),
-    ("cmrxrecon {dir}/text.h5", "text.h5: truncated, damaged or not an HDF5 file"),
+    ("cmrxrecon {dir}/real5.mat", "real5.mat: kspace_full: found float64 of shape (4, 1, 6, 48, 64), allowed complex"),
+    ("cmrxrecon {dir}/struct5.mat", "struct5.mat: found kspace_full, allowed one variable kspace_full"),
+    ("cmrxrecon {dir}/cut5.mat", "cut5.mat: found no variable at byte 128, truncated or damaged"),
+    ("cmrxrecon {dir}/T1map.mat", "T1map.mat: found t1map, weightings in place of cardiac phases; allowed cine"),
+    ("cmrxrecon {dir}/Mapping", "Mapping: found no cine, but 1 of t2map, weightings in place of cardiac phases"),
+    ("cmrxrecon {dir}/text.h5", "text.h5: truncated, damaged or not a MAT file of version 5 to 7.3"),
     ("cmrxrecon {dir}/real.mat", "real.mat: kspace_full: found float64 of shape (4, 1, 6, 48, 64), allowed complex"),
     ("cmrxrecon {dir}/frame.mat", "frame.mat: no cardiac phases: kspace_full has 1 frame"),
     ("cmrxrecon {dir}/name.mat", "name.mat: found img, allowed one variable kspace_full"),

@@ -9,17 +9,10 @@ import numpy as np
 import pydicom
 import pytest
 
-from meddlr_greedy.ops.acquisition import coil_sensitivities, seeded_generator
 from meddlr_greedy.preparation.readers.images import ImagesReader, load_images, load_series
 from tests.helpers.errors import expect_prepare_error
-from tests.helpers.heart import PHASES, prepared, psnr, read, target_and_support
+from tests.helpers.heart import PHASES, expected_magnitude, prepared, psnr, read, target_and_support
 from tests.helpers.scanners import write_dicom, write_nifti
-
-
-def expected_magnitude(magnitude, subject):
-    """The root sum of squares of the simulated coils is part of what is acquired."""
-    maps = coil_sensitivities(magnitude.shape[-2:], 8, seeded_generator(0, subject, "coils"))
-    return magnitude * np.linalg.norm(maps, axis=0)
 
 
 def written_images(kind, tmp_path, magnitude):
@@ -67,6 +60,34 @@ def test_npy_and_npz_give_the_same(magnitude, tmp_path):
     np.save(tmp_path / "heart.npy", magnitude)
     np.testing.assert_array_equal(load_series(tmp_path / "heart.npy").magnitude, magnitude)
     assert load_series(tmp_path / "heart.npy").pixel_spacing_mm is None
+
+
+def test_npz_may_tell_where_its_slices_lie(magnitude, tmp_path):
+    """The formula of a position: the center of pixel (H // 2, W // 2), which is so many steps from every other one."""
+    directions = np.linalg.qr(np.random.default_rng(1).standard_normal((3, 3)))[0].T
+    corners = np.array([[7.0, -20, 30]]) + 9.5 * np.arange(2)[:, None] * directions[2]
+    height, width = 17, 14
+    middles = corners + (height // 2) * 1.5 * directions[0] + (width // 2) * 1.25 * directions[1]
+    np.savez(
+        tmp_path / "a.npz",
+        series=magnitude[:, :, :height, :width],
+        magnitude=np.ones(3),
+        pixel_spacing_mm=np.array([1.5, 1.25]),
+        frame_time_ms=np.float32(40),
+        position_mm=middles,
+        readout_direction=directions[0],
+        phase_direction=directions[1],
+    )
+    series = load_images(tmp_path / "a.npz", "series")
+    np.testing.assert_array_equal(series.magnitude, magnitude[:, :, :height, :width])
+    assert series.slice_spacing_mm == pytest.approx(9.5) and series.frame_time_ms == 40
+    affine = series.placement.affine((1.5, 1.25), 9.5, (height, width))
+    for h, w, s in np.ndindex(height, width, 2):
+        expected = corners[s] + 1.5 * h * directions[0] + 1.25 * w * directions[1]
+        np.testing.assert_allclose((affine @ [h, w, s, 1])[:3], expected * [-1, -1, 1], atol=1e-9)
+    options = {"noise": 0, "coils": 2, "variable": "series"}
+    (path,) = prepared(tmp_path / "out", ImagesReader(), tmp_path / "a.npz", options=options)
+    np.testing.assert_allclose(read(path)[1]["position_mm"], middles)
 
 
 def test_trigger_times_that_say_nothing_leave_the_order_to_numbers(magnitude, tmp_path):
@@ -258,6 +279,13 @@ def write_arrays(folder):
     np.savez(folder / "trigger.npz", magnitude=good, trigger_time_ms=np.array([0, np.nan]))
     np.savez(folder / "backwards.npz", magnitude=good, trigger_time_ms=np.array([40, 0], np.uint16))
     np.savez(folder / "standing.npz", magnitude=good, trigger_time_ms=np.array([[0.0, 40], [7, 7]]))
+    place = {"position_mm": np.ones((3, 3)), "readout_direction": np.eye(3)[0], "phase_direction": np.eye(3)[1]}
+    np.savez(folder / "nowhere.npz", magnitude=good, **{**place, "position_mm": np.ones((2, 3))})
+    np.savez(folder / "half_a_place.npz", magnitude=good, readout_direction=np.eye(3)[0])
+    np.savez(folder / "long_direction.npz", magnitude=good, **{**place, "phase_direction": np.array([0, 2.0, 0])})
+    np.savez(folder / "object_place.npz", magnitude=good, **{**place, "phase_direction": np.array([None, {}, 1])})
+    np.savez(folder / "step.npz", magnitude=good, frame_time_ms=np.zeros(2))
+    np.savez(folder / "no_step.npz", magnitude=good, frame_time_ms=np.nan)
     np.save(folder / "huge.npy", 1e38 * good)
     np.save(folder / "double.npy", 1e300 * good.astype(float))
     np.savez(folder / "good.npz", magnitude=good)
@@ -296,7 +324,7 @@ WRONG = [
     ("images {dir}/nonsense_NumberOfFrames", "NumberOfFrames: found none, allowed finite numbers, 1 of them"),
     ("images {dir}/nonsense_TriggerTime", "TriggerTime: found none, allowed finite numbers, 1 of them"),
     ("images {dir}/nonsense_PixelSpacing", "PixelSpacing: found none, allowed finite numbers, 2 of them"),
-    ("images {dir}/report_alone", "report_alone: found no DICOM, NIfTI, npy or npz file in this folder"),
+    ("images {dir}/report_alone", "report_alone: found no DICOM, NIfTI, npy, npz or MAT file in this folder"),
     ("images {arrays}/no_npy.npz", "no_npy.npz: magnitude: found a member that is no .npy file"),
     ("images {arrays}/text_inside.npz", "text_inside.npz: truncated, damaged or not a readable .npz"),
     ("images {arrays}/bomb.npz", "bomb.npz: magnitude: found 70 MiB declared where"),
@@ -311,7 +339,7 @@ WRONG = [
     ("images {dir}/still.nii", "still.nii: no cardiac phases: found 1, allowed 2 or more"),
     ("images {dir}/nan.nii", "nan.nii: magnitude: found NaN"),
     ("images {dir}/image.jpg", "image.jpg: found a '.jpg' file, allowed .npy, .npz, .nii"),
-    ("images {dir}/empty", "empty: found no DICOM, NIfTI, npy or npz file"),
+    ("images {dir}/empty", "empty: found no DICOM, NIfTI, npy, npz or MAT file"),
     ("images {dir}/two_patients", "two_patients: found 2 patients in one series, allowed one"),
     ("images {dir}/twice", "twice: found two images at one place and time"),
     ("images {dir}/cut", "cut: pixels of IM0000 cannot be read"),
@@ -339,6 +367,19 @@ WRONG = [
     ("images {arrays}/flat.npz", "flat.npz: pixel_spacing_mm: found 1.5 0, allowed above 0"),
     ("images {arrays}/backwards.npz", "backwards.npz: trigger_time_ms: found times that do not increase"),
     ("images {arrays}/standing.npz", "standing.npz: trigger_time_ms: found times that do not increase"),
+    (
+        "images {arrays}/nowhere.npz",
+        "attribute position_mm is float64 of shape (2, 3); allowed finite numbers of shape",
+    ),
+    (
+        "images {arrays}/half_a_place.npz",
+        "attribute readout_direction without position_mm; allowed all of position_mm,",
+    ),
+    ("images {arrays}/long_direction.npz", "readout_direction and phase_direction are no two unit vectors"),
+    ("images {arrays}/object_place.npz", "object_place.npz: truncated, damaged or not a readable .npz"),
+    ("images {arrays}/step.npz", "frame_time_ms: found float64 of shape (2,), allowed finite numbers of shape ()"),
+    ("images {arrays}/no_step.npz", "frame_time_ms: found float64 of shape (), allowed finite"),
+    ("images {arrays}/good.npz --variable other", "good.npz: no array 'other'; found magnitude"),
     ("images {arrays}/trigger.npz", "trigger_time_ms: found float64 of shape (2,), allowed finite"),
     ("images {arrays}/truncated.npz", "truncated.npz: truncated, damaged or not a readable .npz"),
     ("images {arrays}/text.npy", "text.npy: truncated, damaged or not a readable .npy"),
