@@ -41,6 +41,8 @@ class KeyRule:
         needs_one_process: Any value but the default allows one process.
         needs_trait: A trait of the network (:class:`~meddlr_greedy.modeling.contract.NetworkTraits`) without which it
             would be ignored.
+        needs_regularizer: An attribute of the regularizer's class (``MODEL.UNROLLED.BLOCK_ARCHITECTURE``) without which
+            it would be ignored.
         suits_inversion: It may be combined with ``TRAINING`` "invertible".
     """
 
@@ -54,6 +56,7 @@ class KeyRule:
     needs_whole_network: bool = False
     needs_one_process: bool = False
     needs_trait: str = ""
+    needs_regularizer: str = ""
     suits_inversion: bool = True
 
 

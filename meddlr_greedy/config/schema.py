@@ -258,6 +258,15 @@ class GreedyConfig:
         is_one_of("unrolled", "implicit"),
         needs_trait="chooses_cg_backward",
     )
+    PADDING: str = key(
+        "zeros",
+        """What the convolutions of a regularizer see beyond the edges of an image: zeros, or ('circular') the opposite
+        edge, as in every image of sampled k-space. 'phase_encode' is circular along phase encode alone. Where the body
+        reaches an edge, zeros make bright lines there. The weights have the same shapes, whatever the padding.""",
+        "'zeros', 'circular' or 'phase_encode'",
+        is_one_of("zeros", "circular", "phase_encode"),
+        needs_regularizer="takes_padding",
+    )
     PARALLEL: ParallelConfig = section(ParallelConfig)
     RUN: RunConfig = section(RunConfig)
     CINE: CineConfig = section(CineConfig)

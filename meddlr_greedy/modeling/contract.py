@@ -15,7 +15,7 @@ from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 from torch import nn
 
-from meddlr_greedy.config.schema import GreedyConfig, changed_keys, is_greedy
+from meddlr_greedy.config.schema import GreedyConfig, Key, changed_keys, is_greedy
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.ops.axes import CINE_AXES, PLAIN_AXES
 
@@ -154,7 +154,7 @@ def check_compatible(network: nn.Module) -> None:
 
 
 def check_keys_of_network(cfg: CfgNode) -> None:
-    """Refuses keys of ``MISC.GREEDY`` that the network of a config would ignore.
+    """Refuses keys of ``MISC.GREEDY`` that the network of a config, or its regularizer, would ignore.
 
     Raises:
         UserError: names the key.
@@ -170,6 +170,22 @@ def check_keys_of_network(cfg: CfgNode) -> None:
                 f"{key.full_name}: found {value!r}, which {getattr(network, '__name__', name)} would ignore; allowed is"
                 f" {key.default!r}, or one of the networks {', '.join(suited)}"
             )
+        if key.rule.needs_regularizer:
+            _check_regularizer_takes(cfg, network, key, value)
+
+
+def _check_regularizer_takes(cfg: CfgNode, network: Any, key: Key, value: Any) -> None:
+    """Refuses a key on which the regularizer of a network (its class) does not act."""
+    attribute, regularizers = key.rule.needs_regularizer, dict(META_ARCH_REGISTRY)
+    name = cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE
+    meant = getattr(network, "regularizer", name) if name == "ResNet" else name
+    if not getattr(regularizers.get(meant), attribute, False):
+        suited = sorted(registered for registered, other in regularizers.items() if getattr(other, attribute, False))
+        raise UserError(
+            f"{key.full_name}: found {value!r}, which the regularizer '{name}' (MODEL.UNROLLED.BLOCK_ARCHITECTURE) of"
+            f" {getattr(network, '__name__', network)} would ignore; allowed is {key.default!r}, or one of the"
+            f" regularizers {', '.join(suited)}"
+        )
 
 
 def build_network(cfg: CfgNode, name: str) -> nn.Module:

@@ -11,6 +11,7 @@ from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from torch import nn
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.regularizers.padding import ZEROS, Padding
 from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalConv, SpatioTemporalResNet
 from meddlr_greedy.ops.lipschitz import convolution_norm_bound
 
@@ -30,10 +31,11 @@ class InvertibleResBlock(nn.Module):
     training and evaluation, and is trained through.
     """
 
-    def __init__(self, in_channels: int, channels: int, kernel_size: int = 3):
+    def __init__(self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = ZEROS):
         super().__init__()
-        self.conv1 = SpatioTemporalConv(in_channels, channels, kernel_size)
-        self.conv2 = SpatioTemporalConv(channels, in_channels, kernel_size)
+        self.pad = Padding(kernel_size, padding)
+        self.conv1 = SpatioTemporalConv(in_channels, channels, kernel_size, self.pad.zeros)
+        self.conv2 = SpatioTemporalConv(channels, in_channels, kernel_size, self.pad.zeros)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, T, H, W) to the same shape."""
@@ -55,7 +57,7 @@ class InvertibleResBlock(nn.Module):
         return x
 
     def _residual(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv2(F.relu(self.conv1(x)))
+        return self.conv2(F.relu(self.pad(self.conv1(self.pad(x)))))
 
     def _scale(self) -> torch.Tensor:
         layers = [layer for conv in (self.conv1, self.conv2) for layer in (conv.spatial, conv.temporal)]
@@ -72,12 +74,19 @@ class InvertibleSpatioTemporalResNet(nn.Module):
         channels: Features inside of a block.
         num_blocks: Number of blocks, at least 1.
         kernel_size: Odd kernel size along readout, phase encode and frames.
+        padding: A value of ``MISC.GREEDY.PADDING``.
     """
 
+    takes_padding = True
+
     @configurable
-    def __init__(self, in_channels: int, channels: int, num_blocks: int = 2, kernel_size: int = 3):
+    def __init__(
+        self, in_channels: int, channels: int, num_blocks: int = 2, kernel_size: int = 3, padding: str = ZEROS
+    ):
         super().__init__()
-        self.blocks = nn.ModuleList(InvertibleResBlock(in_channels, channels, kernel_size) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(
+            InvertibleResBlock(in_channels, channels, kernel_size, padding) for _ in range(num_blocks)
+        )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, 2M, T, H, W) to the same shape."""

@@ -6,7 +6,7 @@ the batch, the other over (T, H W). That is several times faster on a CPU than t
 """
 
 import math
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +15,15 @@ from meddlr.config.config import configurable
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from torch import nn
 
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.regularizers.padding import ZEROS, Padding
 
 __all__ = ["ResBlock", "SpatioTemporalConv", "SpatioTemporalResNet", "residual_options"]
 
 
 class SpatioTemporalConv(nn.Module):
-    """(1, k, k) convolution, ReLU, (k, 1, 1) convolution; zero padding in space, circular in time (cardiac phases).
+    """(1, k, k) convolution, ReLU, (k, 1, 1) convolution; circular padding in time (cardiac phases).
 
     The number of intermediate channels gives it as many weights as a k x k x k convolution (Tran et al., CVPR 2018).
 
@@ -29,13 +31,16 @@ class SpatioTemporalConv(nn.Module):
         in_channels: Channels of the input (B, in_channels, T, H, W).
         out_channels: Channels of the output (B, out_channels, T, H, W).
         kernel_size: k, odd.
+        zeros: Zero padding along readout and phase encode; by default as much as keeps the size of an image.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, zeros: Optional[Tuple[int, int]] = None
+    ):
         super().__init__()
         k = kernel_size
         mid_channels = math.floor(k**3 * in_channels * out_channels / (k**2 * in_channels + k * out_channels))
-        self.spatial = nn.Conv2d(in_channels, mid_channels, k, padding=k // 2)
+        self.spatial = nn.Conv2d(in_channels, mid_channels, k, padding=Padding(k).zeros if zeros is None else zeros)
         self.temporal = nn.Conv2d(mid_channels, out_channels, (k, 1))
         self.reach = k // 2
         # torch's default shrinks the signal at every layer: through two convolutions a block, nothing would be left.
@@ -45,7 +50,7 @@ class SpatioTemporalConv(nn.Module):
                 nn.init.zeros_(conv.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_channels, T, H, W) to (B, out_channels, T, H, W).
+        """(B, in_channels, T, H, W) to (B, out_channels, T, H, W); H and W are smaller where zeros do not pad them.
 
         Raises:
             UserError: There are fewer frames than the kernel reaches to one side.
@@ -57,6 +62,7 @@ class SpatioTemporalConv(nn.Module):
             )
         x = x.permute(0, 2, 3, 4, 1).reshape(num_batch * num_frames, height, width, -1)
         x = self.spatial(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        height, width = x.shape[1:3]
         x = x.reshape(num_batch, num_frames, height * width, -1)
         # Padded before the ReLU, so that backward keeps one tensor (the ReLU's output is the next convolution's input).
         if self.reach:
@@ -66,32 +72,36 @@ class SpatioTemporalConv(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Pre-activation residual block: twice (ReLU, dropout, convolution), plus the input.
+    """Pre-activation residual block: twice (padding, ReLU, dropout, convolution), plus the input.
 
     Args:
-        convolution: Makes a convolution of (input channels, output channels, kernel size) that keeps the other axes.
+        convolution: Makes a convolution of (input channels, output channels, kernel size, zero padding) that, with the
+            padding, keeps the other axes.
         channels: Channels of input and output.
         kernel_size: Kernel size of both convolutions, odd.
         dropout: Dropout probability.
+        padding: A value of ``MISC.GREEDY.PADDING``.
     """
 
     def __init__(
         self,
-        convolution: Callable[[int, int, int], nn.Module],
+        convolution: Callable[[int, int, int, Tuple[int, int]], nn.Module],
         channels: int,
         kernel_size: int = 3,
         dropout: float = 0.0,
+        padding: str = ZEROS,
     ):
         super().__init__()
-        self.conv1 = convolution(channels, channels, kernel_size)
-        self.conv2 = convolution(channels, channels, kernel_size)
+        self.pad = Padding(kernel_size, padding)
+        self.conv1 = convolution(channels, channels, kernel_size, self.pad.zeros)
+        self.conv2 = convolution(channels, channels, kernel_size, self.pad.zeros)
         self.dropout = dropout
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, channels, ...) to the same shape, of as many axes as the convolution takes."""
         out = x
         for conv in (self.conv1, self.conv2):
-            out = conv(F.dropout(F.relu(out), self.dropout, self.training))
+            out = conv(F.dropout(F.relu(self.pad(out)), self.dropout, self.training))
         return out + x
 
 
@@ -105,7 +115,10 @@ class SpatioTemporalResNet(nn.Module):
         num_blocks: Number of residual blocks.
         kernel_size: Odd kernel size along readout, phase encode and frames.
         dropout: Dropout probability.
+        padding: A value of ``MISC.GREEDY.PADDING``.
     """
+
+    takes_padding = True
 
     @configurable
     def __init__(
@@ -115,23 +128,25 @@ class SpatioTemporalResNet(nn.Module):
         num_blocks: int = 2,
         kernel_size: int = 3,
         dropout: float = 0.0,
+        padding: str = ZEROS,
     ):
         super().__init__()
-        self.initial = SpatioTemporalConv(in_channels, channels, kernel_size)
+        self.pad = Padding(kernel_size, padding)
+        self.initial = SpatioTemporalConv(in_channels, channels, kernel_size, self.pad.zeros)
         self.blocks = nn.ModuleList(
-            ResBlock(SpatioTemporalConv, channels, kernel_size, dropout) for _ in range(num_blocks)
+            ResBlock(SpatioTemporalConv, channels, kernel_size, dropout, padding) for _ in range(num_blocks)
         )
-        self.final = SpatioTemporalConv(channels, in_channels, kernel_size)
+        self.final = SpatioTemporalConv(channels, in_channels, kernel_size, self.pad.zeros)
         # Near the identity at first, so that the unrolled steps start as plain gradient steps.
         with torch.no_grad():
             self.final.temporal.weight.mul_(0.1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, 2M, T, H, W) to the same shape."""
-        x = self.initial(image)
+        x = self.initial(self.pad(image))
         for block in self.blocks:
             x = block(x)
-        return self.final(x) + image
+        return self.final(self.pad(x)) + image
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
@@ -153,7 +168,7 @@ def residual_options(cfg: CfgNode) -> Dict[str, Any]:
             " for a cine regularizer"
         )
     fixed = {
-        "PADDING": (unrolled.PADDING, ""),
+        "PADDING": (unrolled.PADDING, ""),  # meddlr's, which it does not know to do; ours is MISC.GREEDY.PADDING
         "CONV_BLOCK.NORM": (unrolled.CONV_BLOCK.NORM, "none"),
         "CONV_BLOCK.NORM_AFFINE": (unrolled.CONV_BLOCK.NORM_AFFINE, False),
         "CONV_BLOCK.ACTIVATION": (unrolled.CONV_BLOCK.ACTIVATION, "relu"),
@@ -173,4 +188,5 @@ def residual_options(cfg: CfgNode) -> Dict[str, Any]:
         "num_blocks": unrolled.NUM_RESBLOCKS,
         "kernel_size": kernel_sizes.pop(),
         "dropout": unrolled.DROPOUT,
+        "padding": GreedyConfig.from_cfg(cfg).PADDING,
     }

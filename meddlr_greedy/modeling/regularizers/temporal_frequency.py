@@ -1,7 +1,7 @@
 """A residual network on the lowest temporal frequencies of a cine: two-dimensional, and every layer sees all phases."""
 
 import math
-from typing import Any, Dict
+from typing import Any, Dict, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from torch import nn
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.regularizers.padding import ZEROS, Padding
 from meddlr_greedy.modeling.regularizers.spatiotemporal import ResBlock, residual_options
 
 __all__ = ["TemporalFrequencyResNet", "fourier_basis"]
@@ -37,8 +38,8 @@ def fourier_basis(num_frames: int, num_frequencies: int) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def _convolution(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+def _convolution(in_channels: int, out_channels: int, kernel_size: int, zeros: Tuple[int, int]) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=zeros)
 
 
 @META_ARCH_REGISTRY.register()
@@ -56,7 +57,10 @@ class TemporalFrequencyResNet(nn.Module):
         kernel_size: Odd kernel size along readout and phase encode.
         dropout: Dropout probability.
         num_frequencies: Temporal frequencies above zero, in periods per beat.
+        padding: A value of ``MISC.GREEDY.PADDING``.
     """
+
+    takes_padding = True
 
     @configurable
     def __init__(
@@ -67,14 +71,17 @@ class TemporalFrequencyResNet(nn.Module):
         kernel_size: int = 3,
         dropout: float = 0.0,
         num_frequencies: int = 5,
+        padding: str = ZEROS,
     ):
         super().__init__()
-
+        self.pad = Padding(kernel_size, padding)
         self.num_frequencies = num_frequencies
         num_coefficients = in_channels * (1 + 2 * num_frequencies)
-        self.initial = _convolution(num_coefficients, channels, kernel_size)
-        self.blocks = nn.ModuleList(ResBlock(_convolution, channels, kernel_size, dropout) for _ in range(num_blocks))
-        self.final = _convolution(channels, num_coefficients, kernel_size)
+        self.initial = _convolution(num_coefficients, channels, kernel_size, self.pad.zeros)
+        self.blocks = nn.ModuleList(
+            ResBlock(_convolution, channels, kernel_size, dropout, padding) for _ in range(num_blocks)
+        )
+        self.final = _convolution(channels, num_coefficients, kernel_size, self.pad.zeros)
         for parameter in self.final.parameters():
             nn.init.zeros_(parameter)
 
@@ -86,10 +93,10 @@ class TemporalFrequencyResNet(nn.Module):
         scale = torch.full((len(basis), 1), 2.0, device=image.device)
         scale[0] = 1 / math.sqrt(num_frames)
         x = torch.einsum("bcthw,ft->bhwcf", image, scale * basis)
-        x = self.initial(x.reshape(num_batch, height, width, -1).permute(0, 3, 1, 2))
+        x = self.initial(self.pad(x.reshape(num_batch, height, width, -1).permute(0, 3, 1, 2)))
         for block in self.blocks:
             x = block(x)
-        x = self.final(F.relu(x)).permute(0, 2, 3, 1).reshape(num_batch, height, width, -1, len(basis))
+        x = self.final(F.relu(self.pad(x))).permute(0, 2, 3, 1).reshape(num_batch, height, width, -1, len(basis))
         return image + torch.einsum("bhwcf,ft->bcthw", x, basis)
 
     @classmethod

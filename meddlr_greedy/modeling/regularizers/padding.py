@@ -1,0 +1,64 @@
+"""What the convolutions of a regularizer see beyond the edges of an image: zeros, or the opposite edge.
+
+Sampled k-space makes an image periodic: beyond its last line comes its first. Zeros there are an edge that no image
+has, as bright as the body that reaches it.
+"""
+
+from typing import Dict, Tuple, Union
+
+import torch
+
+from meddlr_greedy.errors import UserError
+
+__all__ = ["ZEROS", "Padding"]
+
+ZEROS = "zeros"
+
+#: Value of ``MISC.GREEDY.PADDING`` -> whether readout and phase encode go on at the opposite edge.
+_WRAPS: Dict[str, Tuple[bool, bool]] = {
+    ZEROS: (False, False),
+    "circular": (True, True),
+    "phase_encode": (False, True),
+}
+
+
+class Padding:
+    """Padding for convolutions along readout and phase encode that keep the size of an image.
+
+    Axes that go on at the opposite edge are padded by calling it, before the convolution; zeros are the convolution's
+    own padding. So nothing is done to an image that is padded with zeros.
+
+    Args:
+        kernel_size: k of the convolutions, odd; or one along readout and one along phase encode.
+        kind: A value of ``MISC.GREEDY.PADDING``.
+
+    Attributes:
+        zeros: Of readout and phase encode, the ``padding`` of an ``nn.Conv2d``.
+    """
+
+    def __init__(self, kernel_size: Union[int, Tuple[int, int]], kind: str = ZEROS):
+        sizes = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        reach, wraps = [size // 2 for size in sizes], _WRAPS[kind]
+        self._wrapped = [(axis, r) for axis, r, wrap in zip((-2, -1), reach, wraps) if wrap and r]
+        along_readout, along_phase_encode = (0 if wrap else r for r, wrap in zip(reach, wraps))
+        self.zeros = (along_readout, along_phase_encode)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., H, W), with k - 1 more along axes that wrap; ``x`` itself where none does.
+
+        What an activation does to each number may come after the padding as well as before. After it, backward keeps
+        one tensor: the padded one.
+
+        Raises:
+            UserError: An axis is shorter than what is to be seen beyond its edge.
+        """
+        for axis, reach in self._wrapped:
+            size = x.shape[axis]
+            if size < reach:
+                raise UserError(
+                    f"MISC.GREEDY.PADDING: convolutions of size {2 * reach + 1} (MODEL.UNROLLED.KERNEL_SIZE) see"
+                    f" {reach} pixels beyond an edge, but the image has {size} along this axis; allowed is '{ZEROS}'"
+                )
+            # Unlike torch's circular padding this keeps the order of the axes in memory.
+            x = torch.cat([x.narrow(axis, size - reach, reach), x, x.narrow(axis, 0, reach)], dim=axis)
+        return x
