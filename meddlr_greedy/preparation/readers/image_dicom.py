@@ -7,6 +7,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 import numpy as np
 
 from meddlr_greedy.data.placement import Placement
+from meddlr_greedy.data.study import KEPT, kept_of
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import reading
 from meddlr_greedy.limits import LARGEST_LENGTH, check_declared, check_memory, is_length
@@ -101,16 +102,18 @@ def load_dicom(folder: Path) -> CineSeries:
     corners = np.array([[image.ImagePositionPatient for image in phases] for phases in slices], float).mean(axis=1)
     magnitude, told = checked_magnitude(folder, np.ascontiguousarray(pixels))
     subject = str(first.get("PatientID") or "").strip()
+    dicom, not_kept = kept_of(folder, {keyword: _value(first, keyword) for keyword in KEPT})
     return CineSeries(
         magnitude=magnitude,
         pixel_spacing_mm=(spacing[0], spacing[1]),
-        slice_spacing_mm=slice_spacing(places),
+        slice_spacing_mm=slice_spacing(places) if len(places) > 1 else _thickness(first),
         frame_time_ms=_frame_time(slices),
         placement=Placement.of_first_pixel(corners, directions, spacing, pixels.shape[2:]),
+        dicom=dicom,
         path=folder,
         subject_id=subject or folder.resolve().name,
         names_subject=bool(subject),
-        notes=(*notes, *told),
+        notes=(*notes, *told, *not_kept),
     )
 
 
@@ -180,6 +183,18 @@ def _frame_time(slices: Sequence[Sequence[Any]]) -> Optional[float]:
         return None
     mean = float(np.mean([np.diff([_trigger_time(image) for image in phases]) for phases in slices]))
     return mean if mean > 0 else None
+
+
+def _thickness(image: Any) -> Optional[float]:
+    """Of a single slice in mm, which is as thick as slices are apart; ``None`` where it is not known."""
+    for attribute in ("SpacingBetweenSlices", "SliceThickness"):
+        try:
+            thickness = float(_value(image, attribute))
+        except (TypeError, ValueError):
+            continue
+        if is_length(thickness):
+            return thickness
+    return None
 
 
 def _read(path: Path) -> Any:

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import torch
 
+from meddlr_greedy.data.study import kept_of
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import reading
 from meddlr_greedy.hdf5 import check_array, check_links
@@ -31,6 +32,8 @@ from meddlr_greedy.preparation.readers.ismrmrd_layout import (
     placement_of,
     read_header,
     relative_noise_bandwidth,
+    study_values,
+    thickness,
 )
 from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
@@ -106,6 +109,7 @@ class IsmrmrdReader(Reader):
             notes.append(f"{path}: slice_dir is not given; slices are in order of their numbers, of unknown spacing")
         elif (slices[1:] < slices[:-1]).any():
             notes.append(f"{path}: slices are not numbered by position; put into the order {listed(slices)}")
+        dicom, not_kept = kept_of(path, study_values(header, encoding))
         file_ = _File(path, group, heads, noise, image, layout, ratio)
         if len(layout.readout) < layout.oversampled_width:
             first, last = layout.readout[0], layout.readout[-1]
@@ -118,9 +122,10 @@ class IsmrmrdReader(Reader):
             names_subject=bool(_subject(header)),
             undersampled=undersampled,
             pixel_spacing_mm=layout.pixel_spacing_mm,
-            slice_spacing_mm=slice_spacing(places),
+            slice_spacing_mm=slice_spacing(places) if len(slices) > 1 else thickness(encoding),
             placement=placement_of(heads[image], slices),
-            notes=tuple(notes),
+            dicom=dicom,
+            notes=(*notes, *not_kept),
         )
 
 

@@ -24,6 +24,8 @@ __all__ = [
     "placement_of",
     "read_header",
     "relative_noise_bandwidth",
+    "study_values",
+    "thickness",
 ]
 
 _LARGEST_COUNT = 65535  # counters of acquisitions have 16 bits
@@ -141,6 +143,35 @@ def placement_of(heads: np.ndarray, slices: np.ndarray) -> Optional[Placement]:
     return Placement(heads["position"][firsts].astype(float), *(np.array(directions) / lengths[:, None]))
 
 
+def thickness(encoding: Any) -> Optional[float]:
+    """Of a slice in mm; ``None`` where it is not given."""
+    value = getattr(encoding.reconSpace.fieldOfView_mm, "z", None)
+    return float(value) if isinstance(value, (int, float)) and is_length(value) else None
+
+
+def study_values(header: Any, encoding: Any) -> Dict[str, Any]:
+    """What the header says of the study, by keywords of DICOM; ``None`` where it does not."""
+
+    def value(part: str, name: str) -> Any:
+        found = getattr(getattr(header, part, None), name, None)
+        if isinstance(found, list):  # one for each echo or contrast
+            found = found[0] if found else None
+        return getattr(found, "value", found)
+
+    return {
+        "StudyInstanceUID": value("studyInformation", "studyInstanceUID"),
+        "FrameOfReferenceUID": value("measurementInformation", "frameOfReferenceUID"),
+        "PatientID": value("subjectInformation", "patientID"),
+        "PatientPosition": value("measurementInformation", "patientPosition"),
+        "SliceThickness": thickness(encoding),
+        "RepetitionTime": value("sequenceParameters", "TR"),
+        "EchoTime": value("sequenceParameters", "TE"),
+        "InversionTime": value("sequenceParameters", "TI"),
+        "FlipAngle": value("sequenceParameters", "flipAngle_deg"),
+        "MagneticFieldStrength": value("acquisitionSystemInformation", "systemFieldStrength_T"),
+    }
+
+
 def encoding_of(path: Path, header: Any, heads: np.ndarray) -> Any:
     """The encoding of the image's acquisitions, after a look at what is not 2D Cartesian cine."""
     spaces = np.unique(heads["encoding_space_ref"])
@@ -229,7 +260,8 @@ class Layout:
             samples=slice(pre, num_samples - post),
             readout=readout,
             first_line=first_line,
-            pixel_spacing_mm=(fov["reconSpace", "x"] / height, fov["encodedSpace", "y"] / width),
+            # Removal of the oversampling keeps the points where they are, also where it leaves a broken number of them.
+            pixel_spacing_mm=(fov["encodedSpace", "x"] / oversampled_width, fov["encodedSpace", "y"] / width),
         )
 
     @property
