@@ -1,7 +1,6 @@
 """Where pixels lie in the patient: from the headers of scanners through `prepare` and `reconstruct` into NIfTI."""
 
 import itertools
-import shutil
 import subprocess
 
 import h5py
@@ -15,6 +14,7 @@ from meddlr_greedy.preparation.readers.ismrmrd import IsmrmrdReader
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
 from meddlr_greedy.reconstruction.scan import header_notes
 from tests.helpers.heart import HEIGHT, WIDTH, make_heart, prepared
+from tests.helpers.programs import needs, program
 from tests.helpers.scanners import Mrd, write_mrd
 from tests.helpers.stacks import LPS_TO_RAS, Stack, axes_of, reconstruct_target, write_placed_scan, write_stack
 
@@ -297,7 +297,7 @@ def test_as_dcm2niix_by_formula(tmp_path, name):
 def dcm2niix(folder, output, *options):
     """The one NIfTI file that dcm2niix makes of a folder."""
     output.mkdir()
-    command = ["dcm2niix", "-z", "n", "-b", "n", *options, "-o", str(output), str(folder)]
+    command = [program("dcm2niix"), "-z", "n", "-b", "n", *options, "-o", str(output), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = output.glob("*.nii")
@@ -314,9 +314,7 @@ def assert_same_in_the_patient(ours, theirs, atol=0):
     np.testing.assert_allclose(ours.get_fdata()[tuple(voxels.T)], theirs.get_fdata()[tuple(there.T)], rtol=0, atol=atol)
 
 
-needs_dcm2niix = pytest.mark.skipif(
-    not shutil.which("dcm2niix"), reason="needs the program dcm2niix (pip install dcm2niix)"
-)
+needs_dcm2niix = needs("dcm2niix", "dcm2niix")
 
 
 @needs_dcm2niix

@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, Iterator, Mapping, Tuple
 import numpy as np
 
 import meddlr_greedy
+from meddlr_greedy.data.placement import SAME_PLACE_MM
 from meddlr_greedy.data.study import study_of
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import as_text, printable
@@ -164,13 +165,16 @@ def _common(scan: AcquiredScan, slope: str, made_by: Mapping[str, str]) -> Any:
         setattr(header, keyword, _decimal(value) if isinstance(value, float) else value)
     if "IR" in header.ScanningSequence:
         header.setdefault("InversionTime", None)
+    else:  # where it may not be
+        header.pop("InversionTime", None)
     # The first direction is that along a row, from column to column: the phase encode.
     directions = np.concatenate([placement.phase_direction, placement.readout_direction])
     header.ImageOrientationPatient = [_decimal(value) for value in directions]
     header.InPlanePhaseEncodingDirection = "ROW"
     header.PixelSpacing = [_decimal(value) for value in spacing]
-    if scan.slice_spacing_mm is not None:
-        header.SpacingBetweenSlices = _decimal(scan.slice_spacing_mm)
+    between = scan.slice_spacing_mm if len(scan) == 1 else placement.step_mm
+    if between is not None and placement.unevenness_mm <= SAME_PLACE_MM:
+        header.SpacingBetweenSlices = _decimal(between)
         if len(scan) == 1 and header.SliceThickness is None:
             header.SliceThickness = header.SpacingBetweenSlices
     header.Rows, header.Columns = scan.shape[1:3]

