@@ -1,8 +1,8 @@
 """Reading and writing files: whole or not at all, and one line where that is not possible.
 
-:func:`reading` is the one way to read what others have written. :func:`written_atomically` makes a file, and
-:func:`writing` makes one line of what goes wrong on the way. :func:`check_room` asks for the room of a large file,
-before hours of work go into it.
+:func:`reading` is the one way to read what others have written. :func:`written_atomically` makes a file,
+:func:`folder_written_atomically` a folder, and :func:`writing` makes one line of what goes wrong on the way.
+:func:`check_room` asks for the room of a large file, before hours of work go into it.
 
 Names that come from outside (of files, data sets, scans) become file names by :class:`UniqueNames` or
 :func:`safe_name`. :func:`check_not_read` refuses to write what is read.
@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import unicodedata
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ __all__ = [
     "as_text",
     "check_not_read",
     "check_room",
+    "folder_written_atomically",
     "printable",
     "reading",
     "remove_partial_files",
@@ -87,8 +89,7 @@ def written_atomically(path: Union[str, Path], durable: bool = False) -> Iterato
         durable: Also waits until the content is on the disk, so that it survives a power cut.
     """
     path = Path(path)
-    ending = os.fsdecode(os.fsencode(path.name)[-100:])
-    partial = path.with_name(f"{PARTIAL}{secrets.token_hex(4)}-{ending}")
+    partial = _partial_beside(path)
     try:
         yield partial
         if durable:
@@ -99,12 +100,51 @@ def written_atomically(path: Union[str, Path], durable: bool = False) -> Iterato
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def folder_written_atomically(path: Union[str, Path]) -> Iterator[Path]:
+    """Gives a new, temporary folder beside ``path``, and renames it to ``path`` where the block ends well.
+
+    What was at ``path`` goes as a whole. No file system replaces a folder in one step: a kill between the two steps
+    leaves neither the old one nor the new one under its name.
+
+    Args:
+        path: The folder to write.
+    """
+    path = Path(path)
+    partial, replaced = _partial_beside(path), _partial_beside(path)
+    try:
+        partial.mkdir()
+        yield partial
+        with suppress(FileNotFoundError):
+            os.replace(path, replaced)
+        os.replace(partial, path)
+    finally:
+        if os.path.lexists(replaced) and not os.path.lexists(path):
+            os.replace(replaced, path)
+        _remove(partial)
+        _remove(replaced)
+
+
 def remove_partial_files(*folders: Path) -> None:
     """Removes what killed commands left half-written in folders; who calls it has the lock of the folder."""
     for folder in folders:
         for partial in folder.glob(f"{PARTIAL}*"):
-            with suppress(OSError):
-                partial.unlink()
+            _remove(partial)
+
+
+def _partial_beside(path: Path) -> Path:
+    """A name of this call alone for what is to be at ``path``."""
+    ending = os.fsdecode(os.fsencode(path.name)[-100:])
+    return path.with_name(f"{PARTIAL}{secrets.token_hex(4)}-{ending}")
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, or a folder with what is in it, as far as that can be done; a link alone, and not its target."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 @contextmanager
@@ -185,27 +225,32 @@ class UniqueNames:
 
 
 def check_not_read(option: str, outputs: Iterable[Union[str, Path]], inputs: Iterable[Union[str, Path]]) -> None:
-    """Refuses to write a file that is read, by whatever name: links, and letters of another case, are the same file.
+    """Refuses to write what is read, by whatever name: links, and letters of another case, are the same file.
 
     Args:
         option: What named the output, for the message.
-        outputs: The files that will be written.
+        outputs: The files that will be written, and the folders that will be replaced.
         inputs: The files that will be read.
 
     Raises:
-        UserError: One of the outputs is one of the inputs.
+        UserError: One of the outputs is, or holds, one of the inputs.
     """
     read = {}
     for path in map(Path, inputs):
         read[os.path.realpath(path)] = path
         with suppress(OSError):
             read[_identity(path)] = path
+            for name in (os.path.realpath(path), os.path.abspath(path)):
+                read.update((_identity(folder), path) for folder in Path(name).parents)
     for output in map(Path, outputs):
         found = read.get(os.path.realpath(output))
         with suppress(OSError):
             found = found or read.get(_identity(output))
         if found is not None:
-            raise UserError(f"{option}: {output}: is the input {found}, which is not overwritten; give another place")
+            verb = "holds" if output.is_dir() else "is"
+            raise UserError(
+                f"{option}: {output}: {verb} the input {found}, which is not overwritten; give another place"
+            )
 
 
 def _identity(path: Path) -> str:

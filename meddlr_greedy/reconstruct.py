@@ -2,13 +2,19 @@ r"""Reconstructs scans with a trained network; targets are not needed.
 
 INPUT is an HDF5 file with kspace (slice, readout, phase encode, cardiac phase, coil), maps (slice, readout, phase
 encode, 1, coil, map set) and, if what is sampled cannot be told from the zeros in kspace, mask (slice, 1, phase encode,
-cardiac phase, 1); without the cardiac phase for 2D. For each INPUT, three files are written to DIR:
+cardiac phase, 1); without the cardiac phase for 2D. For each INPUT, these files are written to DIR:
 
   <name>_recon.h5    image (slice, readout, phase encode, cardiac phase, map set), complex, and INPUT's attributes
   <name>_recon.nii   its magnitude, axes (readout, phase encode, slice, cardiac phase)
   <name>_recon.gif   the middle slice beating (2D: a PNG)
+  <name>_recon_dicom with --dicom: its magnitude, one DICOM file for each slice and cardiac phase
 
 The NIfTI header holds INPUT's attributes pixel_spacing_mm (readout, phase encode), slice_spacing_mm and frame_time_ms.
+Where INPUT tells the place of its slices in the patient (position_mm, readout_direction, phase_direction; files do that
+were prepared of DICOM, NIfTI or ISMRMRD), it also holds sform and qform.
+
+DICOM needs that place. Its images are a new series of the study that INPUT's attribute dicom names, else of a new one.
+They hold neither the patient's name nor birth date, which scan files do not keep. A folder that is there is replaced.
 
 Slices are read, reconstructed and written one at a time: memory does not depend on their number.
 
@@ -22,6 +28,7 @@ Examples::
     meddlr-greedy reconstruct --weights results/cine/greedy/model_best.pth scan.h5 --output results/recon
     meddlr-greedy reconstruct --config-file cine/greedy.yaml \
         --weights results/cine/greedy/model_best.pth scan1.h5 scan2.h5 --output results/recon
+    meddlr-greedy reconstruct --weights results/cine/greedy/model_best.pth scan.h5 --output results/recon --dicom
 """
 
 import os
@@ -41,8 +48,9 @@ from meddlr_greedy.files import check_not_read
 from meddlr_greedy.locks import LOG_FILE, locked
 from meddlr_greedy.modeling.contract import check_keys_of_network
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
+from meddlr_greedy.reconstruction.dicom import check_placed
 from meddlr_greedy.reconstruction.reconstructor import Reconstructor, use_modules
-from meddlr_greedy.reconstruction.scan import missing_attributes, output_files, reconstruct_scan
+from meddlr_greedy.reconstruction.scan import OutputFiles, header_notes, output_files, reconstruct_scan
 
 __all__ = ["build_parser", "main"]
 
@@ -62,6 +70,7 @@ def build_parser(prog: Optional[str] = None) -> CommandParser:
     parser.add_argument(
         "--modules", type=int, metavar="K", help="stop after the first K greedy modules (default: as in the config)"
     )
+    parser.add_argument("--dicom", action="store_true", help="also write the magnitude as a derived DICOM series")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: MODEL.DEVICE)")
     return parser
 
@@ -87,9 +96,11 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     # All that can be known at once is, before the first scan is reconstructed.
     scans = [AcquiredScan(path) for path in args.inputs]
     folder = Path(args.output)
-    files = output_files(scans, folder)
+    files = output_files(scans, folder, args.dicom)
+    for scan in scans if args.dicom else ():
+        check_placed(scan)
     config_file = find_config(args.config_file) if args.config_file else config_beside(weights)
-    check_not_read("--output", (f for paths in files for f in paths), [*args.inputs, weights, config_file])
+    check_not_read("--output", (f for paths in files for f in paths if f), [*args.inputs, weights, config_file])
     model, _ = load_network(cfg, weights)
     if args.modules is not None:
         use_modules(model, args.modules)
@@ -107,15 +118,12 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
             _reconstruct(scan, reconstructor, paths, made_by)
 
 
-def _reconstruct(
-    scan: AcquiredScan, reconstructor: Reconstructor, files: Sequence[Path], made_by: Dict[str, str]
-) -> None:
+def _reconstruct(scan: AcquiredScan, reconstructor: Reconstructor, files: OutputFiles, made_by: Dict[str, str]) -> None:
     start = time.perf_counter()
     written = reconstruct_scan(scan, reconstructor, files, made_by)
     seconds = (time.perf_counter() - start) / len(scan)
-    missing = missing_attributes(scan)
-    if missing:
-        print(f"note: {scan.path} has no attribute {', '.join(missing)}; 1 stands in the NIfTI header")
+    for note in header_notes(scan):
+        print(f"note: {note}")
     print(
         f"{scan.path}: {len(scan)} slices of {scan.shape[1:-1]}, {seconds:.2f} s each: {', '.join(map(str, written))}"
     )

@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from meddlr_greedy.files import (
     WriteError,
     check_not_read,
     check_room,
+    folder_written_atomically,
+    remove_partial_files,
     safe_name,
     writing,
     written_atomically,
@@ -113,6 +116,67 @@ def test_an_input_by_another_name_is_an_input(tmp_path, link):
     for output in ("a", "b", "./a"):
         with pytest.raises(UserError, match="--output: .*is the input"):
             check_not_read("--output", [f"{tmp_path}/{output}"], [tmp_path / "a"])
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_folder_that_holds_an_input_is_not_replaced(tmp_path, link):
+    (tmp_path / "out" / "deep").mkdir(parents=True)
+    given = tmp_path / "out" / "deep" / "a"
+    if link:
+        (tmp_path / "a").touch()
+        given.symlink_to(tmp_path / "a")
+    else:
+        given.touch()
+    check_not_read("--output", [tmp_path / "out" / "other"], [given])
+    with pytest.raises(UserError, match=f"--output: {tmp_path}/out: holds the input {given}"):
+        check_not_read("--output", [tmp_path / "out"], [given])
+
+
+@pytest.mark.parametrize("before", ["nothing", "folder", "file"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path, before, fails):
+    path = tmp_path / "folder"
+    if before == "folder":
+        path.mkdir()
+        (path / "old").touch()
+    elif before == "file":
+        path.touch()
+    names = sorted(p.name for p in tmp_path.rglob("*"))
+    with suppress(ValueError), folder_written_atomically(path) as partial:
+        (partial / "new").touch()
+        assert sorted(p.name for p in tmp_path.rglob("*") if PARTIAL not in str(p)) == names
+        if fails:
+            raise ValueError
+    assert sorted(p.name for p in tmp_path.rglob("*")) == (names if fails else ["folder", "new"])
+
+
+def test_a_folder_comes_back_where_the_new_one_gets_no_name(tmp_path, monkeypatch):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").touch()
+    replace, moved = os.replace, []
+
+    def once(source, target):
+        if Path(target) == path and not moved:
+            moved.append(source)
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", once)
+    with pytest.raises(OSError, match="Input/output"), folder_written_atomically(path) as partial:
+        (partial / "new").touch()
+    assert moved and sorted(p.name for p in tmp_path.rglob("*")) == ["folder", "old"]
+
+
+def test_folders_half_written_are_removed_and_links_alone(tmp_path):
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "kept").touch()
+    (tmp_path / f"{PARTIAL}a").mkdir()
+    (tmp_path / f"{PARTIAL}a" / "x").touch()
+    (tmp_path / f"{PARTIAL}b").symlink_to(tmp_path / "else")
+    (tmp_path / f"{PARTIAL}c").touch()
+    remove_partial_files(tmp_path)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["else", "kept"]
 
 
 def test_the_temporary_name_of_a_long_name_is_no_longer(tmp_path):

@@ -55,8 +55,10 @@ def command(run, datasets, tmp_path):
         if name == "prepare":
             return [*PHANTOM, "--output", out], out
         if name == "reconstruct":
-            scans = [datasets / "beat" / "test" / f"beat_test_{i}.h5" for i in range(2)]
-            return ["--config-file", config, "--weights", weights, *scans, "--output", out], out
+            scans = [tmp_path / f"beat_test_{i}.h5" for i in range(2)]
+            for scan in scans:
+                placed_copy(datasets / "beat" / "test" / scan.name, scan)
+            return ["--config-file", config, "--weights", weights, *scans, "--output", out, "--dicom"], out
         if name == "eval_net":
             return ["--config-file", config, "--weights", weights, "--num-figures", "1"], tmp_path / "run/test_results"
         for i, label in enumerate("ab"):
@@ -80,6 +82,15 @@ def stopped(start_job, tmp_path):  # noqa: F811
     return start
 
 
+def placed_copy(source, path):
+    """A copy of a scan that tells where its slices lie."""
+    shutil.copy(source, path)
+    with h5py.File(path, "r+") as file:
+        positions = 8.0 * np.arange(len(file["kspace"]))[:, None] * [0, 0, 1]
+        file.attrs.update(pixel_spacing_mm=(1.5, 1.5), position_mm=positions)
+        file.attrs.update(readout_direction=[1.0, 0, 0], phase_direction=[0, 1.0, 0])
+
+
 def partial_files(folder):
     return [name for name in files_in(folder) if ".partial-" in name]
 
@@ -99,11 +110,14 @@ def expect_refused(name, argv, capsys, *words):
 def assert_whole(name, out):
     """What a command leaves is complete, and nothing else is there."""
     names = files_in(out)
-    assert not [n for n in names if n.rpartition("/")[2].startswith(".")], names
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")], names
     if name == "prepare":
         assert names == [f"{a}/{b}" for a, b in WHOLE_DATA_SET]
         assert json.loads((out / "annotations" / "train.json").read_text())["images"]
-    expected = {"reconstruct": 6, "eval_net": 6, "compare": 6, "prepare": 4}[name]
+    if name == "reconstruct":
+        images = [f"beat_test_{i}_recon_dicom/IM{number}.dcm" for i in range(2) for number in range(1, 9)]
+        assert [n for n in names if n.endswith(".dcm")] == images
+    expected = {"reconstruct": 6 + 16, "eval_net": 6, "compare": 6, "prepare": 4}[name]
     assert len(names) == expected, names
     for path in out.rglob("*.h5"):
         with h5py.File(path, "r") as file:
@@ -128,6 +142,20 @@ def test_one_command_at_a_time_and_the_next_one_cleans_up_after_a_killed_one(com
     job.kill()
     call(name, argv)
     assert_whole(name, out)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_folder_is_there_as_a_whole_or_not_at_all(command, stopped, is_there):
+    """Killed where the folder of images is to get its name and, where there is one, that one has just lost it."""
+    argv, out = command("reconstruct")
+    if is_there:
+        call("reconstruct", argv)
+    job = stopped("reconstruct", argv, files=2)
+    assert not (out / "beat_test_0_recon_dicom").exists()
+    assert len([name for name in partial_files(out) if name.endswith(".dcm")]) == (16 if is_there else 8)
+    job.kill()
+    call("reconstruct", argv)
+    assert_whole("reconstruct", out)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from meddlr.data.transforms.transform import build_normalizer
@@ -119,6 +120,35 @@ def test_files(trained, prospective, tmp_path, capsys):
     assert nib.load(out / "other_recon.nii").header.get_xyzt_units() == ("unknown", "unknown")
     with Image.open(out / "scan_recon.gif") as picture:
         assert picture.n_frames == image.shape[3] and picture.info["duration"] == 40
+
+
+PLACED = {
+    "pixel_spacing_mm": (1.5, 2.0),
+    "position_mm": np.array([[0.0, 0, 0], [8, 0, 0]]),
+    "readout_direction": np.array([0, 1.0, 0]),
+    "phase_direction": np.array([0, 0, 1.0]),
+}
+
+
+def test_dicom(trained, prospective, tmp_path, capsys):
+    config, weights = trained(*CINE)
+    placed, out = prospective("beat", **PLACED), tmp_path / "out"
+    unknown = prospective("beat", name="unknown")
+    words = f"--dicom: {unknown}: found no attribute position_mm, pixel_spacing_mm"
+    expect_error(capsys, words, config, weights, placed, unknown, "--output", out, "--dicom")
+    assert not out.exists()
+    run(config, weights, placed, "--output", out, "--dicom")
+    assert f"{out}/scan_recon.gif, {out}/scan_recon_dicom\n" in capsys.readouterr().out
+    expected = nib.load(out / "scan_recon.nii").get_fdata()
+    images = [pydicom.dcmread(path) for path in sorted((out / "scan_recon_dicom").iterdir())]
+    assert len(images) == expected.shape[2] * expected.shape[3] == 8
+    for number, image in enumerate(images):
+        found = image.pixel_array * float(image.RescaleSlope)
+        np.testing.assert_allclose(found, expected[:, :, number // 4, number % 4], atol=expected.max() / 65535)
+    held = out / "scan_recon_dicom" / "held.h5"
+    held.write_bytes(placed.read_bytes())
+    words = f"--output: {out}/scan_recon_dicom: holds the input {held}"
+    expect_error(capsys, words, config, weights, placed, held, "--output", out, "--dicom")
 
 
 def test_files_of_2d(trained, prospective, tmp_path):

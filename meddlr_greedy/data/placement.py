@@ -4,7 +4,10 @@ from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-__all__ = ["Placement", "check_placement"]
+__all__ = ["SAME_PLACE_MM", "Placement", "check_placement"]
+
+#: Slices nearer than this are at one place.
+SAME_PLACE_MM = 0.1
 
 _NAMES = ("position_mm", "readout_direction", "phase_direction")
 #: How far a direction's length may be from 1; headers hold single precision.
@@ -67,6 +70,23 @@ class Placement(NamedTuple):
         normal = np.cross(self.readout_direction, self.phase_direction)
         normal /= np.linalg.norm(normal)
         return -normal if normal @ (self.position_mm[-1] - self.position_mm[0]) < 0 else normal
+
+    @property
+    def step_mm(self) -> Optional[float]:
+        """From a slice to the next, the mean along the line from the first slice to the last; ``None`` of one slice."""
+        count = len(self.position_mm)
+        return float(np.linalg.norm(self.position_mm[-1] - self.position_mm[0])) / (count - 1) if count > 1 else None
+
+    @property
+    def are_apart(self) -> bool:
+        """Whether no two slices are at one place."""
+        return bool((np.diff(np.sort(self.position_mm @ self.normal)) > SAME_PLACE_MM).all())
+
+    @property
+    def unevenness_mm(self) -> float:
+        """How far a slice lies at most from where it would if all were evenly spaced from the first to the last."""
+        even = np.linspace(self.position_mm[0], self.position_mm[-1], len(self.position_mm))
+        return float(np.linalg.norm(self.position_mm - even, axis=1).max())
 
     def first_mm(self, pixel_spacing_mm: Sequence[float], shape: Sequence[int]) -> np.ndarray:
         """(S, 3): the center of pixel (0, 0) of each slice of (H, W) pixels."""

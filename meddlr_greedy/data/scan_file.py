@@ -20,9 +20,10 @@ undersampled when it was acquired (prospectively). Such a cine file may lack the
 it. In training the mask of a 2D file is not looked at.
 
 Attributes of the file, all optional: "pixel_spacing_mm" (readout, phase encode), "slice_spacing_mm" from the center of
-a slice to that of the next, and "frame_time_ms". Where slices lie in the patient is told by "position_mm" (S, 3),
-"readout_direction" (3,) and "phase_direction" (3,), see :class:`~meddlr_greedy.data.placement.Placement`. Other
-attributes are kept as they are.
+a slice to that of the next (of a single slice, its thickness), and "frame_time_ms". Where slices lie in the patient is
+told by "position_mm" (S, 3), "readout_direction" (3,) and "phase_direction" (3,), see
+:class:`~meddlr_greedy.data.placement.Placement`. "dicom" holds what is kept of the study, see
+:mod:`meddlr_greedy.data.study`. Other attributes are kept as they are.
 """
 
 import os

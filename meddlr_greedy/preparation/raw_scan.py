@@ -1,14 +1,15 @@
 """What every reader hands over: Cartesian k-space of one scan, slice by slice, and which of it was sampled."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
 
-from meddlr_greedy.data.placement import Placement, check_placement
+from meddlr_greedy.data.placement import SAME_PLACE_MM, Placement, check_placement
+from meddlr_greedy.data.study import ATTRIBUTE, check_study
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.limits import MOST_SLICES, check_memory, is_length
 from meddlr_greedy.ops.fft import centered_fft, centered_ifft
@@ -31,8 +32,6 @@ __all__ = [
     "stem",
 ]
 
-#: Slices nearer than this are one.
-SAME_PLACE_MM = 0.1
 _NOT_PLAIN = re.compile("[\\x00-\\x1f\\x7f\\ud800-\\udfff]")
 _FEW_ZEROS = 0.9  # a sampled line may hold zeros by chance; below this it was sampled in part
 _HINT = "allowed every line of every phase; for data undersampled on purpose give --undersampled"
@@ -82,9 +81,10 @@ class RawScan:
         mask_file: Of what was sampled, where it is a file of its own.
         other_files: Further files that tell something of it. A scan made with others counts as another one.
         pixel_spacing_mm: Along readout and phase encode, where known.
-        slice_spacing_mm: From the center of a slice to that of the next, where known.
+        slice_spacing_mm: From the center of a slice to that of the next, of a single one its thickness, where known.
         frame_time_ms: Time between cardiac phases, where known.
         placement: Where the slices lie in the patient, where known.
+        dicom: What is kept of the study, see :mod:`meddlr_greedy.data.study`.
         notes: What a user should know of this file.
     """
 
@@ -102,6 +102,7 @@ class RawScan:
     slice_spacing_mm: Optional[float] = None
     frame_time_ms: Optional[float] = None
     placement: Optional[Placement] = None
+    dicom: Mapping[str, Any] = field(default_factory=dict)
     notes: Tuple[str, ...] = ()
 
 
@@ -109,8 +110,8 @@ def check_scan(scan: RawScan) -> None:
     """Checks what a reader says of a scan, whatever its format.
 
     Raises:
-        UserError: There are no slices or absurdly many, a spacing or the frame time cannot be one, or the placement is
-            none of these slices.
+        UserError: There are no slices or absurdly many, a spacing or the frame time cannot be one, the placement is
+            none of these slices, or what is kept of the study cannot be.
     """
     if not 1 <= scan.num_slices <= MOST_SLICES:
         raise UserError(f"{scan.path}: found {scan.num_slices} slices, allowed 1 to {MOST_SLICES}")
@@ -125,6 +126,9 @@ def check_scan(scan: RawScan) -> None:
     wrong = check_placement(scan.placement.as_attributes() if scan.placement else {}, scan.num_slices)
     if wrong:
         raise UserError(f"{scan.path}: {wrong}")
+    wrong = check_study(scan.dicom)
+    if wrong:
+        raise UserError(f"{scan.path}: {ATTRIBUTE}: {wrong}")
 
 
 def check_slice(where: str, raw: RawSlice, is_cine: bool = True) -> None:

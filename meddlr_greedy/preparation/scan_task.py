@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from meddlr_greedy.data.scan_file import check_values, write_scan
+from meddlr_greedy.data.study import ATTRIBUTE, study_text
 from meddlr_greedy.errors import UserError, first_line
 from meddlr_greedy.preparation.raw_scan import are_neighbors, ranges
 from meddlr_greedy.preparation.slice import Preparation, slice_arrays
@@ -112,6 +113,7 @@ def write_file(task: ScanTask, on_slice: Callable[[], Any] = lambda: None) -> Li
         "slice_spacing_mm": scan.slice_spacing_mm if are_neighbors(task.slices) else None,
         "frame_time_ms": (scan.frame_time_ms or given.frame_time_ms) if scan.is_cine else None,
         **(scan.placement.of_slices(task.slices).as_attributes() if scan.placement else {}),
+        ATTRIBUTE: study_text(scan.dicom),
     }
     write_scan(task.output, len(task.slices), slices(), attributes)
     return [*scan.notes, *_told_once(scan.path, by_slice)]

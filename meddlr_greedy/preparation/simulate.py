@@ -8,9 +8,9 @@ simulated before.
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -37,9 +37,10 @@ class CineSeries:
     Args:
         magnitude: Shape (S, T, H, W), real, finite and not negative.
         pixel_spacing_mm: Along H and W, where known.
-        slice_spacing_mm: From the center of a slice to that of the next, where known.
+        slice_spacing_mm: From the center of a slice to that of the next, of a single one its thickness, where known.
         frame_time_ms: Time between cardiac phases, where known.
         placement: Where the slices lie in the patient, where known.
+        dicom: What is kept of the study, see :mod:`meddlr_greedy.data.study`.
         path: The file or folder; its stem seeds the simulation.
         other_files: As in :class:`RawScan`.
         subject_id: Whom the images show.
@@ -52,6 +53,7 @@ class CineSeries:
     slice_spacing_mm: Optional[float] = None
     frame_time_ms: Optional[float] = None
     placement: Optional[Placement] = None
+    dicom: Mapping[str, Any] = field(default_factory=dict)
     path: Path = Path()
     other_files: Tuple[Path, ...] = ()
     subject_id: str = ""
@@ -95,6 +97,7 @@ def simulated_scan(
         slice_spacing_mm=series.slice_spacing_mm,
         frame_time_ms=series.frame_time_ms,
         placement=series.placement,
+        dicom=series.dicom,
         notes=series.notes,
     )
 

@@ -92,7 +92,8 @@ class Source:
             subject = self._matched(path)
             if not subject:
                 raise UserError(f"--subject-pattern: '{self.subject_pattern}' finds no subject in {path}")
-            return replace(scan, subject_id=subject)
+            dicom = {**scan.dicom, "PatientID": subject} if scan.dicom else {}  # the other ID is not to be kept
+            return replace(scan, subject_id=subject, dicom=dicom)
         if scan.names_subject:
             return scan
         note = f"{path}: no patient ID in it; taken for a subject, '{scan.subject_id}' (see --subject-pattern)"

@@ -59,10 +59,13 @@ class AcquiredScan:
         self.num_maps: int = header.num_maps
         self.attributes: Dict[str, Any] = header.attributes
         self.geometry = header.geometry
-        #: From the center of a slice to that of the next, ``None`` where the file does not say.
-        self.slice_spacing_mm: Optional[float] = header.slice_spacing_mm
         #: Where the slices lie in the patient, ``None`` where the file does not say.
         self.placement: Optional[Placement] = header.placement
+        #: From the center of a slice to that of the next (their mean, where the file holds only the places), ``None``
+        #: where the file does not say.
+        self.slice_spacing_mm: Optional[float] = header.slice_spacing_mm
+        if self.slice_spacing_mm is None and self.placement is not None and self.placement.are_apart:
+            self.slice_spacing_mm = self.placement.step_mm
 
     def __len__(self) -> int:
         """Number of slices S."""
@@ -75,9 +78,12 @@ class AcquiredScan:
 
     @property
     def affine(self) -> Optional[np.ndarray]:
-        """From voxels to mm, see :meth:`~meddlr_greedy.data.placement.Placement.affine`; ``None`` where unknown."""
+        """From voxels to mm, see :meth:`~meddlr_greedy.data.placement.Placement.affine`; ``None`` where unknown.
+
+        Slices at one place have none, for they make no volume.
+        """
         spacing = self.geometry.pixel_spacing_mm
-        if self.placement is None or spacing is None:
+        if self.placement is None or spacing is None or not self.placement.are_apart:
             return None
         return self.placement.affine(spacing, self.slice_spacing_mm, self.shape[1:3])
 

@@ -1,5 +1,6 @@
 """NIfTI files written slice by slice, so that a large exam never is in memory as a whole."""
 
+import itertools
 from typing import BinaryIO, Optional, Sequence, Tuple
 
 import nibabel as nib
@@ -9,6 +10,7 @@ __all__ = ["LARGEST_AXIS", "NiftiWriter"]
 
 #: NIfTI-1 counts points along an axis by 16 bits with sign.
 LARGEST_AXIS = 32767
+_QFORM_TOLERANCE_MM = 0.01
 
 
 class NiftiWriter:
@@ -17,8 +19,9 @@ class NiftiWriter:
     In the file x runs fastest and time slowest, so a slice of a series lies there as T planes far from each other.
     (A memory map would do it too, but its pages would count as the process's memory.)
 
-    Where the orientation in the patient is not known, the header says so (qform and sform code 0). It says which of the
-    spacings are known by their units.
+    Where the orientation in the patient is not known, the header says so (qform and sform code 0). A qform cannot hold
+    shear, nor all digits of a turn by nearly half a circle; where it would be off, it has code 0, and readers take the
+    sform. The header says which of the spacings are known by their units.
 
     Args:
         file: Opened for writing, at its beginning.
@@ -53,7 +56,9 @@ class NiftiWriter:
         )
         if affine is not None:
             header.set_sform(affine, code="scanner")
-            header.set_qform(affine, code="scanner")  # the nearest without shear
+            header.set_qform(affine, code="scanner")
+            if _furthest(header.get_qform() - affine, shape) > _QFORM_TOLERANCE_MM:
+                header["qform_code"] = 0
         header["descrip"] = description.encode(errors="replace")[:79]
         header.set_data_offset(header.single_vox_offset)
         self._offset = header.single_vox_offset
@@ -76,3 +81,9 @@ class NiftiWriter:
             plane = np.asarray(frames[:, :, t], dtype="<f4").tobytes(order="F")
             self._file.seek(self._offset + (t * num_slices + slice_id) * len(plane))
             self._file.write(plane)
+
+
+def _furthest(difference: np.ndarray, shape: Sequence[int]) -> float:
+    """How far two matrices, of this difference, take a corner of the volume apart in mm."""
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in shape[:3]))])
+    return float(np.linalg.norm(corners @ difference[:3].T, axis=1).max())

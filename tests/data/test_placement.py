@@ -44,6 +44,19 @@ def test_the_middle_pixel_stays_where_the_matrix_is_reduced():
     np.testing.assert_allclose((affine @ [5, 4, 1, 1])[:3], LPS_TO_RAS @ fine.position_mm[1], atol=1e-9)
 
 
+def test_how_slices_are_spaced():
+    corners, directions, distance = oblique(4)
+    even = Placement(corners, *directions)
+    assert even.step_mm == pytest.approx(distance) and even.unevenness_mm < 1e-9 and even.are_apart
+    gap = even.of_slices([0, 1, 3])
+    assert gap.step_mm == pytest.approx(1.5 * distance) and gap.unevenness_mm == pytest.approx(distance / 2)
+    one, twice = even.of_slices([2]), even.of_slices([0, 2, 0])
+    assert one.step_mm is None and one.unevenness_mm == 0 and one.are_apart
+    assert not twice.are_apart
+    beside = Placement(corners[0] + 9 * np.arange(3)[:, None] * directions[0], *directions)  # in one plane
+    assert not beside.are_apart
+
+
 def test_attributes_and_slices():
     corners, directions, _ = oblique()
     placement = Placement(corners, *directions)

@@ -1,6 +1,7 @@
 """What is fuzzed: for each kind of file a small valid one, how it is changed, and what reads it."""
 
 import gzip
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import scipy.io
 
 from meddlr_greedy import compare, eval_net, prepare, reconstruct, train_net
 from meddlr_greedy.config.loading import load_config
+from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.data.scan_file import check_mask, check_values, read_header, read_slice, write_scan
 from meddlr_greedy.engine.run_files import load_network
 from meddlr_greedy.preparation.readers.cmrxrecon import CmrxreconReader
@@ -21,6 +23,8 @@ from meddlr_greedy.preparation.readers.images import ImagesReader
 from meddlr_greedy.preparation.readers.ismrmrd import IsmrmrdReader
 from meddlr_greedy.preparation.readers.kspace_files import KspaceFileReader
 from meddlr_greedy.preparation.sources import Source
+from meddlr_greedy.reconstruction.acquired import AcquiredScan
+from meddlr_greedy.reconstruction.dicom import check_placed
 from tests.conftest import COMMON, GREEDY
 from tests.fuzz import mutators as m
 from tests.helpers.evaluation import write_run
@@ -38,6 +42,7 @@ from tests.helpers.scanners import (
     write_nifti,
 )
 from tests.helpers.scans import random_complex, write_dataset
+from tests.helpers.stacks import reconstruct_by, write_placed_scan
 
 
 @dataclass
@@ -181,6 +186,22 @@ def _read_scan_files(folder: Path) -> None:
             check_mask(str(path), 0, "mask", arrays["mask"])
 
 
+def _make_placed_scan(folder: Path) -> None:
+    placement = Placement(8.0 * np.eye(3)[:2], np.array([1.0, 0, 0]), np.array([0, 0.6, 0.8]))
+    attributes = {"pixel_spacing_mm": (1.5, 1.25), "slice_spacing_mm": 8.0, "frame_time_ms": 40.0, "subject_id": "a"}
+    study = {"StudyInstanceUID": "1.2.3", "PatientID": "a", "ScanningSequence": ["GR"], "EchoTime": 1.5}
+    attributes.update(placement.as_attributes(), dicom=json.dumps(study))
+    images = np.random.default_rng(0).random((2, 16, 12, 4))
+    write_placed_scan(_data(folder) / "s.h5", images, attributes)
+
+
+def _write_dicom(folder: Path) -> None:
+    """Without a network: k-space of the first coil stands for the image."""
+    path = folder / "data" / "s.h5"
+    check_placed(AcquiredScan(str(path)))
+    reconstruct_by(lambda acquired: acquired.kspace[..., :1], path, folder / "out", dicom=True)
+
+
 def _write_config(folder: Path) -> Path:
     run = folder / "run"
     run.mkdir(parents=True, exist_ok=True)
@@ -320,6 +341,13 @@ TARGETS = [
         [("data/beat/**/*.h5", [m.change_hdf5, m.change_hdf5])],
         _read_scan_files,
         lambda folder: _reconstruct(next((folder / "data").rglob("*.h5")), TrainedRun.folder / "run", folder),
+    ),
+    Target(
+        "placed scan file",
+        _make_placed_scan,
+        [("data/s.h5", [m.change_hdf5, m.change_hdf5])],
+        _write_dicom,
+        lambda folder: [*_reconstruct(folder / "data" / "s.h5", TrainedRun.folder / "run", folder), "--dicom"],
     ),
     Target(
         "config",

@@ -1,5 +1,8 @@
 """NIfTI files written slice by slice read back as a whole."""
 
+import io
+import itertools
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -35,3 +38,37 @@ def test_axes_that_nifti_cannot_count(tmp_path, axis, excess):
         return
     with pytest.raises(UserError, match=r"long\.h5: kspace has shape .*; NIfTI allows axes up to 32767"):
         AcquiredScan(path)
+
+
+def header_with(affine, shape):
+    file = io.BytesIO()
+    NiftiWriter(file, shape, (1.5, 1.5), 8.0, 40.0, affine)
+    file.seek(0)
+    return nib.Nifti1Header.from_fileobj(file)
+
+
+def test_a_qform_is_declared_where_it_is_right():
+    """Of turns by about half a circle around an axis, of which the quaternion tells the small rest by one digit."""
+    rng, shape = np.random.default_rng(0), (224, 160, 12, 2)
+    corners = np.array([(*corner, 1) for corner in itertools.product((0, 223), (0, 159), (0, 11))])
+    declared = 0
+    for _ in range(200):
+        turn = np.linalg.qr(np.eye(3) + 0.02 * rng.standard_normal((3, 3)))[0]
+        affine = np.eye(4)
+        affine[:3, :3] = np.diag([-1, -1, 1]) @ (turn * np.sign(np.diag(turn))) @ np.diag([1.5, 1.5, 8])
+        affine[:3, 3] = 200 * rng.standard_normal(3)
+        header = header_with(affine, shape)
+        sform, qform = header.get_sform(), header.get_qform()
+        assert header["sform_code"] == 1 and np.abs(corners @ (sform - affine).T).max() < 1e-4
+        if header["qform_code"]:
+            assert np.linalg.norm(corners @ (qform - affine).T, axis=1).max() < 0.0101
+            declared += 1
+        np.testing.assert_allclose(header.get_zooms(), (1.5, 1.5, 8, 40), rtol=1e-6)
+    assert 100 < declared < 200
+
+
+def test_a_sheared_volume_has_no_qform():
+    affine = np.array([[1.5, 0, 2, 0], [0, 1.5, 0, 0], [0, 0, 8, 0], [0, 0, 0, 1]])
+    header = header_with(affine, (24, 20, 3, 2))
+    assert (header["sform_code"], header["qform_code"]) == (1, 0)
+    np.testing.assert_array_equal(header.get_sform(), affine)

@@ -2,17 +2,18 @@
 
 import warnings
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from meddlr_greedy.data.placement import Placement
+from meddlr_greedy.data.study import KEPT, kept_of
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.limits import check_memory
+from meddlr_greedy.limits import check_memory, is_length
 from meddlr_greedy.preparation.raw_scan import slice_spacing
 from meddlr_greedy.preparation.readers.image_dicom_files import read_dicom
 from meddlr_greedy.preparation.readers.image_dicom_folders import place_of, scan_at
-from meddlr_greedy.preparation.readers.image_dicom_frames import ATTRIBUTES, Frame, frame_headers
+from meddlr_greedy.preparation.readers.image_dicom_frames import ATTRIBUTES, Frame, frame_headers, value_of
 from meddlr_greedy.preparation.readers.image_dicom_scans import slices_of
 from meddlr_greedy.preparation.readers.image_series import checked_magnitude
 from meddlr_greedy.preparation.simulate import CineSeries
@@ -33,7 +34,8 @@ def load_dicom(path: Path) -> CineSeries:
     frame = scan.frames[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that break DICOM's rules; those that are used are checked
-        first = frame_headers(read_dicom(frame.path, ATTRIBUTES))[frame.number]
+        read = read_dicom(frame.path, [*ATTRIBUTES, *KEPT])
+        first = frame_headers(read)[frame.number]
         slices, places = _sorted_slices(path, scan.frames)
         pixels = _pixels(path, slices)
     spacing = tuple(frame.spacing_mm)
@@ -44,16 +46,19 @@ def load_dicom(path: Path) -> CineSeries:
     corners = np.array([[image.position_mm for image in phases] for phases in slices]).mean(axis=1)
     magnitude, told = checked_magnitude(path, np.ascontiguousarray(pixels))
     subject = str(first.get("PatientID") or "").strip()
+    study = {keyword: value_of(first if keyword in first else read, keyword) for keyword in KEPT}
+    dicom, not_kept = kept_of(path, study)
     return CineSeries(
         magnitude=magnitude,
         pixel_spacing_mm=(spacing[0], spacing[1]),
-        slice_spacing_mm=slice_spacing(places),
+        slice_spacing_mm=slice_spacing(places) if len(places) > 1 else _thickness(first),
         frame_time_ms=_frame_time(slices),
         placement=Placement.of_first_pixel(corners, directions, spacing, pixels.shape[2:]),
+        dicom=dicom,
         path=path,
         subject_id=subject or place_of(path)[0].resolve().name,
         names_subject=bool(subject),
-        notes=(*scan.notes, *told),
+        notes=(*scan.notes, *told, *not_kept),
     )
 
 
@@ -82,6 +87,18 @@ def _frame_time(slices: Sequence[Sequence[Frame]]) -> Optional[float]:
     """In ms; ``None`` where trigger times say nothing."""
     mean = float(np.mean([np.diff([image.trigger_ms or 0.0 for image in phases]) for phases in slices]))
     return mean if mean > 0 else None
+
+
+def _thickness(header: Any) -> Optional[float]:
+    """Of a single slice in mm, which is as thick as slices are apart; ``None`` where it is not known."""
+    for attribute in ("SpacingBetweenSlices", "SliceThickness"):
+        try:
+            thickness = float(value_of(header, attribute))
+        except (TypeError, ValueError):
+            continue
+        if is_length(thickness):
+            return thickness
+    return None
 
 
 def _pixels(path: Path, slices: Sequence[Sequence[Frame]]) -> np.ndarray:

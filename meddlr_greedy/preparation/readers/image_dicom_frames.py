@@ -19,6 +19,7 @@ __all__ = [
     "frames_of",
     "is_enhanced",
     "series_of",
+    "value_of",
 ]
 
 _NEEDED = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
@@ -172,7 +173,7 @@ def frames_of(path: Path, read: Any) -> List[Frame]:
     """
     with reading(path, "a DICOM file"):
         for attribute in _OPTIONAL_NUMBERS:
-            if _value(read, attribute) not in (None, ""):
+            if value_of(read, attribute) not in (None, ""):
                 _numbers(path, read, attribute, 1)
         headers = frame_headers(read)
         num_frames = int(read.get("NumberOfFrames") or 1)
@@ -204,7 +205,7 @@ def series_of(path: Path, read: Any) -> Series:
     with reading(path, "a DICOM file"):
         names = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription")
         patient, study, uid, description = (str(read.get(name) or "").strip() for name in names)
-        number = _value(read, "SeriesNumber")
+        number = value_of(read, "SeriesNumber")
         number = int(number) if isinstance(number, int) else None
         return Series(patient, study, uid, number, description)
 
@@ -298,7 +299,7 @@ def _order(number: int, header: Any) -> Tuple[float, ...]:
     return (float(header.get("InstanceNumber") or 0), float(number)) if position is None else (float(position),)
 
 
-def _value(header: Any, attribute: str) -> Any:
+def value_of(header: Any, attribute: str) -> Any:
     """The value; nonsense, which pydicom finds where it is asked for a value, stays a text."""
     try:
         return header.get(attribute)
@@ -319,7 +320,7 @@ def _numbers(path: Path, header: Any, attribute: str, count: int) -> Tuple[float
         UserError: It holds something else.
     """
     try:
-        values = np.array(_value(header, attribute), float).reshape(-1)  # nothing becomes NaN
+        values = np.array(value_of(header, attribute), float).reshape(-1)  # nothing becomes NaN
     except (TypeError, ValueError):
         values = np.array([])
     if len(values) != count or not np.isfinite(values).all():

@@ -19,10 +19,12 @@ from meddlr_greedy.preparation.simulate import CineSeries
 __all__ = ["NIFTI", "data_of", "load_nifti"]
 
 NIFTI = (".nii", ".nii.gz", ".hdr")
+_MILLIMETERS = {"meter": 1e3, "mm": 1.0, "micron": 1e-3}
 _MILLISECONDS = {"sec": 1e3, "msec": 1, "usec": 1e-3}
 _TIME = 3  # its axis
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 _LARGEST_HEADER = 16 << 20  # where data begin
+_SAME_LENGTH = 1e-3  # relative; headers hold single precision, and programs round
 
 
 def load_nifti(path: Path) -> CineSeries:
@@ -57,20 +59,23 @@ def load_nifti(path: Path) -> CineSeries:
         single = "; of a single slice (x, y, 1, phase)" if data.ndim == _TIME else ""
         raise UserError(f"{path}: {no_phases}found {len(found)} axes {found}, allowed (x, y, slice, phase){single}")
 
-    first, second, between_slices, step = (_spacing(path, i, x) for i, x in enumerate(image.header.get_zooms()[:4]))
+    step = _spacing(path, _TIME, image.header.get_zooms()[_TIME])
     in_milliseconds = _MILLISECONDS.get(image.header.get_xyzt_units()[1])
     frame_time = None
     if step is not None and in_milliseconds is not None and not is_fifth:
         frame_time = step * in_milliseconds
     magnitude = data.transpose(2, 3, 0, 1)
+    affine = _affine(path, image.header)
+    (first, second, between_slices), told = _spacings(path, image.header, affine)
     spacing: Optional[Tuple[float, float]] = None if first is None or second is None else (first, second)
-    placement = _placement(path, image.header, magnitude.shape)
+    placement = None if affine is None else _placement(affine, magnitude.shape)
     # dim_info: which axes are readout and phase encode.
     if image.header.get_dim_info()[:2] in ((1, 0), (1, None), (None, 0)):
         magnitude, spacing = magnitude.swapaxes(2, 3), spacing and (spacing[1], spacing[0])
         if placement is not None:
             placement = Placement(placement.position_mm, placement.phase_direction, placement.readout_direction)
     magnitude, notes = checked_magnitude(path, np.ascontiguousarray(magnitude))
+    notes += told
     if is_fifth:
         notes.append(f"{path}: phases are along the fifth axis, whose step is not said to be a time")
     return CineSeries(
@@ -116,19 +121,46 @@ def _check_size(path: Path, image: Any) -> None:
     check_memory(path, num_bytes)
 
 
-def _placement(path: Path, header: Any, shape: Tuple[int, ...]) -> Optional[Placement]:
-    """Of images (S, T, H, W): by the sform where it is set, else by the qform, else ``None``."""
+def _affine(path: Path, header: Any) -> Optional[np.ndarray]:
+    """(4, 4), from voxels to mm in RAS: the sform where it is set, else the qform, as in viewers; else ``None``."""
     for affine, code in (header.get_sform(coded=True), header.get_qform(coded=True)):
         if not code:
             continue
         if affine is None or not np.isfinite(affine).all() or not np.abs(np.linalg.det(affine[:3, :3])) > 0:
             raise UserError(f"{path}: found an orientation that is none, allowed an invertible matrix (sform or qform)")
-        affine = _RAS_TO_LPS @ affine[:3]
-        num_slices, _, height, width = shape
-        middles = [(height // 2, width // 2, s, 1) for s in range(num_slices)]
-        directions = affine[:, :2] / np.linalg.norm(affine[:, :2], axis=0)
-        return Placement(np.array(middles) @ affine.T, *directions.T)
+        return np.diag([*[_millimeters(header)] * 3, 1.0]) @ affine
     return None
+
+
+def _millimeters(header: Any) -> float:
+    """How many are in the unit of the header; what is of no unit is taken to be in mm."""
+    return _MILLIMETERS.get(header.get_xyzt_units()[0], 1.0)
+
+
+def _placement(affine: np.ndarray, shape: Tuple[int, ...]) -> Placement:
+    """Of images (S, T, H, W)."""
+    affine = _RAS_TO_LPS @ affine[:3]
+    num_slices, _, height, width = shape
+    middles = [(height // 2, width // 2, s, 1) for s in range(num_slices)]
+    directions = affine[:, :2] / np.linalg.norm(affine[:, :2], axis=0)
+    return Placement(np.array(middles) @ affine.T, *directions.T)
+
+
+def _spacings(path: Path, header: Any, affine: Optional[np.ndarray]) -> Tuple[List[Optional[float]], List[str]]:
+    """Along x, y and from slice to slice in mm, and what there is to tell of them.
+
+    Viewers show what the matrix says. Where it says about the same as pixdim, the digits are those of pixdim.
+    """
+    zooms = [float(zoom) for zoom in header.get_zooms()[:3]]
+    spacings = [_spacing(path, axis, zoom * _millimeters(header)) for axis, zoom in enumerate(zooms)]
+    if affine is None:
+        return spacings, []
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if np.allclose([spacing or 0 for spacing in spacings], lengths, rtol=_SAME_LENGTH, atol=0):
+        return spacings, []
+    found, used = (" x ".join(f"{value:g}" for value in values) for values in (zooms, lengths))
+    note = f"{path}: pixdim {found} does not agree with sform or qform, whose voxels of {used} mm are used"
+    return [_spacing(path, axis, length) for axis, length in enumerate(lengths)], [note]
 
 
 def _spacing(path: Path, axis: int, value: Any) -> Optional[float]:

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import torch
 
+from meddlr_greedy.data.study import kept_of
 from meddlr_greedy.errors import UserError, check
 from meddlr_greedy.files import reading
 from meddlr_greedy.hdf5 import check_array, check_links
@@ -170,6 +171,7 @@ class IsmrmrdReader(Reader):
         notes += _place_notes(path, encoding, layout, slices, places)
         numbers = np.full(len(heads), -1)
         numbers[image] = timing.numbers
+        dicom, not_kept = kept_of(path, header.study_values(encoding))
         file_ = _File(path, group, heads, noise, image, numbers, timing.num_phases, layout, lines, ratio)
         return RawScan(
             path=path,
@@ -180,10 +182,11 @@ class IsmrmrdReader(Reader):
             is_cine=timing.num_phases > 1,
             undersampled=undersampled,
             pixel_spacing_mm=layout.pixel_spacing_mm,
-            slice_spacing_mm=slice_spacing(places),
+            slice_spacing_mm=slice_spacing(places) if len(slices) > 1 else encoding.thickness_mm,
             frame_time_ms=timing.frame_time_ms,
             placement=placement_of(heads[image], slices),
-            notes=tuple(notes),
+            dicom=dicom,
+            notes=(*notes, *not_kept),
         )
 
 

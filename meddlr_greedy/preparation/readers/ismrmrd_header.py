@@ -7,7 +7,7 @@ whole numbers may be written "256.0". What is missing and can be assumed is told
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 from xml.etree import ElementTree
 
 from meddlr_greedy.errors import UserError, first_line
@@ -19,6 +19,18 @@ _LARGEST_COUNT = 65535  # counters of acquisitions have 16 bits
 _MOST_CHARACTERS = 16 << 20
 # Of a field of view in mm. One in m, as some converters write it, lies below, one in micrometers above.
 _LEAST_MM, _MOST_MM = 1.0, 10_000.0
+# Keyword of DICOM -> the element that says the same; of several (one for each echo, say) the first counts.
+_STUDY = {
+    "StudyInstanceUID": "studyInformation.studyInstanceUID",
+    "FrameOfReferenceUID": "measurementInformation.frameOfReferenceUID",
+    "PatientID": "subjectInformation.patientID",
+    "PatientPosition": "measurementInformation.patientPosition",
+    "RepetitionTime": "sequenceParameters.TR",
+    "EchoTime": "sequenceParameters.TE",
+    "InversionTime": "sequenceParameters.TI",
+    "FlipAngle": "sequenceParameters.flipAngle_deg",
+    "MagneticFieldStrength": "acquisitionSystemInformation.systemFieldStrength_T",
+}
 # A header has no document type; one can hold entities that grow without end.
 _DOCUMENT_TYPE = re.compile(r"<!(DOCTYPE|ENTITY)", re.IGNORECASE)
 
@@ -89,6 +101,12 @@ class Encoding:
         """
         name = "encodingLimits.phase.maximum"
         return 0 if _find(self._element, name) is None else _whole(self.path, self._element, name, least=0) + 1
+
+    @property
+    def thickness_mm(self) -> Optional[float]:
+        """Of a slice; ``None`` where it is not given."""
+        value = _float(_text(self._element, "reconSpace.fieldOfView_mm.z"))
+        return value if value is not None and is_length(value) else None
 
     def height(self, num_points: int) -> int:
         """Points of a readout of ``num_points`` without its oversampling, which the fields of view tell.
@@ -164,6 +182,11 @@ class Header:
     def subject(self) -> str:
         """The patient's ID; empty where it is not given."""
         return _text(self.root, "subjectInformation.patientID") or ""
+
+    def study_values(self, encoding: Encoding) -> Dict[str, Any]:
+        """What the header says of the study, by keywords of DICOM; ``None`` where it does not."""
+        values: Dict[str, Any] = {keyword: _text(self.root, name) or None for keyword, name in _STUDY.items()}
+        return {**values, "SliceThickness": encoding.thickness_mm}
 
     @property
     def relative_noise_bandwidth(self) -> float:

@@ -164,7 +164,8 @@ class Layout:
             samples=samples,
             readout=readout,
             first_line=first_line,
-            pixel_spacing_mm=(encoding.recon_fov_mm / height, encoding.fov_mm[1] / width),
+            # Removal of the oversampling keeps the points where they are, also where it leaves a broken number of them.
+            pixel_spacing_mm=(encoding.fov_mm[0] / oversampled_width, encoding.fov_mm[1] / width),
         )
 
     @property

@@ -109,7 +109,7 @@ def test_nifti_of_five_axes(magnitude, tmp_path, axes):
     """Time is the fifth axis for some programs; others write a fifth one of length 1."""
     data = np.ascontiguousarray(magnitude.transpose(2, 3, 0, 1)).astype(np.float32)
     data = data[:, :, :, None] if axes[0] is None else data[..., None]
-    image = nibabel.Nifti1Image(data, np.eye(4))
+    image = nibabel.Nifti1Image(data, np.diag([1.5, 1.25, 8, 1]))
     image.header.set_xyzt_units("mm", "msec")
     image.header.set_zooms((1.5, 1.25, 8, 40, 1))
     nibabel.save(image, tmp_path / "a.NII.GZ")
