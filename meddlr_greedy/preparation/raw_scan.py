@@ -15,7 +15,6 @@ from meddlr_greedy.limits import MOST_SLICES, check_memory, is_length
 from meddlr_greedy.ops.fft import centered_fft, centered_ifft
 
 __all__ = [
-    "SAME_PLACE_MM",
     "Calibration",
     "RawScan",
     "RawSlice",

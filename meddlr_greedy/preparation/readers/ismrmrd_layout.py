@@ -6,10 +6,9 @@ from typing import Optional, Tuple
 
 import numpy as np
 
-from meddlr_greedy.data.placement import Placement
+from meddlr_greedy.data.placement import SAME_PLACE_MM, Placement
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.limits import check_declared, check_memory
-from meddlr_greedy.preparation.raw_scan import SAME_PLACE_MM
 from meddlr_greedy.preparation.readers.ismrmrd_header import Encoding, Header
 
 __all__ = [
