@@ -28,9 +28,9 @@ from meddlr_greedy.plugins import import_plugins
 from meddlr_greedy.preparation.coil_maps import CoilMaps
 from meddlr_greedy.preparation.dataset import prepare_dataset
 from meddlr_greedy.preparation.next_steps import say_what_is_next
-from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.preparation.slice import COMPRESSIONS, DEFAULT_COILS, MISSING, Preparation
 from meddlr_greedy.preparation.sources import Source, registered_readers
+from meddlr_greedy.readers.reader import Reader
 
 
 def build_parser(prog: Optional[str] = None) -> CommandParser:

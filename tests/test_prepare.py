@@ -10,8 +10,8 @@ import pytest
 
 from meddlr_greedy import prepare
 from meddlr_greedy.preparation import coil_maps
-from meddlr_greedy.preparation.readers.reader import Reader
 from meddlr_greedy.preparation.sources import registered_readers
+from meddlr_greedy.readers.reader import Reader
 from tests.helpers.heart import ifft, read, read_scans
 from tests.helpers.plugin import importable
 

@@ -23,12 +23,12 @@ from meddlr_greedy.locks import LOCK_FILES, LOG_FILE, locked
 from meddlr_greedy.ops.axes import CINE_AXES
 from meddlr_greedy.preparation.annotations import ScanEntry, annotations
 from meddlr_greedy.preparation.progress import ProgressReport
-from meddlr_greedy.preparation.raw_scan import stem
 from meddlr_greedy.preparation.scan_task import ScanTask, write_file
 from meddlr_greedy.preparation.slice import Preparation
 from meddlr_greedy.preparation.sources import Source, sha256_of
 from meddlr_greedy.preparation.splits import SLICE_BLOCKS, SPLITS, ScanInfo, shared_subjects, split_scans
 from meddlr_greedy.preparation.workers import in_parallel
+from meddlr_greedy.readers.raw_scan import stem
 
 __all__ = ["prepare_dataset"]
 

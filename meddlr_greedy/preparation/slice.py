@@ -11,7 +11,7 @@ from meddlr_greedy.limits import LARGEST_LENGTH, check_whole, is_length
 from meddlr_greedy.ops.acquisition import MOST_COILS
 from meddlr_greedy.ops.coils import compress_coils, geometric_compression, svd_compression
 from meddlr_greedy.preparation.coil_maps import LEAST_CALIB_WIDTH, CoilMaps, sense_arrays
-from meddlr_greedy.preparation.raw_scan import Calibration, RawScan, RawSlice, complete
+from meddlr_greedy.readers.raw_scan import Calibration, RawScan, RawSlice, complete
 
 __all__ = [
     "COMPRESSIONS",

@@ -9,11 +9,11 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 
 import numpy as np
 
+from meddlr_greedy import readers as _  # noqa: F401 (they register)
 from meddlr_greedy.errors import UserError, check
 from meddlr_greedy.files import printable, reading
-from meddlr_greedy.preparation import readers as _  # noqa: F401 (they register)
-from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, check_scan, check_slice, plain_text
-from meddlr_greedy.preparation.readers.reader import Reader
+from meddlr_greedy.readers.raw_scan import RawScan, RawSlice, check_scan, check_slice, plain_text
+from meddlr_greedy.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
 
 __all__ = ["Source", "registered_readers", "sha256_of"]

@@ -17,12 +17,12 @@ from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.data.scan_file import check_mask, check_values, read_header, read_slice, write_scan
 from meddlr_greedy.engine.run_files import load_network
-from meddlr_greedy.preparation.readers.cmrxrecon import CmrxreconReader
-from meddlr_greedy.preparation.readers.fastmri import FastmriReader
-from meddlr_greedy.preparation.readers.images import ImagesReader
-from meddlr_greedy.preparation.readers.ismrmrd import IsmrmrdReader
-from meddlr_greedy.preparation.readers.kspace_files import KspaceFileReader
 from meddlr_greedy.preparation.sources import Source
+from meddlr_greedy.readers.cmrxrecon import CmrxreconReader
+from meddlr_greedy.readers.fastmri import FastmriReader
+from meddlr_greedy.readers.images import ImagesReader
+from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
+from meddlr_greedy.readers.kspace_files import KspaceFileReader
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
 from meddlr_greedy.reconstruction.dicom import check_placed
 from tests.conftest import COMMON, GREEDY

@@ -7,13 +7,13 @@ import numpy as np
 
 from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.ops.acquisition import coil_sensitivities, random_smooth_phase, seeded_generator
-from meddlr_greedy.preparation.beating_heart import beating_heart
 from meddlr_greedy.preparation.coil_maps import CoilMaps
 from meddlr_greedy.preparation.dataset import prepare_dataset
-from meddlr_greedy.preparation.readers.images import ImagesReader
-from meddlr_greedy.preparation.readers.phantom import PhantomReader, subject_names
 from meddlr_greedy.preparation.slice import Preparation
 from meddlr_greedy.preparation.sources import Source
+from meddlr_greedy.readers.beating_heart import beating_heart
+from meddlr_greedy.readers.images import ImagesReader
+from meddlr_greedy.readers.phantom import PhantomReader, subject_names
 
 SLICES, PHASES, HEIGHT, WIDTH, COILS = 2, 4, 64, 48, 6
 

@@ -13,10 +13,10 @@ from meddlr_greedy import prepare
 from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.preparation import scan_task
-from meddlr_greedy.preparation.beating_heart import beating_heart
 from meddlr_greedy.preparation.coil_maps import CoilMaps
 from meddlr_greedy.preparation.dataset import _scan_names
-from meddlr_greedy.preparation.readers.ismrmrd import IsmrmrdReader
+from meddlr_greedy.readers.beating_heart import beating_heart
+from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.heart import kt_mask, prepare_phantom, prepared, read, read_scans
 from tests.helpers.scanners import Mrd, write_dicom, write_mrd, write_nifti

@@ -3,8 +3,8 @@
 import pytest
 
 from meddlr_greedy.preparation.coil_maps import CoilMaps
-from meddlr_greedy.preparation.readers.ismrmrd import IsmrmrdReader
 from meddlr_greedy.preparation.slice import Preparation
+from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
 from tests.helpers.heart import COILS, prepared, psnr, read, target_and_support
 from tests.helpers.scanners import write_mrd
 

@@ -10,8 +10,8 @@ import pytest
 
 from meddlr_greedy import prepare
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.preparation.readers.phantom import PhantomReader
 from meddlr_greedy.preparation.sources import Source
+from meddlr_greedy.readers.phantom import PhantomReader
 from tests.helpers.heart import prepare_simulated, read_scans
 from tests.helpers.scanners import write_dicom
 

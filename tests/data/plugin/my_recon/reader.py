@@ -5,8 +5,8 @@ import zipfile
 import numpy as np
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.preparation.raw_scan import RawScan, RawSlice, find_files, stem
-from meddlr_greedy.preparation.readers.reader import Reader
+from meddlr_greedy.readers.raw_scan import RawScan, RawSlice, find_files, stem
+from meddlr_greedy.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
 
 
