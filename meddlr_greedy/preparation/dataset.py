@@ -87,9 +87,7 @@ def prepare_dataset(
         report.note(shared_subjects(infos, blocks, split_by) if source.reader.reads_files else [])
         parameters = _parameters(source, preparation)
         tasks = list(_tasks(folder, source, preparation, scans, blocks, split_by, parameters))
-        if source.reader.reads_files:
-            read = (file for path in paths for file in source.reader.files(path))
-            check_not_read("--output", (task.output for task in tasks), read)
+        _check_no_output_is_read(tasks, source, paths)
         waiting = [task for task in tasks if not task.is_done(overwrite)]
         failed = _write_all(folder, waiting, jobs, report)
         done = [task for task in tasks if task.output not in failed]
@@ -127,6 +125,12 @@ def _check_inputs_are_elsewhere(folder: Path, source: Source) -> None:
         path = Path(given).resolve()
         if folder == path or folder in path.parents:
             raise UserError(f"--output: {folder}: holds the input {given}, allowed a folder that holds no input")
+
+
+def _check_no_output_is_read(tasks: Sequence[ScanTask], source: Source, paths: Sequence[Path]) -> None:
+    if source.reader.reads_files:
+        read = (file for path in paths for file in source.reader.files(path))
+        check_not_read("--output", (task.output for task in tasks), read)
 
 
 @contextmanager

@@ -97,9 +97,6 @@ class CmrxreconReader(Reader):
         Raises:
             UserError: The file cannot be used.
         """
-        kind = other_kind(path)
-        if kind is not None:
-            raise UserError(f"{path}: found {kind}; allowed cine")
         array, shape = _kspace_array(path)
         name = array.name
         undersampled = undersampled or _UNDERSAMPLED.fullmatch(name) is not None
@@ -159,6 +156,9 @@ def _counted(paths: Sequence[Path]) -> str:
 
 def _kspace_array(path: Path) -> Tuple[MatArray, Tuple[int, int, int, int, int]]:
     """The variable that holds k-space, and its shape (frame, slice, coil, ky, kx)."""
+    kind = other_kind(path)
+    if kind is not None:
+        raise UserError(f"{path}: found {kind}; allowed cine")
     arrays = mat_arrays(path)
     names = [name for name in arrays if _KSPACE.fullmatch(name) and arrays[name].type != "struct"]
     if len(names) != 1:

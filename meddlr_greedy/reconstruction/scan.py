@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import BinaryIO, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import h5py
 import numpy as np
@@ -122,15 +122,7 @@ def reconstruct_scan(
         with h5py.File(h5_partial, "w") as h5_file, open(nifti_partial, "wb") as nifti_file:
             h5_file.attrs.update({**scan.attributes, **(attributes or {})})
             images = h5_file.create_dataset("image", (num_slices, *shape), np.complex64, chunks=(1, *shape))
-            volumes = NiftiWriter(
-                nifti_file,
-                (*image_shape[:2], num_slices, *image_shape[2:]),
-                scan.geometry.pixel_spacing_mm,
-                scan.slice_spacing_mm,
-                scan.geometry.frame_time_ms,
-                scan.affine,
-                f"meddlr_greedy {meddlr_greedy.__version__}: {scan.name}",
-            )
+            volumes = _nifti_writer(nifti_file, scan)
             for acquired in tqdm(scan, desc=scan.name, unit="slice", dynamic_ncols=True):
                 recon = reconstructor(acquired)
                 magnitude = np.linalg.norm(recon.image, axis=-1)
@@ -147,6 +139,19 @@ def reconstruct_scan(
         with drawn_or_told(files.picture) as drawn:
             _draw(scan, middle, shown, files.picture)
     return [files.hdf5, files.nifti, *drawn, *([files.dicom] if files.dicom else [])]
+
+
+def _nifti_writer(file: BinaryIO, scan: AcquiredScan) -> NiftiWriter:
+    num_slices, height, width, *frames = scan.shape[:-1]
+    return NiftiWriter(
+        file,
+        (height, width, num_slices, *frames),
+        scan.geometry.pixel_spacing_mm,
+        scan.slice_spacing_mm,
+        scan.geometry.frame_time_ms,
+        scan.affine,
+        f"meddlr_greedy {meddlr_greedy.__version__}: {scan.name}",
+    )
 
 
 def _draw(scan: AcquiredScan, slice_id: int, recon: Reconstruction, path: Path) -> None:
