@@ -98,11 +98,10 @@ class CmrxreconReader(Reader):
             UserError: The file cannot be used.
         """
         array, shape = _kspace_array(path)
-        name = array.name
-        undersampled = undersampled or _UNDERSAMPLED.fullmatch(name) is not None
+        undersampled = undersampled or _UNDERSAMPLED.fullmatch(array.name) is not None
         num_phases, num_slices, _, width, oversampled = shape
         if num_phases < 2:
-            raise UserError(f"{path}: no cardiac phases: {name} has 1 frame, allowed 2 or more")
+            raise UserError(f"{path}: no cardiac phases: {array.name} has 1 frame, allowed 2 or more")
         if readout_oversampling < 1 or oversampled % readout_oversampling:
             raise UserError(f"--readout-oversampling: found {readout_oversampling}, allowed divisors of {oversampled}")
 
@@ -120,12 +119,7 @@ class CmrxreconReader(Reader):
         load_kspace = _slices_of(array, shape)
 
         def load(slice_id: int) -> RawSlice:
-            kspace = _ordered(load_kspace(slice_id), readout_oversampling)
-            if mask is None:
-                return RawSlice(kspace, not_zero(kspace))
-            if kspace[np.broadcast_to(~mask, kspace.shape[:3])].any():
-                raise UserError(f"{path}: slice {slice_id}: k-space is not zero where its mask is")
-            return RawSlice(kspace, mask)
+            return _masked(path, slice_id, _ordered(load_kspace(slice_id), readout_oversampling), mask)
 
         return RawScan(
             path=path,
@@ -142,6 +136,15 @@ class CmrxreconReader(Reader):
     def subject_by_path(self, path: Path) -> str:
         """The name of the folder of a file, behind those of center and scanner."""
         return subject(path)
+
+
+def _masked(path: Path, slice_id: int, kspace: np.ndarray, mask: Optional[np.ndarray]) -> RawSlice:
+    """A slice with what was sampled of it: without a mask, what is not zero."""
+    if mask is None:
+        return RawSlice(kspace, not_zero(kspace))
+    if kspace[np.broadcast_to(~mask, kspace.shape[:3])].any():
+        raise UserError(f"{path}: slice {slice_id}: k-space is not zero where its mask is")
+    return RawSlice(kspace, mask)
 
 
 def _files(inputs: Sequence[str]) -> List[Path]:

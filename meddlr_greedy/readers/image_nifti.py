@@ -39,16 +39,7 @@ def load_nifti(path: Path) -> CineSeries:
     Raises:
         UserError: It is missing, unreadable, or holds something else than a cine series.
     """
-    import nibabel
-
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    with reading(path, "a NIfTI file"), _quiet(nibabel.imageglobals.logger):
-        image: Any = nibabel.load(path)
-        if not isinstance(image, nibabel.Nifti1Pair):  # what the classes of all forms of NIfTI derive from
-            raise UserError(f"{path}: found {type(image).__name__}, allowed NIfTI")
-        _check_size(path, image)
-        data = np.asanyarray(image.dataobj)
+    image, data = _loaded(path)
     found, is_fifth = data.shape, data.ndim == _TIME + 2 and data.shape[_TIME] == 1
     if is_fifth:
         data = data[:, :, :, 0]
@@ -89,6 +80,20 @@ def load_nifti(path: Path) -> CineSeries:
         subject_id=stem(path),
         notes=tuple(notes),
     )
+
+
+def _loaded(path: Path) -> Tuple[Any, np.ndarray]:
+    """The image of nibabel, and its values."""
+    import nibabel
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    with reading(path, "a NIfTI file"), _quiet(nibabel.imageglobals.logger):
+        image: Any = nibabel.load(path)
+        if not isinstance(image, nibabel.Nifti1Pair):  # what the classes of all forms of NIfTI derive from
+            raise UserError(f"{path}: found {type(image).__name__}, allowed NIfTI")
+        _check_size(path, image)
+        return image, np.asanyarray(image.dataobj)
 
 
 def data_of(header: Path) -> List[Path]:

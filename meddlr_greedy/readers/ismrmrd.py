@@ -140,8 +140,7 @@ class IsmrmrdReader(Reader):
         asymmetric echo leaves zeros at one end of it, and its oversampling is removed. Lines are placed by the center
         of ``encodingLimits``; what is acquired repeatedly (averages, segments) is averaged. Phase oversampling is kept:
         its lines are what a scanner samples. Slices are in order of their positions. Cardiac phases are ``idx.phase``
-        or, where there is only one, the frames of a real-time series, ``idx.repetition``; with ``phases`` they are
-        made of the time since the trigger. A scan of one phase is static.
+        or, of a real-time series, ``idx.repetition``; with ``phases`` they are made of the time since the trigger.
 
         Args:
             path: The file.
@@ -153,26 +152,25 @@ class IsmrmrdReader(Reader):
         Raises:
             UserError: The file cannot be used.
         """
-        undersampled = undersampled or path.name.startswith("us_")
+        undersampled |= path.name.startswith("us_")
         group, header, heads, notes = _headers(path)
         noise, image, calibration, dropped = _kinds(path, heads)
         encoding = encoding_of(path, header, heads[image])
         _check_coils(path, heads[np.concatenate([noise, image])])
-        timing = (
-            counted_phases(path, encoding, heads[image], undersampled)
-            if phases is None
-            else binned_phases(path, heads[image], phases, tick or DEFAULT_TICK_MS, rr_tolerance or DEFAULT_TOLERANCE)
-        )
+        if phases is None:
+            timing = counted_phases(path, encoding, heads[image], undersampled)
+        else:
+            beats = tick or DEFAULT_TICK_MS, rr_tolerance or DEFAULT_TOLERANCE
+            timing = binned_phases(path, heads[image], phases, *beats)
         layout = Layout.of(path, encoding, heads[image], timing.num_phases)
         slices, places = ordered_slices(path, heads[image])
         ratio, told = _bandwidth_ratio(path, header, heads, noise, image)
         lines, why_not = calibration_lines(path, header, encoding, heads, calibration, image)
-        notes += [*encoding.notes, *dropped, *told, *why_not, *timing.notes]
-        notes += _place_notes(path, encoding, layout, slices, places)
-        numbers = np.full(len(heads), -1)
-        numbers[image] = timing.numbers
+        placed = _place_notes(path, encoding, layout, slices, places)
+        notes += [*encoding.notes, *dropped, *told, *why_not, *timing.notes, *placed]
         dicom, not_kept = kept_of(path, header.study_values(encoding))
-        file_ = _File(path, group, heads, noise, image, numbers, timing.num_phases, layout, lines, ratio)
+        phase_of = _phase_numbers(len(heads), image, timing.numbers)
+        file_ = _File(path, group, heads, noise, image, phase_of, timing.num_phases, layout, lines, ratio)
         return RawScan(
             path=path,
             subject_id=header.subject or stem(path),
@@ -188,6 +186,13 @@ class IsmrmrdReader(Reader):
             dicom=dicom,
             notes=(*notes, *not_kept),
         )
+
+
+def _phase_numbers(num_acquisitions: int, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The cardiac phase of each acquisition; -1 of those that are not of the image."""
+    found = np.full(num_acquisitions, -1)
+    found[image] = numbers
+    return found
 
 
 def _headers(path: Path) -> Tuple[str, Header, np.ndarray, List[str]]:
