@@ -9,7 +9,7 @@ import numpy as np
 from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.limits import check_memory
-from meddlr_greedy.preparation.raw_scan import slice_spacing
+from meddlr_greedy.preparation.raw_scan import slice_spacing, stem
 from meddlr_greedy.preparation.readers.image_dicom_files import read_dicom
 from meddlr_greedy.preparation.readers.image_dicom_folders import place_of, scan_at
 from meddlr_greedy.preparation.readers.image_dicom_frames import ATTRIBUTES, Frame, frame_headers
@@ -51,7 +51,7 @@ def load_dicom(path: Path) -> CineSeries:
         frame_time_ms=_frame_time(slices),
         placement=Placement.of_first_pixel(corners, directions, spacing, pixels.shape[2:]),
         path=path,
-        subject_id=subject or place_of(path)[0].resolve().name,
+        subject_id=subject or stem(place_of(path)[0].resolve()),
         names_subject=bool(subject),
         notes=(*scan.notes, *told),
     )

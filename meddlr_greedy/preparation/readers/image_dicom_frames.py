@@ -176,7 +176,7 @@ def frames_of(path: Path, read: Any) -> List[Frame]:
                 _numbers(path, read, attribute, 1)
         headers = frame_headers(read)
         num_frames = int(read.get("NumberOfFrames") or 1)
-        if num_frames > 1 and not is_enhanced(read):
+        if num_frames != 1 and not is_enhanced(read):
             raise NoSliceError(
                 f"{path}: found {num_frames} frames without functional groups, which would tell where each of them lies"
                 "; allowed an enhanced DICOM file, or one image in each file"
