@@ -15,7 +15,7 @@ from meddlr_greedy.readers.image_dicom_folders import place_of, scan_at
 from meddlr_greedy.readers.image_dicom_frames import ATTRIBUTES, Frame, frame_headers, value_of
 from meddlr_greedy.readers.image_dicom_scans import slices_of
 from meddlr_greedy.readers.image_series import checked_magnitude
-from meddlr_greedy.readers.raw_scan import slice_spacing
+from meddlr_greedy.readers.raw_scan import slice_spacing, stem
 from meddlr_greedy.readers.simulate import CineSeries
 
 __all__ = ["load_dicom"]
@@ -56,7 +56,7 @@ def load_dicom(path: Path) -> CineSeries:
         placement=Placement.of_first_pixel(corners, directions, spacing, pixels.shape[2:]),
         dicom=dicom,
         path=path,
-        subject_id=subject or place_of(path)[0].resolve().name,
+        subject_id=subject or stem(place_of(path)[0].resolve()),
         names_subject=bool(subject),
         notes=(*scan.notes, *told, *not_kept),
     )

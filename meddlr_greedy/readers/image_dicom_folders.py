@@ -55,7 +55,10 @@ class Content(NamedTuple):
 
 
 def place_of(path: Path) -> Tuple[Path, str]:
-    """The folder or file in which a scan lies, and its name there; "" where no other one does."""
+    """The folder or file in which a scan lies, and its name there; "" where no other scan does.
+
+    Names of scans hold no dot, and there is no file of that name.
+    """
     return (path, "") if path.exists() or path.suffix else (path.parent, path.name)
 
 
@@ -65,15 +68,13 @@ def scan_paths(given: Path) -> List[Path]:
     A file of one image stands for the scan of its folder to which it belongs. Of files that are damaged, and of a file
     that belongs to no scan, the path itself is returned: :func:`scan_at` tells what is wrong.
     """
-    place, _ = place_of(given)
+    place, name = place_of(given)
     if not place.exists():
         return []
     try:
-        if given.is_dir():
-            return _paths(given)
         if given.is_file():
             return _paths_of_file(given) or [given]
-        return [path for path in _paths(place) if path == given]
+        return [path for found, path in _paths(place).items() if name in ("", found)]
     except UserError:
         return [given] if given.exists() else []
 
@@ -105,16 +106,16 @@ def scan_at(path: Path) -> Scan:
     raise UserError(content.refused or f"{place}: found no DICOM image in it")
 
 
-def _paths(place: Path) -> List[Path]:
+def _paths(place: Path) -> Dict[str, Path]:
     scans = content_of(place).scans
-    return [place / name for name in scans] if len(scans) > 1 else [place] * len(scans)
+    return {name: place / name if len(scans) > 1 else place for name in scans}
 
 
 def _paths_of_file(file: Path) -> List[Path]:
     if _holds_frames(file):
-        return _paths(file)
+        return list(_paths(file).values())
     scans = content_of(file.parent).scans
-    return [path for path, scan in zip(_paths(file.parent), scans.values()) if file in scan.files]
+    return [path for name, path in _paths(file.parent).items() if file in scans[name].files]
 
 
 def _holds_frames(file: Path) -> bool:

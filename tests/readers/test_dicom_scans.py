@@ -176,7 +176,7 @@ def test_the_later_acquisition_counts(images, tmp_path, later):
 def test_two_views_of_one_series_are_two_scans(images, tmp_path, enhanced):
     views = {"ImageOrientationPatient": lambda s, t: VIEWS["4ch" if s else "sax"]}
     if enhanced:
-        place = write_enhanced(tmp_path / "E1", images[0, :2], "", whole={"SeriesNumber": 7}, **views)
+        place = write_enhanced(tmp_path / "E1.dcm", images[0, :2], "", whole={"SeriesNumber": 7}, **views)
     else:
         place = write_dicom(tmp_path / "E1", images[0, :2], "", SeriesNumber=lambda s, t: 7, **views)
     paths = ImagesReader().find([str(place)])
@@ -184,7 +184,7 @@ def test_two_views_of_one_series_are_two_scans(images, tmp_path, enhanced):
     found = sorted((load_images(path).magnitude for path in paths), key=np.sum)
     for series, stack in zip(found, sorted((values(images[0, s : s + 1]) for s in range(2)), key=np.sum)):
         np.testing.assert_array_equal(series, stack)
-    with pytest.raises(UserError, match="found the scans s0007-1, s0007-2, allowed one: .*E1/s0007-1"):
+.*/s0007-1"):
         load_images(place)
     scans = prepared(tmp_path / "out", ImagesReader(), place, options={"coils": 2})
     assert [scan.stem for scan in scans] == ["E1_s0007-1", "E1_s0007-2"]
@@ -281,7 +281,10 @@ def test_a_file_stands_for_its_scan(mixed, tmp_path):
 
 def test_a_file_of_the_only_scan_stands_for_its_folder(images, tmp_path):
     write_series(tmp_path / "P1", images[0], 3, "cine")
-    assert ImagesReader().find([str(tmp_path / "P1" / "IM0004"), str(tmp_path / "P1")]) == [tmp_path / "P1"]
+    for given in ("P1", "P1/IM0004", "P1/s0003"):
+        assert ImagesReader().find([str(tmp_path / given)]) == [tmp_path / "P1"]
+    with pytest.raises(UserError, match="s0004: no such file or folder"):
+        ImagesReader().find([str(tmp_path / "P1" / "s0004")])
 
 
 def test_names_of_scans_are_no_names_of_folders(images, tmp_path):
