@@ -184,7 +184,7 @@ def test_two_views_of_one_series_are_two_scans(images, tmp_path, enhanced):
     found = sorted((load_images(path).magnitude for path in paths), key=np.sum)
     for series, stack in zip(found, sorted((values(images[0, s : s + 1]) for s in range(2)), key=np.sum)):
         np.testing.assert_array_equal(series, stack)
-.*/s0007-1"):
+    with pytest.raises(UserError, match="found the scans s0007-1, s0007-2, allowed one: .*/s0007-1"):
         load_images(place)
     scans = prepared(tmp_path / "out", ImagesReader(), place, options={"coils": 2})
     assert [scan.stem for scan in scans] == ["E1_s0007-1", "E1_s0007-2"]
