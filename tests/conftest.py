@@ -6,12 +6,14 @@ import re
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from meddlr.config import get_cfg
 from meddlr.utils.logger import setup_logger
 
 from meddlr_greedy.data.catalog import register_datasets
+from tests.helpers.heart import make_heart
 from tests.helpers.scans import write_dataset
 
 torch.set_num_threads(1)
@@ -86,6 +88,16 @@ def registered(request):
 def _register(root):
     os.environ["MEDDLR_GREEDY_DATASETS"] = str(root)
     register_datasets(str(root))
+
+
+@pytest.fixture(scope="session")
+def heart():
+    return make_heart(0)
+
+
+@pytest.fixture(scope="session")
+def magnitude(heart):
+    return np.round(1000 * np.abs(heart.image)).astype(np.uint16)
 
 
 COMMON = """
