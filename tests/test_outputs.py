@@ -150,7 +150,7 @@ def test_a_folder_is_there_as_a_whole_or_not_at_all(command, stopped, is_there):
     argv, out = command("reconstruct")
     if is_there:
         call("reconstruct", argv)
-    job = stopped("reconstruct", argv, files=2)
+    job = stopped("reconstruct", argv, files=3)
     assert not (out / "beat_test_0_recon_dicom").exists()
     assert len([name for name in partial_files(out) if name.endswith(".dcm")]) == (16 if is_there else 8)
     job.kill()
