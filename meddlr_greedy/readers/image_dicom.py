@@ -34,7 +34,7 @@ def load_dicom(path: Path) -> CineSeries:
     frame = scan.frames[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that break DICOM's rules; those that are used are checked
-        read = read_dicom(frame.path, [*ATTRIBUTES, *KEPT])
+        read = read_dicom(frame.path, [*ATTRIBUTES, *KEPT, "SpacingBetweenSlices"])
         first = frame_headers(read)[frame.number]
         slices, places = _sorted_slices(path, scan.frames)
         pixels = _pixels(path, slices)
