@@ -1,6 +1,7 @@
 """Plans of other configs of the same network, and the largest that fits."""
 
 import itertools
+import math
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from meddlr.config import CfgNode
@@ -105,24 +106,36 @@ def largest(cfg: CfgNode, example: Example, budget: int, key: str, bound: int) -
         The value, and what its step needs.
     """
     plans: Dict[int, StepMemory] = {}
-
-    def fits(value: int) -> bool:
-        plans[value] = plan_step(with_value(cfg, key, value), example)
-        return plans[value].fits(budget)
-
-    low, high = 0, min(cfg.get_recursive(key), bound)
-    while fits(high):
-        if high == bound:
-            return Largest(high, plans[high], is_bound=True)
-        low, high = high, min(4 * high, bound)
-    by_line = True
+    low, high = 0, bound + 1  # the largest that is known to fit, the smallest that does not or is not to be tried
+    value = min(cfg.get_recursive(key), bound)
     while high - low > 1:
-        # Memory grows about linearly between two plans; halving in turn closes the interval from both sides.
-        middle = (low + high) // 2
-        if by_line and low:
-            below, above = plans[low].peak, plans[high].peak
-            middle = low + int((high - low) * (budget - below) / max(above - below, 1))
-            middle = min(max(middle, low + 1), high - 1)
-        low, high = (middle, high) if fits(middle) else (low, middle)
-        by_line = not by_line
-    return Largest(low, plans.get(low), is_bound=False)
+        plans[value] = plan_step(with_value(cfg, key, value), example)
+        low, high = (max(low, value), high) if plans[value].fits(budget) else (low, min(high, value))
+        value = _next(plans, budget, low, high)
+    return Largest(low, plans.get(low), is_bound=low == bound)
+
+
+def _next(plans: Dict[int, StepMemory], budget: int, low: int, high: int) -> int:
+    """The value to plan next: beside the first one between ``low`` and ``high``.
+
+    Memory is a line in the number of steps and a parabola in that of features, but for what is rounded and for other
+    moments of a step that become its peak. So a few plans tell the answer; it is planned, and the value beside it.
+    """
+    if len(plans) == 1:
+        (value,) = plans
+        return value // 2 or 2
+    if len(plans) % 8 == 7:  # plans are on no curve
+        return (low + high) // 2
+    needs = {value: memory.largest for value, memory in plans.items()}
+    nearest = sorted(needs, key=lambda value: abs(needs[value] - budget))[:3]
+
+    def need(value: int) -> float:
+        """Lagrange's polynomial through what is known nearest to the budget."""
+        terms = [needs[a] * math.prod((value - b) / (a - b) for b in nearest if b != a) for a in nearest]
+        return math.fsum(terms)
+
+    fitting, too_large = low, high
+    while too_large - fitting > 1:
+        middle = (fitting + too_large) // 2
+        fitting, too_large = (middle, too_large) if need(middle) <= budget else (fitting, middle)
+    return max(fitting, low + 1)

@@ -35,9 +35,14 @@ class StepMemory(NamedTuple):
     evaluation: int  #: the same of the network's forward in evaluation, with a batch of SOLVER.TEST_BATCH_SIZE
     operations: float  #: of the whole step, recomputation included; see :class:`~meddlr_greedy.planning.trace.Trace`
 
+    @property
+    def largest(self) -> int:
+        """The larger peak of training and evaluation."""
+        return max(self.peak, self.evaluation)
+
     def fits(self, budget: int) -> bool:
         """Whether training and evaluation stay within ``budget`` bytes."""
-        return max(self.peak, self.evaluation) <= budget
+        return self.largest <= budget
 
 
 class _PlannedStep(StepOnBatch):

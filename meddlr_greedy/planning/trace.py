@@ -6,19 +6,25 @@ any size runs in seconds and in no memory, through the very code that trains.
 
 import weakref
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Set
+from typing import Any, Dict, Hashable, Iterator, List, Optional, Set, Tuple
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+
+from meddlr_greedy.planning.outcomes import Outcome, described, form, learn, recall
 
 __all__ = ["Trace", "traced"]
 
 _aten = torch.ops.aten
+_DEVICE = torch.ops.prim.device.default
 
 _FFTS = (_aten._fft_c2c, _aten._fft_r2c, _aten._fft_c2r)
 _MATRIX_PRODUCTS = (_aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm)
+
+# Operation and forms of its arguments -> what it gives; None where that cannot be remembered.
+_known: Dict[Hashable, Optional[Outcome]] = {}
 
 
 class Trace(TorchDispatchMode):
@@ -28,6 +34,7 @@ class Trace(TorchDispatchMode):
     other condition is false (conjugate gradients have not converged: they run to their last iteration).
 
     Args:
+        like: A tensor without values, of the mode whose tensors are followed.
         block: Bytes that the allocator rounds up to.
         answer_to_all: The truth of ``x.all()``.
 
@@ -38,29 +45,55 @@ class Trace(TorchDispatchMode):
             products, 5 n log2 n for an FFT of n points, and 1 for each number that any other operation writes.
     """
 
-    def __init__(self, block: int = 1, answer_to_all: bool = True):
+    def __init__(self, like: FakeTensor, block: int = 1, answer_to_all: bool = True):
         super().__init__()
-        self.block, self.answer_to_all = block, answer_to_all
+        self.like, self.block, self.answer_to_all = like, block, answer_to_all
         self.alive = self.peak = 0
         self.operations = 0.0
         self._bytes: Dict[int, int] = {}  # of each storage alive
         self._results_of_all: Set[int] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here; else torch wraps every call
 
     def reset_peak(self) -> None:
         """Sets ``peak`` to what is allocated now."""
         self.peak = self.alive
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _DEVICE and isinstance(args[0], FakeTensor):
+            return args[0].fake_device
         if func is _aten._local_scalar_dense.default:
             return self._answer(args[0])
-        out = func(*args, **(kwargs or {}))
-        tensors = [x for x in tree_flatten(out)[0] if isinstance(x, torch.Tensor)]
-        for tensor in tensors:
-            self._follow(tensor)
+        out, operations = self._run(func, args, kwargs or {})
         if func.overloadpacket is _aten.all:
-            self._results_of_all.add(_key(tensors[0]))
-        self.operations += _operations(func, args, tensors)
+            self._results_of_all.add(_key(out))
+        self.operations += operations
         return out
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Tuple[Any, float]:
+        """What the operation gives, whose new storages are followed, and how many operations it counts for."""
+        tensors: List[FakeTensor] = []
+        try:
+            key = (func, described(args, tensors), described(kwargs, tensors))
+            outcome = _known.get(key)
+        except TypeError:  # something in it is no key
+            key = outcome = None
+        if outcome is not None:
+            out, new = recall(outcome, tensors, self.like)
+            for tensor in new:
+                self._follow(tensor)
+            return out, outcome.operations
+        forms = [form(tensor) for tensor in tensors]
+        out = func(*args, **kwargs)
+        found = [x for x in tree_flatten(out)[0] if isinstance(x, torch.Tensor)]
+        for tensor in found:
+            self._follow(tensor)
+        operations = _operations(func, args, found)
+        if key is not None:
+            _known[key] = learn(tensors, forms, out, operations)
+        return out, operations
 
     def _answer(self, scalar: torch.Tensor) -> Any:
         if scalar.dtype == torch.bool:
@@ -90,7 +123,7 @@ def _key(tensor: torch.Tensor) -> int:
 @contextmanager
 def traced(block: int = 1, answer_to_all: bool = True) -> Iterator[Trace]:
     """Inside the block, tensors have no values, and the :class:`Trace` follows their memory."""
-    with FakeTensorMode(), Trace(block, answer_to_all) as trace:
+    with FakeTensorMode(), Trace(torch.empty(0), block, answer_to_all) as trace:
         yield trace
 
 

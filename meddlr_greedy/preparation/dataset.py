@@ -21,6 +21,7 @@ from meddlr_greedy.files import (
 )
 from meddlr_greedy.locks import LOCK_FILES, LOG_FILE, locked
 from meddlr_greedy.preparation.annotations import ScanEntry, annotations
+from meddlr_greedy.preparation.leaks import shared_scans, shared_studies
 from meddlr_greedy.preparation.progress import ProgressReport
 from meddlr_greedy.preparation.raw_scan import stem
 from meddlr_greedy.preparation.scan_task import ScanTask, write_file
@@ -81,8 +82,11 @@ def prepare_dataset(
             report.finish()
         # A scan that cannot be used keeps its place: the split of the others is the same with and without it.
         infos = {name: scan.info or ScanInfo(source.subject_by_path(scan.path), 0) for name, scan in scans.items()}
-        blocks, split_by = split_scans(split, infos, split_seed, train_needed=not _are_undersampled(scans))
+        _check_one_kind(scans)
+        blocks, split_by = split_scans(split, infos, split_seed)
         report.note(source.left_out(paths))
+        report.note(shared_scans({name: scan.content.get("sha256", "") for name, scan in scans.items()}, blocks))
+        report.note(shared_studies(infos, blocks))
         report.note(shared_subjects(infos, blocks, split_by) if source.reader.reads_files else [])
         parameters = _parameters(source, preparation)
         tasks = list(_tasks(folder, source, preparation, scans, blocks, split_by, parameters))
@@ -179,7 +183,7 @@ def _scan_report(source: Source, path: Path) -> ScanReport:
     content = source.fingerprint(path)
     if scan.mask_file is not None:  # other masks for the same data have the same size
         content["mask"] = {"name": scan.mask_file.name, "sha256": sha256_of(scan.mask_file)}
-    return ScanReport(path, ScanInfo(scan.subject_id, scan.num_slices), scan.undersampled, content)
+    return ScanReport(path, ScanInfo(scan.subject_id, scan.num_slices, scan.study_id), scan.undersampled, content)
 
 
 def _scan_names(paths: Sequence[Path]) -> Dict[Path, str]:
@@ -209,14 +213,13 @@ def _scan_names(paths: Sequence[Path]) -> Dict[Path, str]:
     return {path: unique(name) for path, name in names.items()}
 
 
-def _are_undersampled(scans: Dict[str, ScanReport]) -> bool:
+def _check_one_kind(scans: Dict[str, ScanReport]) -> None:
     kinds = [scan.undersampled for scan in scans.values() if scan.usable]
     if len(set(kinds)) > 1:
         raise UserError(
             f"found {len(kinds) - sum(kinds)} fully sampled and {sum(kinds)} undersampled files, allowed one kind in a "
             "data set"
         )
-    return kinds[0]
 
 
 # --- Writing the files ---

@@ -52,6 +52,7 @@ class RawScan:
         num_slices: Number of slices S.
         load_slice: Reads one slice, by its index from 0.
         names_subject: Whether the file says whom it shows; else ``subject_id`` is its name.
+        study_id: Of the examination that it is part of, where the file says it.
         simulated: Whether its k-space is simulated. :class:`meddlr_greedy.preparation.sources.Source` sets it.
         undersampled: Whether it was acquired so, on purpose: it keeps its sampling mask and has no target.
         mask_file: Of what was sampled, where it is a file of its own.
@@ -67,6 +68,7 @@ class RawScan:
     num_slices: int
     load_slice: Callable[[int], RawSlice]
     names_subject: bool = True
+    study_id: str = ""
     simulated: bool = False
     undersampled: bool = False
     mask_file: Optional[Path] = None

@@ -106,6 +106,7 @@ def write_file(task: ScanTask, on_slice: Callable[[], Any] = lambda: None) -> Li
     given = task.preparation
     attributes = {
         **task.attributes,
+        "study_id": scan.study_id or None,
         "pixel_spacing_mm": scan.pixel_spacing_mm or given.pixel_spacing_mm,
         "slice_spacing_mm": scan.slice_spacing_mm if are_neighbors(task.slices) else None,
         "frame_time_ms": scan.frame_time_ms or given.frame_time_ms,

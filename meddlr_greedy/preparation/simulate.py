@@ -43,6 +43,7 @@ class CineSeries:
         path: The file or folder; its stem seeds the simulation.
         subject_id: Whom the images show.
         names_subject: Whether the file says so; else ``subject_id`` is its name.
+        study_id: Of the examination that they are part of, where the file says it.
         notes: What a user should know of the file.
     """
 
@@ -54,6 +55,7 @@ class CineSeries:
     path: Path = Path()
     subject_id: str = ""
     names_subject: bool = False
+    study_id: str = ""
     notes: Tuple[str, ...] = ()
 
 
@@ -88,6 +90,7 @@ def simulated_scan(
         num_slices=len(series.magnitude),
         load_slice=load,
         names_subject=series.names_subject,
+        study_id=series.study_id,
         pixel_spacing_mm=acquired_spacing(series.pixel_spacing_mm, series.magnitude.shape[-2:], acquisition.matrix),
         slice_spacing_mm=series.slice_spacing_mm,
         frame_time_ms=series.frame_time_ms,

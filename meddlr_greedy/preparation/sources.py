@@ -85,6 +85,7 @@ class Source:
         scan = replace(
             scan,
             subject_id=plain_text(scan.subject_id) or self.reader.subject_by_path(path),
+            study_id=plain_text(scan.study_id).strip(),
             simulated=self.reader.simulates,
             load_slice=_reading_slices(path, scan.load_slice),
         )

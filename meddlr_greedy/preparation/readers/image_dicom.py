@@ -110,6 +110,7 @@ def load_dicom(folder: Path) -> CineSeries:
         path=folder,
         subject_id=subject or folder.resolve().name,
         names_subject=bool(subject),
+        study_id=str(first.get("StudyInstanceUID") or ""),
         notes=(*notes, *told),
     )
 

@@ -116,6 +116,7 @@ class IsmrmrdReader(Reader):
             num_slices=len(slices),
             load_slice=lambda i: file_.load(slices[i]),
             names_subject=bool(_subject(header)),
+            study_id=str(getattr(header.studyInformation, "studyInstanceUID", None) or ""),
             undersampled=undersampled,
             pixel_spacing_mm=layout.pixel_spacing_mm,
             slice_spacing_mm=slice_spacing(places),
