@@ -14,16 +14,17 @@ Example::
 import json
 import re
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from meddlr.config import CfgNode
 from tabulate import tabulate
-from tqdm import tqdm
 
 from meddlr_greedy.arguments import CommandParser, add_config_arguments
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.config.shipped import find_config
+from meddlr_greedy.console import Progress
 from meddlr_greedy.data.catalog import register_datasets
 from meddlr_greedy.errors import UserError, exit_with_one_line, shortened
 from meddlr_greedy.files import check_not_read, writing, written_atomically
@@ -41,6 +42,9 @@ _LARGEST_MEMORY, _MOST_MAPS = 10**18, 1000
 
 # The largest values that are tried.
 _BOUNDS = {FEATURES: 2048, STEPS: 64}
+
+# Of features and of steps, for backpropagation and greedy.
+_SEARCHES = 4
 
 # Operations closer than this count as equal.
 _TIE = 0.01
@@ -130,15 +134,18 @@ def _plan(cfg: CfgNode, example: Example, budget: Optional[int]) -> Dict[str, An
         "config": plan_step(cfg, example)._asdict(),
         "alternatives": [],
     }
-    for (modules, checkpoint), other in tqdm(alternatives(cfg).items(), desc="plans", leave=False, disable=None):
-        memory = plan_step(other, example)
-        row: Dict[str, Any] = {"modules": modules, "checkpoint": checkpoint, **memory._asdict()}
+    others = alternatives(cfg)
+    with closing(Progress(len(others) + (0 if budget is None else _SEARCHES), "planning", "parts")) as progress:
+        for (modules, checkpoint), other in others.items():
+            memory = plan_step(other, example)
+            row: Dict[str, Any] = {"modules": modules, "checkpoint": checkpoint, **memory._asdict()}
+            if budget is not None:
+                row["fits"] = memory.fits(budget)
+            plan["alternatives"].append(row)
+            progress.update()
         if budget is not None:
-            row["fits"] = memory.fits(budget)
-        plan["alternatives"].append(row)
-    if budget is not None:
-        plan["fastest"] = _fastest([row for row in plan["alternatives"] if row["fits"]])
-        plan["largest"] = _all_largest(cfg, example, budget)
+            plan["fastest"] = _fastest([row for row in plan["alternatives"] if row["fits"]])
+            plan["largest"] = _all_largest(cfg, example, budget, progress)
     return plan
 
 
@@ -151,7 +158,7 @@ def _fastest(rows: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
     return {"modules": row["modules"], "checkpoint": row["checkpoint"]}
 
 
-def _all_largest(cfg: CfgNode, example: Example, budget: int) -> List[Dict[str, Any]]:
+def _all_largest(cfg: CfgNode, example: Example, budget: int, progress: Progress) -> List[Dict[str, Any]]:
     """Most features at the config's steps, and most steps at its features, for backpropagation and greedy."""
     steps = cfg.get_recursive(STEPS)
     sides = {
@@ -166,6 +173,7 @@ def _all_largest(cfg: CfgNode, example: Example, budget: int) -> List[Dict[str, 
             row[name] = found.value
             row[f"{name}_is_bound"] = found.is_bound
             row[f"parameters_with_{name}"] = found.memory.parameters if found.memory else 0
+            progress.update()
         rows.append(row)
     return rows
 

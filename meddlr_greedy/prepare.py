@@ -15,7 +15,8 @@ cardiac phase become 2D images, for meddlr's 2D networks.
 
 Each scan becomes <output>/scans/<name>.h5 as soon as it is done. Run again, the command keeps what is there. A scan
 that cannot be used is reported and skipped, and the exit status is then 2. Splits are by subject. Where there is one
-subject only, they are blocks of its slices, and the annotations say so.
+subject only, they are blocks of its slices, and the annotations say so. Files with the same content are told of, and
+refused where they are in train and in test.
 """
 
 import argparse
@@ -91,8 +92,9 @@ def _add_dataset_options(parser: argparse.ArgumentParser, reads_files: bool) -> 
         "--split",
         nargs=3,
         metavar=("TRAIN", "VAL", "TEST"),
-        help="of subjects: fractions (0.7 0.1 0.2), counts (14 2 4), ranges (0-6,13-19 7-8 9-12) or names "
-        "(P001,P002 P003 none); of slices where there is one subject (default: about 70, 10 and 20 %%)",
+        help="of subjects: fractions (0.7 0.1 0.2; 0 0 1 for tests alone), counts (14 2 4), ranges "
+        "(0-6,13-19 7-8 9-12) or names (P001,P002 P003 none); of slices where there is one subject (default: about "
+        "70, 10 and 20 %%)",
     )
     parser.add_argument("--split-seed", type=int, metavar="N", help="shuffle the subjects before counting them")
     if reads_files:

@@ -12,12 +12,14 @@ Example::
 """
 
 import contextlib
+import logging
 import sys
-from typing import Any, Optional, Sequence
+from typing import Any, List, Optional, Sequence
 
 from meddlr_greedy.arguments import CommandParser, run_parser
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.data.catalog import check_dataset_names, register_datasets, warn_of_shared_subjects
+from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
+from meddlr_greedy.data.leaks import check_held_out
 from meddlr_greedy.engine.build import trainer_class
 from meddlr_greedy.engine.setup import save_config, setup_run
 from meddlr_greedy.errors import UserError, check, exit_with_one_line, naming
@@ -32,6 +34,8 @@ from meddlr_greedy.parallel.trainer import ParallelGreedyTrainer  # registers bo
 from meddlr_greedy.signals import handling_signals
 
 __all__ = ["build_parser", "main"]
+
+logger = logging.getLogger("meddlr_greedy.train_net")  # also where this file is the program
 
 
 def build_parser(prog: Optional[str] = None) -> CommandParser:
@@ -57,7 +61,9 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> An
     check(0 < args.num_gpus <= MAX_PROCESSES, "--num-gpus", args.num_gpus, f"1 to {MAX_PROCESSES}")
     with handling_signals(SIGNALS, end_at_once):
         if args.num_gpus > 1 and not in_job():
-            _check_can_be_spread(_load(args), args.num_gpus)  # a mistake is reported once, and not by every process
+            cfg = _load(args)  # a mistake is reported once, and not by every process
+            _check_can_be_spread(cfg, args.num_gpus)
+            _compared_data_sets(cfg)
             sys.exit(launch(args.num_gpus, arguments, "meddlr_greedy.train_net"))
         job = Job.join() if in_job() else None
         with job.ending_together() if job else contextlib.nullcontext():
@@ -65,14 +71,21 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> An
 
 
 def _train(args: Any, job: Optional[Job]) -> Any:
-    cfg = setup_run(_load(args), args, trains=True, job=job)
+    cfg = _load(args)
+    told = _compared_data_sets(cfg)
+    cfg = setup_run(cfg, args, trains=True, job=job)
     with naming(f"--config-file {args.config_file}") if job is None else contextlib.nullcontext():
         trainer = trainer_class(cfg)(cfg)
     trainer.resume_or_load(resume=args.resume, restart_iter=args.restart_iter)
     if trainer.is_io_rank:
-        warn_of_shared_subjects(cfg.DATASETS.TRAIN, [*cfg.DATASETS.VAL, *cfg.DATASETS.TEST])
+        for line in told:
+            logger.warning(line)
         save_config(cfg)  # only now, when it is known to work
     return trainer.train()
+
+
+def _compared_data_sets(cfg: Any) -> List[str]:
+    return check_held_out(cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST)
 
 
 def _check_can_be_spread(cfg: Any, num_processes: int) -> None:

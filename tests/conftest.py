@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from meddlr.utils.logger import setup_logger
 
 from meddlr_greedy.data.catalog import register_datasets
 from tests.helpers.heart import make_heart
-from tests.helpers.scans import write_dataset
+from tests.helpers.scans import write_dataset, write_scans
 
 torch.set_num_threads(1)
 
@@ -98,6 +99,26 @@ def heart():
 @pytest.fixture(scope="session")
 def magnitude(heart):
     return np.round(1000 * np.abs(heart.image)).astype(np.uint16)
+
+
+@pytest.fixture
+def several_shapes(datasets):
+    """Overrides for a data set of cine scans of several shapes: 4, 3 and 1 training examples of one shape each."""
+    cine = {"num_coils": 3, "num_frames": 4}
+    kinds = {
+        "train_0": {"num_slices": 2, "height": 16, "width": 12},
+        "train_1": {"num_slices": 3, "height": 16, "width": 10},
+        "train_2": {"num_slices": 2, "height": 16, "width": 12},
+        "train_3": {"num_slices": 1, "height": 14, "width": 12},
+        "val_0": {"num_slices": 1, "height": 16, "width": 10},
+        "val_1": {"num_slices": 1, "height": 14, "width": 12},
+    }
+    write_scans(datasets, "shapes", {name: {**cine, **kind} for name, kind in kinds.items()})
+    register_datasets(str(datasets))
+    names = ["DATASETS.TRAIN", "('shapes_train',)", "DATASETS.VAL", "('shapes_val',)", "DATASETS.TEST", "()"]
+    yield [*names, "DATALOADER.DROP_LAST", "False"]
+    shutil.rmtree(datasets / "shapes")
+    register_datasets(str(datasets))
 
 
 COMMON = """

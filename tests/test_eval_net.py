@@ -66,10 +66,26 @@ def test_eval_net(trained_run, tmp_path, capsys, arch, modules, data):
     printed = capsys.readouterr().out
     psnr = scores["zero_filled"]["psnr"]
     assert f"{psnr['mean']:.2f} ({psnr['std']:.2f})" in printed
+    told = "trained greedily in 2 modules" if modules else f"Images of {arch}, as the network gives them"
+    assert told in printed and "(no k-space is filled in), and zero-filled images, against the target" in printed
+    assert printed.count("PSNR, complex") == printed.count("SSIM, magnitude") == printed.count("NRMSE, complex") == 2
     assert ("per frame" in printed) == (data == "beat") != ("per image" in printed)
     assert ("heart, temporal std" in printed) == (data == "beat")
     rows = [line.split()[0] for line in printed.splitlines() if line.startswith(("zero", "greedy", "recon"))]
     assert rows == ["zero-filled", "greedy" if modules else "reconstruction"]
+
+
+@pytest.mark.parametrize("modules, name", [(1, "backpropagation"), ("[4]", "backpropagation"), ("[1, 3]", "greedy")])
+def test_the_table_names_what_it_compares(trained_run, capsys, modules, name):
+    config, _ = trained_run("GeneralizedUnrolledCNN", modules, "flat")
+    eval_net.main(["--config-file", config, "--num-figures", "0", "TEST.POSTPROCESSOR.NAME", "hard_dc_all"])
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines() if line.startswith(("zero", "greedy", "back"))] == [
+        "zero-filled",
+        name,
+    ]
+    trained = "by backpropagation" if name == "backpropagation" else "greedily in 2 modules"
+    assert f"Images of GeneralizedUnrolledCNN trained {trained}, with all acquired k-space filled in" in printed
 
 
 def test_numbers_outlive_a_failing_picture_and_no_picture_outlives_its_numbers(

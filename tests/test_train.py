@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 
-from meddlr_greedy.data import catalog as datasets_module
+from meddlr_greedy.data.leaks import Identity
 from meddlr_greedy.data.loader import SeededDataset
 from meddlr_greedy.data.seeding import EVAL_EPOCH
 from meddlr_greedy.engine.memory import HeldForBackward
@@ -22,6 +22,7 @@ from meddlr_greedy.modeling.greedy.modules import UnrolledModules
 from meddlr_greedy.modeling.losses import LeanLossComputer
 from meddlr_greedy.train_net import main as train_main
 from tests.helpers import jobs
+from tests.helpers.errors import expect_error
 from tests.helpers.jobs import assert_one_line, ended_well, start_job, wait_until  # noqa: F401 (a fixture)
 from tests.helpers.runs import assert_same_run, load, metrics, train
 
@@ -116,10 +117,76 @@ def test_without_validation_data_there_is_no_best_checkpoint(write_config, tmp_p
     assert capsys.readouterr().out.count("no model_best.pth is kept") == 1
 
 
-def test_subjects_on_both_sides_are_told_of_once(write_config, monkeypatch, capsys):
-    monkeypatch.setattr(datasets_module, "_subjects", lambda name: {("flat", "P1")})
+#: Of meddlr: the build of torch, the config, data sets, evaluations, each iteration.
+CHATTER = (
+    "Environment info",
+    "Running with full config",
+    "Loading ",
+    "Dropped 0 scans",
+    "copypaste",
+    "Start inference",
+)
+
+
+def test_the_console_shows_what_matters(write_config, tmp_path, monkeypatch, capsys):
+    original, shown_before = GreedyTrainer.run_step, []
+    monkeypatch.setattr(
+        GreedyTrainer, "run_step", lambda self: shown_before.append(capsys.readouterr()) or original(self)
+    )
+    train(write_config(), "TEST.EVAL_PERIOD", "3")
+    out = "".join(shown.out for shown in shown_before)
+    last = capsys.readouterr()
+    # A sign of progress comes before the first iteration; no line after it that an iteration alone would bring.
+    assert shown_before[0].err == "training: 0 of 5 iterations\n"
+    err = "".join(shown.err for shown in shown_before) + last.err
+    assert len(err.splitlines()) <= 3 and "training: 5 of 5 iterations in 0" in err and "(loss " in err
+    lines = (out + last.out).splitlines()
+    assert not [line for line in lines for words in (*CHATTER, "eta: ", "Structuring") if words in line]
+    assert len(lines) == len(set(lines)) <= 10
+    assert [line.split(": ")[0] for line in lines if "val_psnr" in line and "after" in line] == [
+        "flat_val after iteration 2",
+        "flat_val after iteration 4",
+    ]
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert all(words in log for words in (*CHATTER, "eta: ")) and all(line.split(": ")[-1] in log for line in lines)
+
+
+def test_a_second_training_in_a_process_is_shown_once(write_config, tmp_path, capsys):
+    train(write_config())
+    train(write_config(out=tmp_path / "other"), "DATASETS.VAL", "()")
+    train_main(["--config-file", str(write_config()), "--resume", "SOLVER.MAX_ITER", "6"])
+    assert capsys.readouterr().out.count("no model_best.pth is kept") == 1
+
+
+def test_what_data_sets_share_is_told_of_once(write_config, monkeypatch, capsys):
+    original = Identity.of.__func__
+    monkeypatch.setattr(Identity, "of", classmethod(lambda *args: original(*args)._replace(subject="P1")))
     train(write_config())
     assert capsys.readouterr().out.count("1 of 1 subjects of VAL and TEST are in TRAIN too") == 1
+
+
+def test_a_scan_in_train_and_test_is_refused(write_config, tmp_path, capsys):
+    expect_error(capsys, write_config(), "DATASETS.TEST", "('flat_train',)", words=["DATASETS: 2 scans are in TRAIN"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_scans_of_several_shapes(write_config, tmp_path, several_shapes):
+    """Batches are of one shape each; epochs, resuming and evaluation are what they are for scans of one shape."""
+    opts = [*several_shapes, "SOLVER.TEST_BATCH_SIZE", "3", "SOLVER.CHECKPOINT_PERIOD", "1", "TEST.EVAL_PERIOD", "1"]
+    opts += ["TIME_SCALE", "epoch", "SOLVER.MAX_ITER", "3"]
+    whole, parts = (
+        write_config(data="beat", arch="CineUnrolledCNN", out=tmp_path / name) for name in ("whole", "parts")
+    )
+    train(whole, *opts)
+    # An epoch has 8 examples, 4, 3 and 1 of a kind, and so 5 batches; by meddlr's count it has 4.
+    assert [line["iteration"] for line in metrics(tmp_path / "whole")] == list(range(15))
+    train(parts, *opts)
+    for name in ("model_final.pth", "model_0000014.pth", "model_0000009.pth"):
+        (tmp_path / "parts" / name).unlink()
+    (tmp_path / "parts" / "last_checkpoint").write_text("model_0000004.pth")
+    train_main(["--config-file", str(parts), "--resume", *opts, "DATALOADER.NUM_WORKERS", "2"])
+    for name in ("model_final.pth", "model_best.pth"):
+        assert_same_run(tmp_path / "whole" / name, tmp_path / "parts" / name)
 
 
 @pytest.mark.parametrize("module", [1, 2, 3])

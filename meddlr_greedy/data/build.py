@@ -6,7 +6,8 @@ around them is :class:`~meddlr_greedy.data.loader.ExampleLoader`.
 
 import functools
 import logging
-from typing import Any, Dict, List, Optional, Tuple
+from collections import Counter
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from meddlr.data.build import build_recon_train_loader, build_recon_val_loader
 from meddlr.data.collate import default_collate
@@ -16,9 +17,10 @@ from meddlr.data.transforms.transform import DataTransform
 from meddlr_greedy.config.schema import CineConfig, GreedyConfig, changed_keys
 from meddlr_greedy.data.catalog import check_dataset_names
 from meddlr_greedy.data.coverage import time_average_coverage
-from meddlr_greedy.data.dataset import CheckedSliceData, CineSliceData
+from meddlr_greedy.data.dataset import CheckedSliceData, CineSliceData, ExampleKind
 from meddlr_greedy.data.loader import ExampleLoader, SeededDataset
-from meddlr_greedy.data.sampler import ResumableBatchSampler, check_minimum
+from meddlr_greedy.data.poisson import checked_mask_func, try_masks
+from meddlr_greedy.data.sampler import ResumableBatchSampler, batches_in_order, check_minimum
 from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.data.seeding import EVAL_EPOCH, SeededMaskFunc
 from meddlr_greedy.data.transform import CineDataTransform
@@ -62,10 +64,12 @@ def build_train_loader(cfg, seed: int, share: Tuple[int, int] = (0, 1)) -> Examp
     with naming(_KEYS_OF_DATA):
         stock = build_recon_train_loader(stock_cfg, dataset_type=build_dataset)
     _check_schedules(cfg, stock.dataset.transform)
-    sampler = ResumableBatchSampler(
-        len(stock.dataset), cfg.SOLVER.TRAIN_BATCH_SIZE, cfg.DATALOADER.DROP_LAST, seed, share
+    try_masks(
+        stock.dataset.transform.mask_func.mask_func, [shape[:2] for shape in stock.dataset.example_shapes.values()]
     )
-    _check_batches("SOLVER.TRAIN_BATCH_SIZE", sampler.batch_size, stock.dataset)
+    kinds = stock.dataset.kinds
+    sampler = ResumableBatchSampler(kinds, cfg.SOLVER.TRAIN_BATCH_SIZE, cfg.DATALOADER.DROP_LAST, seed, share)
+    _log_kinds(kinds, sampler)
     _log_coverage(stock.dataset)
     # Of scans marked as undersampled meddlr makes batches for models that treat them in another way than the others;
     # where none has a target, all are alike.
@@ -96,14 +100,12 @@ def build_val_loader(cfg, dataset_name: str, as_test: bool = True, hold_out: boo
     build_dataset = functools.partial(_build_dataset, cfg, is_test=as_test, hold_out=hold_out)
     with naming(_KEYS_OF_DATA):
         stock = build_recon_val_loader(stock_cfg, dataset_name, as_test=as_test, dataset_type=build_dataset)
-    _check_batches("SOLVER.TEST_BATCH_SIZE", cfg.SOLVER.TEST_BATCH_SIZE, stock.dataset)
-    dataset = SeededDataset(stock.dataset, max(cfg.SEED, 0))
+    batches = batches_in_order(stock.dataset.kinds, cfg.SOLVER.TEST_BATCH_SIZE)
     return ExampleLoader(
-        dataset,
+        SeededDataset(stock.dataset, max(cfg.SEED, 0)),
         cfg,
         stock.collate_fn,
-        sampler=[(EVAL_EPOCH, index) for index in range(len(dataset))],
-        batch_size=cfg.SOLVER.TEST_BATCH_SIZE,
+        batch_sampler=[[(EVAL_EPOCH, index) for index in batch] for batch in batches],
     )
 
 
@@ -172,7 +174,7 @@ def _build_dataset(
     if not dataset_dicts:
         raise UserError("DATASETS: no scans are left after DATALOADER.FILTER and SUBSAMPLE_TRAIN")
     keys = keys or None
-    mask_func = SeededMaskFunc(stock_transform.mask_func)
+    mask_func = SeededMaskFunc(checked_mask_func(stock_transform.mask_func))
     if read_header(dataset_dicts[0]["file_name"], keys).is_cine:
         transform = CineDataTransform(cfg, mask_func, augment=augment, hold_out=hold_out, **transform_options)
         # Where lines are held out for the loss, nothing shall depend on a target.
@@ -188,6 +190,19 @@ def _check_no_cine_keys(cfg) -> None:
     for key, value in changed_keys(greedy, CineConfig, "CINE."):
         raise UserError(
             f"{key.full_name}: found {value}, but the data are 2D, not cine; allowed is {key.default} (the default)"
+        )
+
+
+def _log_kinds(kinds: Sequence[ExampleKind], sampler: ResumableBatchSampler) -> None:
+    """Tells where examples cannot all be one batch."""
+    counts = Counter(kinds)
+    if len(counts) > 1 and sampler.batch_size > 1:
+        found = "; ".join(f"{count} of {kind}" for kind, count in counts.most_common(3))
+        more = f" and {len(counts) - 3} more" if len(counts) > 3 else ""
+        logging.getLogger(__name__).info(
+            f"Batches hold examples of one kind, and there are {len(counts)} kinds ({found}{more}):"
+            f" {sampler.batches_per_epoch} batches in an epoch, {len(sampler.smaller)} of them smaller than"
+            f" {sampler.batch_size}"
         )
 
 
@@ -214,21 +229,3 @@ def _check_schedules(cfg, transform: DataTransform) -> None:
             f"DATALOADER.NUM_WORKERS: {cfg.DATALOADER.NUM_WORKERS} is not allowed with augmentations that "
             "have a scheduler, since workers do not know the iteration; only 0 is"
         )
-
-
-def _check_batches(key: str, batch_size: int, dataset: CheckedSliceData) -> None:
-    """Examples that differ in shape, or of which some alone have a target, cannot be one batch."""
-    if batch_size == 1:
-        return
-    (path, shape), *others = dataset.example_shapes.items()
-    for other_path, other in others:
-        if other != shape:
-            raise UserError(
-                f"{key}: {batch_size} examples cannot be one batch, since shapes differ: {shape} in {path}, "
-                f"{other} in {other_path}; 1 is allowed"
-            )
-        if ("target" in dataset.contents[path]) != ("target" in dataset.contents[other_path]):
-            raise UserError(
-                f"{key}: {batch_size} examples cannot be one batch, since of {path} and {other_path} one alone has a "
-                "target; 1 is allowed"
-            )

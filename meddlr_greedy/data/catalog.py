@@ -9,7 +9,7 @@ import functools
 import logging
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from meddlr.data import DatasetCatalog, MetadataCatalog
 from meddlr.data.datasets.register_mrco import load_mrco_json
@@ -24,7 +24,6 @@ __all__ = [
     "has_targets",
     "is_cine",
     "register_datasets",
-    "warn_of_shared_subjects",
 ]
 
 ROOT_VARIABLE = "MEDDLR_GREEDY_DATASETS"
@@ -84,30 +83,6 @@ def check_dataset_names(names: Sequence[str]) -> None:
             )
         with reading(f"DATASETS: the annotation of '{name}'", "an annotation"):  # meddlr downloads some of its own
             DatasetCatalog.get(name)
-
-
-def warn_of_shared_subjects(train: Sequence[str], held_out: Sequence[str]) -> None:
-    """Logs once that scores will not be of unseen subjects, where annotations have some in training and beside it.
-
-    Args:
-        train: Data sets as in ``DATASETS.TRAIN``.
-        held_out: Those of ``DATASETS.VAL`` and ``DATASETS.TEST``. A subject is known by its ``subject_id`` in the data
-            set's folder; scans without one are not looked at.
-    """
-    train_subjects, held_out_subjects = ({s for name in names for s in _subjects(name)} for names in (train, held_out))
-    shared = sorted(train_subjects & held_out_subjects)
-    if shared:
-        folder, subject = shared[0]
-        logging.getLogger(__name__).warning(
-            f"DATASETS: {len(shared)} of {len(held_out_subjects)} subjects of VAL and TEST are in TRAIN too (first"
-            f" '{subject}' of '{folder}'): scores on them are not those of unseen subjects"
-        )
-
-
-def _subjects(name: str) -> Set[Tuple[str, str]]:
-    """Folder of the data set and subject, of each scan that says whom it is of."""
-    scans = DatasetCatalog.get(name)
-    return {(scan.get("_dataset", ""), str(scan["subject_id"])) for scan in scans if "subject_id" in scan}
 
 
 def has_targets(name: str, keys: Optional[Mapping[str, str]] = None) -> bool:

@@ -4,7 +4,7 @@ What a file holds is told by :mod:`meddlr_greedy.data.scan_file`.
 """
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 from meddlr.data.slice_dataset import SliceData
@@ -20,7 +20,18 @@ from meddlr_greedy.data.scan_file import (
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.axes import CINE_AXES, PLAIN_AXES
 
-__all__ = ["CheckedSliceData", "CineSliceData"]
+__all__ = ["CheckedSliceData", "CineSliceData", "ExampleKind"]
+
+
+class ExampleKind(NamedTuple):
+    """What examples of one batch must have in common."""
+
+    shape: Tuple[int, ...]  #: of k-space, (H, W, T, C) or (H, W, C)
+    num_maps: int  #: M; 0 where there are no maps
+    has_target: bool
+
+    def __str__(self) -> str:
+        return f"{self.shape}, {self.num_maps} maps, {'with' if self.has_target else 'without'} target"
 
 
 class CheckedSliceData(SliceData):
@@ -54,8 +65,18 @@ class CheckedSliceData(SliceData):
         self.contents: Dict[str, Set[str]] = {}
         #: Shape of one example's k-space, for each file.
         self.example_shapes: Dict[str, Tuple[int, ...]] = {}
+        self._num_maps: Dict[str, int] = {}
         scans = [self._checked_scan(scan, keys) for scan in dataset_dicts]
         super().__init__(scans, transform, keys, include_metadata, **kwargs)
+
+    @property
+    def kinds(self) -> List[ExampleKind]:
+        """The kind of each example."""
+        kinds = {
+            path: ExampleKind(shape, self._num_maps[path], "target" in self.contents[path])
+            for path, shape in self.example_shapes.items()
+        }
+        return [kinds[example["file_name"]] for example in self.examples]
 
     def _checked_scan(self, scan: Dict[str, Any], keys: Optional[Mapping[str, str]]) -> Dict[str, Any]:
         """Returns the scan's dictionary with "kspace_size" as found in the file, and keeps what the file holds."""
@@ -76,6 +97,7 @@ class CheckedSliceData(SliceData):
                 f"the file has {shape}, of which an annotation may list 1 to {shape[0]} slices"
             )
         self.contents[path], self.example_shapes[path] = set(header.contents), shape[1:]
+        self._num_maps[path] = header.num_maps
         return {**scan, "kspace_size": (listed,) + shape[1:]}
 
     def _load_data(self, example: Dict[str, Any], idx: int) -> Dict[str, np.ndarray]:

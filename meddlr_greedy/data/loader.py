@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 import signal
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Union
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -77,10 +77,10 @@ class ExampleLoader(DataLoader):
         dataset: The data set.
         cfg: meddlr's config.
         collate_fn: Makes a batch of a list of examples.
-        **kwargs: ``batch_sampler``, or ``sampler`` and ``batch_size``.
+        batch_sampler: The examples of each batch.
     """
 
-    def __init__(self, dataset: SeededDataset, cfg, collate_fn: Callable, **kwargs):
+    def __init__(self, dataset: SeededDataset, cfg, collate_fn: Callable, batch_sampler: Iterable[List[Key]]):
         num_workers = cfg.DATALOADER.NUM_WORKERS
         super().__init__(
             dataset,
@@ -90,7 +90,7 @@ class ExampleLoader(DataLoader):
             collate_fn=functools.partial(_collate, collate_fn),
             generator=torch.Generator().manual_seed(dataset.seed),
             worker_init_fn=_leave_signals_to_the_trainer,
-            **kwargs,
+            batch_sampler=batch_sampler,
         )
 
     def __iter__(self):

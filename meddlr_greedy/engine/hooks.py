@@ -5,7 +5,7 @@ import math
 import os
 import time
 from contextlib import ExitStack
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import torch
 from meddlr.config import CfgNode
@@ -13,6 +13,7 @@ from meddlr.engine.hooks import EvalHook
 from meddlr.engine.train_loop import HookBase
 from meddlr.utils.general import flatten_dict
 
+from meddlr_greedy.console import Progress
 from meddlr_greedy.data.seeding import isolated_generators
 from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT
 from meddlr_greedy.engine.memory import HeldForBackward
@@ -23,11 +24,42 @@ from meddlr_greedy.files import reading
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.registry import HOOK_REGISTRY
 
-__all__ = ["BestCheckpoint", "CheckpointWriter", "ModuleMonitor", "FlushAtEnd", "IsolatedEvaluation"]
+__all__ = [
+    "BestCheckpoint",
+    "CheckpointWriter",
+    "FlushAtEnd",
+    "IsolatedEvaluation",
+    "ModuleMonitor",
+    "TrainingProgress",
+    "averages_of",
+]
 
 logger = logging.getLogger(__name__)
 
 _EVALUATION_SEED = 0
+
+
+class TrainingProgress(HookBase):
+    """Shows how far the training is, and its loss."""
+
+    def __init__(self) -> None:
+        self._progress: Optional[Progress] = None
+
+    def before_train(self) -> None:
+        """Shows where it begins."""
+        self._progress = Progress(self.trainer.max_iter, "training", "iterations", done=self.trainer.start_iter)
+
+    def after_step(self) -> None:
+        """Counts an iteration."""
+        assert self._progress is not None
+        loss = self.trainer.storage.latest().get("total_loss")
+        self._progress.update(note="" if loss is None else f"loss {loss:.4g}")
+
+    def close(self) -> None:
+        """Shows where it ended, in whatever way."""
+        if self._progress is not None:
+            self._progress.close()
+        self._progress = None
 
 
 class FlushAtEnd(HookBase):
@@ -137,7 +169,7 @@ class BestCheckpoint(HookBase):
         if not results or results is self._evaluated:
             return
         self._evaluated = results
-        values = _averaged_over_datasets(results)
+        values = averages_of(results)
         value = values[self.metric]
         if not math.isfinite(value):
             logger.warning("%s is %s at iteration %d: no best checkpoint", self.metric, value, self.trainer.iter)
@@ -160,7 +192,8 @@ def _higher_is_better(metric: str) -> bool:
     return higher_is_better(name)
 
 
-def _averaged_over_datasets(results: Dict[str, Dict[str, float]]) -> Dict[str, float]:
+def averages_of(results: Mapping[str, Mapping[str, Any]]) -> Dict[str, float]:
+    """Metric -> mean over the data sets of a validation, and over map sets."""
     values: Dict[str, List[float]] = {}
     for metrics in results.values():
         for name, value in flatten_dict(metrics).items():

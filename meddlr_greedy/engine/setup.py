@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ from meddlr.utils.logger import setup_logger
 
 from meddlr_greedy.config.safe_yaml import read_yaml
 from meddlr_greedy.config.shipped import find_config
+from meddlr_greedy.console import show_messages
 from meddlr_greedy.engine.checkpoint import LAST_CHECKPOINT, GreedyCheckpointer
 from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.engine.run_files import CONFIG_FILE
@@ -24,6 +26,8 @@ from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.locks import LOG_FILE, lock_until_end
 
 __all__ = ["check_device", "save_config", "setup_run"]
+
+_LOGGERS = ("meddlr_greedy", "meddlr", "fvcore")
 
 
 def check_device(cfg: CfgNode) -> torch.device:
@@ -79,9 +83,9 @@ def setup_run(cfg: CfgNode, args: Any, trains: bool, job: Optional[Job] = None) 
     if cfg.SEED < 0:
         cfg.SEED = _choose_seed(cfg.OUTPUT_DIR, args.resume, job)
     _make_folder(cfg.OUTPUT_DIR)
-    with _logging_apart(cfg.OUTPUT_DIR, job) if job and not _is_io_rank(cfg, job) else contextlib.nullcontext():
-        setup_logger(cfg.OUTPUT_DIR, name="meddlr_greedy")
+    with _logging_apart(cfg.OUTPUT_DIR, job) if job and not _is_io_rank(cfg, job) else _showing_what_matters():
         default_setup(cfg.freeze(), _with_config_found(args), save_cfg=False)
+        setup_logger(cfg.OUTPUT_DIR, name="meddlr_greedy")
     if trains and args.auto_version:
         _lock_folder(cfg.OUTPUT_DIR, job)  # the numbered folder, which is known only now
     log_causes(os.path.join(cfg.OUTPUT_DIR, LOG_FILE))
@@ -169,6 +173,22 @@ def _is_io_rank(cfg: CfgNode, job: Job) -> bool:
 
 
 @contextlib.contextmanager
+def _showing_what_matters() -> Iterator[None]:
+    """Loggers set up inside the block write to the log alone; what is shown of them is chosen here.
+
+    meddlr's console gets all that its log gets: the build of torch, the whole config, several lines of each data set.
+    """
+    console = io.StringIO()
+    with contextlib.redirect_stdout(console):  # which the loggers take for the console
+        yield
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler for handler in logger.handlers if getattr(handler, "stream", None) is not console]
+    show_messages(["meddlr_greedy"], logging.INFO)
+    show_messages(["meddlr", "fvcore"], logging.WARNING)
+
+
+@contextlib.contextmanager
 def _logging_apart(output_dir: str, job: Job) -> Iterator[None]:
     """For the processes other than the I/O rank: loggers set up inside the block write to a file of this process.
 
@@ -181,7 +201,7 @@ def _logging_apart(output_dir: str, job: Job) -> Iterator[None]:
         logging.disable(logging.NOTSET)
         file = logging.FileHandler(os.path.join(output_dir, f"log.rank{job.rank}.txt"))
         file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s"))
-        for name in ("meddlr", "meddlr_greedy", "fvcore"):
+        for name in _LOGGERS:
             logging.getLogger(name).handlers[:] = [file]
 
 

@@ -12,6 +12,7 @@ import torch
 from meddlr.config import CfgNode
 from meddlr.engine import DefaultTrainer
 from meddlr.engine import hooks as meddlr_hooks
+from meddlr.engine.trainer import convert_cfg_time_to_iter
 from meddlr.evaluation import verify_results
 from meddlr.solver import GradAccumOptimizer
 from meddlr.utils.events import CommonMetricPrinter, EventStorage, JSONWriter, TensorboardXWriter
@@ -28,7 +29,14 @@ from meddlr_greedy.engine.build import (
     build_optimizer,
 )
 from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer
-from meddlr_greedy.engine.hooks import BestCheckpoint, CheckpointWriter, FlushAtEnd, IsolatedEvaluation
+from meddlr_greedy.engine.hooks import (
+    BestCheckpoint,
+    CheckpointWriter,
+    FlushAtEnd,
+    IsolatedEvaluation,
+    TrainingProgress,
+    averages_of,
+)
 from meddlr_greedy.engine.run_state import RunState
 from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.engine.updates import LearningRates
@@ -60,7 +68,7 @@ class GreedyTrainer(DefaultTrainer):
     handled_keys: Sequence[str] = HANDLED_KEYS
 
     def __init__(self, cfg: CfgNode):
-        super().__init__(cfg)
+        super().__init__(self._in_iterations(cfg))
         self.model = _unwrapped(self.model)
         self.step = self.build_step()
         _check_axes(self.model, self.data_loader.dataset.dataset, cfg)
@@ -70,6 +78,16 @@ class GreedyTrainer(DefaultTrainer):
         self.checkpointer = self.build_checkpointer(
             run=self.run_state, optimizer=self.optimizer, scheduler=self.scheduler
         )
+
+    @classmethod
+    def _in_iterations(cls, cfg: CfgNode) -> CfgNode:
+        """The config with iterations in the place of epochs.
+
+        meddlr divides the number of examples by that of a batch; examples of several kinds make more batches.
+        """
+        if cfg.TIME_SCALE == "iter":
+            return cfg
+        return convert_cfg_time_to_iter(cfg, cls.build_train_loader(cfg).batch_sampler.batches_per_epoch)
 
     # ---- parts, built from the config
 
@@ -139,6 +157,7 @@ class GreedyTrainer(DefaultTrainer):
 
         return [
             meddlr_hooks.IterationTimer(),
+            TrainingProgress() if self.is_io_rank else None,
             *build_hooks(cfg),  # before the flush, which clears the gradients
             FlushAtEnd() if isinstance(self.optimizer, GradAccumOptimizer) else None,
             self._build_schedule(),
@@ -268,7 +287,14 @@ class GreedyTrainer(DefaultTrainer):
             Dict[str, Any]: Data set -> metric -> value.
         """
         self._last_eval_results = self.test(self.cfg, self.model, use_val=True)
+        self.tell_of_evaluation()
         return self._last_eval_results
+
+    def tell_of_evaluation(self) -> None:
+        """Logs the metrics of the last evaluation, averaged over its data sets."""
+        names = self.cfg.DATASETS.VAL or self.cfg.DATASETS.TEST
+        values = ", ".join(f"{name} {value:.4g}" for name, value in averages_of(self._last_eval_results).items())
+        logger.info("%s after iteration %d: %s", ", ".join(names), min(self.iter, self.max_iter - 1), values)
 
     # ---- extension points
 

@@ -44,6 +44,7 @@ class DatasetReport:
         tables: "zero_filled" and "reconstruction" -> every value, see :mod:`meddlr_greedy.evaluation.tables`.
         slices: The slices to draw.
         subjects: Scan -> subject.
+        compared: A sentence on what the printed table compares.
         notes: What a reader of the numbers has to know.
         figures: The pictures that :meth:`draw` wrote.
         files: The files that :meth:`write` wrote: "slices", "subjects" and "images".
@@ -56,6 +57,7 @@ class DatasetReport:
     tables: Dict[str, pd.DataFrame]
     slices: List[KeptSlice] = field(default_factory=list)
     subjects: Dict[str, str] = field(default_factory=dict)
+    compared: str = ""
     notes: List[str] = field(default_factory=list)
     figures: List[Path] = field(default_factory=list)
     files: Dict[str, Path] = field(default_factory=dict)
@@ -102,9 +104,9 @@ class DatasetReport:
         }
 
     def as_text(self) -> str:
-        """The printed table, with the notes."""
+        """The printed table, with what it compares and the notes."""
         table = printed_table(self.tables, self.name, self.label, self.is_cine)
-        return "\n\n".join([table, *(f"note: {text}" for text in self.notes)])
+        return "\n\n".join([*filter(None, [self.compared]), table, *(f"note: {text}" for text in self.notes)])
 
 
 def write_results(path: Path, info: Mapping[str, Any], reports: Sequence[DatasetReport]) -> None:

@@ -12,10 +12,10 @@ from meddlr.data.slice_dataset import SliceData
 from meddlr.data.transforms.transform import build_normalizer
 from meddlr.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from torch import nn
-from tqdm import tqdm
 
 import meddlr_greedy
 from meddlr_greedy.config.schema import is_greedy
+from meddlr_greedy.console import Followed
 from meddlr_greedy.data.build import build_val_loader
 from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.errors import UserError
@@ -65,6 +65,7 @@ def evaluate_test_sets(
     for name in cfg.DATASETS.TEST:
         report = evaluate_dataset(cfg, model, build_val_loader(cfg, name), name, num_figures)
         report.label, report.names = label or report.label, names
+        report.compared = _compared(cfg, label or _training(cfg))
         reports.append(report)
         with writing(folder, "OUTPUT_DIR"):
             report.write(folder)
@@ -107,13 +108,13 @@ def evaluate_dataset(
     keeper = _SliceKeeper(cfg, _middle_slices(examples, num_figures))
     inference_on_dataset(
         model,
-        tqdm(loader, desc=dataset_name, unit="batch", dynamic_ncols=True),
+        Followed(loader, dataset_name, "batches"),
         DatasetEvaluators([*evaluators.values(), keeper], as_list=True),
     )
     tables = {method: evaluator.table() for method, evaluator in evaluators.items()}
     return DatasetReport(
         name=dataset_name,
-        label="greedy" if is_greedy(cfg) else LABELS["reconstruction"],
+        label=_label(cfg),
         is_cine=evaluators["reconstruction"].is_cine,
         tables=tables,
         notes=[
@@ -147,6 +148,39 @@ def run_info(cfg: CfgNode, model: nn.Module, weights: str, iteration: Optional[i
             "meddlr_greedy": meddlr_greedy.__version__,
         },
     }
+
+
+def _label(cfg: CfgNode) -> str:
+    """What the network is called in the printed table: how it is trained."""
+    if not is_greedy(cfg):
+        return LABELS["reconstruction"]
+    return "greedy" if _num_modules(cfg) > 1 else "backpropagation"
+
+
+def _num_modules(cfg: CfgNode) -> int:
+    modules = cfg.MISC.GREEDY.NUM_MODULES
+    return modules if isinstance(modules, int) else len(modules)
+
+
+def _training(cfg: CfgNode) -> str:
+    """How the network of a config is trained, in words."""
+    if not is_greedy(cfg):
+        return cfg.MODEL.META_ARCHITECTURE
+    name = cfg.MISC.GREEDY.META_ARCHITECTURE
+    modules = _num_modules(cfg)
+    if modules == 1:
+        return f"{name} trained by backpropagation"
+    return f"{name} trained greedily in {modules} modules"
+
+
+def _compared(cfg: CfgNode, method: str) -> str:
+    """What the printed table compares, and which images these are."""
+    filled = {
+        "": "as the network gives them (no k-space is filled in)",
+        "hard_dc_edge": "with the edges of k-space that are never acquired filled in (TEST.POSTPROCESSOR hard_dc_edge)",
+        "hard_dc_all": "with all acquired k-space filled in (TEST.POSTPROCESSOR hard_dc_all)",
+    }[cfg.TEST.POSTPROCESSOR.NAME]
+    return f"Images of {method}, {filled}, and zero-filled images, against the target:"
 
 
 class _SliceKeeper(DatasetEvaluator):

@@ -30,6 +30,8 @@ Tables = Mapping[str, pd.DataFrame]  # method, a key of LABELS -> its values
 
 #: Column of the printed table -> metric. Complex PSNR and NRMSE, as meddlr's own headline numbers.
 HEADLINES = {"PSNR": "psnr", "SSIM": "ssim (Wang)", "NRMSE": "nrmse"}
+#: Column -> the images that its metric compares.
+_KINDS = {"PSNR": "complex", "SSIM": "magnitude", "NRMSE": "complex"}
 #: Methods by their names in files and in print.
 LABELS = {"zero_filled": "zero-filled", "reconstruction": "reconstruction"}
 
@@ -189,7 +191,7 @@ def printed_table(tables: Tables, dataset: str, label: str, is_cine: bool) -> st
     rows = [[LABELS["zero_filled"]], [label]]
     for headline, metric in HEADLINES.items():
         for suffix, over in (("", "frame" if is_cine else "image"), ("_scan", "scan")):
-            headers.append(f"{headline}\nper {over}")
+            headers.append(f"{headline}, {_KINDS[headline]}\nper {over}")
             for row, table in zip(rows, tables.values()):
                 row.append(_cell(headline, _metric_values(table, metric + suffix)))
     text = tabulate(rows, headers=headers, disable_numparse=True)

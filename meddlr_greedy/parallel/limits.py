@@ -1,17 +1,16 @@
 """What cannot be spread over processes, refused before the training."""
 
-from typing import Any
-
 from meddlr.config import CfgNode
 from torch import nn
 
 from meddlr_greedy.config.schema import GreedyConfig, changed_keys
+from meddlr_greedy.data.sampler import ResumableBatchSampler
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.parallel.partition import check_partition
 from meddlr_greedy.parallel.place import Place
 
-__all__ = ["check_last_batch", "check_possible", "check_replicable"]
+__all__ = ["check_last_batches", "check_possible", "check_replicable"]
 
 
 def check_possible(cfg: CfgNode, place: Place) -> None:
@@ -80,16 +79,16 @@ def check_replicable(model: nn.Module, place: Place) -> None:
         )
 
 
-def check_last_batch(loader: Any, cfg: CfgNode, place: Place) -> None:
-    """Refuses an epoch whose last batch cannot be shared equally by the replicas.
+def check_last_batches(sampler: ResumableBatchSampler, place: Place) -> None:
+    """Refuses an epoch whose last batches cannot be shared equally by the replicas.
 
     Raises:
-        UserError: names ``DATALOADER.DROP_LAST``, which leaves that batch out.
+        UserError: names ``DATALOADER.DROP_LAST``, which leaves those batches out.
     """
-    num_examples, batch_size = len(loader.dataset), cfg.SOLVER.TRAIN_BATCH_SIZE
-    rest = num_examples % batch_size
-    if rest % place.num_replicas and not cfg.DATALOADER.DROP_LAST:
-        raise UserError(
-            f"DATALOADER.DROP_LAST: found False, but the last batch of an epoch has {rest} of {num_examples} examples,"
-            f" no multiple of {place.num_replicas} (MISC.GREEDY.PARALLEL.REPLICAS); allowed is True"
-        )
+    for rest in sampler.smaller:
+        if rest % place.num_replicas:
+            raise UserError(
+                f"DATALOADER.DROP_LAST: found False, but a last batch of an epoch has {rest} of"
+                f" {len(sampler.kinds)} examples, no multiple of {place.num_replicas} (MISC.GREEDY.PARALLEL.REPLICAS);"
+                " allowed is True"
+            )

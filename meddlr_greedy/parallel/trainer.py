@@ -35,7 +35,7 @@ from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.parallel.batches import BATCHES, HandOn, ReceivedBatches
 from meddlr_greedy.parallel.channel import Receiver, Sender
 from meddlr_greedy.parallel.checkpointer import ChainCheckpointer
-from meddlr_greedy.parallel.limits import check_last_batch, check_possible, check_replicable
+from meddlr_greedy.parallel.limits import check_last_batches, check_possible, check_replicable
 from meddlr_greedy.parallel.measurements import ShareMeasurements
 from meddlr_greedy.parallel.partition import balanced_partition, measure_modules, store_partition, stored_partition
 from meddlr_greedy.parallel.place import Place
@@ -91,7 +91,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
 
         super().__init__(cfg)
         check_replicable(self.model, self.place)
-        check_last_batch(self.data_loader, cfg, self.place)
+        check_last_batches(self.data_loader.batch_sampler, self.place)
         self._receiver: Optional[Receiver] = None
         self.end_request = self.job.end_request
         logger.info("Process %d of %d runs %s", self.job.rank, self.job.world_size, _name_modules(own))
@@ -269,6 +269,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
         for metrics in results.values():
             print_csv_format(metrics)
         self._last_eval_results = results
+        self.tell_of_evaluation()
         return results
 
     def _evaluation_batches(self, name: str) -> Any:

@@ -22,6 +22,7 @@ from meddlr_greedy.files import (
 from meddlr_greedy.locks import LOCK_FILES, LOG_FILE, locked
 from meddlr_greedy.ops.axes import CINE_AXES
 from meddlr_greedy.preparation.annotations import ScanEntry, annotations
+from meddlr_greedy.preparation.leaks import shared_scans, shared_studies
 from meddlr_greedy.preparation.progress import ProgressReport
 from meddlr_greedy.preparation.scan_task import ScanTask, write_file
 from meddlr_greedy.preparation.slice import Preparation
@@ -82,8 +83,11 @@ def prepare_dataset(
             report.finish()
         # A scan that cannot be used keeps its place: the split of the others is the same with and without it.
         infos = {name: scan.info or ScanInfo(source.subject_by_path(scan.path), 0) for name, scan in scans.items()}
-        blocks, split_by = split_scans(split, infos, split_seed, train_needed=not _are_undersampled(scans))
+        _check_one_kind(scans)
+        blocks, split_by = split_scans(split, infos, split_seed)
         report.note(source.left_out(paths))
+        report.note(shared_scans({name: scan.content.get("sha256", "") for name, scan in scans.items()}, blocks))
+        report.note(shared_studies(infos, blocks))
         report.note(shared_subjects(infos, blocks, split_by) if source.reader.reads_files else [])
         parameters = _parameters(source, preparation)
         tasks = list(_tasks(folder, source, preparation, scans, blocks, split_by, parameters))
@@ -188,7 +192,7 @@ def _scan_report(source: Source, path: Path) -> ScanReport:
         content["mask"] = {"name": scan.mask_file.name, "sha256": sha256_of([scan.mask_file])}
     if scan.other_files:
         content["other files"] = [{"name": file.name, "sha256": sha256_of([file])} for file in scan.other_files]
-    info = ScanInfo(scan.subject_id, scan.num_slices)
+    info = ScanInfo(scan.subject_id, scan.num_slices, scan.dicom.get("StudyInstanceUID", ""))
     return ScanReport(path, info, scan.undersampled, scan.is_cine, content)
 
 
@@ -230,8 +234,7 @@ def _scan_names(
     return {path: unique(name) for path, name in names.items()}
 
 
-def _are_undersampled(scans: Dict[str, ScanReport]) -> bool:
-    """Whether the scans are undersampled, after a look at whether all are of one kind."""
+def _check_one_kind(scans: Dict[str, ScanReport]) -> None:
     usable = [scan for scan in scans.values() if scan.usable]
     static = [scan.path for scan in usable if not scan.is_cine]
     if 0 < len(static) < len(usable):
@@ -246,7 +249,6 @@ def _are_undersampled(scans: Dict[str, ScanReport]) -> bool:
             f"found {len(usable) - num_undersampled} fully sampled and {num_undersampled} undersampled files, allowed "
             "one kind in a data set"
         )
-    return num_undersampled > 0
 
 
 # --- Writing the files ---

@@ -39,10 +39,13 @@ def say_what_is_next(output: Path, seconds: float) -> None:
     with h5py.File(output / first_file, "r") as file:
         has_target, num_maps = "target" in file, file["maps"].shape[-1]
     used = [split for split, found in sizes.items() if found]
+    config = _CONFIG if is_cine else _CONFIG_OF_2D
+    if has_target and "train" in used:
+        print(f"Next, train on it:\n  {_training_command(config, output, used, num_maps)}")
+        return
     if has_target:
-        print(
-            f"Next, train on it:\n  {_training_command(_CONFIG if is_cine else _CONFIG_OF_2D, output, used, num_maps)}"
-        )
+        print(f"Next, score a network on it, one for map sets: {num_maps} (RUN is the folder of its training):")
+        print(f"  {_evaluation_command(output, used)}")
         return
     command = ["meddlr-greedy", "reconstruct", "--config-file", "RUN/config.yaml", "--weights", "WEIGHTS"]
     command += [os.path.relpath(output / first_file), "--output", "FOLDER"]
@@ -55,15 +58,29 @@ def say_what_is_next(output: Path, seconds: float) -> None:
         print(f"Or train on it, without targets (MISC.GREEDY.CINE.LOSS_LINES):\n  {command_line}")
 
 
-def _training_command(config: str, output: Path, splits: Sequence[str], num_maps: int) -> str:
+def _where(output: Path) -> str:
+    """What stands before a command, where the data sets are not where it looks for them."""
     is_default = output.parent == Path("datasets").resolve() == datasets_root().resolve()
-    where = "" if is_default else f"{ROOT_VARIABLE}={shlex.quote(str(output.parent))} "
+    return "" if is_default else f"{ROOT_VARIABLE}={shlex.quote(str(output.parent))} "
+
+
+def _names(output: Path, splits: Sequence[str]) -> str:
+    """The value of a key that names data sets."""
+    return f"({''.join(json.dumps(f'{output.name}_{split}') + ',' for split in splits)})"
+
+
+def _evaluation_command(output: Path, splits: Sequence[str]) -> str:
+    command = ["meddlr-greedy", "eval", "--weights", "RUN/model_best.pth", "DATASETS.TEST", _names(output, splits)]
+    command += [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
+    return _where(output) + shlex.join(command)
+
+
+def _training_command(config: str, output: Path, splits: Sequence[str], num_maps: int) -> str:
     command = ["meddlr-greedy", "train", "--config-file", config]
     for split in SPLITS:
-        names = f"({json.dumps(f'{output.name}_{split}')},)" if split in splits else "()"
-        command += [f"DATASETS.{split.upper()}", names]
+        command += [f"DATASETS.{split.upper()}", _names(output, [split] if split in splits else [])]
     if num_maps != load_config(config).MODEL.UNROLLED.NUM_EMAPS:
         command += ["MODEL.UNROLLED.NUM_EMAPS", str(num_maps)]
     if not torch.cuda.is_available():
         command += ["MODEL.DEVICE", "cpu"]
-    return where + shlex.join(command)
+    return _where(output) + shlex.join(command)

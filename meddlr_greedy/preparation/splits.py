@@ -21,23 +21,22 @@ class ScanInfo(NamedTuple):
 
     subject_id: str
     num_slices: int
+    study_id: str = ""  #: of the examination, where the file says it
 
 
 def split_scans(
     split: Optional[Sequence[str]],
     scans: Dict[str, ScanInfo],
     seed: Optional[int] = None,
-    train_needed: bool = True,
 ) -> Tuple[List[Tuple[str, str, Tuple[int, ...]]], str]:
     """Which scans, and which of their slices, go to train, val and test.
 
     Args:
         split: Three specifications: counts or ranges of subjects in order of their names, as for :func:`parse_split`;
-            fractions, in sum 1; or names of subjects or scans, separated by commas, ``"none"`` for none. ``None`` gives
-            about 70, 10 and 20 %.
+            fractions, in sum 1, ``("0", "0", "1")`` for all on one side; or names of subjects or scans, separated by
+            commas, ``"none"`` for none. ``None`` gives about 70, 10 and 20 %.
         scans: By name.
         seed: Shuffles the subjects before they are counted; ``None`` leaves them in order of their names.
-        train_needed: Whether there must be something to train on.
 
     Returns:
         (split, name of the scan, slices) of each file to write, and what the split is by: "subjects" or, where there is
@@ -51,12 +50,11 @@ def split_scans(
     if members is not None:
         check(seed is None, "--split-seed", seed, "only where subjects are counted")
     else:
-        is_whole = split is not None and sorted(split) == ["0", "0", "1"]
-        if len(subjects) == 1 and not is_whole:
+        if len(subjects) == 1 and not _is_whole(split):
             check(seed is None, "--split-seed", seed, "only with several subjects")
-            return _slice_blocks(split, scans, train_needed), SLICE_BLOCKS
+            return _slice_blocks(split, scans), SLICE_BLOCKS
         counts = _counts(split, len(subjects))
-        indices = parse_split(counts, len(subjects), "subjects", train_needed)
+        indices = parse_split(counts, len(subjects), "subjects")
         if seed is not None:
             check(all(n.isdecimal() for n in counts or ()), "--split-seed", seed, "only where subjects are counted")
             subjects = [subjects[i] for i in np.random.default_rng(seed).permutation(len(subjects))]
@@ -67,6 +65,11 @@ def split_scans(
         for name, scan in scans.items()
         if scan.subject_id in side
     ], "subjects"
+
+
+def _is_whole(split: Optional[Sequence[str]]) -> bool:
+    """Whether all subjects go to one side: "0 0 1" are fractions, or the counts of one subject."""
+    return split is not None and sorted(split) == ["0", "0", "1"]
 
 
 def _named_subjects(split: Optional[Sequence[str]], scans: Dict[str, ScanInfo]) -> Optional[Dict[str, List[str]]]:
@@ -94,7 +97,9 @@ def _named_subjects(split: Optional[Sequence[str]], scans: Dict[str, ScanInfo]) 
 def _counts(split: Optional[Sequence[str]], num_items: int) -> Optional[Sequence[str]]:
     """Fractions as counts; anything else as it is."""
     is_fraction = re.compile(r"\d*\.\d+|[01]").fullmatch
-    if split is None or not all(map(is_fraction, split)) or all(spec.isdecimal() for spec in split):
+    if split is None or not all(map(is_fraction, split)):
+        return split
+    if all(spec.isdecimal() for spec in split) and not _is_whole(split):
         return split
     fractions = [float(spec) for spec in split]
     check(abs(sum(fractions) - 1) < 1e-6, "--split", " ".join(split), "fractions whose sum is 1")
@@ -102,13 +107,11 @@ def _counts(split: Optional[Sequence[str]], num_items: int) -> Optional[Sequence
     return [str(n) for n in np.diff(bounds)]
 
 
-def _slice_blocks(
-    split: Optional[Sequence[str]], scans: Dict[str, ScanInfo], train_needed: bool
-) -> List[Tuple[str, str, Tuple[int, ...]]]:
+def _slice_blocks(split: Optional[Sequence[str]], scans: Dict[str, ScanInfo]) -> List[Tuple[str, str, Tuple[int, ...]]]:
     """The slices of all scans of one subject, counted through."""
     all_slices = [(name, i) for name, scan in scans.items() for i in range(scan.num_slices)]
     blocks = []
-    indices = parse_split(_counts(split, len(all_slices)), len(all_slices), "slices", train_needed)
+    indices = parse_split(_counts(split, len(all_slices)), len(all_slices), "slices")
     for split_name, members in indices.items():
         block: Dict[str, List[int]] = {}
         for i in members:
@@ -117,9 +120,7 @@ def _slice_blocks(
     return blocks
 
 
-def parse_split(
-    split: Optional[Sequence[str]], num_items: int, what: str, train_needed: bool = True
-) -> Dict[str, List[int]]:
+def parse_split(split: Optional[Sequence[str]], num_items: int, what: str) -> Dict[str, List[int]]:
     """Which subjects or slices go to train, val and test.
 
     Args:
@@ -129,13 +130,12 @@ def parse_split(
             resemble each other). ``None`` gives counts of about 70, 10 and 20 %.
         num_items: Number of subjects or slices.
         what: "subjects" or "slices", for messages.
-        train_needed: Whether there must be something to train on.
 
     Returns:
         Indices of each split.
 
     Raises:
-        UserError: where it cannot be read, does not fit or overlaps, or nothing is left to train on.
+        UserError: where it cannot be read, does not fit or overlaps, or takes nothing.
     """
     if split is None:
         held_out = [max(1, round(0.1 * num_items)), max(1, round(0.2 * num_items))]
@@ -166,8 +166,8 @@ def parse_split(
     used = sum(members, [])
     if len(set(used)) < len(used):
         raise UserError(f"--split: found {found}, allowed ranges that do not overlap")
-    if not (members[0] if train_needed else used):
-        raise UserError(f"--split: found {found}, allowed at least one of the {what}" + " to train on" * train_needed)
+    if not used:
+        raise UserError(f"--split: found {found}, allowed at least one of the {what}")
     return dict(zip(SPLITS, members))
 
 

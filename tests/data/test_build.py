@@ -1,5 +1,7 @@
 """Loaders as the config asks for them, and what is refused."""
 
+from collections import Counter
+
 import pytest
 import torch
 from meddlr.data.transforms.subsample import build_mask_func
@@ -39,26 +41,74 @@ def test_coverage_of_the_sampling_is_logged(data_cfg, caplog):
     assert "k-t sampling: the time average covers" in caplog.text and f"of {WIDTH} lines" in caplog.text
 
 
-def test_batches_of_different_shapes_are_refused(data_cfg, annotate):
-    arrays = scan_arrays(0, "plane")
-    narrow = {key: value[:, :, :8] for key, value in arrays.items()}
-    annotate(("wide", arrays), ("narrow", narrow))
-    cfg = data_cfg("plane", "DATASETS.TRAIN", ("some_train",))
-    with pytest.raises(UserError, match=r"^SOLVER\.TRAIN_BATCH_SIZE: 4 .*narrow\.h5"):
-        build_train_loader(cfg, seed=0)
-    cfg.SOLVER.TRAIN_BATCH_SIZE = 1
-    assert len(first_batches(build_train_loader(cfg, seed=0), 6)) == 6
+def narrowed(arrays, width=8):
+    return {key: value[:, :, :width] if value.shape[2] > 1 else value for key, value in arrays.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scans_of_different_shapes_and_maps(data_cfg, annotate, caplog, kind):
+    """3 slices of each scan; the examples are those of batches of one, in another order."""
+    arrays = scan_arrays(0, kind)
+    one_map = {key: value if key == "kspace" else value[..., :1] for key, value in arrays.items()}
+    annotate(("wide", arrays), ("narrow", narrowed(arrays)), ("twin", scan_arrays(1, kind)), ("one_map", one_map))
+    cfg = data_cfg(kind, *NOISE, "DATASETS.TRAIN", ("some_train",))
+    with caplog.at_level("INFO", "meddlr_greedy"):
+        loader = build_train_loader(cfg, seed=5)
+    assert (
+        "there are 3 kinds (6 of (10, 32" in caplog.text and "4 batches in an epoch, 3 of them smaller" in caplog.text
+    )
+    batches = first_batches(loader, 8)
+    for epoch in (batches[:4], batches[4:]):
+        assert sorted(len(batch["kspace"]) for batch in epoch) == [2, 3, 3, 4]
+        shapes = Counter()
+        for batch in epoch:
+            shapes[tuple(batch["kspace"].shape[1:]), batch["maps"].shape[-1]] += len(batch["kspace"])
+        assert sorted(shapes.values()) == [3, 3, 6] and len(shapes) == 3
+    cfg.DATALOADER.NUM_WORKERS = 2
+    resumed = build_train_loader(cfg, seed=5)
+    resumed.batch_sampler.start_iter = 3
+    assert_equal(first_batches(resumed, 5), batches[3:])
+
+    cfg.DATALOADER.NUM_WORKERS, cfg.SOLVER.TRAIN_BATCH_SIZE = 0, 1
+    alone = {key: value for batch in first_batches(build_train_loader(cfg, seed=5), 12) for key, value in rows(batch)}
+    together = {key: value for batch in batches[:4] for key, value in rows(batch)}
+    assert len(alone) == 12 and alone.keys() == together.keys()
+    assert all(torch.equal(alone[key], together[key]) for key in alone)
+
+
+def rows(batch):
+    """The k-space of each example, known by its maps."""
+    return [(maps.numpy().tobytes(), kspace) for maps, kspace in zip(batch["maps"], batch["kspace"])]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_validation_of_different_shapes(data_cfg, annotate, kind):
+    """In order, and batches end where the shape changes."""
+    annotate(("a", scan_arrays(0, kind)), ("b", narrowed(scan_arrays(1, kind))), ("c", narrowed(scan_arrays(2, kind))))
+    cfg = data_cfg(kind, "SOLVER.TEST_BATCH_SIZE", 2)
+    loader = build_val_loader(cfg, "some_train")
+    batches = list(loader)
+    assert [len(batch["kspace"]) for batch in batches] == [2, 1, 2, 2, 2] and len(loader) == 5
+    found = [(m["scan_id"], m["slice_id"]) for batch in batches for m in batch["metadata"]]
+    assert found == [(scan, i) for scan in "abc" for i in range(3)]
 
 
 def test_scans_with_and_without_target_are_no_batch(data_cfg, annotate):
     annotate(("with", scan_arrays(0, "cine")), ("without", prospective()))
     cfg = data_cfg("cine", "DATASETS.TRAIN", ("some_train",))
-    with pytest.raises(
-        UserError, match=r"^SOLVER\.TRAIN_BATCH_SIZE: 4 .*with\.h5 .*without\.h5 one alone has a target"
-    ):
-        build_train_loader(cfg, seed=0)
+    batches = first_batches(build_train_loader(cfg, seed=0), 2)
+    assert sorted((len(batch["kspace"]), "target" in batch) for batch in batches) == [(3, False), (3, True)]
     cfg.SOLVER.TRAIN_BATCH_SIZE = 1
     assert sum("target" in batch for batch in first_batches(build_train_loader(cfg, seed=0), 6)) == 3
+
+
+def test_a_scan_with_fewer_examples_than_a_batch_is_refused_where_it_would_never_come(data_cfg, annotate):
+    annotate(("wide", scan_arrays(0, "plane")), ("narrow", narrowed(scan_arrays(1, "plane"))))
+    cfg = data_cfg("plane", "DATASETS.TRAIN", ("some_train",), "DATALOADER.DROP_LAST", True)
+    with pytest.raises(
+        UserError, match=r"TRAIN_BATCH_SIZE: 4 is more than the 3 .* \(\(10, 32, 3\), 2 maps, with target"
+    ):
+        build_train_loader(cfg, seed=0)
 
 
 @pytest.mark.parametrize("key, value", [("PARTIAL_ECHO", 0.25), ("READOUT_CROP", 6), ("FLIP_PROBABILITY", 0.5)])

@@ -3,15 +3,8 @@
 import pytest
 from meddlr.data import DatasetCatalog
 
-from meddlr_greedy.data import catalog
 from meddlr_greedy.data.build import build_train_loader
-from meddlr_greedy.data.catalog import (
-    check_dataset_names,
-    has_targets,
-    is_cine,
-    register_datasets,
-    warn_of_shared_subjects,
-)
+from meddlr_greedy.data.catalog import check_dataset_names, has_targets, is_cine, register_datasets
 from meddlr_greedy.errors import UserError
 from tests.helpers.examples import KINDS, prospective, scan_arrays
 
@@ -52,25 +45,6 @@ def test_annotations_that_cannot_be_used(data_cfg, annotate, content, words):
     (folder / "annotations" / "train.json").write_bytes(content)
     with pytest.raises(UserError, match=rf"train\.json: {words}"):
         build_train_loader(data_cfg("cine", "DATASETS.TRAIN", ("some_train",)), seed=0)
-
-
-@pytest.mark.parametrize(
-    "held_out,folder,message",
-    [
-        (["P1", "P2"], "own", "1 of 2 subjects of VAL and TEST are in TRAIN too (first 'P1' of 'own')"),
-        (["P2", "P3"], "own", None),
-        (["P1"], "other", None),
-        ([None], "own", None),
-    ],
-)
-def test_subjects_in_training_and_beside_it_are_told(monkeypatch, caplog, held_out, folder, message):
-    def scans(subjects, folder):
-        return [{"_dataset": folder, **({"subject_id": s} if s else {})} for s in subjects]
-
-    sets = {"a_train": scans(["P0", "P1", None], "own"), "a_test": scans(held_out, folder), "a_val": []}
-    monkeypatch.setattr(catalog, "DatasetCatalog", sets)
-    warn_of_shared_subjects(["a_train"], ["a_val", "a_test"])
-    assert [message in record.getMessage() for record in caplog.records] == [True] * (message is not None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

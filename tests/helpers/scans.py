@@ -47,14 +47,26 @@ def make_scan(rng, num_slices, height, width, num_coils, num_maps=1, num_frames=
 
 
 def write_dataset(root: Path, name: str, scans_per_split, **kwargs):
+    """A data set whose scans are all of one kind."""
+    write_scans(root, name, {f"{split}_{i}": kwargs for split, n in scans_per_split.items() for i in range(n)})
+
+
+def write_scans(root: Path, name: str, kinds, change=None):
+    """A data set of scans ``<split>_<number>``, given by their names and what :func:`make_scan` makes them of.
+
+    ``change`` makes other arrays of those of a scan.
+    """
     rng = np.random.default_rng(sum(map(ord, name)))
-    for split, num_scans in scans_per_split.items():
-        (root / name / "annotations").mkdir(parents=True, exist_ok=True)
-        images = []
-        for i in range(num_scans):
-            scan = make_scan(rng, **kwargs)
-            path = root / name / split / f"{name}_{split}_{i}.h5"
-            num_slices = len(scan["kspace"])
-            write_scan(path, num_slices, ({key: scan[key][s] for key in scan} for s in range(num_slices)), {})
-            images.append({"file_name": f"{split}/{path.name}", "kspace_size": list(scan["kspace"].shape)})
-        (root / name / "annotations" / f"{split}.json").write_text(json.dumps({"images": images, "info": {}}))
+    (root / name / "annotations").mkdir(parents=True, exist_ok=True)
+    images = {}
+    for scan_name, kind in kinds.items():
+        split = scan_name.rpartition("_")[0]
+        scan = make_scan(rng, **kind)
+        scan = change(scan) if change else scan
+        path = root / name / split / f"{name}_{scan_name}.h5"
+        num_slices = len(scan["kspace"])
+        write_scan(path, num_slices, ({key: scan[key][s] for key in scan} for s in range(num_slices)), {})
+        listed = {"file_name": f"{split}/{path.name}", "kspace_size": list(scan["kspace"].shape)}
+        images.setdefault(split, []).append(listed)
+    for split, listed in images.items():
+        (root / name / "annotations" / f"{split}.json").write_text(json.dumps({"images": listed, "info": {}}))

@@ -1,13 +1,12 @@
 """What several processes cannot do is refused before the training."""
 
-from types import SimpleNamespace
-
 import pytest
 from meddlr.modeling import build_model
 
 from meddlr_greedy.config.loading import load_config
+from meddlr_greedy.data.sampler import ResumableBatchSampler
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.parallel.limits import check_last_batch, check_possible, check_replicable
+from meddlr_greedy.parallel.limits import check_last_batches, check_possible, check_replicable
 from meddlr_greedy.parallel.place import Place
 
 
@@ -47,7 +46,8 @@ def test_batches_and_norms_that_replicas_cannot_share(make_cfg):
     model = build_model(make_cfg(["MODEL.UNROLLED.CONV_BLOCK.NORM", "batch"]))
     with pytest.raises(UserError, match="MISC.GREEDY.PARALLEL.REPLICAS: found 2.*BatchNorm"):
         check_replicable(model, place)
-    cfg = make_cfg(["SOLVER.TRAIN_BATCH_SIZE", 2, "DATALOADER.DROP_LAST", False])
-    loader = SimpleNamespace(dataset=range(5))
-    with pytest.raises(UserError, match="DATALOADER.DROP_LAST"):
-        check_last_batch(loader, cfg, place)
+    with pytest.raises(UserError, match="DATALOADER.DROP_LAST: found False, .* 1 of 5 examples"):
+        check_last_batches(ResumableBatchSampler("aaaaa", 2, False, seed=0), place)
+    with pytest.raises(UserError, match="DATALOADER.DROP_LAST: found False, .* 1 of 6 examples"):
+        check_last_batches(ResumableBatchSampler("aabaaa", 2, False, seed=0), place)
+    check_last_batches(ResumableBatchSampler("aabaaba", 2, True, seed=0, share=(1, 2)), place)

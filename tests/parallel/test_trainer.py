@@ -25,6 +25,29 @@ REACH = ["MISC.GREEDY.OVERLAP", "1"]
 # ---- the same bits as one process
 
 
+def test_scans_of_several_shapes_over_chains_and_replicas(write_config, tmp_path, start, several_shapes):
+    opts = [*OPTS, *several_shapes]
+
+    def config(name):
+        return write_config(data="beat", arch="CineUnrolledCNN", modules=4, out=tmp_path / name)
+
+    train_main(["--config-file", str(config("one")), *opts])
+    ended_well(start(2, config("chain"), *opts))
+    assert_same_training(tmp_path / "one" / "model_final.pth", tmp_path / "chain" / "model_final.pth")
+    replicas = ["SOLVER.TRAIN_BATCH_SIZE", "2", "MISC.GREEDY.PARALLEL.REPLICAS", "2"]
+    refused = start(2, config("refused"), *opts, *replicas)
+    refused.wait()
+    assert_one_line(
+        refused.text(), "DATALOADER.DROP_LAST: found False, but a last batch of an epoch has 1 of 8 examples"
+    )
+    # With the validation set there are 4, 4 and 2 of a kind.
+    opts += ["DATASETS.TRAIN", "('shapes_train', 'shapes_val')"]
+    train_main(["--config-file", str(config("even")), *opts])
+    ended_well(start(2, config("replicas"), *opts, *replicas))
+    a, b = (load(tmp_path / run / "model_final.pth")["model"] for run in ("even", "replicas"))
+    assert all((a[name] - b[name]).norm() <= 1e-6 * a[name].norm() for name in a)
+
+
 @pytest.mark.parametrize(
     ("data", "arch", "opts", "runs"),
     [

@@ -1,5 +1,6 @@
 """The commands that are printed at the end work word for word."""
 
+import json
 import os
 import shlex
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from meddlr_greedy import prepare
+from meddlr_greedy import eval_net, prepare, train_net
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.preparation.next_steps import say_what_is_next
@@ -42,6 +43,24 @@ def test_the_printed_command_works(registry, tmp_path, monkeypatch, capsys, root
     assert found == ["a 'heart'_train", f"a 'heart'_{'val' if split[1] == '1' else 'test'}"]
     check_dataset_names(found)
     assert cfg.MODEL.UNROLLED.NUM_EMAPS == maps
+
+
+def test_the_printed_command_of_a_data_set_to_test_on_works(registry, write_config, tmp_path, monkeypatch, capsys):
+    """A network of another data set is scored on it."""
+    run = tmp_path / "run"
+    train_net.main(["--config-file", str(write_config(data="beat", arch="CineUnrolledCNN", out=run))])
+    monkeypatch.chdir(tmp_path)
+    output = ["--output", str(tmp_path / "held out")]
+    prepare.main(["phantom", *output, "--subjects", "2", *SIZES, "--split", "0", "0", "1"])
+    *_, told, command = capsys.readouterr().out.splitlines()
+    assert told.startswith("Next, score a network on it, one for map sets: 1")
+    words = shlex.split(command.replace("RUN", str(run)))
+    monkeypatch.setenv(*words.pop(0).split("=", 1))
+    assert words[:2] == ["meddlr-greedy", "eval"]
+    eval_net.main(words[2:])
+    results = json.loads((run / "test_results" / "results.json").read_text())
+    scores = results["datasets"]["held out_test"]
+    assert len(scores["scans"]) == 2 and scores["reconstruction"]["psnr"]["count"] == 4
 
 
 @pytest.mark.parametrize("maps", [1, 2])

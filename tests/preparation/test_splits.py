@@ -28,7 +28,7 @@ def test_parse_split(split, num_items, expected):
         (("1", "1", "1"), "sum 3.* allowed a sum of 5 slices"),
         (("0-2", "2-3", "none"), "do not overlap"),
         (("0-2", "3-5", "none"), "slices 0 to 4"),
-        (("none", "0-1", "2-4"), "to train on"),
+        (("none", "none", "none"), "at least one of the slices"),
         (("2-1", "none", "none"), "three counts"),
         (("0.7", "0.1", "0.2"), "three counts"),
         (("5",), "three counts"),
@@ -61,6 +61,11 @@ SCANS = {
         (("0.5", "0.5", "0"), "AAB|CD|"),
         (("1-1", "none", "0-0"), "B||AA"),
         (("D,a2", "none", "B"), "AAD||B"),
+        (("0", "0", "1"), "||AABCD"),
+        (("0", "1", "0"), "|AABCD|"),
+        (("1", "0", "0"), "AABCD||"),
+        (("0", "0", "4"), "||AABCD"),
+        (("none", "1-1", "2-3"), "|B|CD"),
     ],
 )
 def test_splits_by_subject(split, expected):
@@ -87,6 +92,8 @@ def test_one_subject_is_split_into_blocks_of_slices():
     assert split_scans(("3", "1", "1"), scans) == (expected, "slice blocks of one subject")
     assert split_scans(("0.6", "0.2", "0.2"), scans)[0] == expected
     assert split_scans(("1", "0", "0"), scans) == ([("train", "a1", (0, 1)), ("train", "a2", (0, 1, 2))], "subjects")
+    assert split_scans(("0", "0", "1"), scans) == ([("test", "a1", (0, 1)), ("test", "a2", (0, 1, 2))], "subjects")
+    assert split_scans(("0", "2", "3"), scans)[0] == [("val", "a1", (0, 1)), ("test", "a2", (0, 1, 2))]
     assert split_scans(("A", "none", "none"), scans)[1] == "subjects"
 
 

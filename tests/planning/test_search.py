@@ -1,0 +1,78 @@
+"""The largest value that fits, found by few plans."""
+
+import numpy as np
+import pytest
+
+from meddlr_greedy.planning import search
+from meddlr_greedy.planning.search import FEATURES, largest
+from meddlr_greedy.planning.step_memory import StepMemory
+
+
+class Config:
+    """A config whose one value is that of the key."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def get_recursive(self, key):
+        return self.value
+
+
+@pytest.fixture
+def find(monkeypatch):
+    """find(need, budget, start, bound): what is found where a value needs ``need(value)`` bytes, and the plans made."""
+
+    def found(need, budget, start, bound):
+        planned = []
+
+        def plan_step(cfg, example):
+            planned.append(cfg.value)
+            return StepMemory(cfg.value, 0, 0, 0, (), int(need(cfg.value)), 0, 0.0)
+
+        monkeypatch.setattr(search, "plan_step", plan_step)
+        monkeypatch.setattr(search, "with_value", lambda cfg, key, value: Config(value))
+        return largest(Config(start), None, budget, FEATURES, bound), planned
+
+    return found
+
+
+def by_trying_all(need, budget, bound):
+    return max([value for value in range(1, bound + 1) if int(need(value)) <= budget], default=0)
+
+
+@pytest.mark.parametrize("start", [1, 5, 64, 300])
+@pytest.mark.parametrize(
+    ("need", "most"),
+    [
+        (lambda n: 1_000 + 70 * n, 4),  # steps
+        (lambda n: 5_000 + 40 * n + 3 * n**2, 6),  # features
+        (lambda n: -(-(5_000 + 40 * n + 3 * n**2) // 512) * 512, 7),  # rounded up by the allocator
+        (lambda n: max(900 * n, 4 * n**2), 8),  # another moment becomes the peak
+    ],
+)
+def test_few_plans_find_what_trying_all_finds(find, need, most, start):
+    bound = 256
+    for budget in [
+        1,
+        int(need(1)),
+        int(need(1)) - 1,
+        *(int(need(v)) + d for v in (2, 7, 100, 255) for d in (-1, 0, 1)),
+    ]:
+        result, planned = find(need, budget, start, bound)
+        expected = by_trying_all(need, budget, bound)
+        assert result.value == expected and result.is_bound == (expected == bound)
+        assert (result.memory.parameters if result.memory else 0) == expected
+        assert len(planned) == len(set(planned)) <= most, (budget, planned)
+        assert all(1 <= value <= bound for value in planned)
+    result, planned = find(need, 10**9, start, bound)
+    assert result.value == bound and result.is_bound and len(planned) <= 3
+
+
+def test_any_growing_need_is_searched_to_the_end(find):
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        jumps = np.cumsum(rng.integers(1, 10 ** rng.integers(1, 8), 300))
+        budget, start = int(rng.integers(0, jumps[-1] + 2)), int(rng.integers(1, 300))
+        result, planned = find(lambda n, jumps=jumps: jumps[n - 1], budget, start, 300)
+        assert result.value == by_trying_all(lambda n, jumps=jumps: jumps[n - 1], budget, 300)
+        assert len(planned) <= 60
