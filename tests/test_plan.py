@@ -89,6 +89,21 @@ def test_peak_with_the_knobs(plan_cfg, data, arch, key):
     assert plan_step(cfg, Example.from_data(cfg)).peak == pytest.approx(measured_peak(cfg), rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("data", "arch", "block"),
+    [("flatmem", "GeneralizedUnrolledCNN", "PaddedResNet"), ("beatmem", "CineUnrolledCNN", "ResNet")],
+)
+def test_padding_is_planned(plan_cfg, data, arch, block):
+    opts = ["MODEL.UNROLLED.BLOCK_ARCHITECTURE", block, "MODEL.UNROLLED.KERNEL_SIZE", [5]]
+    peaks = []
+    for padding in ("zeros", "circular"):
+        cfg = plan_cfg(data, arch, 2, *opts, "MISC.GREEDY.PADDING", padding)
+        peaks.append(plan_step(cfg, Example.from_data(cfg)).peak)
+        assert peaks[-1] == pytest.approx(measured_peak(cfg), rel=0.05)
+    # It costs the rim, four pixels along each axis, and no second copy.
+    assert 1.01 * peaks[0] < peaks[1] < 1.35 * peaks[0]
+
+
 def cropped(example):
     return example._replace(evaluated=example.tensors)
 

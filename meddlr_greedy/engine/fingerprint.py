@@ -1,4 +1,4 @@
-"""What decides which batches a run trains on, and by which loss: compared where a run is continued."""
+"""What decides a run beside its weights: batches, loss, and what no weight tells. Compared where a run is continued."""
 
 import hashlib
 import os
@@ -23,12 +23,13 @@ _KEYS = (
     "MISC.GREEDY.OVERLAP",
     "MISC.GREEDY.LOSS_WEIGHTS",
     "MISC.GREEDY.CLIP_NORM",
+    "MISC.GREEDY.PADDING",
     "MISC.GREEDY.CINE",
 )
 
 
 def fingerprint(cfg: CfgNode, dataset: Any) -> Dict[str, str]:
-    """Describes the batches of a run and its loss.
+    """Describes the batches of a run, its loss, and what its network does that no weight tells.
 
     Args:
         cfg: The config of the run.

@@ -15,7 +15,7 @@ from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 from torch import nn
 
-from meddlr_greedy.config.schema import GreedyConfig, Key, changed_keys, is_greedy
+from meddlr_greedy.config.schema import GreedyConfig, changed_keys, is_greedy
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.ops.axes import CINE_AXES, PLAIN_AXES
 
@@ -170,29 +170,29 @@ def check_keys_of_network(cfg: CfgNode) -> None:
                 f"{key.full_name}: found {value!r}, which {getattr(network, '__name__', name)} would ignore; allowed is"
                 f" {key.default!r}, or one of the networks {', '.join(suited)}"
             )
-        if key.rule.needs_regularizer:
-            _check_regularizer_takes(cfg, network, key, value)
+    _check_keys_of_regularizer(cfg, network)
 
 
-def _check_regularizer_takes(cfg: CfgNode, network: Any, key: Key, value: Any) -> None:
-    """Refuses a key on which the regularizer of a network (its class) does not act."""
-    attribute, regularizers = key.rule.needs_regularizer, dict(META_ARCH_REGISTRY)
-    name = cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE
-    meant = getattr(network, "regularizer", name) if name == "ResNet" else name
-    if not getattr(regularizers.get(meant), attribute, False):
-        suited = sorted(registered for registered, other in regularizers.items() if getattr(other, attribute, False))
-        raise UserError(
-            f"{key.full_name}: found {value!r}, which the regularizer '{name}' (MODEL.UNROLLED.BLOCK_ARCHITECTURE) of"
-            f" {getattr(network, '__name__', network)} would ignore; allowed is {key.default!r}, or one of the"
-            f" regularizers {', '.join(suited)}"
-        )
+def _check_keys_of_regularizer(cfg: CfgNode, network: Any) -> None:
+    """Refuses keys of ``MISC.GREEDY`` that the regularizer of a network (its class) would ignore."""
+    regularizers, name = dict(META_ARCH_REGISTRY), cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE
+    regularizer = regularizers.get(getattr(network, "regularizer", name) if name == "ResNet" else name)
+    for key, value in changed_keys(GreedyConfig.from_cfg(cfg)):
+        attribute = key.rule.needs_regularizer
+        if attribute and not getattr(regularizer, attribute, False):
+            suited = sorted(n for n, other in regularizers.items() if getattr(other, attribute, False))
+            raise UserError(
+                f"{key.full_name}: found {value!r}, which the regularizer '{name}' (MODEL.UNROLLED.BLOCK_ARCHITECTURE)"
+                f" of {getattr(network, '__name__', network)} would ignore; allowed is {key.default!r}, or one of the"
+                f" regularizers {', '.join(suited)}"
+            )
 
 
 def build_network(cfg: CfgNode, name: str) -> nn.Module:
     """The network that ``MISC.GREEDY.META_ARCHITECTURE`` names, built by meddlr's registry.
 
     Raises:
-        UserError: No network of that name can be trained greedily.
+        UserError: No network of that name can be trained greedily, or its regularizer would ignore a key.
     """
     networks = sorted(n for n, c in META_ARCH_REGISTRY if is_compatible(c))
     if name not in META_ARCH_REGISTRY or name == "GreedyUnrolled":
@@ -200,6 +200,7 @@ def build_network(cfg: CfgNode, name: str) -> nn.Module:
             f"MISC.GREEDY.META_ARCHITECTURE: found '{name}', allowed are {', '.join(networks)}"
             f"{did_you_mean(name, networks)}"
         )
+    _check_keys_of_regularizer(cfg, META_ARCH_REGISTRY.get(name))
     cfg = cfg.clone().defrost()
     cfg.MODEL.META_ARCHITECTURE = name
     return META_ARCH_REGISTRY.get(name)(cfg.freeze())

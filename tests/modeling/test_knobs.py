@@ -26,6 +26,8 @@ DROPOUT = ["MODEL.UNROLLED.DROPOUT", "0.3"]
 SHARED = ["MODEL.UNROLLED.SHARE_WEIGHTS", "True"]
 CG = ["MODEL.UNROLLED.STEP_SIZES", "(0.1,)"]
 UNET = ["MODEL.UNROLLED.BLOCK_ARCHITECTURE", "UnetModel", "MODEL.UNET.CHANNELS", "4", "MODEL.UNET.NUM_POOL_LAYERS", "2"]
+CIRCULAR = ["MISC.GREEDY.PADDING", "circular"]
+PADDED = [*CIRCULAR, "MODEL.UNROLLED.BLOCK_ARCHITECTURE", "PaddedResNet"]
 BATCH_NORM = ["MODEL.UNROLLED.CONV_BLOCK.NORM", "batch"]
 KINDS = {
     "ResNet": ("flat", "GeneralizedUnrolledCNN", []),
@@ -37,6 +39,8 @@ KINDS = {
     "CG": ("flat", "CGUnrolledCNN", CG),
     "cine": ("beat", "CineUnrolledCNN", DROPOUT),
     "cine CG": ("beat", "CGCineUnrolledCNN", CG),
+    "circular": ("flat", "GeneralizedUnrolledCNN", PADDED + DROPOUT),
+    "circular cine": ("beat", "CineUnrolledCNN", CIRCULAR + DROPOUT),
 }
 
 
@@ -302,7 +306,7 @@ def test_bfloat16_rounds_no_image(config_of, kind):
     assert torch.equal(*images)
 
 
-@pytest.mark.parametrize("kind", ["ResNet", "dropout", "BatchNorm", "cine"])
+@pytest.mark.parametrize("kind", ["ResNet", "dropout", "BatchNorm", "cine", "circular", "circular cine"])
 def test_bfloat16_with_the_other_keys(config_of, kind):
     cfg = config_of(kind, 2, *knobs(AMP="bf16", OVERLAP=1))
     batch = batch_of(cfg)
@@ -457,6 +461,8 @@ def test_a_weight_of_a_local_loss_cancels_under_adam(config_of):
         (2, knobs(LOSS_WEIGHTS="[1]"), ["MISC.GREEDY.LOSS_WEIGHTS: found 1 numbers", "allowed are 2"]),
         (2, knobs(CG_BACKWARD="implicit"), ["MISC.GREEDY.CG_BACKWARD: found 'implicit'", "CGCineUnrolledCNN"]),
         (None, ["MISC.GREEDY.CG_BACKWARD", "implicit"], ["MISC.GREEDY.CG_BACKWARD", "GeneralizedUnrolledCNN"]),
+        (2, knobs(PADDING="reflect"), ["MISC.GREEDY.PADDING: found 'reflect'", "'circular' or 'phase_encode'"]),
+        (2, knobs(PADDING="circular"), ["MISC.GREEDY.PADDING: found 'circular'", "'ResNet'", "PaddedResNet"]),
         (None, ["MISC.GREEDY.AMP", "bf16"], ["MISC.GREEDY.AMP: found 'bf16'", "'GreedyUnrolled'"]),
         (None, ["MISC.GREEDY.CHECKPOINT", "True"], ["MISC.GREEDY.CHECKPOINT: found True", "'GreedyUnrolled'"]),
     ],

@@ -393,11 +393,15 @@ def test_a_regularizer_that_would_ignore_it_is_refused(arch, block, greedy):
     with pytest.raises(UserError, match=f"MISC.GREEDY.PADDING: found 'circular', which the regularizer '{name}' ") as e:
         check_keys_of_network(config(arch, "circular", greedy, block))
     assert "PaddedResNet, SpatioTemporalResNet, TemporalFrequencyResNet" in str(e.value)
+    if greedy:
+        with pytest.raises(UserError, match="MISC.GREEDY.PADDING"):
+            build_model(config(arch, "circular", greedy, block))
     check_keys_of_network(config(arch, "zeros", greedy, block))
 
 
 def test_other_values_are_refused():
     with pytest.raises(UserError, match="MISC.GREEDY.PADDING: found 'reflect', allowed is 'zeros', 'circular' or"):
         build(config("CineUnrolledCNN", "reflect"))
-    with pytest.raises(UserError, match="MODEL.UNROLLED.PADDING: found 'circular'.*MISC.GREEDY.PADDING"):
-        build(config("GeneralizedUnrolledCNN", block="PaddedResNet", PADDING="circular"))
+    for arch, block in (("GeneralizedUnrolledCNN", "PaddedResNet"), ("CineUnrolledCNN", None)):
+        with pytest.raises(UserError, match="MODEL.UNROLLED.PADDING: found 'circular', allowed is ''; MISC.GREEDY.PAD"):
+            build(config(arch, block=block, PADDING="circular"))

@@ -16,7 +16,7 @@ CG = ["MODEL.UNROLLED.STEP_SIZES", "(0.1,)"]
 KNOBS = [
     *("MISC.GREEDY.CHECKPOINT", "True", "MISC.GREEDY.AMP", "bf16", "MISC.GREEDY.CLIP_NORM", "0.01"),
     *("MISC.GREEDY.LR_FACTORS", "[0.5, 1, 2, 3]", "MISC.GREEDY.LOSS_WEIGHTS", "[0.1, 0.3, 0.7, 1.1]"),
-    *("SOLVER.GRAD_ACCUM_ITERS", "3", "MODEL.UNROLLED.DROPOUT", "0.2"),
+    *("SOLVER.GRAD_ACCUM_ITERS", "3", "MODEL.UNROLLED.DROPOUT", "0.2", "MISC.GREEDY.PADDING", "circular"),
 ]
 # What needs the whole network in each process.
 REACH = ["MISC.GREEDY.OVERLAP", "1"]

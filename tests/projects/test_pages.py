@@ -15,6 +15,7 @@ COMMANDS = [
     "projects.cine.demo",
     "projects.cine.scaling",
     "projects.cine.scaling.timeline",
+    "projects.cine.studies.border",
     "projects.cine.studies.equal_architecture",
     "projects.cine.studies.equal_memory",
     "projects.cine.studies.pig",

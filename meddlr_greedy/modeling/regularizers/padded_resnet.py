@@ -10,9 +10,7 @@ from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from meddlr.modeling.meta_arch.resnet import ResNetModel
 from torch import nn
 
-from meddlr_greedy.config.schema import GreedyConfig
-from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.regularizers.padding import ZEROS, Padding
+from meddlr_greedy.modeling.regularizers.padding import ZEROS, Padding, padding_of
 
 __all__ = ["PaddedResNet"]
 
@@ -47,17 +45,8 @@ class PaddedResNet(ResNetModel):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
-        """The arguments of ``__init__``, from ``MODEL.UNROLLED`` as meddlr takes them for "ResNet".
-
-        Raises:
-            UserError: ``MODEL.UNROLLED.PADDING`` asks for what meddlr's network does not do.
-        """
+        """The arguments of ``__init__``, from ``MODEL.UNROLLED`` as meddlr takes them for "ResNet"."""
         unrolled = cfg.MODEL.UNROLLED
-        if unrolled.PADDING:
-            raise UserError(
-                f"MODEL.UNROLLED.PADDING: found '{unrolled.PADDING}', which meddlr does not do; allowed is '', and"
-                " MISC.GREEDY.PADDING chooses"
-            )
         kernel_size = tuple(unrolled.KERNEL_SIZE)
         return {
             "num_blocks": unrolled.NUM_RESBLOCKS,
@@ -69,7 +58,7 @@ class PaddedResNet(ResNetModel):
             "norm_type": unrolled.CONV_BLOCK.NORM,
             "norm_affine": unrolled.CONV_BLOCK.NORM_AFFINE,
             "order": unrolled.CONV_BLOCK.ORDER,
-            "padding": GreedyConfig.from_cfg(cfg).PADDING,
+            "padding": padding_of(cfg),
         }
 
 
@@ -83,7 +72,7 @@ def _entrances(network: nn.Module) -> Dict[nn.Module, nn.Module]:
         if isinstance(sequence, nn.Sequential):
             entrance = None
             for layer in sequence:
-                entrance = entrance or layer
+                entrance = layer if entrance is None else entrance
                 entrances[layer] = entrance
                 if not isinstance(layer, _POINTWISE):
                     entrance = None

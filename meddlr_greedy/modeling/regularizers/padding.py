@@ -7,10 +7,12 @@ has, as bright as the body that reaches it.
 from typing import Dict, Tuple, Union
 
 import torch
+from meddlr.config import CfgNode
 
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError
 
-__all__ = ["ZEROS", "Padding"]
+__all__ = ["ZEROS", "Padding", "padding_of"]
 
 ZEROS = "zeros"
 
@@ -20,6 +22,20 @@ _WRAPS: Dict[str, Tuple[bool, bool]] = {
     "circular": (True, True),
     "phase_encode": (False, True),
 }
+
+
+def padding_of(cfg: CfgNode) -> str:
+    """``MISC.GREEDY.PADDING`` of a config.
+
+    Raises:
+        UserError: ``MODEL.UNROLLED.PADDING``, meddlr's key for what meddlr does not do, asks for something.
+    """
+    if cfg.MODEL.UNROLLED.PADDING:
+        raise UserError(
+            f"MODEL.UNROLLED.PADDING: found '{cfg.MODEL.UNROLLED.PADDING}', allowed is ''; MISC.GREEDY.PADDING is the"
+            " key that acts"
+        )
+    return GreedyConfig.from_cfg(cfg).PADDING
 
 
 class Padding:

@@ -15,9 +15,8 @@ from meddlr.config.config import configurable
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from torch import nn
 
-from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.regularizers.padding import ZEROS, Padding
+from meddlr_greedy.modeling.regularizers.padding import ZEROS, Padding, padding_of
 
 __all__ = ["ResBlock", "SpatioTemporalConv", "SpatioTemporalResNet", "residual_options"]
 
@@ -168,7 +167,6 @@ def residual_options(cfg: CfgNode) -> Dict[str, Any]:
             " for a cine regularizer"
         )
     fixed = {
-        "PADDING": (unrolled.PADDING, ""),  # meddlr's, which it does not know to do; ours is MISC.GREEDY.PADDING
         "CONV_BLOCK.NORM": (unrolled.CONV_BLOCK.NORM, "none"),
         "CONV_BLOCK.NORM_AFFINE": (unrolled.CONV_BLOCK.NORM_AFFINE, False),
         "CONV_BLOCK.ACTIVATION": (unrolled.CONV_BLOCK.ACTIVATION, "relu"),
@@ -188,5 +186,5 @@ def residual_options(cfg: CfgNode) -> Dict[str, Any]:
         "num_blocks": unrolled.NUM_RESBLOCKS,
         "kernel_size": kernel_sizes.pop(),
         "dropout": unrolled.DROPOUT,
-        "padding": GreedyConfig.from_cfg(cfg).PADDING,
+        "padding": padding_of(cfg),
     }
