@@ -67,7 +67,7 @@ def checked_mask_func(mask_func: MaskFunc) -> MaskFunc:
     if type(mask_func) is not PoissonDiskMaskFunc:
         return mask_func
     checked = CheckedPoissonMaskFunc.__new__(CheckedPoissonMaskFunc)
-    vars(checked).update(vars(mask_func))
+    checked.__dict__.update(vars(mask_func))
     return checked
 
 

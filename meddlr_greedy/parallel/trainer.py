@@ -72,6 +72,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
 
     model: GreedyUnrolled
     step: ChainStep
+    data_loader: Any  # a loader, then perhaps ReceivedBatches
     end_request: JobEndRequest
     for_several_processes = True
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from meddlr_greedy.readers.raw_scan import remove_oversampling
+from projects.cine.studies.border import SEEN, WHOLE
 from projects.cine.support.torso import TorsoReader, seen_by_scanner
 
 
@@ -34,15 +35,15 @@ def test_a_field_of_view_that_holds_everything_changes_nothing():
 
 
 def test_its_body_reaches_all_edges():
-    options = {"slices": 1, "frames": 2, "coils": 3}
+    options = {"slices": 1, "frames": 2, "coils": 3, "seen": SEEN}
     reader = TorsoReader()
     (path,) = reader.find(["subject000"])
-    reader.check_options(**options, matrix=(52, 36), seen=(32, 24))
     edges = {}
-    for name, matrix in {"whole": (32, 24), "torso": (52, 36)}.items():
-        raw = reader.open_scan(path, **options, matrix=matrix, seen=(32, 24)).load_slice(0)
-        assert raw.kspace.shape == (32, 24, 2, 3) and raw.sampled.shape == (1, 24, 2)
+    for name, matrix in WHOLE.items():
+        reader.check_options(**options, matrix=matrix)
+        raw = reader.open_scan(path, **options, matrix=matrix).load_slice(0)
+        assert raw.kspace.shape == (*SEEN, 2, 3) and raw.sampled.shape == (1, SEEN[1], 2)
         image = np.linalg.norm(np.fft.ifft2(raw.kspace, axes=(0, 1)), axis=-1)[..., 0]
         image = np.fft.fftshift(image) / image.max()
-        edges[name] = [image[1:3].mean(), image[-3:-1].mean(), image[:, 1:3].mean(), image[:, -3:-1].mean()]
-    assert max(edges["whole"]) < 0.5 * min(edges["torso"])
+        edges[name] = [image[:2].mean(), image[-2:].mean(), image[:, :2].mean(), image[:, -2:].mean()]
+    assert max(edges["inside"]) < 0.5 * min(edges["torso"]), edges
