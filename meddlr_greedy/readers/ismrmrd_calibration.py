@@ -1,5 +1,6 @@
 """Lines of an ISMRMRD file that were acquired for calibration: the center of k-space, for coil maps."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
@@ -23,7 +24,7 @@ class CalibrationLines(NamedTuple):
 
     Attributes:
         indices: In the file.
-        layout: Where they lie in k-space; their matrix may be smaller than that of the image.
+        layout: Where they lie in k-space; their matrix may be another than that of the image.
     """
 
     indices: np.ndarray
@@ -59,6 +60,7 @@ def calibration_lines(
         fields = ("encoding_space_ref", *READOUT_FIELDS)
         is_alike = np.all([heads[field][shared] == heads[field][alone[0]] for field in fields], axis=0)
         indices = np.sort(np.concatenate([alone, shared[is_alike]]))
+        own = _at_least_as_fine(own, encoding.height(encoding.matrix[0]))
         return CalibrationLines(indices, Layout.of(path, own, heads[indices])), []
     except UserError as error:
         reason = str(error).replace(f"{path}: ", "")
@@ -72,6 +74,16 @@ def _check_grid(path: Path, own: Encoding, encoding: Encoding) -> None:
     ):
         if abs(found / allowed - 1) > _SAME_FOV:
             raise UserError(f"{path}: field of view along {axis}: found {found:g} mm, allowed {allowed:g} of the image")
+
+
+def _at_least_as_fine(own: Encoding, height: int) -> Encoding:
+    """The encoding with zeros around a short readout, until its images have at least ``height`` points along it.
+
+    Oversampling is removed in the image. Coarse points there would cut off more at one end of the field of view than at
+    the other, and other parts of it than in the image that the maps are for.
+    """
+    times = -(-height // own.height(own.matrix[0]))
+    return replace(own, matrix=(times * own.matrix[0], own.matrix[1]))
 
 
 def _check_coils(path: Path, found: np.ndarray, allowed: np.ndarray) -> None:

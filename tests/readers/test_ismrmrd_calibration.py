@@ -80,9 +80,7 @@ def angles(found, expected):
 @pytest.mark.parametrize(
     "kind", ["separate", "embedded", "lower resolution", "own space", "own space, not oversampled"]
 )
-def test_maps_are_those_of_the_full_center(heart, tmp_path, kind, maps, capsys, request):
-    if (kind, maps) == ("own space", 1):
-        request.applymarker(pytest.mark.xfail(strict=True, reason="95 % lie within 0.025 rad, not yet within 0.01"))
+def test_maps_are_those_of_the_full_center(heart, tmp_path, kind, maps, capsys):
     images = heart.coil_images if maps == 1 else folded(heart.coil_images)
     kspace = oversampled(images)
     source = write_lines(
