@@ -12,12 +12,14 @@ import pytest
 from meddlr_greedy.readers.images import ImagesReader, load_images, load_series
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.heart import PHASES, expected_magnitude, prepared, psnr, read, target_and_support
-from tests.helpers.scanners import write_dicom, write_nifti
+from tests.helpers.scanners import write_dicom, write_enhanced, write_nifti
 
 
 def written_images(kind, tmp_path, magnitude):
     if kind == "dicom":
         return write_dicom(tmp_path / "S1", magnitude, "S1"), 2 * (magnitude // 2) + 6.0
+    if kind == "dicom, enhanced":
+        return write_enhanced(tmp_path / "S1.dcm", magnitude, "S1"), 2 * (magnitude // 2) + 6.0
     if kind == "dicom, phase encoding along columns":
         return write_dicom(tmp_path / "S1", magnitude, "S1", "COL"), 2 * (magnitude // 2) + 6.0
     if kind == "nifti":
@@ -34,7 +36,15 @@ def written_images(kind, tmp_path, magnitude):
 
 
 @pytest.mark.parametrize(
-    "kind", ["dicom", "dicom, phase encoding along columns", "nifti", "nifti, second axis the readout", "npz"]
+    "kind",
+    [
+        "dicom",
+        "dicom, enhanced",
+        "dicom, phase encoding along columns",
+        "nifti",
+        "nifti, second axis the readout",
+        "npz",
+    ],
 )
 def test_images_come_back(magnitude, tmp_path, kind):
     source, expected = written_images(kind, tmp_path, magnitude)
