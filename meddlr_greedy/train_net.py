@@ -13,6 +13,7 @@ Example::
 
 import contextlib
 import logging
+import shlex
 import sys
 from typing import Any, List, Optional, Sequence
 
@@ -21,6 +22,7 @@ from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.data.leaks import check_held_out
 from meddlr_greedy.engine.build import trainer_class
+from meddlr_greedy.engine.run_files import find_weights
 from meddlr_greedy.engine.setup import save_config, setup_run
 from meddlr_greedy.errors import UserError, check, exit_with_one_line, naming
 from meddlr_greedy.jobs.end_request import SIGNALS, end_at_once
@@ -81,7 +83,17 @@ def _train(args: Any, job: Optional[Job]) -> Any:
         for line in told:
             logger.warning(line)
         save_config(cfg)  # only now, when it is known to work
-    return trainer.train()
+    results = trainer.train()
+    if trainer.is_io_rank:
+        _say_what_is_next(cfg)
+    return results
+
+
+def _say_what_is_next(cfg: Any) -> None:
+    """Logs the command that scores the trained network."""
+    if cfg.DATASETS.TEST:
+        weights = shlex.quote(find_weights(cfg.OUTPUT_DIR))
+        logger.info("Next, score it on %s: meddlr-greedy eval --weights %s", ", ".join(cfg.DATASETS.TEST), weights)
 
 
 def _compared_data_sets(cfg: Any) -> List[str]:

@@ -88,14 +88,15 @@ class Training:
 
 
 TRAININGS = [
-    *(Training("inside", 2, padding) for padding in ("zeros", "circular", "phase_encode")),
-    Training("inside", 2, "zeros", used_with="circular"),
-    *(Training("inside", 2, padding, crop=32) for padding in ("zeros", "circular")),
+    *(Training("inside", 1, padding) for padding in ("zeros", "circular", "phase_encode")),
+    Training("inside", 1, "zeros", used_with="circular"),
+    *(Training("inside", 1, padding, crop=32) for padding in ("zeros", "circular")),
+    *(Training("torso", 1, padding) for padding in ("zeros", "circular")),
+    *(Training("inside", 2, padding) for padding in ("zeros", "circular")),
     *(Training("torso", 2, padding) for padding in ("zeros", "circular")),
-    *(Training("inside", 1, padding) for padding in ("zeros", "circular")),
 ]
 _SHOWN = TRAININGS[:2]
-_GAIN = 3
+_GAIN = 2
 
 
 def regions(target: np.ndarray) -> Dict[str, np.ndarray]:
