@@ -13,6 +13,7 @@ Example::
 
 import contextlib
 import logging
+import os
 import shlex
 import sys
 from typing import Any, List, Optional, Sequence
@@ -90,10 +91,14 @@ def _train(args: Any, job: Optional[Job]) -> Any:
 
 
 def _say_what_is_next(cfg: Any) -> None:
-    """Logs the command that scores the trained network."""
+    """Logs the command that scores the trained network, or where there is nothing to score it on, uses it."""
+    weights = shlex.quote(find_weights(cfg.OUTPUT_DIR))
     if cfg.DATASETS.TEST:
-        weights = shlex.quote(find_weights(cfg.OUTPUT_DIR))
         logger.info("Next, score it on %s: meddlr-greedy eval --weights %s", ", ".join(cfg.DATASETS.TEST), weights)
+    else:
+        config = shlex.quote(os.path.join(cfg.OUTPUT_DIR, "config.yaml"))
+        command = f"meddlr-greedy reconstruct --config-file {config} --weights {weights} SCAN.h5 --output FOLDER"
+        logger.info("Next, reconstruct with it: %s", command)
 
 
 def _compared_data_sets(cfg: Any) -> List[str]:

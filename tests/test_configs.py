@@ -59,4 +59,4 @@ def test_two_iterations(name, write_data, tmp_path):
     train(name, *opts)
     assert [line["iteration"] for line in metrics(tmp_path / "run")] == [0, 1]
     assert all(np.isfinite(line["total_loss"]) for line in metrics(tmp_path / "run"))
-    assert (tmp_path / "run" / "model_best.pth").exists()
+    assert (tmp_path / "run" / "model_best.pth").exists() == bool(cfg.DATASETS.VAL)

@@ -117,6 +117,14 @@ def test_without_validation_data_there_is_no_best_checkpoint(write_config, tmp_p
     assert capsys.readouterr().out.count("no model_best.pth is kept") == 1
 
 
+def test_a_training_says_what_is_next(write_config, tmp_path, capsys):
+    """With nothing to score the network on, what it is for."""
+    train(write_config(), "DATASETS.TEST", "()", "TEST.EVAL_PERIOD", "0")
+    folder = tmp_path / "run"
+    command = f"meddlr-greedy reconstruct --config-file {folder}/config.yaml --weights {folder}/model_best.pth"
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"Next, reconstruct with it: {command} ")
+
+
 #: Of meddlr: the build of torch, the config, data sets, evaluations, each iteration.
 CHATTER = (
     "Environment info",
@@ -143,6 +151,8 @@ def test_the_console_shows_what_matters(write_config, tmp_path, monkeypatch, cap
     lines = (out + last.out).splitlines()
     assert not [line for line in lines for words in (*CHATTER, "eta: ", "Structuring") if words in line]
     assert len(lines) == len(set(lines)) <= 10
+    weights = tmp_path / "run" / "model_best.pth"
+    assert lines[-1] == f"Next, score it on flat_test: meddlr-greedy eval --weights {weights}"
     assert [line.split(": ")[0] for line in lines if "val_psnr" in line and "after" in line] == [
         "flat_val after iteration 2",
         "flat_val after iteration 4",
