@@ -12,9 +12,8 @@ Example::
 from pathlib import Path
 from typing import Optional, Sequence
 
-from tqdm import tqdm
-
 from meddlr_greedy.arguments import CommandParser
+from meddlr_greedy.console import Followed, say
 from meddlr_greedy.errors import UserError, exit_with_one_line, log_causes
 from meddlr_greedy.evaluation.comparison import (
     STATISTICS_FILE,
@@ -81,10 +80,10 @@ def _write(folder: Path, comparisons: Sequence[Comparison]) -> None:
     for comparison in comparisons:
         print(f"\n{comparison.as_text()}\n")
     names = UniqueNames()
-    for comparison in tqdm(comparisons, desc="pictures", unit="data set", dynamic_ncols=True):
+    for comparison in Followed(comparisons, "pictures", "data sets"):
         with writing(folder, "--output"):
             pictures = comparison.draw(folder, names)
-        tqdm.write("\n".join(f"picture: {picture}" for picture in pictures) or _NO_PICTURES.format(comparison.dataset))
+        say("\n".join(f"picture: {picture}" for picture in pictures) or _NO_PICTURES.format(comparison.dataset))
     print(f"tables: {', '.join(str(folder / name) for name in (STATISTICS_FILE, TABLE_FILE))}")
 
 

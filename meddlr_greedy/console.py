@@ -8,34 +8,45 @@ import logging
 import sys
 import time
 from contextlib import suppress
-from typing import Any, Callable, Iterable, Iterator, Optional, Set
+from typing import Any, Callable, Iterable, Iterator, Optional, Set, TextIO
 
 from tqdm import tqdm
 
-__all__ = ["Followed", "Progress", "show_messages"]
+__all__ = ["Followed", "Progress", "say", "show_messages"]
 
 _BETWEEN_LINES_S = 30.0
 
 
 class Progress:
-    """How far something is that is done in many equal parts.
+    """How far something is that is done in many equal parts; closed at the end of a ``with`` block.
 
     Args:
         total: The number of parts.
         what: What is done, for example "training".
         unit: What parts are called, for example "iterations".
         done: How many parts were done before.
+        shown: Whether it is shown at all.
         clock: Gives the time in s.
     """
 
-    def __init__(self, total: int, what: str, unit: str, done: int = 0, clock: Callable[[], float] = time.monotonic):
-        self.total, self.done = total, done
+    def __init__(
+        self,
+        total: int,
+        what: str,
+        unit: str,
+        done: int = 0,
+        shown: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.total, self.done, self._shown = total, done, shown
         self._what, self._unit, self._clock = what, unit, clock
         self._first = done
         self._begun = self._told_at = clock()
         self._told: Optional[int] = None
         self._note = ""
         self._bar: Optional[tqdm] = None
+        if not shown:
+            return
         if sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=done, desc=what, unit=f" {unit}", dynamic_ncols=True, file=sys.stderr)
         else:
@@ -53,15 +64,21 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(parts)
-        elif self._clock() - self._told_at >= _BETWEEN_LINES_S:
+        elif self._shown and self._clock() - self._told_at >= _BETWEEN_LINES_S:
             self._tell()
 
     def close(self) -> None:
         """Ends the bar; without one, tells where it ended."""
         if self._bar is not None:
             self._bar.close()
-        elif self._told != self.done:
+        elif self._shown and self._told != self.done:
             self._tell()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
 
     def _tell(self) -> None:
         self._told, self._told_at = self.done, self._clock()
@@ -91,13 +108,15 @@ class Followed:
         return len(self._parts)
 
     def __iter__(self) -> Iterator[Any]:
-        progress = Progress(len(self), self._what, self._unit)
-        try:
+        with Progress(len(self), self._what, self._unit) as progress:
             for part in self._parts:
                 yield part
                 progress.update()
-        finally:
-            progress.close()
+
+
+def say(text: str, file: Optional[TextIO] = None) -> None:
+    """Prints a message above a bar; ``file`` is stdout where it is not given."""
+    tqdm.write(text, file=file or sys.stdout)
 
 
 class _Console(logging.Handler):
@@ -116,7 +135,7 @@ class _Console(logging.Handler):
             return
         self._shown.add(text)
         with suppress(OSError, ValueError):  # nobody reads any longer
-            tqdm.write(text, file=sys.stdout)
+            say(text)
             sys.stdout.flush()
 
 

@@ -14,7 +14,6 @@ Example::
 import json
 import re
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -135,7 +134,7 @@ def _plan(cfg: CfgNode, example: Example, budget: Optional[int]) -> Dict[str, An
         "alternatives": [],
     }
     others = alternatives(cfg)
-    with closing(Progress(len(others) + (0 if budget is None else _SEARCHES), "planning", "parts")) as progress:
+    with Progress(len(others) + (0 if budget is None else _SEARCHES), "planning", "parts") as progress:
         for (modules, checkpoint), other in others.items():
             memory = plan_step(other, example)
             row: Dict[str, Any] = {"modules": modules, "checkpoint": checkpoint, **memory._asdict()}

@@ -119,7 +119,10 @@ def _add_dataset_options(parser: argparse.ArgumentParser, reads_files: bool) -> 
 def _add_measured_options(parser: argparse.ArgumentParser, compression: str) -> None:
     group = parser.add_argument_group("measured k-space")
     group.add_argument(
-        "--coils", type=int, metavar="V", help=f"virtual coils (default: {DEFAULT_COILS}, where coils are compressed)"
+        "--coils",
+        type=int,
+        metavar="V",
+        help=f"virtual coils, for scans that have more (default: {DEFAULT_COILS})",
     )
     group.add_argument(
         "--compression",

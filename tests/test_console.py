@@ -73,6 +73,14 @@ def test_what_is_gone_through_is_followed(capsys):
     assert capsys.readouterr().err.splitlines()[0] == "phantom_test: 0 of 3 batches"
 
 
+def test_what_is_hidden_says_nothing(capsys):
+    clock = Clock()
+    with Progress(3, "opening", "scans", shown=False, clock=clock) as progress:
+        clock.now = 100.0
+        progress.update()
+    assert progress.done == 1 and capsys.readouterr() == ("", "")
+
+
 def test_a_failure_ends_the_progress(capsys):
     with pytest.raises(ZeroDivisionError):
         for part in Followed([1, 0], "parts", "parts"):

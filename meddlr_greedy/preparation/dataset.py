@@ -175,9 +175,9 @@ def _open_all(
 ) -> Dict[str, ScanReport]:
     """Name of the scan -> what is in it, in order of ``paths``."""
     reports = {path: ScanReport(path) for path in paths}
-    with report.bar(len(paths), "opening", "scan") as bar:
+    with report.follow(len(paths), "opening", "scans") as progress:
         for path, result in in_parallel(functools.partial(_scan_report, source), paths, jobs, log=log):
-            bar.update()
+            progress.update()
             if isinstance(result, UserError):
                 report.failure(path, result)
             else:
@@ -288,12 +288,12 @@ def _write_all(folder: Path, tasks: Sequence[ScanTask], jobs: int, report: Progr
     failed, num_done = set(), 0
     # Closed, so that nothing more is begun where this ends early.
     with (
-        report.bar(sum(len(task.slices) for task in tasks), folder.name, "slice") as bar,
-        closing(in_parallel(write_file, tasks, jobs, bar.update, folder / LOG_FILE)) as results,
+        report.follow(sum(len(task.slices) for task in tasks), folder.name, "slices") as progress,
+        closing(in_parallel(write_file, tasks, jobs, progress.update, folder / LOG_FILE)) as results,
     ):
         for task, result in results:
             num_done += len(task.slices)
-            bar.update(num_done - bar.n)  # what another process has done, or a failure has left out
+            progress.update(num_done - progress.done)  # what another process has done, or a failure has left out
             if isinstance(result, WriteError):
                 raise result
             if isinstance(result, UserError):

@@ -4,15 +4,14 @@ import sys
 from pathlib import Path
 from typing import Dict, Sequence, Set
 
-from tqdm import tqdm
-
+from meddlr_greedy.console import Progress, say
 from meddlr_greedy.errors import UserError
 
 __all__ = ["ProgressReport"]
 
 
 class ProgressReport:
-    """Prints notes and errors above a progress bar, and counts the scans that could not be used.
+    """Prints notes and errors above a bar, and counts the scans that could not be used.
 
     Args:
         progress: Whether bars and notes are shown; errors always are.
@@ -24,15 +23,15 @@ class ProgressReport:
         self._failures: Dict[Path, UserError] = {}
         self._printed: Set[str] = set()
 
-    def bar(self, total: int, name: str, unit: str) -> tqdm:
-        """A progress bar, which is hidden where progress is not shown."""
-        return tqdm(total=total, desc=name, unit=unit, disable=not (self._progress and total))
+    def follow(self, total: int, what: str, unit: str) -> Progress:
+        """How far something is, which is hidden where progress is not shown."""
+        return Progress(total, what, unit, shown=self._progress and total > 0)
 
     def note(self, notes: Sequence[str]) -> None:
         """Prints each note once: several files may be made of one scan."""
         for note in notes if self._progress else ():
             if note not in self._printed:
-                tqdm.write(f"note: {note}")
+                say(f"note: {note}")
             self._printed.add(note)
 
     def failure(self, path: Path, error: UserError) -> None:
@@ -42,7 +41,7 @@ class ProgressReport:
         error = error if str(path) in str(error) else UserError(f"{path}: {error}")
         self._failures[path] = error
         if self._num_scans > 1:
-            tqdm.write(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}", sys.stderr)
 
     def kept(self, output: Path, num_kept: int, num_files: int) -> None:
         """Prints how many files were there."""

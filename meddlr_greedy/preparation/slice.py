@@ -40,7 +40,7 @@ class Preparation:
 
     Args:
         coil_maps: How ESPIRiT maps are estimated.
-        coils: Virtual coils V.
+        coils: Virtual coils V, at most: coils that are fewer stay as they are.
         compression: "geometric" (for each readout position), "svd" or "none", which keeps the coils.
         missing: What is done where a phase or line of a fully sampled scan is missing: "refuse" or "fill".
         pixel_spacing_mm: Along readout and phase encode, where the file does not tell.
@@ -98,7 +98,7 @@ def slice_arrays(scan: RawScan, slice_id: int, preparation: Preparation) -> Tupl
     if scan.simulated:  # all of k-space is there, so a small matrix is calibration region as a whole
         coil_maps = replace(coil_maps, calib_width=min(coil_maps.calib_width, *raw.kspace.shape[:2]))
     calibration = _calibration(where, raw, coil_maps.calib_width)
-    kspace, matrix = _compressed(where, raw.kspace, preparation)
+    kspace, matrix = _compressed(raw.kspace, preparation)
     if raw.calibration is not None:
         used = "come from" if calibration is not None else "do not need"
         notes = [*notes, f"{where}: coil maps {used} the lines for calibration alone"]
@@ -153,16 +153,11 @@ def _covered(sampled: np.ndarray, most: int) -> int:
     return next((size for size in range(min(height, width, most), 0, -1) if is_sampled(size)), 0)
 
 
-def _compressed(where: str, kspace: np.ndarray, preparation: Preparation) -> Tuple[np.ndarray, Optional[torch.Tensor]]:
+def _compressed(kspace: np.ndarray, preparation: Preparation) -> Tuple[np.ndarray, Optional[torch.Tensor]]:
     """K-space of virtual coils, and the matrix that makes them; ``None`` where the coils stay."""
-    compression, coils, num_coils = COMPRESSIONS[preparation.compression], preparation.coils, kspace.shape[-1]
-    if compression is None or coils is None or coils == num_coils:
+    compression, coils = COMPRESSIONS[preparation.compression], preparation.coils
+    if compression is None or coils is None or coils >= kspace.shape[-1]:
         return kspace, None
-    if coils > num_coils:
-        raise UserError(
-            f"{where}: --coils: found {coils} with {num_coils} coils in the file, allowed 1 to {num_coils}, or "
-            "--compression none"
-        )
     measured = torch.from_numpy(kspace)
     matrix = compression(measured, coils)
     return compress_coils(measured, matrix).numpy(), matrix

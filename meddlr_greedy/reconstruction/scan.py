@@ -6,9 +6,9 @@ from typing import BinaryIO, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import h5py
 import numpy as np
-from tqdm import tqdm
 
 import meddlr_greedy
+from meddlr_greedy.console import Followed
 from meddlr_greedy.data.placement import SAME_PLACE_MM
 from meddlr_greedy.data.scan_file import check_values
 from meddlr_greedy.errors import UserError
@@ -123,7 +123,7 @@ def reconstruct_scan(
             h5_file.attrs.update({**scan.attributes, **(attributes or {})})
             images = h5_file.create_dataset("image", (num_slices, *shape), np.complex64, chunks=(1, *shape))
             volumes = _nifti_writer(nifti_file, scan)
-            for acquired in tqdm(scan, desc=scan.name, unit="slice", dynamic_ncols=True):
+            for acquired in Followed(scan, scan.name, "slices"):
                 recon = reconstructor(acquired)
                 magnitude = np.linalg.norm(recon.image, axis=-1)
                 # The magnitude may overflow where the image does not.

@@ -129,7 +129,7 @@ def validation_score(cfg: CfgNode, model: nn.Module, loaders: Mapping[str, Examp
     for name, loader in loaders.items():
         evaluator = build_evaluator(cfg, name, (_METRIC,), prefix=None)
         with _quiet(_EVALUATION_LOG):
-            results = inference_on_dataset(model, tqdm(loader, desc=name, unit="batch", leave=False), evaluator)
+            results = inference_on_dataset(model, loader, evaluator)
         values.append(results[_METRIC])
     return sum(values) / len(values)
 
