@@ -4,11 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 VERSION := $(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])" 2>/dev/null)
-# Versions known to work: with meddlr's pins, and where Python is too new for them.
-CONSTRAINTS := $(if $(filter 3.10 3.11,$(VERSION)),constraints.txt,constraints-newest.txt)
+# Newer Pythons have no numpy as old as meddlr's pins want it: there it is installed without them.
+PINNED := $(filter 3.10 3.11,$(VERSION))
+CONSTRAINTS := $(if $(PINNED),constraints.txt,constraints-newest.txt)
+# Its name holds the version, so that another Python sets up anew.
 READY := $(VENV)/.ready-$(VERSION)
 
-.PHONY: demo test check pytest short stress clean
+.PHONY: venv demo test check pytest short stress clean
+
+venv: $(READY)
 
 demo: $(READY)
 	$(BIN)/python -m projects.cine.demo
@@ -37,13 +41,13 @@ check: $(READY)
 clean:
 	rm -rf $(VENV) results/demo datasets/phantom
 
-# Installs again what no longer fits, and all of it for another Python. From 3.12 on meddlr comes without its pins.
+# Installs again what no longer fits, and all of it for another Python.
 $(READY): pyproject.toml setup.py $(CONSTRAINTS)
 	@case "$(VERSION)" in 3.10|3.11|3.12|3.13) ;; *) \
-	  echo "error: Python 3.10 to 3.13 needed, found $(PYTHON) ($(or $(VERSION),not there)); give one: make PYTHON=python3.12" >&2; \
-	  exit 2;; esac
+	  echo "error: Python 3.10 to 3.13 needed, found $(PYTHON) ($(or $(VERSION),not there));" \
+	    "give one: make PYTHON=python3.12" >&2; exit 2;; esac
 	@[ -e $@ ] || rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c $(CONSTRAINTS) -e ".[dev]"
-	case "$(VERSION)" in 3.10|3.11) ;; *) $(BIN)/pip install --quiet --no-deps -c $(CONSTRAINTS) meddlr ;; esac
+	$(if $(PINNED),,$(BIN)/pip install --quiet --no-deps -c $(CONSTRAINTS) meddlr)
 	touch $@
