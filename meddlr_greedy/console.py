@@ -7,12 +7,12 @@ line comes now and then.
 import logging
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Callable, Iterable, Iterator, Optional, Set, TextIO
 
 from tqdm import tqdm
 
-__all__ = ["Followed", "Progress", "say", "show_messages"]
+__all__ = ["Followed", "Progress", "say", "show_messages", "without_bars"]
 
 _BETWEEN_LINES_S = 30.0
 
@@ -117,6 +117,19 @@ class Followed:
 def say(text: str, file: Optional[TextIO] = None) -> None:
     """Prints a message above a bar; ``file`` is stdout where it is not given."""
     tqdm.write(text, file=file or sys.stdout)
+
+
+@contextmanager
+def without_bars(*modules: Any) -> Iterator[None]:
+    """Inside the block, modules of others that go through parts with ``tqdm`` show no bars beside ours."""
+    shown = [module.tqdm for module in modules]
+    try:
+        for module in modules:
+            module.tqdm = lambda parts, **_: parts
+        yield
+    finally:
+        for module, bar in zip(modules, shown):
+            module.tqdm = bar
 
 
 class _Console(logging.Handler):

@@ -13,6 +13,8 @@ Example::
 
 import contextlib
 import logging
+import os
+import shlex
 import sys
 from typing import Any, List, Optional, Sequence
 
@@ -21,6 +23,7 @@ from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.data.leaks import check_held_out
 from meddlr_greedy.engine.build import trainer_class
+from meddlr_greedy.engine.run_files import find_weights
 from meddlr_greedy.engine.setup import save_config, setup_run
 from meddlr_greedy.errors import UserError, check, exit_with_one_line, naming
 from meddlr_greedy.jobs.end_request import SIGNALS, end_at_once
@@ -81,7 +84,21 @@ def _train(args: Any, job: Optional[Job]) -> Any:
         for line in told:
             logger.warning(line)
         save_config(cfg)  # only now, when it is known to work
-    return trainer.train()
+    results = trainer.train()
+    if trainer.is_io_rank:
+        _say_what_is_next(cfg)
+    return results
+
+
+def _say_what_is_next(cfg: Any) -> None:
+    """Logs the command that scores the trained network, or where there is nothing to score it on, uses it."""
+    weights = shlex.quote(find_weights(cfg.OUTPUT_DIR))
+    if cfg.DATASETS.TEST:
+        logger.info("Next, score it on %s: meddlr-greedy eval --weights %s", ", ".join(cfg.DATASETS.TEST), weights)
+    else:
+        config = shlex.quote(os.path.join(cfg.OUTPUT_DIR, "config.yaml"))
+        command = f"meddlr-greedy reconstruct --config-file {config} --weights {weights} SCAN.h5 --output FOLDER"
+        logger.info("Next, reconstruct with it: %s", command)
 
 
 def _compared_data_sets(cfg: Any) -> List[str]:

@@ -11,7 +11,7 @@ from meddlr_greedy.data.catalog import register_datasets
 from tests.helpers.runs import metrics, train
 from tests.helpers.scans import write_scans
 
-CINE = {"num_slices": 1, "height": 72, "width": 20, "num_frames": 6, "num_coils": 3}
+CINE = {"num_slices": 1, "height": 72, "width": 40, "num_frames": 12, "num_coils": 3}
 # Cine is trained by one slice after the other, 2D in batches of 4.
 PLANE = {"num_slices": 4, "height": 48, "width": 40, "num_coils": 3}
 
@@ -45,10 +45,11 @@ def undersampled(scan):
 def test_two_iterations(name, write_data, tmp_path):
     cfg = load_config(name)
     is_cine = name.startswith("cine/")
-    # Knee: names of its data sets are meddlr's, which belong to other files.
-    data = cfg.DATASETS.TRAIN[0].rpartition("_")[0] if is_cine else "knee"
     kind = {**(CINE if is_cine else PLANE), "num_maps": cfg.MODEL.UNROLLED.NUM_EMAPS}
-    write_data(data, not cfg.DATASETS.TEST, **kind)
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL, *cfg.DATASETS.TEST]
+    # Knee: names of its data sets are meddlr's, which belong to other files.
+    for data in sorted({name.rpartition("_")[0] for name in names}) if is_cine else ["knee"]:
+        write_data(data, not cfg.DATASETS.TEST, **kind)
     opts = ["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path / "run")]
     opts += ["TIME_SCALE", "iter", "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "0", "SOLVER.CHECKPOINT_PERIOD", "0"]
     opts += ["MODEL.UNROLLED.NUM_FEATURES", "4", "MISC.GREEDY.RUN.LOG_PERIOD", "1"]
@@ -58,4 +59,4 @@ def test_two_iterations(name, write_data, tmp_path):
     train(name, *opts)
     assert [line["iteration"] for line in metrics(tmp_path / "run")] == [0, 1]
     assert all(np.isfinite(line["total_loss"]) for line in metrics(tmp_path / "run"))
-    assert (tmp_path / "run" / "model_best.pth").exists()
+    assert (tmp_path / "run" / "model_best.pth").exists() == bool(cfg.DATASETS.VAL)

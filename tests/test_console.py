@@ -2,10 +2,12 @@
 
 import io
 import logging
+import types
 
 import pytest
+from tqdm import tqdm
 
-from meddlr_greedy.console import Followed, Progress, show_messages
+from meddlr_greedy.console import Followed, Progress, show_messages, without_bars
 
 
 class Clock:
@@ -79,6 +81,13 @@ def test_what_is_hidden_says_nothing(capsys):
         clock.now = 100.0
         progress.update()
     assert progress.done == 1 and capsys.readouterr() == ("", "")
+
+
+def test_bars_of_others_are_hidden(capsys):
+    module = types.SimpleNamespace(tqdm=tqdm)
+    with without_bars(module):
+        assert list(module.tqdm([1, 2], desc="Slice metric", disable=False)) == [1, 2]
+    assert module.tqdm is tqdm and capsys.readouterr() == ("", "")
 
 
 def test_a_failure_ends_the_progress(capsys):

@@ -17,6 +17,7 @@ from meddlr_greedy.planning.search import FEATURES, STEPS, alternatives, largest
 from meddlr_greedy.planning.step_memory import plan_step
 from meddlr_greedy.planning.trace import traced
 from projects.cine.support.measuring import peak_bytes
+from tests.helpers.errors import without_progress
 from tests.helpers.scans import write_dataset
 
 SHAPES = {
@@ -294,7 +295,7 @@ def test_mistakes(write_config, capsys, flags, words):
     config = write_config(arch="CineUnrolledCNN", modules=2, data="beat")
     with pytest.raises(SystemExit) as end:
         plan.main(["--config-file", str(config), *flags])
-    error = capsys.readouterr().err.strip()
+    error = without_progress(capsys.readouterr().err)
     assert end.value.code == 2
     assert error.startswith("error: ") and "\n" not in error
     for word in words:

@@ -23,7 +23,7 @@ from meddlr_greedy.modeling.greedy.modules import UnrolledModules
 from meddlr_greedy.modeling.losses import LeanLossComputer
 from meddlr_greedy.train_net import main as train_main
 from tests.helpers import jobs
-from tests.helpers.errors import expect_error
+from tests.helpers.errors import expect_error, without_progress
 from tests.helpers.jobs import assert_one_line, ended_well, start_job, wait_until  # noqa: F401 (a fixture)
 from tests.helpers.runs import assert_same_run, load, metrics, train
 
@@ -118,6 +118,14 @@ def test_without_validation_data_there_is_no_best_checkpoint(write_config, tmp_p
     assert capsys.readouterr().out.count("no model_best.pth is kept") == 1
 
 
+def test_a_training_says_what_is_next(write_config, tmp_path, capsys):
+    """With nothing to score the network on, what it is for."""
+    train(write_config(), "DATASETS.TEST", "()", "TEST.EVAL_PERIOD", "0")
+    folder = tmp_path / "run"
+    command = f"meddlr-greedy reconstruct --config-file {folder}/config.yaml --weights {folder}/model_best.pth"
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"Next, reconstruct with it: {command} ")
+
+
 #: Of meddlr: the build of torch, the config, data sets, evaluations, each iteration.
 CHATTER = (
     "Environment info",
@@ -144,6 +152,8 @@ def test_the_console_shows_what_matters(write_config, tmp_path, monkeypatch, cap
     lines = (out + last.out).splitlines()
     assert not [line for line in lines for words in (*CHATTER, "eta: ", "Structuring") if words in line]
     assert len(lines) == len(set(lines)) <= 10
+    weights = tmp_path / "run" / "model_best.pth"
+    assert lines[-1] == f"Next, score it on flat_test: meddlr-greedy eval --weights {weights}"
     assert [line.split(": ")[0] for line in lines if "val_psnr" in line and "after" in line] == [
         "flat_val after iteration 2",
         "flat_val after iteration 4",
@@ -281,9 +291,9 @@ def test_a_killed_worker_is_told_of(write_config, tmp_path, monkeypatch, capsys,
     monkeypatch.setattr(SeededDataset, "__getitem__", killed)
     with pytest.raises(SystemExit) as end:
         train(write_config(), "DATALOADER.NUM_WORKERS", str(workers))
-    error = capsys.readouterr().err
+    error = without_progress(capsys.readouterr().err)
     assert end.value.code == 1
-    assert re.fullmatch(r"error: a worker of the DataLoader \(process \d+.*NUM_WORKERS.*--resume\n", error), error
+    assert re.fullmatch(r"error: a worker of the DataLoader \(process \d+.*NUM_WORKERS.*--resume", error), error
     run = tmp_path / "run"
     assert (run / "last_checkpoint").exists() == (epoch == EVAL_EPOCH) and not list(run.glob(".partial-*"))
 

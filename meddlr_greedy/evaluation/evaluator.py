@@ -9,10 +9,11 @@ import pandas as pd
 import silx.io.dictdump as sio
 import torch
 from meddlr.config.config import CfgNode, configurable
-from meddlr.evaluation import ReconEvaluator
+from meddlr.evaluation import ReconEvaluator, recon_evaluation, scan_evaluator
 from meddlr.metrics.build import _BUILTIN_METRICS
 from meddlr.metrics.collection import MetricCollection
 
+from meddlr_greedy.console import without_bars
 from meddlr_greedy.data.catalog import is_cine
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.evaluation.heart import heart_region
@@ -163,7 +164,8 @@ class ReconstructionEvaluator(ReconEvaluator):
         return {name: dict.fromkeys(value, nan) if isinstance(value, dict) else nan for name, value in results.items()}
 
     def _means(self) -> Dict[str, Any]:
-        return super().evaluate()
+        with without_bars(recon_evaluation, scan_evaluator):
+            return super().evaluate()
 
     def table(self) -> pd.DataFrame:
         """Every value that was computed; NaN where the metric is not defined.

@@ -124,7 +124,7 @@ def _next(plans: Dict[int, StepMemory], budget: int, low: int, high: int) -> int
     if len(plans) == 1:
         (value,) = plans
         return value // 2 or 2
-    if len(plans) % 8 == 7:  # plans are on no curve
+    if len(plans) > 6:  # plans are on no curve
         return (low + high) // 2
     needs = {value: memory.largest for value, memory in plans.items()}
     nearest = sorted(needs, key=lambda value: abs(needs[value] - budget))[:3]

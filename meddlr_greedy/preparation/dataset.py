@@ -79,16 +79,14 @@ def prepare_dataset(
     report = ProgressReport(progress, len(paths))
     with _alone_in(folder):
         scans = _open_all(source, paths, jobs, report, folder / LOG_FILE)
-        if not any(scan.usable for scan in scans.values()):
-            report.finish()
         # A scan that cannot be used keeps its place: the split of the others is the same with and without it.
         infos = {name: scan.info or ScanInfo(source.subject_by_path(scan.path), 0) for name, scan in scans.items()}
         _check_one_kind(scans)
         blocks, split_by = split_scans(split, infos, split_seed)
         report.note(source.left_out(paths))
         report.note(shared_scans({name: scan.content.get("sha256", "") for name, scan in scans.items()}, blocks))
-        report.note(shared_studies(infos, blocks))
-        report.note(shared_subjects(infos, blocks, split_by) if source.reader.reads_files else [])
+        if source.reader.reads_files:
+            report.note([*shared_studies(infos, blocks), *shared_subjects(infos, blocks, split_by)])
         parameters = _parameters(source, preparation)
         tasks = list(_tasks(folder, source, preparation, scans, blocks, split_by, parameters))
         _check_no_output_is_read(tasks, source, paths)
@@ -182,6 +180,8 @@ def _open_all(
                 report.failure(path, result)
             else:
                 reports[path] = result
+    if not any(scan.usable for scan in reports.values()):
+        report.finish()
     return {name: reports[path] for path, name in _scan_names(paths, source.reader.named_after).items()}
 
 

@@ -12,6 +12,7 @@ from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.train_net import main as train_main
 from tests.conftest import COMMON, GREEDY
+from tests.helpers.errors import without_progress
 from tests.helpers.runs import load, metrics
 
 OPTS = ["SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "3"]
@@ -51,7 +52,7 @@ def resume(trained, run, capsys):
         before = (run / "metrics.json").read_bytes()
         with pytest.raises(SystemExit) as end:
             train_main(arguments)
-        error = capsys.readouterr().err.strip()
+        error = without_progress(capsys.readouterr().err)
         assert end.value.code == 2 and error.startswith("error: ") and "\n" not in error, error
         assert words in error, error
         assert (run / "metrics.json").read_bytes() == before

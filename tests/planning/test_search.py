@@ -46,7 +46,7 @@ def by_trying_all(need, budget, bound):
     [
         (lambda n: 1_000 + 70 * n, 4),  # steps
         (lambda n: 5_000 + 40 * n + 3 * n**2, 6),  # features
-        (lambda n: -(-(5_000 + 40 * n + 3 * n**2) // 512) * 512, 7),  # rounded up by the allocator
+        (lambda n: -(-(5_000 + 40 * n + 3 * n**2) // 512) * 512, 16),  # rounded up by the allocator
         (lambda n: max(900 * n, 4 * n**2), 8),  # another moment becomes the peak
     ],
 )

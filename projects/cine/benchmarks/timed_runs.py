@@ -104,7 +104,7 @@ def _config(case: TimingCase, side: Side) -> Dict[str, Any]:
     run = {"TRAINER": trainer, "HOOKS": [Clock.__name__], "LOG_PERIOD": case.total}
     return {
         "MODEL": {"DEVICE": case.device, **overrides["MODEL"]},
-        "DATASETS": dict.fromkeys(("TRAIN", "VAL", "TEST"), [f"{_DATASET}_train"]),
+        "DATASETS": {**dict.fromkeys(("TRAIN", "VAL"), [f"{_DATASET}_train"]), "TEST": []},
         "DATALOADER": {"NUM_WORKERS": 0},
         "AUG_TRAIN": {
             "UNDERSAMPLE": {"NAME": "VariableDensityKtMaskFunc", "ACCELERATIONS": [4], "CALIBRATION_SIZE": 4}

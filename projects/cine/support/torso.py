@@ -15,7 +15,7 @@ __all__ = ["TorsoReader", "seen_by_scanner"]
 
 
 class TorsoReader(PhantomReader):
-    """The phantom of ``meddlr-greedy prepare phantom`` in a field of view that is smaller than its body.
+    """The phantom of the package in a field of view that is smaller than its body.
 
     It has one option more: ``seen``, the points (H, W) of the field of view, at the center of ``matrix``.
     """

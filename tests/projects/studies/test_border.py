@@ -56,8 +56,8 @@ def test_study_writes_table_and_picture(tmp_path, monkeypatch, datasets):
     study = json.loads((tmp_path / "results" / "border.json").read_text())
     assert [run["padding"] for run in study["trainings"]] == ["zeros", "circular", "zeros"]
     assert len({run["errors"]["border"] for run in study["trainings"]}) == 3
-    assert list(study["zero_filled"]) == ["2"]
+    assert list(study["zero_filled"]) == ["1"]
     errors = study["trainings"][1]["errors"]
-    row = f"| inside | 2 | `circular` |  | {errors['interior']:.3f} | {errors['readout'] / errors['interior']:.2f} |"
+    row = f"| inside | 1 | `circular` |  | {errors['interior']:.3f} | {errors['readout'] / errors['interior']:.2f} |"
     assert row in page.read_text()
     assert picture.read_bytes().startswith(b"\x89PNG")
