@@ -17,6 +17,8 @@ import torchmetrics
 from meddlr_greedy.before_meddlr import INSTALL, REMOVED, RemovedName, give_back
 from tests.helpers.runs import ROOT
 
+pytestmark = pytest.mark.short
+
 MEDDLR = Path(meddlr.__file__).parent
 
 # Nothing of ours leads there: metrics of segmentations, and of generated photographs.

@@ -433,6 +433,7 @@ BEHIND = "import meddlr_greedy, runpy; runpy.run_path({!r}, run_name='__main__')
 IMPORTS_ALONE = np.lib.NumpyVersion(np.__version__) < "1.24.0"
 
 
+@pytest.mark.short
 def test_config_alone_brings_the_plugin_into_meddlrs_own_script(write_config, datasets, tmp_path):
     plugin = "  PLUGIN: !!python/name:meddlr_greedy.PLUGIN ''\n"
     config = write_config(modules=2)
