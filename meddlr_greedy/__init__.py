@@ -9,6 +9,11 @@ __version__ = "0.2.0.dev0"
 #: import the package before it builds anything.
 PLUGIN = "meddlr_greedy"
 
+from meddlr_greedy.before_meddlr import check_meddlr, give_back  # noqa: E402
+
+check_meddlr()
+give_back()
+
 from meddlr_greedy.data import masks, normalizers  # noqa: E402, F401
 from meddlr_greedy.data.catalog import register_datasets  # noqa: E402
 from meddlr_greedy.modeling import losses, networks, regularizers  # noqa: E402, F401

@@ -6,6 +6,8 @@ import torch
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from tests.helpers.operators import MASKS, SHAPES, assert_adjoint, make_sense, randn, relative
 
+pytestmark = pytest.mark.short
+
 
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("shape", SHAPES)

@@ -8,6 +8,8 @@ from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient, implicit_conjugate_gradient
 from tests.helpers.operators import SHAPES, make_sense, randn, relative
 
+pytestmark = pytest.mark.short
+
 
 def spd_batch(eigenvalues, size=12, dtype=torch.complex64):
     """One Hermitian positive matrix per example, and the operator that applies them."""
