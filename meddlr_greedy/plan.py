@@ -40,7 +40,7 @@ _UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 _LARGEST_MEMORY, _MOST_MAPS = 10**18, 1000
 
 # The largest values that are tried.
-_BOUNDS = {FEATURES: 2048, STEPS: 64}
+_BOUNDS = {FEATURES: 2048, STEPS: 32}
 
 # Of features and of steps, for backpropagation and greedy.
 _SEARCHES = 4
