@@ -18,8 +18,6 @@ PLUGIN = "meddlr_greedy"
 
 __all__ = ["GreedyUnrolled", "PLUGIN", "__version__"]
 
-register_with_meddlr()
-
 
 def __getattr__(name: str) -> Any:
     """Imports what needs torch when it is asked for."""
@@ -28,3 +26,6 @@ def __getattr__(name: str) -> Any:
     from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 
     return GreedyUnrolled
+
+
+register_with_meddlr()

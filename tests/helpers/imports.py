@@ -1,8 +1,8 @@
 """Imports modules of the package first, each in a process of its own: ``python -m tests.helpers.imports [--all]``.
 
 Prints a JSON object: name of a module -> what meddlr's registries hold once the module, and meddlr, are imported; of
-one that fails, the error. The process of a module is forked where its parent package is imported and nothing else, which
-Python imports first, too. What meddlr needs is imported once, before, and meddlr itself is not.
+one that fails, the error. The process of a module is forked where its parent package is imported and nothing else: that
+is what Python imports first, too. What meddlr needs is imported once, before, and meddlr itself is not.
 
 Without ``--all``, it is packages, and the modules that are imported with meddlr: others come too late to be in the way.
 """
