@@ -1,7 +1,7 @@
 """What a command shows while it works: its messages, and how far it is.
 
 On a terminal that is a bar, with the time that is left. Where stderr is no terminal (a log of a scheduler), a plain
-line comes now and then.
+line comes now and then, and the longer it takes, the more seldom.
 """
 
 import logging
@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 __all__ = ["Followed", "Progress", "say", "show_messages", "without_bars"]
 
-_BETWEEN_LINES_S = 30.0
+# Between two lines, at least: seconds, and the share of the time that has passed.
+_BETWEEN_LINES_S, _BETWEEN_LINES = 30.0, 0.1
 
 
 class Progress:
@@ -64,8 +65,10 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(parts)
-        elif self._shown and self._clock() - self._told_at >= _BETWEEN_LINES_S:
-            self._tell()
+        elif self._shown:
+            time_now = self._clock()
+            if time_now - self._told_at >= max(_BETWEEN_LINES_S, _BETWEEN_LINES * (time_now - self._begun)):
+                self._tell()
 
     def close(self) -> None:
         """Ends the bar; without one, tells where it ended."""

@@ -38,6 +38,19 @@ def test_lines_come_at_once_and_then_every_thirty_seconds(capsys):
     assert capsys.readouterr().err == "training: 100 of 240 iterations in 01:40, about 02:20 left (loss 0.01)\n"
 
 
+def test_lines_of_a_day_are_few(capsys):
+    clock = Clock()
+    progress = Progress(24 * 3600, "training", "iterations", clock=clock)
+    told = []
+    for second in range(1, 24 * 3600 + 1):
+        clock.now = float(second)
+        progress.update()
+        if capsys.readouterr().err:
+            told.append(second)
+    assert told[:11] == [1, *range(30, 301, 30)] and len(told) < 80
+    assert all(30 <= after - before <= 0.12 * after + 1 for before, after in zip(told[11:], told[12:]))
+
+
 def test_what_was_done_before_counts_for_no_time(capsys):
     clock = Clock()
     progress = Progress(100, "training", "iterations", done=60, clock=clock)

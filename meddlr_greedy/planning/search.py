@@ -28,6 +28,10 @@ FEATURES = "MODEL.UNROLLED.NUM_FEATURES"
 STEPS = "MODEL.UNROLLED.NUM_UNROLLED_STEPS"
 
 
+# A share of the growth by one step that rounding of sizes may take away.
+_ROUNDED = 0.05
+
+
 def _forget_modules(cfg: CfgNode) -> None:
     """Sets the keys that are for one number of modules to their defaults; none of them needs memory."""
     for key in schema_keys():
@@ -111,8 +115,24 @@ def largest(cfg: CfgNode, example: Example, budget: int, key: str, bound: int) -
     while high - low > 1:
         plans[value] = plan_step(with_value(cfg, key, value), example)
         low, high = (max(low, value), high) if plans[value].fits(budget) else (low, min(high, value))
+        if key == STEPS and _is_last_to_fit(plans, budget, low):
+            high = low + 1
         value = _next(plans, budget, low, high)
     return Largest(low, plans.get(low), is_bound=low == bound)
+
+
+def _is_last_to_fit(plans: Dict[int, StepMemory], budget: int, low: int) -> bool:
+    """Whether one step more than ``low``, the most that are known to fit, cannot fit; it need not be planned then.
+
+    The memory of each moment of a training step is a line in the number of unrolled steps, and the peak is the largest
+    of these lines. So it grows at least as fast beyond ``low`` as it did before.
+    """
+    before = [value for value in plans if value < low]
+    if not before:
+        return False
+    needs, nearest = {value: plans[value].largest for value in (*before, low)}, max(before)
+    growth = (needs[low] - needs[nearest]) / (low - nearest)
+    return needs[low] + (1 - _ROUNDED) * growth > budget
 
 
 def _next(plans: Dict[int, StepMemory], budget: int, low: int, high: int) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from meddlr_greedy.planning import search
-from meddlr_greedy.planning.search import FEATURES, largest
+from meddlr_greedy.planning.search import FEATURES, STEPS, largest
 from meddlr_greedy.planning.step_memory import StepMemory
 
 
@@ -21,7 +21,16 @@ class Config:
 @pytest.fixture
 def find(monkeypatch):
     """find(need, budget, start, bound): what is found where a value needs ``need(value)`` bytes, and the plans made."""
+    return finding(monkeypatch, FEATURES)
 
+
+@pytest.fixture
+def find_steps(monkeypatch):
+    """The same for unrolled steps."""
+    return finding(monkeypatch, STEPS)
+
+
+def finding(monkeypatch, key):
     def found(need, budget, start, bound):
         planned = []
 
@@ -31,7 +40,7 @@ def find(monkeypatch):
 
         monkeypatch.setattr(search, "plan_step", plan_step)
         monkeypatch.setattr(search, "with_value", lambda cfg, key, value: Config(value))
-        return largest(Config(start), None, budget, FEATURES, bound), planned
+        return largest(Config(start), None, budget, key, bound), planned
 
     return found
 
@@ -66,6 +75,27 @@ def test_few_plans_find_what_trying_all_finds(find, need, most, start):
         assert all(1 <= value <= bound for value in planned)
     result, planned = find(need, 10**9, start, bound)
     assert result.value == bound and result.is_bound and len(planned) <= 3
+
+
+@pytest.mark.parametrize("start", [1, 5, 64, 300])
+def test_the_step_after_the_last_is_not_planned_where_it_cannot_fit(find_steps, start):
+    """Memory in steps is the largest of several lines, whose sizes are rounded."""
+    lines = [(9_000_000, 10), (1_000_000, 800_000), (0, 1_000_000)]
+
+    def need(n):
+        return max(-(-(a + b * n) // 512) * 512 for a, b in lines)
+
+    for budget in (10, need(1), need(7), need(7) - 1, need(40) + 950_001, need(40) + 990_000, need(200)):
+        result, planned = find_steps(need, budget, start, 256)
+        assert (
+            result.value == by_trying_all(need, budget, 256)
+            and result.memory is None
+            or result.memory.largest <= budget
+        )
+    line = 1_000_000 + 800_000 * np.arange(257)
+    for spare, expected in ((500_000, {5, 2, 40}), (790_000, {5, 2, 40, 41})):  # the second is too near to tell
+        result, planned = find_steps(lambda n: line[n], line[40] + spare, 5, 256)
+        assert result.value == 40 and set(planned) == expected
 
 
 def test_any_growing_need_is_searched_to_the_end(find):
