@@ -1,7 +1,14 @@
 """Greedy training of unrolled MRI reconstruction networks, as a plugin of meddlr.
 
-Importing this package registers its architectures, losses, masks and datasets with meddlr.
+With this package imported, meddlr knows its architectures, losses, masks and datasets, whichever is imported first.
 """
+
+from typing import TYPE_CHECKING, Any
+
+from meddlr_greedy.meddlr_import import register_with_meddlr
+
+if TYPE_CHECKING:
+    from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 
 __version__ = "0.2.0.dev0"
 
@@ -9,16 +16,16 @@ __version__ = "0.2.0.dev0"
 #: import the package before it builds anything.
 PLUGIN = "meddlr_greedy"
 
-from meddlr_greedy.before_meddlr import check_meddlr, give_back  # noqa: E402
-
-check_meddlr()
-give_back()
-
-from meddlr_greedy.data import masks, normalizers  # noqa: E402, F401
-from meddlr_greedy.data.catalog import register_datasets  # noqa: E402
-from meddlr_greedy.modeling import losses, networks, regularizers  # noqa: E402, F401
-from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled  # noqa: E402
-
-register_datasets()
-
 __all__ = ["GreedyUnrolled", "PLUGIN", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what needs torch when it is asked for."""
+    if name != "GreedyUnrolled":
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+
+    return GreedyUnrolled
+
+
+register_with_meddlr()

@@ -1,23 +1,17 @@
-"""What has to be done before meddlr is imported.
+"""Names that meddlr uses and that newer numpy and pandas no longer have.
 
 meddlr 0.0.9 pins numpy<=1.23.5. Python 3.12 and newer have no such numpy, so there meddlr is installed without its
-pins, by a command of its own, and uses names that numpy and pandas no longer have. They are given back here, and
+pins, and uses names that are gone. They are given back before it is imported (:mod:`meddlr_greedy.meddlr_import`), and
 nothing else changes: a name that is there stays what it is.
 """
 
-import importlib.util
-import sys
 import warnings
-from pathlib import Path
 from typing import Any, NamedTuple, Sequence
 
 import numpy as np
 import pandas as pd
 
-__all__ = ["REMOVED", "RemovedName", "check_meddlr", "give_back"]
-
-#: How meddlr is installed where its pins cannot be met.
-INSTALL = 'pip install --no-deps "meddlr>=0.0.9,<0.1"'
+__all__ = ["REMOVED", "RemovedName", "give_back"]
 
 
 class RemovedName(NamedTuple):
@@ -38,21 +32,6 @@ REMOVED = (
     # The table that meddlr's evaluator prints. (pandas has the new name from 2.1 on, and the old one until 3.)
     RemovedName(pd.DataFrame, "applymap", getattr(pd.DataFrame, "map", None), "metrics/collection.py", 74),
 )
-
-
-def check_meddlr() -> None:
-    """Ends a command in one line where meddlr is not installed.
-
-    Raises:
-        ImportError: It is not there, and this is no command.
-    """
-    if importlib.util.find_spec("meddlr") is not None:
-        return
-    found = f"meddlr is not installed; from Python 3.12 on it has a command of its own: {INSTALL}"
-    # "-m" stands there until Python has found the module that it is to run.
-    if Path("".join(sys.argv[:1])).name in ("-m", "meddlr-greedy"):
-        sys.exit(f"error: {found}")
-    raise ImportError(found)
 
 
 def give_back(removed: Sequence[RemovedName] = REMOVED) -> None:

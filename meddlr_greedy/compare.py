@@ -10,23 +10,18 @@ Example::
 """
 
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import TYPE_CHECKING, Optional, Sequence
 
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.console import Followed, say
 from meddlr_greedy.errors import UserError, exit_with_one_line, log_causes
-from meddlr_greedy.evaluation.comparison import (
-    STATISTICS_FILE,
-    TABLE_FILE,
-    UNITS,
-    Comparison,
-    compare_runs,
-    write_comparisons,
-)
-from meddlr_greedy.evaluation.evaluated_run import Run, load_runs, shared_datasets
-from meddlr_greedy.evaluation.report import RESULTS_FOLDER
+from meddlr_greedy.evaluation.units import UNITS
 from meddlr_greedy.files import UniqueNames, writing
 from meddlr_greedy.locks import LOG_FILE, locked
+
+if TYPE_CHECKING:
+    from meddlr_greedy.evaluation.comparison import Comparison
+    from meddlr_greedy.evaluation.evaluated_run import Run
 
 __all__ = ["build_parser", "main"]
 
@@ -55,6 +50,10 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
         prog: How the command was called.
     """
     args = build_parser(prog).parse_args(argv)
+    # What needs torch, whose import takes seconds, is imported once the arguments are known to be right.
+    from meddlr_greedy.evaluation.comparison import compare_runs
+    from meddlr_greedy.evaluation.evaluated_run import load_runs, shared_datasets
+
     runs = load_runs(args.runs, args.labels)
     folder = Path(args.output)
     _check_holds_no_results(folder, runs)
@@ -64,8 +63,10 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
         _write(folder, comparisons)
 
 
-def _check_holds_no_results(folder: Path, runs: Sequence[Run]) -> None:
+def _check_holds_no_results(folder: Path, runs: "Sequence[Run]") -> None:
     """The pictures of an evaluation have the names that those of a comparison have."""
+    from meddlr_greedy.evaluation.report import RESULTS_FOLDER
+
     for run in runs:
         if folder.resolve() == run.folder.resolve() or folder.resolve().name == RESULTS_FOLDER:
             raise UserError(
@@ -74,7 +75,9 @@ def _check_holds_no_results(folder: Path, runs: Sequence[Run]) -> None:
             )
 
 
-def _write(folder: Path, comparisons: Sequence[Comparison]) -> None:
+def _write(folder: Path, comparisons: "Sequence[Comparison]") -> None:
+    from meddlr_greedy.evaluation.comparison import STATISTICS_FILE, TABLE_FILE, write_comparisons
+
     with writing(folder, "--output"):
         write_comparisons(folder, comparisons)
     for comparison in comparisons:

@@ -17,15 +17,8 @@ Examples::
 
 from typing import Optional, Sequence
 
-from meddlr.utils import env
-
 from meddlr_greedy.arguments import CommandParser, run_parser
-from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
-from meddlr_greedy.engine.run_files import find_weights, load_network, load_run_config
-from meddlr_greedy.engine.setup import setup_run
 from meddlr_greedy.errors import UserError, exit_with_one_line
-from meddlr_greedy.evaluation.run import evaluate_test_sets, make_results_folder, run_info
-from meddlr_greedy.modeling.contract import check_keys_of_network
 
 __all__ = ["build_parser", "main"]
 
@@ -52,6 +45,14 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     args = build_parser(prog).parse_args(argv)
     if args.num_figures < 0:
         raise UserError(f"--num-figures: found {args.num_figures}, allowed is a number from 0 on")
+    # What needs torch, whose import takes seconds, is imported once the arguments are known to be right.
+    from meddlr.utils import env
+
+    from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
+    from meddlr_greedy.engine.run_files import find_weights, load_network, load_run_config
+    from meddlr_greedy.engine.setup import setup_run
+    from meddlr_greedy.evaluation.run import evaluate_test_sets, make_results_folder, run_info
+    from meddlr_greedy.modeling.contract import check_keys_of_network
 
     given = args.weights or _override(args.opts, "MODEL.WEIGHTS")
     cfg = load_run_config(args.config_file, given, args.opts)

@@ -26,10 +26,7 @@ from typing import Any, Dict, List, Optional, Sequence
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.errors import check, exit_with_one_line
 from meddlr_greedy.plugins import import_plugins
-from meddlr_greedy.preparation.coil_maps import CoilMaps
-from meddlr_greedy.preparation.dataset import prepare_dataset
-from meddlr_greedy.preparation.next_steps import say_what_is_next
-from meddlr_greedy.preparation.slice import COMPRESSIONS, DEFAULT_COILS, MISSING, Preparation
+from meddlr_greedy.preparation.settings import COMPRESSIONS, DEFAULT_COILS, MISSING, CoilMaps, Preparation
 from meddlr_greedy.preparation.sources import Source, registered_readers
 from meddlr_greedy.readers.reader import Reader
 
@@ -126,7 +123,7 @@ def _add_measured_options(parser: argparse.ArgumentParser, compression: str) -> 
     )
     group.add_argument(
         "--compression",
-        choices=[*COMPRESSIONS],
+        choices=COMPRESSIONS,
         default=compression,
         help="to virtual coils: geometric, for each readout position; svd, one for all; none, the coils stay (default: "
         "%(default)s)",
@@ -165,6 +162,10 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     others = _import_packages(argv, prog)
     arguments = build_parser(prog).parse_args(others)
     start = time.perf_counter()
+    # What needs torch, whose import takes seconds, is imported once the arguments are known to be right.
+    from meddlr_greedy.preparation.dataset import prepare_dataset
+    from meddlr_greedy.preparation.next_steps import say_what_is_next
+
     options: Dict[str, Any] = {name: getattr(arguments, name) for name in arguments.options}
     output = prepare_dataset(
         arguments.output,

@@ -34,23 +34,17 @@ Examples::
 import os
 import time
 from pathlib import Path
-from typing import Dict, Optional, Sequence
-
-import torch
-from meddlr.utils import env
+from typing import TYPE_CHECKING, Dict, Optional, Sequence
 
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.config.shipped import find_config
-from meddlr_greedy.engine.run_files import config_beside, find_weights, load_network, load_run_config
-from meddlr_greedy.engine.setup import check_device
 from meddlr_greedy.errors import exit_with_one_line, log_causes
 from meddlr_greedy.files import check_not_read
 from meddlr_greedy.locks import LOG_FILE, locked
-from meddlr_greedy.modeling.contract import check_keys_of_network
-from meddlr_greedy.reconstruction.acquired import AcquiredScan
-from meddlr_greedy.reconstruction.dicom import check_placed
-from meddlr_greedy.reconstruction.reconstructor import Reconstructor, use_modules
-from meddlr_greedy.reconstruction.scan import OutputFiles, header_notes, output_files, reconstruct_scan
+
+if TYPE_CHECKING:
+    from meddlr_greedy.reconstruction.acquired import AcquiredScan
+    from meddlr_greedy.reconstruction.reconstructor import Reconstructor
+    from meddlr_greedy.reconstruction.scan import OutputFiles
 
 __all__ = ["build_parser", "main"]
 
@@ -84,6 +78,18 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
         prog: How the command was called.
     """
     args = build_parser(prog).parse_args(argv)
+    # What needs torch, whose import takes seconds, is imported once the arguments are known to be right.
+    import torch
+    from meddlr.utils import env
+
+    from meddlr_greedy.config.shipped import find_config
+    from meddlr_greedy.engine.run_files import config_beside, find_weights, load_network, load_run_config
+    from meddlr_greedy.engine.setup import check_device
+    from meddlr_greedy.modeling.contract import check_keys_of_network
+    from meddlr_greedy.reconstruction.acquired import AcquiredScan
+    from meddlr_greedy.reconstruction.dicom import check_placed
+    from meddlr_greedy.reconstruction.reconstructor import Reconstructor, use_modules
+    from meddlr_greedy.reconstruction.scan import output_files
 
     cfg = load_run_config(args.config_file, args.weights, [] if args.device is None else ["MODEL.DEVICE", args.device])
     check_keys_of_network(cfg)
@@ -118,7 +124,11 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
             _reconstruct(scan, reconstructor, paths, made_by)
 
 
-def _reconstruct(scan: AcquiredScan, reconstructor: Reconstructor, files: OutputFiles, made_by: Dict[str, str]) -> None:
+def _reconstruct(
+    scan: "AcquiredScan", reconstructor: "Reconstructor", files: "OutputFiles", made_by: Dict[str, str]
+) -> None:
+    from meddlr_greedy.reconstruction.scan import header_notes, reconstruct_scan
+
     start = time.perf_counter()
     written = reconstruct_scan(scan, reconstructor, files, made_by)
     seconds = (time.perf_counter() - start) / len(scan)

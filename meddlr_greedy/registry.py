@@ -5,7 +5,7 @@ Networks, regularizers, masks, normalizers and data sets have meddlr's registrie
 
 from typing import Any
 
-from meddlr.utils.registry import Registry
+from fvcore.common.registry import Registry
 
 from meddlr_greedy.errors import UserError, did_you_mean
 

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 import torchmetrics
 
-from meddlr_greedy.before_meddlr import INSTALL, REMOVED, RemovedName, give_back
+from meddlr_greedy.before_meddlr import REMOVED, RemovedName, give_back
+from meddlr_greedy.meddlr_import import INSTALL
 from tests.helpers.runs import ROOT
 
 pytestmark = pytest.mark.short
@@ -48,7 +49,7 @@ def test_meddlr_uses_the_name_where_the_entry_says(entry):
 def test_name_that_is_there_stays_what_it_is():
     """In a process of its own: in this one they have been given back."""
     look = "import numpy, pandas; names = [(numpy, 'complex'), (numpy, 'product'), (pandas.DataFrame, 'applymap')]\n"
-    look += "before = [getattr(*name, None) for name in names]\nimport meddlr_greedy\n"
+    look += "before = [getattr(*name, None) for name in names]\nimport meddlr_greedy, meddlr\n"
     look += "print(*(a is None or a is getattr(*name) for a, name in zip(before, names)), len(names))"
     done = run("-W", "ignore", "-c", look)
     assert done.stdout == f"True True True {len(REMOVED)}\n", done.stderr
@@ -86,19 +87,23 @@ def test_nothing_else_of_numpy_is_gone():
 @pytest.fixture
 def no_meddlr(tmp_path):
     """Environment in which Python finds no meddlr."""
-    (tmp_path / "sitecustomize.py").write_text('import sys\nsys.modules["meddlr"] = None\n')
+    (tmp_path / "sitecustomize.py").write_text(
+        "from importlib.machinery import PathFinder\n"
+        "find = PathFinder.find_spec\n"
+        "PathFinder.find_spec = lambda name, *args: None if name == 'meddlr' else find(name, *args)\n"
+    )
     return {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
 
 
-@pytest.mark.parametrize("command", ["-m meddlr_greedy", "-m meddlr_greedy.train_net", "{}/meddlr-greedy"])
+@pytest.mark.parametrize("command", ["-m meddlr_greedy train", "-m meddlr_greedy.train_net", "{}/meddlr-greedy plan"])
 def test_command_without_meddlr_is_one_line(command, no_meddlr, tmp_path):
     (tmp_path / "meddlr-greedy").write_text("from meddlr_greedy.cli import main\nmain()\n")
-    done = run(*command.format(tmp_path).split(), "--help", **no_meddlr)
-    assert done.returncode == 1 and done.stdout == ""
+    done = run(*command.format(tmp_path).split(), "--config-file", "cine/greedy.yaml", **no_meddlr)
+    assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: meddlr is not installed") and done.stderr.endswith(f"{INSTALL}\n")
     assert done.stderr.count("\n") == 1
 
 
 def test_import_without_meddlr_is_an_import_error(no_meddlr):
-    done = run("-c", "try: import meddlr_greedy\nexcept ImportError as error: print(error)", **no_meddlr)
+    done = run("-c", "import meddlr_greedy\ntry: import meddlr\nexcept ImportError as error: print(error)", **no_meddlr)
     assert done.stdout.endswith(f"{INSTALL}\n"), done.stderr

@@ -19,6 +19,7 @@ from meddlr_greedy import eval_net, plan, prepare, reconstruct, train_net
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.build import build_train_loader
 from meddlr_greedy.data.catalog import register_datasets
+from meddlr_greedy.engine.build import trainer_class
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.problem import UnrolledProblem
 from meddlr_greedy.plugins import import_plugins
@@ -80,7 +81,7 @@ def test_parts_are_those_of_the_config(world):
     assert type(network) is my_recon.network.CineVariationalNetwork
     assert [type(block) for block in network.resnets] == [my_recon.regularizer.PlainConv3d] * 4
     assert type(build_mask_func(cfg.AUG_TRAIN)) is my_recon.mask.ShuffledKtMaskFunc
-    assert train_net.trainer_class(cfg) is my_recon.trainer.TimedTrainer
+    assert trainer_class(cfg) is my_recon.trainer.TimedTrainer
 
 
 @pytest.mark.parametrize("renormalize", ["True", "False"])

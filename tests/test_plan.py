@@ -12,6 +12,7 @@ from meddlr_greedy import plan
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.engine.trainer import GreedyTrainer
+from meddlr_greedy.planning import plan as plan_module
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.search import FEATURES, STEPS, alternatives, largest, with_modules, with_value
 from meddlr_greedy.planning.step_memory import plan_step
@@ -247,7 +248,7 @@ def test_operations_of_matrix_products_and_ffts():
 
 
 def test_table_and_json(write_config, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(plan, "_BOUNDS", {FEATURES: 6, STEPS: 5})
+    monkeypatch.setattr(plan_module, "_BOUNDS", {FEATURES: 6, STEPS: 5})
     config = write_config(arch="CineUnrolledCNN", modules=2, data="beatmem")
     path = tmp_path / "plan.json"
     plan.main(["--config-file", str(config), "--memory", "8 MB", "--json", str(path)])

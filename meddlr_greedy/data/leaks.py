@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 from meddlr.data import DatasetCatalog
 
-from meddlr_greedy.data.study import study_of
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.headers.study import study_of
 
 __all__ = ["Identity", "check_held_out", "shared_scans"]
 

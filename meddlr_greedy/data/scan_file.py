@@ -22,8 +22,8 @@ it. In training the mask of a 2D file is not looked at.
 Attributes of the file, all optional: "pixel_spacing_mm" (readout, phase encode), "slice_spacing_mm" from the center of
 a slice to that of the next (of a single slice, its thickness), and "frame_time_ms". Where slices lie in the patient is
 told by "position_mm" (S, 3), "readout_direction" (3,) and "phase_direction" (3,), see
-:class:`~meddlr_greedy.data.placement.Placement`. "dicom" holds what is kept of the study, see
-:mod:`meddlr_greedy.data.study`. Other attributes are kept as they are.
+:class:`~meddlr_greedy.headers.placement.Placement`. "dicom" holds what is kept of the study, see
+:mod:`meddlr_greedy.headers.study`. Other attributes are kept as they are.
 """
 
 import os
@@ -35,10 +35,10 @@ import h5py
 import numpy as np
 from meddlr.data.slice_dataset import SliceData
 
-from meddlr_greedy.data.placement import Placement, check_placement
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import check_room, reading, writing, written_atomically
 from meddlr_greedy.hdf5 import check_array, check_links
+from meddlr_greedy.headers.placement import Placement, check_placement
 from meddlr_greedy.limits import LARGEST_LENGTH, is_length
 from meddlr_greedy.ops.axes import CINE_AXES, PLAIN_AXES
 

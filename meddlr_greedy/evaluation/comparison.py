@@ -13,13 +13,13 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.evaluated_run import ZERO_FILLED, Run
 from meddlr_greedy.evaluation.slices import KeptSlice, draw_slice, read_slices
 from meddlr_greedy.evaluation.tables import DETAILS, HEADLINES, base_name, undefined_values
+from meddlr_greedy.evaluation.units import UNITS
 from meddlr_greedy.files import UniqueNames, reading, written_atomically
 
 __all__ = [
     "MIN_PAIRS",
     "STATISTICS_FILE",
     "TABLE_FILE",
-    "UNITS",
     "Comparison",
     "compare_runs",
     "paired_test",
@@ -31,9 +31,6 @@ TABLE_FILE = "comparison.md"  #: The printed table.
 
 #: With fewer pairs no two-sided Wilcoxon test can give a p-value below 0.05.
 MIN_PAIRS = 6
-
-#: What counts as one observation -> the columns that identify it.
-UNITS = {"subject": ["subject"], "scan": ["scan"], "slice": ["scan", "slice"]}
 
 _SAME = 1e-3  # relative: zero-filled scores of two runs on the same data differ by rounding only
 
@@ -72,7 +69,7 @@ class Comparison:
 
     Attributes:
         dataset: Its name.
-        unit: What counts as one observation, a key of :data:`UNITS`.
+        unit: What counts as one observation, a key of :data:`~meddlr_greedy.evaluation.units.UNITS`.
         is_cine: Whether the images are series.
         runs: The runs; the others are tested against the first.
         statistics: One row per metric and method; columns "metric", "method", "n", "mean", "std", and of the runs but

@@ -8,11 +8,13 @@ import os
 import signal
 import time
 from contextlib import contextmanager
-from typing import Any, Iterator, Optional
+from typing import TYPE_CHECKING, Any, Iterator, Optional
 
 from meddlr_greedy.errors import PreemptedError, end_command, print_error
-from meddlr_greedy.jobs.store import KeyValueStore
 from meddlr_greedy.signals import handling_signals
+
+if TYPE_CHECKING:  # it imports torch, and this module has to work before
+    from meddlr_greedy.jobs.store import KeyValueStore
 
 __all__ = [
     "INTERRUPTED",
@@ -109,7 +111,7 @@ class JobEndRequest(EndRequest):
         """Records a signal that arrived in this process; the first one counts. Of a second Ctrl-C the watch knows."""
         self.pending = self.pending or number
 
-    def exchange(self, store: KeyValueStore) -> None:
+    def exchange(self, store: "KeyValueStore") -> None:
         """Tells the other processes of a signal, or learns of one that arrived there."""
         known = int(store.read(_KEY) or 0)
         if self.pending and not known:

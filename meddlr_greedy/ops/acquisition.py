@@ -1,12 +1,13 @@
-"""Simulated acquisition: from a magnitude image to multi-coil k-space with phase, coil sensitivities and noise."""
+"""Simulated acquisition: from a magnitude image to multi-coil k-space with phase, coil sensitivities and noise.
+
+sigpy is imported where it is used, since it imports torch: the help of ``meddlr-greedy prepare`` asks this module too.
+"""
 
 import zlib
 from dataclasses import dataclass
 from typing import Any, Tuple
 
 import numpy as np
-import sigpy as sp
-from sigpy.mri import birdcage_maps
 
 from meddlr_greedy.errors import check
 from meddlr_greedy.limits import check_whole
@@ -57,6 +58,8 @@ def coil_sensitivities(shape: Tuple[int, int], num_coils: int, rng: np.random.Ge
     Returns:
         complex64, shape (C, H, W); the root sum of squares over coils is about 1 and varies smoothly.
     """
+    from sigpy.mri import birdcage_maps
+
     grid = [int(np.ceil(1.1 * n)) for n in shape]
     # Corners lie at sqrt(2): no coil stands inside the image.
     maps = birdcage_maps((num_coils, *grid), r=rng.uniform(1.42, 1.55))
@@ -69,8 +72,10 @@ def coil_sensitivities(shape: Tuple[int, int], num_coils: int, rng: np.random.Ge
 
 def crop_kspace(kspace: np.ndarray, matrix: Tuple[int, int]) -> np.ndarray:
     """The center (..., H, W) of a centered k-space, scaled so that image intensities stay (orthonormal FFTs)."""
+    from sigpy import resize
+
     scale = np.sqrt(np.prod(matrix) / np.prod(kspace.shape[-2:]))
-    return sp.resize(kspace, (*kspace.shape[:-2], *matrix)) * kspace.dtype.type(scale)
+    return resize(kspace, (*kspace.shape[:-2], *matrix)) * kspace.dtype.type(scale)
 
 
 def acquire(
@@ -92,8 +97,10 @@ def acquire(
     Returns:
         complex64, shape (C, T, H, W).
     """
+    from sigpy import fft
+
     coil_images = sensitivities[:, None] * image.astype(np.complex64)
-    kspace = crop_kspace(sp.fft(coil_images, axes=_SPACE), matrix)
+    kspace = crop_kspace(fft(coil_images, axes=_SPACE), matrix)
     noise = rng.standard_normal((2, *kspace.shape), np.float32)
     return kspace + np.float32(noise_std) * (noise[0] + 1j * noise[1])
 

@@ -25,7 +25,7 @@ from meddlr_greedy.preparation.annotations import ScanEntry, annotations
 from meddlr_greedy.preparation.leaks import shared_scans, shared_studies
 from meddlr_greedy.preparation.progress import ProgressReport
 from meddlr_greedy.preparation.scan_task import ScanTask, write_file
-from meddlr_greedy.preparation.slice import Preparation
+from meddlr_greedy.preparation.settings import Preparation
 from meddlr_greedy.preparation.sources import Source, sha256_of
 from meddlr_greedy.preparation.splits import SLICE_BLOCKS, SPLITS, ScanInfo, shared_subjects, split_scans
 from meddlr_greedy.preparation.workers import in_parallel

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from meddlr_greedy.data.scan_file import check_values, write_scan
-from meddlr_greedy.data.study import ATTRIBUTE, study_text
 from meddlr_greedy.errors import UserError, first_line
-from meddlr_greedy.preparation.slice import Preparation, slice_arrays
+from meddlr_greedy.headers.study import ATTRIBUTE, study_text
+from meddlr_greedy.preparation.settings import Preparation
+from meddlr_greedy.preparation.slice import slice_arrays
 from meddlr_greedy.preparation.sources import Source
 from meddlr_greedy.readers.raw_scan import are_neighbors, ranges
 

@@ -1,72 +1,24 @@
 """One slice: from measured k-space to the arrays of the scan file."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
 
-from meddlr_greedy.errors import UserError, check
-from meddlr_greedy.limits import LARGEST_LENGTH, check_whole, is_length
-from meddlr_greedy.ops.acquisition import MOST_COILS
+from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.coils import compress_coils, geometric_compression, svd_compression
-from meddlr_greedy.preparation.coil_maps import LEAST_CALIB_WIDTH, CoilMaps, sense_arrays
+from meddlr_greedy.preparation.coil_maps import sense_arrays
+from meddlr_greedy.preparation.settings import LEAST_CALIB_WIDTH, Preparation
 from meddlr_greedy.readers.raw_scan import Calibration, RawScan, RawSlice, complete
 
-__all__ = [
-    "COMPRESSIONS",
-    "DEFAULT_COILS",
-    "MISSING",
-    "Preparation",
-    "slice_arrays",
-]
+__all__ = ["slice_arrays"]
 
-
-#: What is done where a phase or line is missing.
-MISSING = ("refuse", "fill")
-#: Kinds of coil compression.
-COMPRESSIONS: Dict[str, Optional[Callable]] = {
+_COMPRESSIONS: Dict[str, Optional[Callable]] = {
     "geometric": geometric_compression,
     "svd": svd_compression,
     "none": None,
 }
-#: Virtual coils.
-DEFAULT_COILS = 8
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What is done with k-space.
-
-    Args:
-        coil_maps: How ESPIRiT maps are estimated.
-        coils: Virtual coils V, at most: coils that are fewer stay as they are.
-        compression: "geometric" (for each readout position), "svd" or "none", which keeps the coils.
-        missing: What is done where a phase or line of a fully sampled scan is missing: "refuse" or "fill".
-        pixel_spacing_mm: Along readout and phase encode, where the file does not tell.
-        frame_time_ms: Time between cardiac phases, where the file does not tell.
-
-    Raises:
-        UserError: A value is not allowed.
-    """
-
-    coil_maps: CoilMaps = field(default_factory=CoilMaps)
-    coils: Optional[int] = DEFAULT_COILS
-    compression: str = "geometric"
-    missing: str = "refuse"
-    pixel_spacing_mm: Optional[Tuple[float, float]] = None
-    frame_time_ms: Optional[float] = None
-
-    def __post_init__(self):
-        check(self.compression in COMPRESSIONS, "--compression", self.compression, ", ".join(COMPRESSIONS))
-        check(self.missing in MISSING, "--missing", self.missing, ", ".join(MISSING))
-        if self.compression != "none":
-            check_whole("--coils", self.coils or 0, 1, MOST_COILS)
-        for option, values in (
-            ("--pixel-spacing", self.pixel_spacing_mm or ()),
-            ("--frame-time", () if self.frame_time_ms is None else (self.frame_time_ms,)),
-        ):
-            check(all(map(is_length, values)), option, values, f"above 0, up to {LARGEST_LENGTH:g}")
 
 
 def slice_arrays(scan: RawScan, slice_id: int, preparation: Preparation) -> Tuple[Dict[str, np.ndarray], List[str]]:
@@ -155,7 +107,7 @@ def _covered(sampled: np.ndarray, most: int) -> int:
 
 def _compressed(kspace: np.ndarray, preparation: Preparation) -> Tuple[np.ndarray, Optional[torch.Tensor]]:
     """K-space of virtual coils, and the matrix that makes them; ``None`` where the coils stay."""
-    compression, coils = COMPRESSIONS[preparation.compression], preparation.coils
+    compression, coils = _COMPRESSIONS[preparation.compression], preparation.coils
     if compression is None or coils is None or coils >= kspace.shape[-1]:
         return kspace, None
     measured = torch.from_numpy(kspace)

@@ -7,9 +7,9 @@ from typing import IO, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from meddlr_greedy.data.placement import Placement, check_placement
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import reading
+from meddlr_greedy.headers.placement import Placement, check_placement
 from meddlr_greedy.limits import check_declared, check_memory, is_length
 from meddlr_greedy.readers.image_series import checked_magnitude
 from meddlr_greedy.readers.raw_scan import slice_spacing, stem

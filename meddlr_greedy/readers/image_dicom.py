@@ -6,9 +6,9 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from meddlr_greedy.data.placement import Placement
-from meddlr_greedy.data.study import KEPT, kept_of
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.headers.placement import Placement
+from meddlr_greedy.headers.study import KEPT, kept_of
 from meddlr_greedy.limits import check_memory, is_length
 from meddlr_greedy.readers.image_dicom_files import read_dicom
 from meddlr_greedy.readers.image_dicom_folders import place_of, scan_at

@@ -19,7 +19,7 @@ from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequenc
 
 import numpy as np
 
-from meddlr_greedy.data.placement import SAME_PLACE_MM
+from meddlr_greedy.headers.placement import SAME_PLACE_MM
 from meddlr_greedy.readers.image_dicom_files import listed, named
 from meddlr_greedy.readers.image_dicom_frames import Frame, Series
 

@@ -8,9 +8,9 @@ from typing import Any, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import reading
+from meddlr_greedy.headers.placement import Placement
 from meddlr_greedy.limits import LARGEST_LENGTH, check_declared, check_memory, is_length
 from meddlr_greedy.readers.image_series import checked_magnitude
 from meddlr_greedy.readers.raw_scan import stem

@@ -8,14 +8,12 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import h5py
 import numpy as np
-import torch
 
-from meddlr_greedy.data.study import kept_of
 from meddlr_greedy.errors import UserError, check
 from meddlr_greedy.files import reading
 from meddlr_greedy.hdf5 import check_array, check_links
+from meddlr_greedy.headers.study import kept_of
 from meddlr_greedy.limits import LARGEST_LENGTH, MOST_SLICES, check_whole, is_length
-from meddlr_greedy.ops.coils import noise_covariance, whitening_matrix
 from meddlr_greedy.readers.ismrmrd_calibration import (
     CALIBRATION,
     CALIBRATION_AND_IMAGING,
@@ -354,6 +352,10 @@ class _File:
     def _whitening(self) -> Optional[np.ndarray]:
         if not self.noise.size:
             return None
+        import torch  # as in remove_oversampling
+
+        from meddlr_greedy.ops.coils import noise_covariance, whitening_matrix
+
         samples = [data.transpose(0, 2, 1).reshape(-1, data.shape[1]) for _, data in self._read(self.noise)]
         try:
             return whitening_matrix(

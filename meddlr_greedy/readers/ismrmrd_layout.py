@@ -6,8 +6,8 @@ from typing import Optional, Tuple
 
 import numpy as np
 
-from meddlr_greedy.data.placement import SAME_PLACE_MM, Placement
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.headers.placement import SAME_PLACE_MM, Placement
 from meddlr_greedy.limits import check_declared, check_memory
 from meddlr_greedy.readers.ismrmrd_header import Encoding, Header
 

@@ -1,12 +1,11 @@
 """HDF5 files of k-space in the layout of scan files, meddlr's or this package's own, that lack coil maps."""
 
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import TYPE_CHECKING, Dict, List, Sequence
 
 import h5py
 import numpy as np
 
-from meddlr_greedy.data.scan_file import ScanHeader, check_mask, read_header, read_slice
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import reading
 from meddlr_greedy.limits import check_memory
@@ -15,6 +14,9 @@ from meddlr_greedy.readers.fastmri import HEADER_NAME
 from meddlr_greedy.readers.raw_scan import RawScan, RawSlice, find_files, not_zero, stem
 from meddlr_greedy.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
+
+if TYPE_CHECKING:
+    from meddlr_greedy.data.scan_file import ScanHeader
 
 __all__ = ["KspaceFileReader"]
 
@@ -50,6 +52,8 @@ class KspaceFileReader(Reader):
         Raises:
             UserError: The file cannot be used, or has maps.
         """
+        from meddlr_greedy.data.scan_file import read_header  # only here: it imports meddlr
+
         _refuse_other_formats(path)
         header = read_header(str(path), for_training=False, needs_maps=False)
         if "maps" in header.contents:
@@ -81,19 +85,21 @@ def _refuse_other_formats(path: Path) -> None:
             raise UserError(f"{path}: found {HEADER_NAME} in it: for files of fastMRI use 'prepare fastmri'")
 
 
-def _is_full(path: Path, header: ScanHeader) -> bool:
+def _is_full(path: Path, header: "ScanHeader") -> bool:
     """Whether the mask of a file has no zeros."""
     return all(_read(path, slice_id, ["mask"])["mask"].all() for slice_id in range(header.shape[0]))
 
 
 def _read(path: Path, slice_id: int, names: List[str]) -> Dict[str, np.ndarray]:
+    from meddlr_greedy.data.scan_file import check_mask, read_slice
+
     arrays = read_slice(str(path), slice_id, names)
     if "mask" in arrays:
         check_mask(str(path), slice_id, "mask", arrays["mask"])
     return arrays
 
 
-def _load_slice(path: Path, slice_id: int, header: ScanHeader) -> RawSlice:
+def _load_slice(path: Path, slice_id: int, header: "ScanHeader") -> RawSlice:
     arrays = _read(path, slice_id, ["kspace", *(["mask"] if "mask" in header.contents else [])])
     if len(header.shape) != CINE_AXES:
         arrays = {name: array[:, :, None] for name, array in arrays.items()}

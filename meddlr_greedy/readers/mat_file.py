@@ -17,7 +17,6 @@ from typing import Any, BinaryIO, Dict, NamedTuple, Optional, Tuple
 
 import h5py
 import numpy as np
-import scipy.io
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import reading
@@ -145,13 +144,15 @@ class MatArray:
 
     def read(self, index: Tuple[Any, ...] = ()) -> np.ndarray:
         """The values, or those of an index; complex ones are complex64 or complex128."""
+        from scipy.io import loadmat  # where it is used, since it takes as long to import as all readers
+
         with reading(self.path, _A_MAT_FILE):
             if self.element is None:
                 with h5py.File(self.path, "r") as file:
                     return _of_parts(file[self.name][index])
             with open(self.path, "rb") as stream:  # one byte more, so that the checksum is read
                 content = self.element.content(stream, _TAG + self.element.declared + 1)
-            found = scipy.io.loadmat(self.element.alone(content, _PARTS))[self.name]
+            found = loadmat(self.element.alone(content, _PARTS))[self.name]
             return found.T[index]
 
 
@@ -191,12 +192,14 @@ def _of_version_5(path: Path, file: BinaryIO, order: str) -> Dict[str, MatArray]
 
 
 def _variable(path: Path, file: BinaryIO, element: _Element) -> MatArray:
+    from scipy.io import whosmat
+
     head = element.content(file, _LARGEST_HEAD)
     tag, declared = struct.unpack_from(f"{element.order}II", head)
     if tag != _MATRIX:
         raise UserError(f"{path}: found no variable at byte {element.begin}, truncated or damaged")
     element = element._replace(declared=declared)
-    ((name, shape, found),) = scipy.io.whosmat(element.alone(head, _PARTS_OF_HEAD))
+    ((name, shape, found),) = whosmat(element.alone(head, _PARTS_OF_HEAD))
     number = _NUMBERS.get(found)
     if number is None or any(length < 0 for length in shape):
         return MatArray(path, name, shape[::-1], found, "other", element)

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
-import torch
 
-from meddlr_greedy.data.placement import SAME_PLACE_MM, Placement, check_placement
-from meddlr_greedy.data.study import ATTRIBUTE, check_study
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.headers.placement import SAME_PLACE_MM, Placement, check_placement
+from meddlr_greedy.headers.study import ATTRIBUTE, check_study
 from meddlr_greedy.limits import MOST_SLICES, check_memory, is_length
-from meddlr_greedy.ops.fft import centered_fft, centered_ifft
 
 __all__ = [
     "Calibration",
@@ -83,7 +81,7 @@ class RawScan:
         slice_spacing_mm: From the center of a slice to that of the next, of a single one its thickness, where known.
         frame_time_ms: Time between cardiac phases, where known.
         placement: Where the slices lie in the patient, where known.
-        dicom: What is kept of the study, see :mod:`meddlr_greedy.data.study`.
+        dicom: What is kept of the study, see :mod:`meddlr_greedy.headers.study`.
         notes: What a user should know of this file.
     """
 
@@ -214,6 +212,10 @@ def not_zero(kspace: np.ndarray) -> np.ndarray:
 
 def remove_oversampling(readouts: np.ndarray, width: int) -> np.ndarray:
     """Keeps the central ``width`` of the N image points of centered readouts (..., N), and their intensities."""
+    import torch  # only here: readers are asked for their options, too
+
+    from meddlr_greedy.ops.fft import centered_fft, centered_ifft
+
     image = centered_ifft(torch.from_numpy(readouts), dims=(-1,))
     first = readouts.shape[-1] // 2 - width // 2
     return centered_fft(image[..., first : first + width], dims=(-1,)).numpy()

@@ -14,8 +14,8 @@ from typing import Any, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.errors import check
+from meddlr_greedy.headers.placement import Placement
 from meddlr_greedy.limits import check_memory
 from meddlr_greedy.ops.acquisition import (
     Acquisition,
@@ -40,7 +40,7 @@ class CineSeries:
         slice_spacing_mm: From the center of a slice to that of the next, of a single one its thickness, where known.
         frame_time_ms: Time between cardiac phases, where known.
         placement: Where the slices lie in the patient, where known.
-        dicom: What is kept of the study, see :mod:`meddlr_greedy.data.study`.
+        dicom: What is kept of the study, see :mod:`meddlr_greedy.headers.study`.
         path: The file or folder; its stem seeds the simulation.
         other_files: As in :class:`RawScan`.
         subject_id: Whom the images show.

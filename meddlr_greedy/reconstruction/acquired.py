@@ -5,9 +5,9 @@ from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.data.scan_file import check_mask, check_values, read_header, read_slice
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.headers.placement import Placement
 from meddlr_greedy.ops.axes import CINE_AXES
 from meddlr_greedy.reconstruction.nifti import LARGEST_AXIS
 
@@ -78,7 +78,7 @@ class AcquiredScan:
 
     @property
     def affine(self) -> Optional[np.ndarray]:
-        """From voxels to mm, see :meth:`~meddlr_greedy.data.placement.Placement.affine`; ``None`` where unknown.
+        """From voxels to mm, see :meth:`~meddlr_greedy.headers.placement.Placement.affine`; ``None`` where unknown.
 
         Slices at one place have none, for they make no volume.
         """

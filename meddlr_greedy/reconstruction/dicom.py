@@ -1,8 +1,8 @@
 """A reconstruction as a derived series of DICOM: one MR image for each slice and cardiac phase.
 
 Rows lie along the readout, columns along the phase encode. The images are a new series of the study that the scan is
-from, where its file tells (:mod:`meddlr_greedy.data.study`), else of a new study. Pixels have 16 bits; one slope takes
-those of all images back to the magnitude.
+from, where its file tells (:mod:`meddlr_greedy.headers.study`), else of a new study. Pixels have 16 bits; one slope
+takes those of all images back to the magnitude.
 
 Unique identifiers are functions of what is written. So the same images have the same ones, and others have others.
 """
@@ -16,10 +16,10 @@ from typing import Any, Callable, Dict, Iterator, Mapping, Tuple
 import numpy as np
 
 import meddlr_greedy
-from meddlr_greedy.data.placement import SAME_PLACE_MM
-from meddlr_greedy.data.study import study_of
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import as_text, printable
+from meddlr_greedy.headers.placement import SAME_PLACE_MM
+from meddlr_greedy.headers.study import study_of
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
 
 __all__ = ["bytes_needed", "check_placed", "write_series"]

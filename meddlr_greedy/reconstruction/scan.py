@@ -9,11 +9,11 @@ import numpy as np
 
 import meddlr_greedy
 from meddlr_greedy.console import Followed
-from meddlr_greedy.data.placement import SAME_PLACE_MM
 from meddlr_greedy.data.scan_file import check_values
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.figures import draw_cine_gif, draw_recon_figure, drawn_or_told
 from meddlr_greedy.files import check_room, folder_written_atomically, safe_name, writing, written_atomically
+from meddlr_greedy.headers.placement import SAME_PLACE_MM
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
 from meddlr_greedy.reconstruction.dicom import bytes_needed, write_series
 from meddlr_greedy.reconstruction.nifti import NiftiWriter

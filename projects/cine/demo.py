@@ -10,7 +10,6 @@ from typing import Optional, Sequence
 
 from meddlr_greedy import eval_net, prepare, train_net
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.data.catalog import datasets_root
 from meddlr_greedy.errors import exit_with_one_line
 from projects.cine.paths import CONFIGS
 
@@ -26,6 +25,9 @@ def build_parser() -> CommandParser:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command ``python -m projects.cine.demo``."""
     args = build_parser().parse_args(argv)
+    # It needs torch, whose import takes seconds: only once the arguments are known to be right.
+    from meddlr_greedy.data.catalog import datasets_root
+
     config = ["--config-file", os.path.relpath(CONFIGS / "demo.yaml"), "OUTPUT_DIR", args.output]
 
     prepare.main(["phantom", "--output", str(datasets_root() / "phantom")])

@@ -14,9 +14,9 @@ import scipy.io
 
 from meddlr_greedy import compare, eval_net, prepare, reconstruct, train_net
 from meddlr_greedy.config.loading import load_config
-from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.data.scan_file import check_mask, check_values, read_header, read_slice, write_scan
 from meddlr_greedy.engine.run_files import load_network
+from meddlr_greedy.headers.placement import Placement
 from meddlr_greedy.preparation.sources import Source
 from meddlr_greedy.readers.cmrxrecon import CmrxreconReader
 from meddlr_greedy.readers.fastmri import FastmriReader

@@ -7,9 +7,8 @@ import numpy as np
 
 from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.ops.acquisition import coil_sensitivities, random_smooth_phase, seeded_generator
-from meddlr_greedy.preparation.coil_maps import CoilMaps
 from meddlr_greedy.preparation.dataset import prepare_dataset
-from meddlr_greedy.preparation.slice import Preparation
+from meddlr_greedy.preparation.settings import CoilMaps, Preparation
 from meddlr_greedy.preparation.sources import Source
 from meddlr_greedy.readers.beating_heart import beating_heart
 from meddlr_greedy.readers.images import ImagesReader

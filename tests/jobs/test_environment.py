@@ -2,9 +2,9 @@
 
 import pytest
 
-from meddlr_greedy import train_net
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.jobs.environment import MAX_PROCESSES, Environment, in_job, num_local_processes, num_processes
+from meddlr_greedy.parallel import training
 from tests.helpers.errors import expect_error
 
 VARIABLES = {
@@ -105,6 +105,6 @@ def test_number_of_processes_to_start(write_config, tmp_path, capsys, num):
 
 
 def test_processes_without_modules_are_not_started(write_config, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(train_net, "launch", None)
+    monkeypatch.setattr(training, "launch", None)
     expect_error(capsys, write_config(modules=4), "--num-gpus", "5", words=["NUM_MODULES: found 4", "5 processes"])
     assert not (tmp_path / "run").exists()

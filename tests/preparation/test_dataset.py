@@ -13,8 +13,8 @@ from meddlr_greedy import prepare
 from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.preparation import scan_task
-from meddlr_greedy.preparation.coil_maps import CoilMaps
 from meddlr_greedy.preparation.dataset import _scan_names
+from meddlr_greedy.preparation.settings import CoilMaps
 from meddlr_greedy.readers.beating_heart import beating_heart
 from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
 from tests.helpers.errors import expect_prepare_error

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from meddlr_greedy.preparation.coil_maps import CoilMaps
-from meddlr_greedy.preparation.slice import Preparation
+from meddlr_greedy.preparation.settings import CoilMaps, Preparation
 from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
 from tests.helpers.heart import COILS, EXACT, prepared, psnr, read, target_and_support
 from tests.helpers.scanners import write_mrd

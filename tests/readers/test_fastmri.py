@@ -9,8 +9,7 @@ from sigpy.mri.app import EspiritCalib
 
 from meddlr_greedy import prepare
 from meddlr_greedy.data.scan_file import read_header
-from meddlr_greedy.preparation.coil_maps import CoilMaps
-from meddlr_greedy.preparation.slice import Preparation
+from meddlr_greedy.preparation.settings import CoilMaps, Preparation
 from meddlr_greedy.readers.fastmri import FastmriReader
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.fastmri import PADDING, fastmri_kspace, write_fastmri

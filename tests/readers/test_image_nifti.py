@@ -4,8 +4,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.headers.placement import Placement
 from meddlr_greedy.readers.images import ImagesReader, load_images
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.heart import expected_magnitude, prepared, psnr, read, target_and_support

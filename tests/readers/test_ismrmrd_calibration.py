@@ -9,8 +9,9 @@ from ismrmrd import constants
 
 from meddlr_greedy import prepare
 from meddlr_greedy.ops.coils import compress_coils, geometric_compression
-from meddlr_greedy.preparation.coil_maps import CoilMaps
-from meddlr_greedy.preparation.slice import Preparation, slice_arrays
+from meddlr_greedy.preparation.coil_maps import estimated_maps
+from meddlr_greedy.preparation.settings import CoilMaps, Preparation
+from meddlr_greedy.preparation.slice import slice_arrays
 from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
 from tests.helpers.heart import COILS, HEIGHT, PHASES, WIDTH, prepared, read
 from tests.helpers.mrd_lines import ALONE, EMBEDDED, MM, Line, header, oversampled, space, write_lines
@@ -114,7 +115,7 @@ def test_maps_of_virtual_coils(heart, tmp_path):
     arrays, _ = slice_arrays(scan, 0, Preparation(maps, coils=4))
     matrix = geometric_compression(torch.from_numpy(raw.kspace), 4)
     full = oversampled(heart.coil_images[0], 1).mean(axis=0).transpose(1, 2, 0)
-    expected = maps.estimate(compress_coils(torch.from_numpy(full), matrix).numpy())
+    expected = estimated_maps(compress_coils(torch.from_numpy(full), matrix).numpy(), maps)
     support = np.abs(expected).sum(axis=(2, 3, 4)) > 0
     found = arrays["maps"][support][:, 0], expected[support][:, 0]
     assert support.mean() > 0.5 and np.percentile(angles(*found), 95) < 1e-2

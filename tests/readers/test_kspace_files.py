@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from meddlr_greedy import prepare
-from meddlr_greedy.data.placement import Placement
 from meddlr_greedy.data.scan_file import write_scan
-from meddlr_greedy.preparation.coil_maps import CoilMaps
-from meddlr_greedy.preparation.slice import Preparation
+from meddlr_greedy.headers.placement import Placement
+from meddlr_greedy.preparation.settings import CoilMaps, Preparation
 from meddlr_greedy.readers.kspace_files import KspaceFileReader
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.fastmri import fastmri_kspace, write_fastmri

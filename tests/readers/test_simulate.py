@@ -9,8 +9,8 @@ import pytest
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.acquisition import Acquisition
-from meddlr_greedy.preparation.coil_maps import CoilMaps
-from meddlr_greedy.preparation.slice import Preparation, slice_arrays
+from meddlr_greedy.preparation.settings import CoilMaps, Preparation
+from meddlr_greedy.preparation.slice import slice_arrays
 from meddlr_greedy.readers.beating_heart import beating_heart
 from meddlr_greedy.readers.images import load_series
 from meddlr_greedy.readers.simulate import simulated_scan

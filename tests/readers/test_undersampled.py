@@ -5,8 +5,7 @@ import pytest
 from sigpy.mri.app import EspiritCalib
 
 from meddlr_greedy.data.scan_file import write_scan
-from meddlr_greedy.preparation.coil_maps import CoilMaps
-from meddlr_greedy.preparation.slice import Preparation
+from meddlr_greedy.preparation.settings import CoilMaps, Preparation
 from meddlr_greedy.readers.cmrxrecon import CmrxreconReader
 from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
 from meddlr_greedy.readers.kspace_files import KspaceFileReader

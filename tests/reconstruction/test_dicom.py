@@ -11,9 +11,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from meddlr_greedy.data.placement import Placement
-from meddlr_greedy.data.study import KEPT, study_of, study_text
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.headers.placement import Placement
+from meddlr_greedy.headers.study import KEPT, study_of, study_text
 from meddlr_greedy.preparation.sources import Source
 from meddlr_greedy.readers.images import ImagesReader, load_images
 from meddlr_greedy.readers.ismrmrd import IsmrmrdReader

@@ -27,9 +27,8 @@ from meddlr_greedy.data.build import build_val_loader
 from meddlr_greedy.data.catalog import datasets_root, register_datasets
 from meddlr_greedy.engine.run_files import find_weights, load_network
 from meddlr_greedy.errors import exit_with_one_line
-from meddlr_greedy.preparation.coil_maps import CoilMaps
 from meddlr_greedy.preparation.dataset import prepare_dataset
-from meddlr_greedy.preparation.slice import Preparation
+from meddlr_greedy.preparation.settings import CoilMaps, Preparation
 from meddlr_greedy.preparation.sources import Source
 from meddlr_greedy.readers.phantom import subject_names
 from projects.cine.paths import CONFIGS, README_PAGE, ROOT

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from meddlr_greedy.data.placement import Placement, check_placement
+from meddlr_greedy.headers.placement import Placement, check_placement
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
