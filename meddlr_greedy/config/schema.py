@@ -100,6 +100,14 @@ class RunConfig:
         "a non-negative integer (0: torch's choice), at most 1024",
         lambda value: is_count(value) and value <= 1024,
     )
+    TF32: bool = key(
+        True,
+        """Whether convolutions on an NVIDIA GPU (Ampere and newer) may round what they multiply to TF32 (10 bits), as
+        torch lets them: faster, with relative errors of about 1e-3 in each. False computes in float32, as a CPU does.
+        Matrix products and FFTs use float32 either way.""",
+        "True or False",
+        is_bool,
+    )
     KEEP_CHECKPOINTS: int = key(
         3,
         "Newest checkpoint files to keep, beside the best and the final one. 0 keeps all.",
