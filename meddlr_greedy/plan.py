@@ -57,9 +57,8 @@ _RULE = (
 
 
 _NOT_SEEN = (
-    "not in these numbers, on a GPU: the work area of cuFFT (an estimate: at most about {:.1f} MB, the size of what is"
-    " transformed), workspaces of cuDNN, what the allocator cannot use of its blocks, and the CUDA context (some hundred"
-    " MB)"
+    "not in these numbers, on a GPU: the work area of cuFFT (an estimate: at most about {:.1f} MB, the size of what it"
+    " transforms), workspaces of cuDNN, what the allocator cannot use of its blocks, the CUDA context (some hundred MB)"
 )
 
 

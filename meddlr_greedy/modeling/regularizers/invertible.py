@@ -1,7 +1,7 @@
 """A residual regularizer with an inverse."""
 
 import math
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,14 @@ __all__ = ["InvertibleResBlock", "InvertibleSpatioTemporalResNet", "have_converg
 # Bound of Lip(g): an error of the fixed point iteration halves at least with each evaluation of g. At 0.9, 151
 # evaluations would take the place of 23, and the inverse of a block could amplify an error tenfold instead of twice.
 _LIPSCHITZ = 0.5
-# Evaluations of g after which an error is float32's rounding at that bound; and how many more than were needed last
-# time are made on a GPU: weights and data change little from one iteration to the next.
-_MOST_EVALUATIONS = math.ceil(math.log(torch.finfo(torch.float32).eps) / math.log(_LIPSCHITZ))
+# Evaluations of g that a GPU makes beyond those that were needed last time: weights and data change little from one
+# iteration to the next.
 _MORE_EVALUATIONS = 2
+
+
+def _most_evaluations(dtype: torch.dtype) -> int:
+    """Evaluations of g after which an error is as small as rounding, at the bound of its Lipschitz constant."""
+    return math.ceil(math.log(torch.finfo(dtype).eps) / math.log(_LIPSCHITZ))
 
 
 class InvertibleResBlock(nn.Module):
@@ -36,7 +40,7 @@ class InvertibleResBlock(nn.Module):
 
     Attributes:
         evaluations: Of g, that the inverse makes on a GPU, where to ask whether it has converged would be to wait;
-            :func:`have_converged` asks once for all blocks.
+            :func:`have_converged` asks once for all blocks. None: as many as are enough for any weights.
     """
 
     def __init__(self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = ZEROS):
@@ -44,7 +48,7 @@ class InvertibleResBlock(nn.Module):
         self.pad = Padding(kernel_size, padding)
         self.conv1 = SpatioTemporalConv(in_channels, channels, kernel_size, self.pad.zeros)
         self.conv2 = SpatioTemporalConv(channels, in_channels, kernel_size, self.pad.zeros)
-        self.evaluations = _MOST_EVALUATIONS
+        self.evaluations: Optional[int] = None
         self._needed: List[torch.Tensor] = []  # evaluations of each inverse since have_converged, on the GPU
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -61,7 +65,7 @@ class InvertibleResBlock(nn.Module):
             return self._inverse_without_stop(y)
         scale, x = self._scale(), y
         rounding = torch.finfo(y.dtype).eps * y.norm()
-        for _ in range(_MOST_EVALUATIONS):
+        for _ in range(_most_evaluations(y.dtype)):
             previous, x = x, y - scale * self._residual(x)
             if (x - previous).norm() <= rounding:  # most blocks contract much faster than the bound
                 break
@@ -73,7 +77,7 @@ class InvertibleResBlock(nn.Module):
         rounding = torch.finfo(y.dtype).eps * y.norm()
         has_converged = torch.zeros((), dtype=torch.bool, device=y.device)
         needed = torch.zeros((), device=y.device)
-        for _ in range(self.evaluations):
+        for _ in range(self.evaluations or _most_evaluations(y.dtype)):
             previous, x = x, torch.where(has_converged, x, y - scale * self._residual(x))
             needed = needed + ~has_converged
             has_converged = (x - previous).norm() <= rounding
@@ -100,11 +104,10 @@ def have_converged(blocks: Sequence[InvertibleResBlock]) -> bool:
         return True
     counts = torch.stack(list(needed.values())).cpu().tolist()
     # All evaluations are enough, also where rounding keeps the last bits moving.
-    enough = all(math.isfinite(n) or block.evaluations == _MOST_EVALUATIONS for block, n in zip(needed, counts))
+    enough = all(math.isfinite(n) or block.evaluations is None for block, n in zip(needed, counts))
     for block, count in zip(needed, counts):
         block._needed.clear()
-        wanted = count + _MORE_EVALUATIONS if enough else math.inf
-        block.evaluations = int(min(wanted, _MOST_EVALUATIONS))
+        block.evaluations = int(count) + _MORE_EVALUATIONS if enough and math.isfinite(count) else None
     return enough
 
 
