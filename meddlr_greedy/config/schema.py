@@ -202,7 +202,8 @@ class GreedyConfig:
     CHECKPOINT: bool = key(
         False,
         """Activation checkpointing inside modules: backward runs the unrolled steps again, one by one, so that a module
-        keeps the images between its steps and what one step needs. The gradients are the same, bit for bit.""",
+        keeps the images between its steps and what one step needs. The gradients are the same, bit for bit where
+        algorithms are deterministic.""",
         "True or False",
         is_bool,
         needs_greedy=True,

@@ -153,8 +153,8 @@ def test_three_processes_pass_messages_on_in_groups(start_job):
 
 DUPLICATE = (
     "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:77, invalid usage (run with NCCL_DEBUG=WARN for"
-    " details), NCCL version 2.27.5\nncclInvalidUsage: This usually reflects invalid usage of NCCL library.\nLast error:\n"
-    "Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 1b000"
+    " details), NCCL version 2.27.5\nncclInvalidUsage: This usually reflects invalid usage of NCCL library.\n"
+    "Last error:\nDuplicate GPU detected : rank 0 and rank 1 both on CUDA device 1b000"
 )
 REMOTE = (
     "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:77, remote process exited or there was a network"
