@@ -7,11 +7,13 @@ import torch
 from meddlr.solver import build_optimizer as build_stock_optimizer
 from torch import nn
 
-from meddlr_greedy.engine import update_sets
+from meddlr_greedy.engine import build, update_sets
 from meddlr_greedy.engine.build import build_optimizer
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.engine.update_sets import update_in_sets
 from tests.helpers.networks import small_config
+from tests.helpers.runs import assert_same_training
+from tests.helpers.runs import train as train_run
 
 SOLVERS = {
     "Adam": ("Adam", {}),
@@ -75,7 +77,7 @@ def assert_equal(a, b):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_bits_and_state_are_those_of_a_call_for_each_parameter(solver, accumulated, schedule):
     cfg, models = config(solver, GRAD_ACCUM_ITERS=accumulated), (network(), network())
-    optimizers = [build(cfg, model) for build, model in zip((build_stock_optimizer, build_optimizer), models)]
+    optimizers = [make(cfg, model) for make, model in zip((build_stock_optimizer, build_optimizer), models)]
     schedules = [None, None]
     for j, optimizer in enumerate(optimizers):
         for i, group in enumerate(optimizer.param_groups):
@@ -181,3 +183,31 @@ def test_on_a_gpu_kernels_are_fused_and_find_the_counts_of_an_old_checkpoint(mon
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-6)
     assert not all(torch.equal(a[name], b[name]) for name in a)
     assert all(group["fused"] is None for group in ours.param_groups)
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ["SOLVER.WEIGHT_DECAY", "0.01", "SOLVER.BIAS_LR_FACTOR", "2.0", "SOLVER.GRAD_ACCUM_ITERS", "2"],
+        ["SOLVER.OPTIMIZER", "SGD", "MISC.GREEDY.CLIP_NORM", "0.01", "MISC.GREEDY.LR_FACTORS", "[1, 3]"],
+    ],
+)
+def test_a_training_gives_the_weights_of_the_update_before(write_config, tmp_path, monkeypatch, opts):
+    """And continues from the checkpoint of a version that updated group by group."""
+    opts = [*opts, "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.CHECKPOINT_PERIOD", "3"]
+
+    def config(name):
+        return write_config(arch="CineUnrolledCNN", data="beat", out=tmp_path / name)
+
+    with monkeypatch.context() as before:
+        before.setattr(build, "update_in_sets", lambda optimizer: None)
+        train_run(config("old"), *opts)
+    train_run(config("new"), *opts)
+    for name in ("model_0000002.pth", "model_final.pth"):
+        assert_same_training(tmp_path / "old" / name, tmp_path / "new" / name)
+    for path in (tmp_path / "old").glob("model_*.pth"):
+        if path.name != "model_0000002.pth":
+            path.unlink()
+    (tmp_path / "old" / "last_checkpoint").write_text("model_0000002.pth")
+    train_run(config("old"), "--resume", *opts)
+    assert_same_training(tmp_path / "old" / "model_final.pth", tmp_path / "new" / "model_final.pth")
