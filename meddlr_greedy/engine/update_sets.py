@@ -29,7 +29,7 @@ def update_in_sets(optimizer: torch.optim.Optimizer) -> None:
 
     @functools.wraps(step)
     def step_in_sets(self: torch.optim.Optimizer, closure: Any = None) -> Any:
-        groups = self.param_groups
+        groups, num_known = self.param_groups, len(self.state)
         self.param_groups = _sets(groups)
         try:
             for group in self.param_groups:
@@ -38,6 +38,7 @@ def update_in_sets(optimizer: torch.optim.Optimizer) -> None:
             return step(closure)
         finally:
             self.param_groups = groups
+            _put_in_order(self, num_known)
 
     # A method and no function: torch's schedulers take it apart, and put it together again.
     optimizer.step = types.MethodType(step_in_sets, optimizer)  # type: ignore[method-assign]
@@ -68,6 +69,16 @@ def _implementation(options: Group, p: torch.Tensor) -> Group:
     if "fused" in options and _is_fusible(p):
         return {"fused": True, "foreach": False}
     return {"foreach": True} if "foreach" in options else {}
+
+
+def _put_in_order(optimizer: torch.optim.Optimizer, num_known: int) -> None:
+    """Brings states that are new into the order of the groups, in which they would have been made, and are saved."""
+    new = list(optimizer.state)[num_known:] if len(optimizer.state) > num_known else []
+    if new:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        position = {id(p): i for i, p in enumerate(parameters)}
+        for p in sorted(new, key=lambda p: position[id(p)]):
+            optimizer.state[p] = optimizer.state.pop(p)
 
 
 def _place_counts(optimizer: torch.optim.Optimizer, group: Group) -> None:

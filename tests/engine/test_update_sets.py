@@ -12,7 +12,7 @@ from meddlr_greedy.engine.build import build_optimizer
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.engine.update_sets import update_in_sets
 from tests.helpers.networks import small_config
-from tests.helpers.runs import assert_same_training
+from tests.helpers.runs import assert_equal, assert_same_training
 from tests.helpers.runs import train as train_run
 
 SOLVERS = {
@@ -53,23 +53,6 @@ def train(model, optimizer, iterations, scheduler=None, begin=0):
         if scheduler is not None:
             scheduler.step()
     return model.state_dict()
-
-
-def assert_equal(a, b):
-    """Equal bits in nested containers."""
-    assert type(a) is type(b)
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b) and a.dtype == b.dtype
-    elif isinstance(a, dict):
-        assert list(a) == list(b)
-        for key in a:
-            assert_equal(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b):
-            assert_equal(x, y)
-    else:
-        assert a == b
 
 
 @pytest.mark.parametrize("schedule", [False, True])

@@ -5,6 +5,7 @@ import torch
 from meddlr.modeling.loss_computer import IMAGE_LOSSES, KSPACE_LOSSES
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.modeling.contract import CINE_AXES, is_compatible, traits_of
 from meddlr_greedy.planning.example import Example
 from projects.cine.support.synchronizations import (
@@ -24,7 +25,7 @@ def waits(cfg, spoil=None, constant_along_readout=True):
     """The places at which a training step of a config waits."""
     name = cfg.MISC.GREEDY.META_ARCHITECTURE
     cine = traits_of(META_ARCH_REGISTRY.get(name)).kspace_axes == CINE_AXES
-    cfg.MISC.GREEDY = {"CINE": {"PARTIAL_ECHO": 0.0, "READOUT_CROP": 0, "LOSS_LINES": 0.0}, **cfg.MISC.GREEDY}
+    cfg.MISC.GREEDY = GreedyConfig.from_cfg(cfg).as_node()
     cfg.MISC.GREEDY.CINE.PARTIAL_ECHO = 0.0 if constant_along_readout else 0.25
     example = Example.from_shape(cfg, (18, 17, 12, 3) if cine else (18, 17, 3))
     with counted_on_fake_gpu() as counted:
