@@ -16,7 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from meddlr_greedy.engine.build import build_loss_computer, build_network_to_train, build_optimizer
 from meddlr_greedy.engine.step import StepOnBatch
+from meddlr_greedy.ops.devices import to_device
 from meddlr_greedy.planning.example import Example
 
 __all__ = ["FAKE_GPU", "Synchronizations", "counted_on_fake_gpu", "step_on_fake_gpu"]
@@ -122,7 +124,9 @@ def _short(path: str) -> str:
 @contextmanager
 def counted_on_fake_gpu() -> Iterator[Synchronizations]:
     """Inside the block, tensors have no values, may be on :data:`FAKE_GPU`, and what waits for it is counted."""
-    with FakeTensorMode(), Synchronizations() as counted, mock.patch("torch.cuda.is_available", lambda: True):
+    # meddlr copies a batch to a GPU, unless it is there, where torch says that there is one.
+    moves = mock.patch("meddlr.modeling.meta_arch.unrolled.move_to_device", to_device)
+    with moves, FakeTensorMode(), Synchronizations() as counted:
         yield counted
 
 
@@ -155,9 +159,8 @@ def step_on_fake_gpu(
     batch: Dict[str, Any] = dict(example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE))
     if example.is_cine:
         batch["constant_along_readout"] = example.constant_along_readout  # as the loader says
-    step = _FakeStep.from_config(cfg.freeze(), batch=batch)
-    step.model.to(FAKE_GPU)
-    step = _FakeStep(step.model, step.optimizer, step.loss_computer, 0, batch)  # constants follow the network
+    model = build_network_to_train(cfg.freeze()).train().to(FAKE_GPU)
+    step = _FakeStep(model, build_optimizer(cfg, model), build_loss_computer(cfg), 0, batch)
     step.run()  # what is made once
     if spoil is not None:
         spoil(step)

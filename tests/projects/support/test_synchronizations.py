@@ -39,6 +39,14 @@ def test_a_step_waits_once(name, greedy):
     assert sum(found.values()) == 1, found
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_step_of_a_plain_network_waits_once(name):
+    cfg = small_config(name)
+    cfg.MODEL.META_ARCHITECTURE = name
+    found = waits(cfg)
+    assert sum(found.values()) == 1, found
+
+
 @pytest.mark.parametrize("name", INVERTIBLE)
 def test_a_step_that_runs_backwards_waits_twice(name):
     found = waits(small_config(name, NUM_MODULES=1, TRAINING="invertible"))
