@@ -36,6 +36,7 @@ class StepMemory(NamedTuple):
     peak: int  #: of the whole step, everything included
     evaluation: int  #: the same of the network's forward in evaluation, with a batch of SOLVER.TEST_BATCH_SIZE
     operations: float  #: of the whole step, recomputation included; see :class:`~meddlr_greedy.planning.trace.Trace`
+    copied_ahead: int = 0  #: of the peak: the next batch, which a trainer copies to a GPU during the step
 
     @property
     def largest(self) -> int:
@@ -138,6 +139,7 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
         peak,
         evaluation,
         operations,
+        copied_ahead,
     )
 
 
