@@ -14,14 +14,14 @@ _constants: Dict[Hashable, torch.Tensor] = {}
 def to_device(value: Any, device: torch.device) -> Any:
     """Copies the tensors of a batch to a device; what is there already stays as it is.
 
-    The host does not wait for a copy to CUDA, which overlaps with computing where it comes from pinned memory.
+    The host does not wait for a copy to a GPU, which overlaps with computing where it comes from pinned memory.
 
     Args:
         value: A tensor, or a dictionary, list or tuple of values; anything else is returned as it is.
         device: Where to.
     """
     if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=device.type == "cuda")
+        return value.to(device, non_blocking=device.type != "cpu")
     if isinstance(value, dict):
         return {key: to_device(element, device) for key, element in value.items()}
     if type(value) in (list, tuple):

@@ -7,6 +7,7 @@ import torch
 from meddlr.solver import build_optimizer as build_stock_optimizer
 from torch import nn
 
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.engine import build, update_sets
 from meddlr_greedy.engine.build import build_optimizer
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
@@ -26,6 +27,7 @@ SOLVERS = {
 
 def config(solver, **solver_keys):
     cfg = small_config("CineUnrolledCNN")
+    cfg.MISC.GREEDY = GreedyConfig.from_cfg(cfg).as_node()
     cfg.SOLVER.OPTIMIZER, keys = SOLVERS[solver]
     for key, value in {"BASE_LR": 0.01, **keys, **solver_keys}.items():
         cfg.SOLVER[key] = value

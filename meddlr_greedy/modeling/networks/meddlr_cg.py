@@ -14,13 +14,13 @@ __all__ = ["CGUnrolledCNN"]
 class CGUnrolledCNN(unrolled.CGUnrolledCNN):
     """meddlr's network of this name, built in its place.
 
-    meddlr's conjugate gradients ask the device after each iteration whether they have converged. On CUDA those of this
-    network freeze what has converged instead, which gives the same image; elsewhere they are meddlr's.
+    meddlr's conjugate gradients ask the device after each iteration whether they have converged. On a GPU those of this
+    network freeze what has converged instead, which gives the same image; on the CPU they are meddlr's.
     """
 
     def step(self, *, image: torch.Tensor, model: Any, A: Any, zf_image: torch.Tensor, step_size: Any, dims: Any):  # noqa: N803
         """Regularizes, then solves data consistency; arguments as in ``modeling.contract.UnrolledNetwork``."""
-        if not image.is_cuda:
+        if image.device.type == "cpu":
             return super().step(image=image, model=model, A=A, zf_image=zf_image, step_size=step_size, dims=dims)
         regularized = self.reg(image=image, model=model, dims=dims)
         starts = {"zeros": torch.zeros_like(image), "reg": regularized}

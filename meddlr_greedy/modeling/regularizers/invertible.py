@@ -61,7 +61,7 @@ class InvertibleResBlock(nn.Module):
 
         The distance to the solution is at most :math:`L / (1 - L)` times the last change, for L = Lip(g).
         """
-        if y.is_cuda:
+        if y.device.type != "cpu":
             return self._inverse_without_stop(y)
         scale, x = self._scale(), y
         rounding = torch.finfo(y.dtype).eps * y.norm()

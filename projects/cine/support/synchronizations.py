@@ -1,7 +1,8 @@
 """Counts how often a training step waits for its device; no GPU is needed.
 
-A step runs on tensors without values that say that they are on a GPU (torch's ``FakeTensorMode``), through the very
-code that trains. Each operation that lets the host wait for the GPU is counted, with the line that asks for it.
+A step runs on tensors without values (torch's ``FakeTensorMode``), through the very code that trains. torch's device
+"meta" stands for the GPU, since without a driver torch runs no backward on "cuda"; what is made on the host is on "cpu",
+and the two cannot be mixed. Each operation that lets the host wait for the GPU is counted, with the line that asks for it.
 """
 
 import sys
@@ -23,8 +24,8 @@ from meddlr_greedy.planning.example import Example
 
 __all__ = ["FAKE_GPU", "Synchronizations", "counted_on_fake_gpu", "step_on_fake_gpu"]
 
-#: The device of tensors without values.
-FAKE_GPU = "cuda:0"
+#: The device that stands for a GPU.
+FAKE_GPU = "meta"
 
 _aten = torch.ops.aten
 _READ = _aten._local_scalar_dense
@@ -124,10 +125,22 @@ def _short(path: str) -> str:
 @contextmanager
 def counted_on_fake_gpu() -> Iterator[Synchronizations]:
     """Inside the block, tensors have no values, may be on :data:`FAKE_GPU`, and what waits for it is counted."""
-    # meddlr copies a batch to a GPU, unless it is there, where torch says that there is one.
+    # meddlr's takes any device for the CPU where torch says that there is no GPU.
     moves = mock.patch("meddlr.modeling.meta_arch.unrolled.move_to_device", to_device)
-    with moves, FakeTensorMode(), Synchronizations() as counted:
+    with moves, FakeTensorMode(), Synchronizations(FAKE_GPU) as counted:
         yield counted
+
+
+def _to_fake_gpu(model: torch.nn.Module) -> None:
+    """What ``model.to`` does, which cannot exchange tensors without values."""
+    moved: Dict[torch.Tensor, Any] = {}
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if p is not None:
+                parameter = moved.setdefault(p, torch.nn.Parameter(p.detach().to(FAKE_GPU), p.requires_grad))
+                module._parameters[name] = parameter
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.to(FAKE_GPU)
 
 
 class _FakeStep(StepOnBatch):
@@ -159,7 +172,8 @@ def step_on_fake_gpu(
     batch: Dict[str, Any] = dict(example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE))
     if example.is_cine:
         batch["constant_along_readout"] = example.constant_along_readout  # as the loader says
-    model = build_network_to_train(cfg.freeze()).train().to(FAKE_GPU)
+    model = build_network_to_train(cfg.freeze()).train()
+    _to_fake_gpu(model)
     step = _FakeStep(model, build_optimizer(cfg, model), build_loss_computer(cfg), 0, batch)
     step.run()  # what is made once
     if spoil is not None:
