@@ -74,8 +74,8 @@ def build_network_to_train(cfg: CfgNode, handled_keys: Sequence[str] = HANDLED_K
             cfg.set_recursive(key.full_name, key.default)
     with naming("MODEL"):
         name = cfg.MODEL.META_ARCHITECTURE
-        if name in META_ARCH_REGISTRY and network_class(name) in REPLACED.values():
-            return network_class(name)(cfg.freeze()).to(cfg.MODEL.DEVICE)
+        if name in META_ARCH_REGISTRY and META_ARCH_REGISTRY.get(name) in REPLACED:
+            return network_class(name)(cfg.freeze())
         return build_model(cfg.freeze())
 
 

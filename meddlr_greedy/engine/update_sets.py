@@ -20,7 +20,8 @@ def update_in_sets(optimizer: torch.optim.Optimizer) -> None:
     """From now on the optimizer updates all parameters with equal options in one call.
 
     On the CPU by torch's functions on lists ("foreach"), which give the bits of its loop over parameters; on CUDA by
-    its fused kernels, which differ from these by rounding. A group that says itself which it wants gets that.
+    its fused kernels, which differ from these by rounding. Complex parameters are updated one by one, as ever. A group
+    that says itself which it wants gets that.
 
     Args:
         optimizer: One of torch's or meddlr's; not one that accumulates for it.
@@ -51,7 +52,7 @@ def _sets(groups: List[Group]) -> List[Group]:
         options = {name: value for name, value in group.items() if name != "params"}
         values = [tuple(value) if isinstance(value, list) else value for value in options.values()]
         for p in group["params"]:
-            key = (p.device, _is_fusible(p), *zip(options, values))
+            key = (p.device, p.dtype, *zip(options, values))
             if key not in sets:
                 sets[key] = {**options, "params": [], **_implementation(options, p)}
             sets[key]["params"].append(p)
@@ -64,8 +65,8 @@ def _is_fusible(p: torch.Tensor) -> bool:
 
 def _implementation(options: Group, p: torch.Tensor) -> Group:
     """Which of torch's implementations updates a set like ``p``; nothing for an optimizer that has but one."""
-    if options.get("fused") or options.get("foreach"):
-        return {}
+    if options.get("fused") or options.get("foreach") or p.is_complex():
+        return {}  # torch's loop: of complex numbers, functions on lists round otherwise
     if "fused" in options and _is_fusible(p):
         return {"fused": True, "foreach": False}
     return {"foreach": True} if "foreach" in options else {}

@@ -50,7 +50,7 @@ def conjugate_gradient(
     p = r
     rr = _dot(r, r)
     for _ in range(max_iter):
-        active = rr.amax() >= eps**2 if together else rr > eps**2
+        active = (rr > 0) & (rr.amax() >= eps**2) if together else rr > eps**2
         normal_p = normal_op(p) + mu * p
         alpha = divide(rr, _dot(p, normal_p), active)
         x = x + alpha * p

@@ -1,8 +1,9 @@
 """Counts how often a training step waits for its device; no GPU is needed.
 
 A step runs on tensors without values (torch's ``FakeTensorMode``), through the very code that trains. torch's device
-"meta" stands for the GPU, since without a driver torch runs no backward on "cuda"; what is made on the host is on "cpu",
-and the two cannot be mixed. Each operation that lets the host wait for the GPU is counted, with the line that asks for it.
+"meta" stands for the GPU, since without a driver torch runs no backward on "cuda"; what is made on the host is on
+"cpu", and the two cannot be mixed. Each operation that lets the host wait for the GPU is counted, with the line that
+asks for it.
 """
 
 import sys
@@ -75,8 +76,8 @@ class Synchronizations(TorchDispatchMode):
         packet = func.overloadpacket
         if self._waits(packet, args, kwargs):
             self.places[_place(str(packet).rsplit(".", 1)[-1])] += 1
-        if packet is _READ and isinstance(args[0], FakeTensor):
-            kind = args[0].dtype
+        if packet in (_READ, _aten.equal) and isinstance(args[0], FakeTensor):
+            kind = args[0].dtype if packet is _READ else torch.bool
             return False if kind == torch.bool else 1.0 if kind.is_floating_point else 1
         return func(*args, **kwargs)
 
@@ -127,8 +128,19 @@ def counted_on_fake_gpu() -> Iterator[Synchronizations]:
     """Inside the block, tensors have no values, may be on :data:`FAKE_GPU`, and what waits for it is counted."""
     # meddlr's takes any device for the CPU where torch says that there is no GPU.
     moves = mock.patch("meddlr.modeling.meta_arch.unrolled.move_to_device", to_device)
-    with moves, FakeTensorMode(), Synchronizations(FAKE_GPU) as counted:
+    makes = [mock.patch(f"torch.{name}", _made_on_the_host(getattr(torch, name))) for name in ("tensor", "as_tensor")]
+    with moves, makes[0], makes[1], FakeTensorMode(), Synchronizations(FAKE_GPU) as counted:
         yield counted
+
+
+def _made_on_the_host(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """``torch.tensor`` as it does its work for a GPU: numbers come together on the host, and are copied."""
+
+    def made(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
+        tensor = make(*args, **kwargs)
+        return tensor if device is None else tensor.to(device)
+
+    return made
 
 
 def _to_fake_gpu(model: torch.nn.Module) -> None:
@@ -175,7 +187,6 @@ def step_on_fake_gpu(
     model = build_network_to_train(cfg.freeze()).train()
     _to_fake_gpu(model)
     step = _FakeStep(model, build_optimizer(cfg, model), build_loss_computer(cfg), 0, batch)
-    step.run()  # what is made once
     if spoil is not None:
         spoil(step)
     counted.reset()
