@@ -65,6 +65,7 @@ class GreedyTrainer(DefaultTrainer):
     """
 
     model: torch.nn.Module
+    _data_loader_iter: Any  # of meddlr's
     #: Keys of ``MISC.GREEDY`` that this trainer acts on in the place of the network.
     handled_keys: Sequence[str] = HANDLED_KEYS
 
@@ -308,7 +309,8 @@ class GreedyTrainer(DefaultTrainer):
         super().before_train()
         device = next(self.model.parameters()).device
         if self.reads_batches and device.type == "cuda":
-            self._data_loader_iter = CopiedAhead(self._data_loader_iter, device, self.max_iter - self.start_iter)
+            count = self.max_iter - self.start_iter
+            self._data_loader_iter = CopiedAhead(self._data_loader_iter, device, count)
 
     @property
     def reads_batches(self) -> bool:

@@ -6,8 +6,9 @@ one call. The groups themselves, and with them the checkpoints, stay as they are
 """
 
 import functools
+import operator
 import types
-from typing import Any, Dict, Hashable, List
+from typing import Any, Callable, Dict, Hashable, List, Tuple
 
 import torch
 
@@ -48,15 +49,28 @@ def update_in_sets(optimizer: torch.optim.Optimizer) -> None:
 def _sets(groups: List[Group]) -> List[Group]:
     """Groups with equal options joined to one, in the order of the first of each."""
     sets: Dict[Hashable, Group] = {}
-    for group in groups:
-        options = {name: value for name, value in group.items() if name != "params"}
-        values = [tuple(value) if isinstance(value, list) else value for value in options.values()]
+    members: Dict[Hashable, List[torch.Tensor]] = {}
+    names: Tuple[str, ...] = ()
+    options: Callable[[Group], Tuple[Hashable, ...]] = _hashable
+    for group in groups:  # hundreds, in every iteration, nearly always with the same names
+        if tuple(group) != names:
+            names = tuple(group)
+            options = operator.itemgetter(*(name for name in names if name != "params"))
+        values = options(group)
         for p in group["params"]:
-            key = (p.device, p.dtype, *zip(options, values))
-            if key not in sets:
-                sets[key] = {**options, "params": [], **_implementation(options, p)}
-            sets[key]["params"].append(p)
+            try:
+                members[p.device, p.dtype, names, values].append(p)
+            except (KeyError, TypeError):  # TypeError: a list, which a checkpoint may hold
+                key = (p.device, p.dtype, names, _hashable(group))
+                if key not in members:
+                    members[key] = []
+                    sets[key] = {**group, "params": members[key], **_implementation(group, p)}
+                members[key].append(p)
     return list(sets.values())
+
+
+def _hashable(group: Group) -> Tuple[Hashable, ...]:
+    return tuple(tuple(v) if isinstance(v, list) else v for name, v in group.items() if name != "params")
 
 
 def _is_fusible(p: torch.Tensor) -> bool:
