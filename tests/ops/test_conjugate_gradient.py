@@ -55,6 +55,24 @@ class TestConjugateGradient:
         )
         assert torch.equal(together[:1], alone)
 
+    @pytest.mark.parametrize("eps", [1e-4, 0.3, 3.0, 1e3])
+    def test_a_batch_that_ends_together_is_meddlrs(self, eps):
+        """The same image and the same gradient, from the same iteration on."""
+        _, normal = spd_batch([(1.0, 1.0), (0.1, 9.0)])
+        found = []
+        for solve, options in ((conjgrad, {}), (conjugate_gradient, {"together": True})):
+            torch.manual_seed(3)
+            b, x0, weights = randn(2, 12).requires_grad_(), randn(2, 12), randn(2, 12)
+            x = solve(
+                x=x0, b=b, mu=0.1, max_iter=12, eps=eps, **{"A_op" if not options else "normal_op": normal}, **options
+            )
+            (weights * x).sum().abs().backward() if x.requires_grad else None
+            found.append((x.detach(), b.grad))
+        torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-5)
+        if found[0][1] is not None:
+            torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-4)
+        assert torch.isfinite(torch.view_as_real(found[1][0])).all()
+
     def test_converged_example_is_frozen_without_nan(self):
         _, normal = spd_batch([(1.0, 1.0)])
         b = torch.zeros(1, 12, dtype=torch.complex64, requires_grad=True)
