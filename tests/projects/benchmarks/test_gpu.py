@@ -82,7 +82,7 @@ def test_steps_are_timed_planned_and_compared_with_their_convolutions(setting):
         " ms; peak " in line.result and " MB, planned " in line.result for line in variants
     )
     shares = [float(line.result.rsplit("(", 1)[1].split()[0]) for line in variants]
-    assert all(0.9 < share < 1.1 for share in shares)
+    assert all(0.9 < share < 1.1 for share in shares), variants
     for line in steps.convolutions(setting):
         assert float(line.result.split()[0]) > 1 and "times its" in line.result
 

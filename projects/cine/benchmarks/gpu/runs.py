@@ -92,7 +92,7 @@ def _config(setting: Setting) -> Path:
         "TEST": {"EVAL_PERIOD": 0, "VAL_METRICS": {"RECON": ["psnr"]}},
         "TIME_SCALE": "iter",
         "SEED": 1,
-        "MISC": {"GREEDY": {"META_ARCHITECTURE": "CineUnrolledCNN", "NUM_MODULES": _STEPS}},
+        "MISC": {"GREEDY": {"META_ARCHITECTURE": "CineUnrolledCNN", "NUM_MODULES": _STEPS, "RUN": {"THREADS": 1}}},
     }
     config.write_text(json.dumps(values))
     return config
