@@ -27,16 +27,20 @@ def _run(setting: Setting, *arguments: str) -> str:
 
     Raises:
         RuntimeError: It failed; the message is its last line.
+        NotRunError: It takes longer than the part may.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        env=_environment(setting),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=setting.seconds_left,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env=_environment(setting),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=setting.seconds_left,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NotRunError(f"{arguments[0]}: the time of this part is over") from error
     if done.returncode:
         raise RuntimeError(f"status {done.returncode}: {_last_line(done.stdout)}")
     return done.stdout
