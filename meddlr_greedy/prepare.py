@@ -162,15 +162,17 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     others = _import_packages(argv, prog)
     arguments = build_parser(prog).parse_args(others)
     start = time.perf_counter()
+    options: Dict[str, Any] = {name: getattr(arguments, name) for name in arguments.options}
+    source = Source(arguments.reader, arguments.inputs, options, getattr(arguments, "subject_pattern", None))
+    preparation = _preparation(arguments)
     # What needs torch, whose import takes seconds, is imported once the arguments are known to be right.
     from meddlr_greedy.preparation.dataset import prepare_dataset
     from meddlr_greedy.preparation.next_steps import say_what_is_next
 
-    options: Dict[str, Any] = {name: getattr(arguments, name) for name in arguments.options}
     output = prepare_dataset(
         arguments.output,
-        Source(arguments.reader, arguments.inputs, options, getattr(arguments, "subject_pattern", None)),
-        _preparation(arguments),
+        source,
+        preparation,
         split=arguments.split,
         split_seed=arguments.split_seed,
         jobs=arguments.jobs,

@@ -1,4 +1,4 @@
-"""Imports modules of the package first, each in a process of its own: ``python -m tests.helpers.imports [--all]``.
+"""Imports modules of the package first, each in a process of its own: ``python tests/helpers/imports.py [--all]``.
 
 Prints a JSON object: name of a module -> what meddlr's registries hold once the module, and meddlr, are imported; of
 one that fails, the error. The process of a module is forked where its parent package is imported and nothing else: that
