@@ -1,10 +1,18 @@
-# Everything needs only Python 3.11 (constraints.txt holds versions for it) and make; set-up goes into .venv.
+# Everything needs only Python 3.10 to 3.13 and make; set-up goes into .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
 
-.PHONY: demo test check pytest stress clean
+VERSION := $(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])" 2>/dev/null)
+# Newer Pythons have no numpy as old as meddlr's pins want it: there it is installed without them.
+PINNED := $(filter 3.10 3.11,$(VERSION))
+CONSTRAINTS := $(if $(PINNED),constraints.txt,constraints-newest.txt)
+# Its name holds the version, so that another Python sets up anew.
+READY := $(VENV)/.ready-$(VERSION)
+
+.PHONY: venv demo test check pytest short stress clean
+
+venv: $(READY)
 
 demo: $(READY)
 	$(BIN)/python -m projects.cine.demo
@@ -16,6 +24,10 @@ test: $(READY)
 # Three workers on two cores: tests of several processes wait for one another.
 pytest: $(READY)
 	$(BIN)/python -m pytest -m "not stress" --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+# The whole way once, in minutes.
+short: $(READY)
+	$(BIN)/python -m pytest -m short --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 stress: $(READY)
 	$(BIN)/python -m pytest -m stress
@@ -29,10 +41,13 @@ check: $(READY)
 clean:
 	rm -rf $(VENV) results/demo datasets/phantom
 
-# Installs again what no longer fits.
-$(READY): pyproject.toml setup.py constraints.txt
-	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || \
-	  { echo "error: Python 3.11 needed, found $$($(PYTHON) --version); give one: make PYTHON=python3.11" >&2; exit 2; }
+# Installs again what no longer fits, and all of it for another Python.
+$(READY): pyproject.toml setup.py $(CONSTRAINTS)
+	@case "$(VERSION)" in 3.10|3.11|3.12|3.13) ;; *) \
+	  echo "error: Python 3.10 to 3.13 needed, found $(PYTHON) ($(or $(VERSION),not there));" \
+	    "give one: make PYTHON=python3.12" >&2; exit 2;; esac
+	@[ -e $@ ] || rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
-	touch $(READY)
+	$(BIN)/pip install --quiet -c $(CONSTRAINTS) -e ".[dev]"
+	$(if $(PINNED),,$(BIN)/pip install --quiet --no-deps -c $(CONSTRAINTS) meddlr)
+	touch $@

@@ -288,6 +288,12 @@ def no_room(error: BaseException) -> str:
     return ""
 
 
+def last_line(error: BaseException) -> str:
+    """The last line of an error's message, where libraries say what was wrong; the name of its class without one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; the name of its class where it has none."""
     lines = [line for line in str(error).splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""What happens when meddlr is imported: the package registers its parts with it.
+"""What happens when meddlr is imported: it finds the names that it needs, and the package registers its parts with it.
 
 Importing meddlr takes seconds, so ``import meddlr_greedy`` does not do it. Where meddlr is there already, the parts are
 registered at once; else as soon as anybody has imported it.
@@ -11,32 +11,51 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Optional
 
-__all__ = ["register_with_meddlr"]
+from meddlr_greedy.errors import UserError
+
+__all__ = ["INSTALL", "MeddlrMissingError", "register_with_meddlr"]
+
+#: How meddlr is installed where its pins cannot be met.
+INSTALL = 'pip install --no-deps "meddlr>=0.0.9,<0.1"'
 
 _MEDDLR = "meddlr"
 #: Registers all parts where it is imported.
 _REGISTRATION = "meddlr_greedy.registration"
+#: Imports numpy and pandas, which takes time.
+_BEFORE = "meddlr_greedy.before_meddlr"
+
+
+class MeddlrMissingError(UserError, ImportError):
+    """meddlr is not installed."""
 
 
 class _RegisteringFinder(MetaPathFinder):
     """Leaves it to the other finders to find meddlr, and registers when it was imported."""
 
     def find_spec(self, name: str, path: Any = None, target: Optional[ModuleType] = None) -> Optional[ModuleSpec]:
-        """Where meddlr is; ``None`` for all other modules, and where it is not installed."""
+        """Where meddlr is; ``None`` for all other modules.
+
+        Raises:
+            MeddlrMissingError: It is not installed.
+        """
         if name != _MEDDLR:
             return None
         others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
         spec = next((found for other in others if (found := other.find_spec(name, path, target))), None)
-        if spec is not None and spec.loader is not None:
-            self._register_after(spec.loader)
+        if spec is None:
+            raise MeddlrMissingError(
+                f"meddlr is not installed; from Python 3.12 on it has a command of its own: {INSTALL}"
+            )
+        self._prepare(spec.loader)
         return spec
 
-    def _register_after(self, loader: Any) -> None:
-        """Lets a loader register once it has run meddlr."""
+    def _prepare(self, loader: Any) -> None:
+        """Lets a loader give names back before it runs meddlr, and register after that."""
         run = loader.exec_module
 
         def run_and_register(module: ModuleType) -> None:
             vars(loader).pop("exec_module", None)  # from here on it is the loader that it was
+            importlib.import_module(_BEFORE).give_back()
             run(module)
             if self in sys.meta_path:
                 sys.meta_path.remove(self)

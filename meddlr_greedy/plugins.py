@@ -9,7 +9,7 @@ imported because the config names it (``MISC.GREEDY.RUN.IMPORTS``), or because i
 import importlib
 import importlib.metadata
 import pkgutil
-from typing import Any, Iterable, List, Sequence
+from typing import Iterable, Sequence
 
 from meddlr_greedy.errors import UserError
 
@@ -29,7 +29,7 @@ def import_plugins(names: Sequence[str] = (), key: str = "imports") -> None:
     Raises:
         UserError: A package is not there, or fails when it is imported.
     """
-    for entry_point in _entry_points():
+    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         try:
             entry_point.load()
         except (Exception, SystemExit) as error:  # noqa: BLE001 (it is somebody else's code)
@@ -57,10 +57,3 @@ def import_modules_of(package: str, path: Iterable[str]) -> None:
 
 def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def _entry_points() -> List[Any]:
-    found: Any = importlib.metadata.entry_points()
-    if hasattr(found, "select"):
-        return list(found.select(group=ENTRY_POINTS))
-    return list(found.get(ENTRY_POINTS, []))  # Python 3.9

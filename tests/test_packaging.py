@@ -143,6 +143,7 @@ def test_wheel_holds_the_package(wheel):
     assert found == {*configs, *sources, "meddlr_greedy/py.typed"}
 
 
+@pytest.mark.short
 @pytest.mark.stress
 def test_the_whole_way_outside_of_the_checkout(installed):
     """Prepare, train in one process and in two, evaluate, compare, reconstruct and plan by the command alone."""

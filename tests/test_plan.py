@@ -267,7 +267,15 @@ def test_without_data_and_memory(write_config, capsys):
     opts = ["DATASETS.TRAIN", "('nowhere_train',)", "MODEL.DEVICE", "cuda"]
     planned = plan.main(["--config-file", str(config), "--shape", "16,12,4,3", "--maps", "1", *opts])
     assert "largest" not in planned and planned["device"] == "cuda"
-    assert "fits" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "fits" not in printed
+    # What is not seen on a GPU, with what is known of its size; the batch that is copied ahead is.
+    assert "cuFFT" in printed and "cuDNN" in printed
+    assert planned["work_area_of_ffts"] == planned["batch_size"] * 16 * 12 * 4 * 3 * 8
+    on_host = plan.main(["--config-file", str(config), "--shape", "16,12,4,3", "--maps", "1", *opts[:2]])
+    assert "cuFFT" not in capsys.readouterr().out and on_host["work_area_of_ffts"] == 0
+    assert planned["config"]["copied_ahead"] == planned["config"]["batch"] and on_host["config"]["copied_ahead"] == 0
+    assert planned["config"]["peak"] >= on_host["config"]["peak"] + on_host["config"]["batch"]
 
 
 @pytest.mark.parametrize(
@@ -317,4 +325,5 @@ def test_peak_within_ten_percent_on_a_gpu(plan_cfg, data, arch, modules):
     step.run()
     torch.cuda.reset_peak_memory_stats()
     step.run()
-    assert plan_step(cfg, example).peak == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.1)
+    planned = plan_step(cfg, example)
+    assert planned.peak - planned.copied_ahead == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.1)

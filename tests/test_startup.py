@@ -217,9 +217,9 @@ def test_an_import_that_fails_can_be_tried_again(world, monkeypatch):
     assert world == ["waited_for", "registering"]
 
 
-def test_what_is_absent_is_told_as_ever(world, monkeypatch):
+def test_absence_of_meddlr_is_told_as_an_import_error(world, monkeypatch):
     monkeypatch.setattr(meddlr_import, "_MEDDLR", "not_installed")
     meddlr_import.register_with_meddlr()
-    with pytest.raises(ModuleNotFoundError, match="No module named 'not_installed'"):
+    with pytest.raises(ImportError, match="meddlr is not installed"):
         importlib.import_module("not_installed")
     assert world == []

@@ -100,6 +100,14 @@ class RunConfig:
         "a non-negative integer (0: torch's choice), at most 1024",
         lambda value: is_count(value) and value <= 1024,
     )
+    TF32: bool = key(
+        True,
+        """Whether convolutions on an NVIDIA GPU (Ampere and newer) may round what they multiply to TF32 (10 bits), as
+        torch lets them: faster, with relative errors of about 1e-3 in each. False computes in float32, as a CPU does.
+        Matrix products and FFTs use float32 either way.""",
+        "True or False",
+        is_bool,
+    )
     KEEP_CHECKPOINTS: int = key(
         3,
         "Newest checkpoint files to keep, beside the best and the final one. 0 keeps all.",
@@ -194,7 +202,8 @@ class GreedyConfig:
     CHECKPOINT: bool = key(
         False,
         """Activation checkpointing inside modules: backward runs the unrolled steps again, one by one, so that a module
-        keeps the images between its steps and what one step needs. The gradients are the same, bit for bit.""",
+        keeps the images between its steps and what one step needs. The gradients are the same, bit for bit where
+        algorithms are deterministic.""",
         "True or False",
         is_bool,
         needs_greedy=True,

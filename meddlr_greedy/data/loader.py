@@ -22,6 +22,7 @@ from meddlr_greedy.data.seeding import (
     seed_transform,
 )
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.ops.axes import CINE_AXES
 
 __all__ = ["ExampleLoader", "SeededDataset"]
 
@@ -114,7 +115,12 @@ def _collate(collate_fn: Callable, examples: List[Any]) -> Any:
     for example in examples:
         if isinstance(example, UserError):
             return example
-    return collate_fn(examples)
+    batch = collate_fn(examples)
+    mask = batch.get("mask")
+    if isinstance(mask, torch.Tensor) and mask.ndim == CINE_AXES:
+        # Here it costs a look at memory; on a GPU the host would have to wait for all that is computed there.
+        batch["constant_along_readout"] = bool((mask == mask[:, :1]).all())
+    return batch
 
 
 @contextlib.contextmanager

@@ -8,14 +8,17 @@ from meddlr.engine import DefaultTrainer
 from meddlr.engine.train_loop import HookBase
 from meddlr.modeling import build_loss_computer as build_loss_computer_by_name
 from meddlr.modeling import build_model
+from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from meddlr.solver import GradAccumOptimizer
 from meddlr.solver import build_optimizer as build_stock_optimizer
 
 from meddlr_greedy.config.schema import schema_keys
 from meddlr_greedy.engine.accumulation import ResumableGradAccumOptimizer
+from meddlr_greedy.engine.update_sets import update_in_sets
 from meddlr_greedy.engine.updates import clip_gradients, scale_learning_rates
 from meddlr_greedy.errors import UserError, naming
 from meddlr_greedy.jobs.environment import in_job
+from meddlr_greedy.modeling.contract import REPLACED, network_class
 from meddlr_greedy.registry import HOOK_REGISTRY, TRAINER_REGISTRY, look_up
 
 __all__ = [
@@ -70,6 +73,9 @@ def build_network_to_train(cfg: CfgNode, handled_keys: Sequence[str] = HANDLED_K
         if key.name in handled_keys:
             cfg.set_recursive(key.full_name, key.default)
     with naming("MODEL"):
+        name = cfg.MODEL.META_ARCHITECTURE
+        if name in META_ARCH_REGISTRY and META_ARCH_REGISTRY.get(name) in REPLACED:
+            return network_class(name)(cfg.freeze())
         return build_model(cfg.freeze())
 
 
@@ -81,6 +87,7 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> Any:
     """
     with naming("SOLVER.OPTIMIZER"):
         optimizer = build_stock_optimizer(cfg, model)
+    update_in_sets(getattr(optimizer, "optimizer", optimizer))
     if isinstance(optimizer, GradAccumOptimizer):
         optimizer = ResumableGradAccumOptimizer(optimizer.optimizer, optimizer.accumulation_iters)
     if cfg.MISC.GREEDY.CLIP_NORM:

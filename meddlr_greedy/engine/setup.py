@@ -122,6 +122,8 @@ def _prepare_torch(cfg: CfgNode) -> None:
     # Unless this is set, meddlr searches for free GPUs, and stops where it finds none.
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
     keep_freed_memory()
+    if not cfg.MISC.GREEDY.RUN.TF32:  # else torch's choice stays, which is to use it
+        torch.backends.cudnn.allow_tf32 = False
     threads = cfg.MISC.GREEDY.RUN.THREADS
     if threads:
         torch.set_num_threads(threads)

@@ -11,8 +11,10 @@ from meddlr.config import CfgNode
 from meddlr_greedy.data.seeding import example_seed
 from meddlr_greedy.engine.build import build_loss_computer, build_network_to_train, build_optimizer
 from meddlr_greedy.errors import NonFiniteLossError
+from meddlr_greedy.modeling.contract import inner_network
 from meddlr_greedy.modeling.greedy.modules import Observer
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.ops.devices import to_device
 
 __all__ = ["StepOnBatch", "StepResult", "TrainingStep"]
 
@@ -55,6 +57,7 @@ class TrainingStep:
     def __init__(self, model: torch.nn.Module, optimizer: Any, loss_computer: Any, run_seed: int = 0):
         self.model, self.optimizer, self.loss_computer = model, optimizer, loss_computer
         self.run_seed = run_seed
+        _keep_fixed_step_sizes_with(model)
 
     @classmethod
     def from_config(cls: Type[_Step], cfg: CfgNode, **options: Any) -> _Step:
@@ -72,13 +75,14 @@ class TrainingStep:
         """Trains on one mini-batch.
 
         Args:
-            inputs: meddlr's batch; it is left as it is.
+            inputs: meddlr's batch, on any device; it is left as it is.
             iteration: The iteration of the run, from 0.
 
         Raises:
             NonFiniteLossError: A loss is NaN or infinite; nothing was updated.
         """
         assert self.model.training, "the model was left in evaluation mode"
+        inputs = to_device(inputs, next(self.model.parameters()).device)
         outputs = self._forward(inputs, iteration)
         self.hand_on(outputs)
         outputs.update({key: inputs[key] for key in ("mean", "std", "norm") if key in inputs})
@@ -133,7 +137,7 @@ class TrainingStep:
 
     def read(self, scalars: Dict[str, torch.Tensor]) -> Dict[str, float]:
         """The values of all scalars, by one synchronization with the device."""
-        values = torch.stack([value.detach().float().mean() for value in scalars.values()]).tolist()
+        values = torch.stack([value.detach().float().mean() for value in scalars.values()]).cpu().tolist()
         return dict(zip(scalars, values))
 
     def check(self, result: StepResult, iteration: int) -> None:
@@ -176,6 +180,18 @@ class StepOnBatch(TrainingStep):
 
     def check(self, result: StepResult, iteration: int) -> None:
         """Lets any loss pass: the values of a made-up batch do not matter."""
+
+
+def _keep_fixed_step_sizes_with(model: torch.nn.Module) -> None:
+    """Puts step sizes that are not trained beside the parameters.
+
+    With ``MODEL.UNROLLED.FIX_STEP_SIZE`` meddlr keeps them as a list of tensors, which stays on the CPU when the
+    network is moved: each unrolled step would copy its own, and wait for that.
+    """
+    network = inner_network(model)
+    step_sizes = getattr(network, "step_sizes", None)
+    if isinstance(step_sizes, list):
+        network.step_sizes = to_device(step_sizes, next(model.parameters()).device)
 
 
 class _WholeStep:

@@ -21,6 +21,7 @@ from torch.nn import DataParallel
 from meddlr_greedy.data.build import build_train_loader, build_val_loader
 from meddlr_greedy.data.catalog import has_targets
 from meddlr_greedy.data.dataset import CineSliceData
+from meddlr_greedy.engine.ahead import CopiedAhead
 from meddlr_greedy.engine.build import (
     HANDLED_KEYS,
     build_hooks,
@@ -64,6 +65,7 @@ class GreedyTrainer(DefaultTrainer):
     """
 
     model: torch.nn.Module
+    _data_loader_iter: Any  # of meddlr's
     #: Keys of ``MISC.GREEDY`` that this trainer acts on in the place of the network.
     handled_keys: Sequence[str] = HANDLED_KEYS
 
@@ -301,6 +303,19 @@ class GreedyTrainer(DefaultTrainer):
     def seek_first_batch(self) -> None:
         """Lets the loader begin with the batch of the first iteration."""
         self.data_loader.batch_sampler.start_iter = self.start_iter
+
+    def before_train(self) -> None:
+        """Begins to read batches; for a GPU, each is copied to it while the one before is trained on."""
+        super().before_train()
+        device = next(self.model.parameters()).device
+        if self.reads_batches and device.type == "cuda":
+            count = self.max_iter - self.start_iter
+            self._data_loader_iter = CopiedAhead(self._data_loader_iter, device, count)
+
+    @property
+    def reads_batches(self) -> bool:
+        """Whether the batches of this process come from a loader."""
+        return True
 
     def next_batch(self) -> Dict[str, Any]:
         """The next mini-batch; the time that it took to come is logged."""

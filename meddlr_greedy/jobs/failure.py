@@ -34,6 +34,15 @@ GRACE_S = 3.0
 END_S = 8.0
 
 
+# What NCCL's errors say where a process or the network between two is lost, and where something else is wrong: two
+# processes on one GPU, no network interface, an address that nobody listens at, too little shared memory, a bug.
+_LOST_IN_NCCL = (
+    *("ncclRemoteError", "remote process exited", "communicator was aborted", "closed by remote peer"),
+    *("onnection closed", "onnection reset", "Broken pipe", "connection abort", "collective operation timeout"),
+)
+_WRONG_FOR_NCCL = ("Duplicate GPU", "ncclInvalid", "no socket interface", "/dev/shm", "Connection refused", "No route")
+
+
 class PeerLostError(ConnectionError):
     """The connection to a process broke.
 
@@ -47,10 +56,13 @@ class PeerLostError(ConnectionError):
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error of torch.distributed says that the other side is gone."""
+    """Whether an error of torch.distributed says that the other side is gone, and not that it was set up wrongly."""
     if not isinstance(error, RuntimeError) or is_out_of_memory(error):
         return False
-    return any(word in str(error) for word in ("onnection closed", "onnection reset", "Broken pipe", "gloo", "NCCL"))
+    text = str(error)
+    if "NCCL" in text or "nccl" in text:
+        return any(words in text for words in _LOST_IN_NCCL) and not any(words in text for words in _WRONG_FOR_NCCL)
+    return any(words in text for words in ("onnection closed", "onnection reset", "Broken pipe", "gloo"))
 
 
 def report_failure(store: KeyValueStore, line: str, status: int, details: str = "") -> None:

@@ -11,8 +11,9 @@ import os
 import time
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Iterator, Optional
+from typing import Iterator, List, Optional
 
+import torch
 import torch.distributed as dist
 
 from meddlr_greedy.errors import UserError
@@ -114,6 +115,16 @@ class Job:
             return value
         return self._store.wait_for(f"agreed/{key}")
 
+    def exchange(self, key: str, value: str) -> List[str]:
+        """The values that all processes give for ``key``, in the order of their ranks; waits for all of them.
+
+        Args:
+            key: What they are about; used once.
+            value: That of this process.
+        """
+        self._store.write(f"exchanged/{key}/{self.rank}", value)
+        return [self._store.wait_for(f"exchanged/{key}/{rank}") for rank in range(self.world_size)]
+
     def introduce(self, modules: str) -> None:
         """Tells the others which modules run here, for their messages."""
         self._store.write_modules(self.rank, modules)
@@ -131,7 +142,7 @@ class Job:
 
     def finish(self) -> None:
         """Waits until all processes have come here, then leaves the job."""
-        dist.barrier()
+        dist.all_reduce(torch.zeros(1))  # on the CPU; a barrier would choose a GPU by itself, and connect all of them
         self._member.ended.set()
         dist.destroy_process_group()
         time.sleep(self._member.linger_s)

@@ -22,6 +22,7 @@ from meddlr_greedy.ops.axes import CINE_AXES, PLAIN_AXES
 __all__ = [
     "CINE_AXES",
     "PLAIN_AXES",
+    "REPLACED",
     "NetworkTraits",
     "UnrolledNetwork",
     "build_network",
@@ -29,8 +30,12 @@ __all__ = [
     "check_keys_of_network",
     "inner_network",
     "is_compatible",
+    "network_class",
     "traits_of",
 ]
+
+#: Networks of meddlr -> the subclasses that are built in their place: with the same weights and results.
+REPLACED: Dict[Any, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,12 @@ def traits_of(network: Any) -> NetworkTraits:
     """The traits of a network or of its class; those of a plain 2D network where it declares none."""
     traits = getattr(network, "traits", None)
     return traits if isinstance(traits, NetworkTraits) else NetworkTraits()
+
+
+def network_class(name: str) -> Any:
+    """The class that is built for a registered name: the registered one, or what replaces it (:data:`REPLACED`)."""
+    registered = META_ARCH_REGISTRY.get(name)
+    return REPLACED.get(registered, registered)
 
 
 def inner_network(model: Any) -> Any:
@@ -203,4 +214,4 @@ def build_network(cfg: CfgNode, name: str) -> nn.Module:
     _check_keys_of_regularizer(cfg, META_ARCH_REGISTRY.get(name))
     cfg = cfg.clone().defrost()
     cfg.MODEL.META_ARCHITECTURE = name
-    return META_ARCH_REGISTRY.get(name)(cfg.freeze())
+    return network_class(name)(cfg.freeze())

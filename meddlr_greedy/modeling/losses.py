@@ -29,7 +29,15 @@ from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.modeling.problem import MeasuredLines
 from meddlr_greedy.registry import LOSS_REGISTRY
 
-__all__ = ["LeanLossComputer", "LocalLoss", "as_local_loss", "complex_l1", "measured_loss", "recon_loss"]
+__all__ = [
+    "LeanLossComputer",
+    "LocalLoss",
+    "as_local_loss",
+    "complex_l1",
+    "image_metrics",
+    "measured_loss",
+    "recon_loss",
+]
 
 Inputs = Dict[str, Any]
 Outputs = Dict[str, Any]
@@ -75,15 +83,41 @@ def recon_loss(name: str, pred: torch.Tensor, target: torch.Tensor, signal_model
     if name.startswith("ssim"):
         return _ssim_loss(name, pred, target)
 
-    error, magnitude = _per_example(cplx.abs(pred - target)), _per_example(cplx.abs(target))
-    rmse = torch.sqrt(torch.mean(error**2, dim=1))
+    rmse = _rmse(cplx.abs(pred - target))
     if name == "l2":
         return rmse.mean()
+    if name in ("psnr", "nrmse"):
+        return _relative(name, rmse, cplx.abs(target))
+    raise KeyError(name)
+
+
+def image_metrics(pred: torch.Tensor, target: torch.Tensor) -> Dict[str, torch.Tensor]:
+    """The image losses that are logged beside any loss, by name, with one pass over the images.
+
+    Args:
+        pred: Reconstruction, complex, shape (B, H, W, [T,] M).
+        target: Fully sampled image, same shape.
+
+    Returns:
+        Dict[str, torch.Tensor]: "l1", "l2", "psnr" and "nrmse", scalars, each as :func:`recon_loss` gives it.
+    """
+    error, magnitude = cplx.abs(pred - target), cplx.abs(target)
+    rmse = _rmse(error)
+    relative = {name: _relative(name, rmse, magnitude) for name in ("psnr", "nrmse")}
+    return {"l1": torch.mean(error), "l2": rmse.mean(), **relative}
+
+
+def _rmse(error: torch.Tensor) -> torch.Tensor:
+    """Root of the mean square of each example, (B,)."""
+    return torch.sqrt(torch.mean(_per_example(error) ** 2, dim=1))
+
+
+def _relative(name: str, rmse: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
+    """The "psnr" or "nrmse" for errors (B,) and a target's magnitude (B, ...): a scalar."""
+    magnitude = _per_example(magnitude)
     if name == "psnr":
         return (20 * torch.log10(magnitude.max(dim=1)[0] / (rmse + EPS))).mean()
-    if name == "nrmse":
-        return (rmse / torch.sqrt(torch.mean(magnitude**2, dim=1))).mean()
-    raise KeyError(name)
+    return (rmse / torch.sqrt(torch.mean(magnitude**2, dim=1))).mean()
 
 
 def _per_example(x: torch.Tensor) -> torch.Tensor:
@@ -201,7 +235,7 @@ class LeanLossComputer(LossComputer):
         pred, target = self._renormalized(input, output)
         loss = self.loss(pred, target, output.get("signal_model"))
         with torch.no_grad():
-            metrics = {name: recon_loss(name, pred.detach(), target) for name in ("l1", "l2", "psnr", "nrmse")}
+            metrics = image_metrics(pred.detach(), target)
         return {**metrics, "loss": loss}
 
     def local_loss(self, inputs: Inputs, outputs: Outputs) -> torch.Tensor:

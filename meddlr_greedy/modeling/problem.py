@@ -1,14 +1,15 @@
 """What every unrolled network does with meddlr's batch before its first step."""
 
+import functools
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from meddlr.ops import complex as cplx
-from meddlr.utils.general import move_to_device
 from torch import nn
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.contract import traits_of
+from meddlr_greedy.ops.devices import to_device
 
 __all__ = ["MeasuredLines", "UnrolledProblem", "prepare_inputs"]
 
@@ -87,20 +88,24 @@ def prepare_inputs(network: Any, inputs: Dict[str, Any]) -> Dict[str, Any]:
     """The batch on the network's device with masked k-space, mask and signal model; the batch given stays as it is.
 
     The signal model is the one that the network's traits name. A batch without k-space (handed on by another process,
-    which has used it up) has a mask. Where lines are held out for the loss (``loss_kspace`` and ``loss_mask``),
-    ``measured`` are :class:`MeasuredLines`.
+    which has used it up) has a mask. What the loader says of the mask (``constant_along_readout``) is believed, so that
+    the host need not wait for the device to look at it. Where lines are held out for the loss (``loss_kspace`` and
+    ``loss_mask``), ``measured`` are :class:`MeasuredLines`.
 
     Raises:
         UserError: where the maps do not fit the network.
     """
-    inputs = move_to_device(inputs, next(network.parameters()).device)
+    inputs = to_device(inputs, next(network.parameters()).device)
     kspace, maps, mask = inputs.get("kspace"), inputs["maps"], inputs.get("mask")
     num_maps = maps.shape[-2 if cplx.is_complex_as_real(maps) else -1]
     if num_maps != network.num_emaps:
         raise UserError(f"MODEL.UNROLLED.NUM_EMAPS: found {network.num_emaps}, but the data has {num_maps} map sets")
     if mask is None:
         mask = cplx.get_mask(kspace)
-    build_signal_model = traits_of(network).signal_model
+    build_signal_model: Any = traits_of(network).signal_model
+    if getattr(build_signal_model, "takes_form_of_mask", False):
+        form = inputs.get("constant_along_readout")
+        build_signal_model = functools.partial(build_signal_model, constant_along_readout=form)
     signal_model = inputs.get("signal_model")
     if signal_model is None:
         signal_model = build_signal_model(maps, mask)

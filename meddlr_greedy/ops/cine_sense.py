@@ -1,6 +1,6 @@
 """The SENSE signal model of Cartesian cine: A, A^H and A^H A."""
 
-from typing import Any, Optional, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 import torch
 from torch import nn
@@ -14,6 +14,23 @@ _READOUT_AND_PHASE_ENCODE = (-2, -1)
 _PHASE_ENCODE = (-1,)
 
 
+class _NormalForm(NamedTuple):
+    """How F^H M^2 F is computed."""
+
+    dims: Tuple[int, ...]  #: axes that the FFT is along
+    shifted_mask: torch.Tensor  #: M^2 with zero frequency first, (B, 1, T, H or 1, W)
+
+    @classmethod
+    def of(cls, weights: torch.Tensor, constant_along_readout: Optional[bool]) -> "_NormalForm":
+        mask = to_fft_layout(weights)
+        if constant_along_readout is None:
+            constant_along_readout = bool((mask == mask[..., :1, :]).all())
+        dims = _PHASE_ENCODE if constant_along_readout else _READOUT_AND_PHASE_ENCODE
+        mask = mask[..., :1, :] if constant_along_readout else mask
+        # A real weight enters A and A^H once each, hence the square (for a binary mask the same).
+        return cls(dims, torch.fft.ifftshift(mask * mask, dim=dims).contiguous())
+
+
 class CineSenseModel(nn.Module):
     r"""Multi-coil Cartesian cine: :math:`A x = M F \sum_m S_m x_m` with coil maps :math:`S_m`, centered FFT F, mask M.
 
@@ -25,6 +42,8 @@ class CineSenseModel(nn.Module):
     Args:
         maps: Sensitivity maps, complex, shape (B, H, W, 1, C, M).
         weights: Sampling mask, real, shape (B, H, W, T, 1); ``None`` where everything is sampled.
+        constant_along_readout: Whether the mask is; None looks at it, for which the host waits for the device. It
+            decides which of the two exact forms of :meth:`normal` is used.
 
     Images have shape (B, H, W, T, M), k-space (B, H, W, T, C), both complex. Results of :meth:`normal` and of the
     adjoint are views of that shape on memory ordered (B, M, T, H, W), so that the next operation need not copy.
@@ -33,7 +52,15 @@ class CineSenseModel(nn.Module):
         ValueError: where the shapes of maps and weights disagree.
     """
 
-    def __init__(self, maps: torch.Tensor, weights: Optional[torch.Tensor] = None):
+    #: Of what makes signal models: it takes ``constant_along_readout``.
+    takes_form_of_mask = True
+
+    def __init__(
+        self,
+        maps: torch.Tensor,
+        weights: Optional[torch.Tensor] = None,
+        constant_along_readout: Optional[bool] = None,
+    ):
         super().__init__()
         if maps.ndim != 6 or maps.shape[3] != 1:
             raise ValueError(f"maps: shape (B, H, W, 1, C, M) expected, found {tuple(maps.shape)}")
@@ -44,16 +71,8 @@ class CineSenseModel(nn.Module):
         # (B, M, C, 1, H, W): one map set is one contiguous block over coils.
         self._coil_maps = maps.permute(0, 5, 4, 3, 1, 2).contiguous()
         self._largest_eigenvalue: Optional[torch.Tensor] = None
-        self._fft_dims: Tuple[int, ...] = ()
-        self._shifted_mask: Optional[torch.Tensor] = None
-        if weights is not None:
-            mask = to_fft_layout(weights)
-            # A host synchronization, once for each batch: it decides which of the two exact forms is used.
-            constant_along_readout = bool((mask == mask[..., :1, :]).all())
-            self._fft_dims = _PHASE_ENCODE if constant_along_readout else _READOUT_AND_PHASE_ENCODE
-            mask = mask[..., :1, :] if constant_along_readout else mask
-            # A real weight enters A and A^H once each, hence the square (for a binary mask the same).
-            self._shifted_mask = torch.fft.ifftshift(mask * mask, dim=self._fft_dims).contiguous()
+        self._constant_along_readout = constant_along_readout
+        self._form: Optional[_NormalForm] = None
 
     def forward(self, input: torch.Tensor, adjoint: bool = False) -> torch.Tensor:
         """A (image to k-space) or, with ``adjoint``, A^H (k-space to image), as in meddlr's SenseModel."""
@@ -97,10 +116,12 @@ class CineSenseModel(nn.Module):
 
     def _normal(self, image: torch.Tensor) -> torch.Tensor:
         coil_images = self._expand(to_fft_layout(image).contiguous())
-        if self._shifted_mask is not None:
-            kspace = torch.fft.fftn(coil_images, dim=self._fft_dims, norm="ortho")
-            kspace = kspace.mul_(self._shifted_mask)
-            coil_images = torch.fft.ifftn(kspace, dim=self._fft_dims, norm="ortho")
+        if self.weights is not None:
+            if self._form is None:  # not all signal models are asked for A^H A: that of lines for the loss is not
+                self._form = _NormalForm.of(self.weights, self._constant_along_readout)
+            kspace = torch.fft.fftn(coil_images, dim=self._form.dims, norm="ortho")
+            kspace = kspace.mul_(self._form.shifted_mask)
+            coil_images = torch.fft.ifftn(kspace, dim=self._form.dims, norm="ortho")
         return from_fft_layout(self._combine(coil_images))
 
     def _expand(self, image: torch.Tensor) -> torch.Tensor:

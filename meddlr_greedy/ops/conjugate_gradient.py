@@ -20,6 +20,7 @@ def conjugate_gradient(
     mu: Union[torch.Tensor, float],
     max_iter: int = 10,
     eps: Union[torch.Tensor, float] = 1e-4,
+    together: bool = False,
 ) -> torch.Tensor:
     r"""Solves :math:`(N + \mu) x = b` for each example of a batch on its own (Hestenes and Stiefel, 1952).
 
@@ -34,6 +35,7 @@ def conjugate_gradient(
         mu: Non-negative weight of the identity; a number, or one of each example, shape (B, 1, ..., 1).
         max_iter: Number of iterations.
         eps: Residual norm at which an example is frozen; a number, or one of each example, shape (B, 1, ..., 1).
+        together: Whether all examples of the batch are frozen once the last of them may be, as meddlr's end.
 
     Returns:
         The solution, shape (B, ...).
@@ -48,7 +50,7 @@ def conjugate_gradient(
     p = r
     rr = _dot(r, r)
     for _ in range(max_iter):
-        active = rr > eps**2
+        active = (rr > 0) & (rr.amax() >= eps**2) if together else rr > eps**2
         normal_p = normal_op(p) + mu * p
         alpha = divide(rr, _dot(p, normal_p), active)
         x = x + alpha * p
@@ -79,7 +81,9 @@ def implicit_conjugate_gradient(
     Arguments and result as there. The start ``x`` gets no gradient (a solution does not depend on it), and neither does
     anything inside ``normal_op``, which must be self-adjoint and without parameters to train.
     """
-    mu = torch.as_tensor(mu, dtype=b.real.dtype, device=b.device)
+    if not isinstance(mu, torch.Tensor):
+        mu = torch.full((), mu, dtype=b.real.dtype, device=b.device)  # on the device: nothing is copied there
+    mu = mu.to(b.device, b.real.dtype)
     return _ImplicitSolution.apply(b, mu, normal_op, x, max_iter, eps)
 
 

@@ -6,6 +6,7 @@ import torch
 
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient
+from meddlr_greedy.ops.devices import kept_constant
 from meddlr_greedy.ops.fft import from_fft_layout, to_fft_layout
 
 __all__ = ["phase_constrained_reconstruction", "smooth_phase", "static_reconstruction"]
@@ -35,14 +36,14 @@ def smooth_phase(image: torch.Tensor, sigma: float = _SIGMA) -> torch.Tensor:
 
 def _smooth_phase(image: torch.Tensor, sigma: float) -> torch.Tensor:
     """:func:`smooth_phase` of (B, M, T, H, W)."""
-    rows, columns = (_gaussian(size, sigma).to(image.device) for size in image.shape[-2:])
+    rows, columns = (kept_constant(_gaussian, size, sigma, device=image.device) for size in image.shape[-2:])
     smooth = torch.complex(rows @ image.real @ columns, rows @ image.imag @ columns)
     return torch.sgn(smooth)
 
 
-def _gaussian(size: int, sigma: float) -> torch.Tensor:
+def _gaussian(size: int, sigma: float, device: torch.device) -> torch.Tensor:
     """The symmetric matrix (size, size) that smooths along an axis, but for a factor."""
-    position = torch.arange(size)
+    position = torch.arange(size, device=device)
     return torch.exp(-0.5 * ((position[:, None] - position) / sigma) ** 2)
 
 

@@ -69,5 +69,5 @@ def batch_message(kind: str, outputs: Dict[str, Any]) -> Message:
     """
     batch = outputs.pop("problem").handed_on(outputs["pred"])
     kept = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
-    named = {key: batch[key] for key in ("metadata", "dims") if key in batch}
+    named = {key: batch[key] for key in ("metadata", "dims", "constant_along_readout") if key in batch}
     return {**kept, **named, "kind": kind}

@@ -28,7 +28,7 @@ Message = Dict[str, Any]
 END: Message = {"kind": "end"}
 
 
-def send(message: Message, peer: int, tag: int = 0, stage_on_cpu: bool = True) -> None:
+def send(message: Message, peer: int, tag: int = 0, stage_on_cpu: bool = True, group: Any = None) -> None:
     """Sends a message, and waits until it has left.
 
     Args:
@@ -36,6 +36,7 @@ def send(message: Message, peer: int, tag: int = 0, stage_on_cpu: bool = True) -
         peer: Rank to send to.
         tag: Keeps this channel apart from others between the same processes.
         stage_on_cpu: Whether the backend cannot take tensors from where they are.
+        group: The processes of the channel; None: all of the job.
     """
     tensors = {}
     described = []
@@ -46,20 +47,22 @@ def send(message: Message, peer: int, tag: int = 0, stage_on_cpu: bool = True) -
             described.append([key, str(value.dtype)[len("torch.") :], list(tensors[key].shape), order])
     values = {key: value for key, value in message.items() if key not in tensors}
     header = json.dumps([described, values], default=int).encode()  # default: numpy's integers
-    dist.send(torch.tensor([len(header)]), peer, tag=tag)
-    dist.send(torch.frombuffer(bytearray(header), dtype=torch.uint8), peer, tag=tag)
+    dist.send(torch.tensor([len(header)]), peer, group, tag)
+    dist.send(torch.frombuffer(bytearray(header), dtype=torch.uint8), peer, group, tag)
     for tensor in tensors.values():
         if tensor.numel():
             tensor = _to_pinned(tensor) if stage_on_cpu and tensor.is_cuda else tensor
-            dist.send(_as_bytes(tensor), peer, tag=tag)
+            dist.send(_as_bytes(tensor), peer, group, tag)
 
 
-def receive(peer: int, tag: int = 0, device: Optional[torch.device] = None, stage_on_cpu: bool = True) -> Message:
+def receive(
+    peer: int, tag: int = 0, device: Optional[torch.device] = None, stage_on_cpu: bool = True, group: Any = None
+) -> Message:
     """Receives what :func:`send` sends; tensors arrive on ``device`` (None: the CPU)."""
     length = torch.zeros(1, dtype=torch.int64)
-    dist.recv(length, peer, tag=tag)
+    dist.recv(length, peer, group, tag)
     header = torch.zeros(int(length), dtype=torch.uint8)
-    dist.recv(header, peer, tag=tag)
+    dist.recv(header, peer, group, tag)
     described, message = json.loads(bytes(header.tolist()))
     cpu = torch.device("cpu")
     device = device or cpu
@@ -69,7 +72,7 @@ def receive(peer: int, tag: int = 0, device: Optional[torch.device] = None, stag
         pinned = to_cuda and arrives_on.type == "cpu"
         tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=arrives_on, pin_memory=pinned)
         if tensor.numel():
-            dist.recv(_as_bytes(tensor), peer, tag=tag)
+            dist.recv(_as_bytes(tensor), peer, group, tag)
         tensor = tensor.to(device, non_blocking=True) if to_cuda else tensor
         message[key] = tensor.permute([order.index(axis) for axis in range(len(order))])
     return message
@@ -105,10 +108,19 @@ class _Side:
         device: Where tensors are.
         tag: See :func:`send`.
         stage_on_cpu: See :func:`send`.
+        group: See :func:`send`.
     """
 
-    def __init__(self, peer: int, depth: int, device: torch.device, tag: int = 0, stage_on_cpu: bool = True):
-        self.peer, self.device, self.tag, self.stage_on_cpu = peer, device, tag, stage_on_cpu
+    def __init__(
+        self,
+        peer: int,
+        depth: int,
+        device: torch.device,
+        tag: int = 0,
+        stage_on_cpu: bool = True,
+        group: Any = None,
+    ):
+        self.peer, self.device, self.tag, self.stage_on_cpu, self.group = peer, device, tag, stage_on_cpu, group
         self.waited_s = 0.0
         self.largest_bytes = 0
         self._queue: queue.Queue[Any] = queue.Queue(depth)
@@ -179,7 +191,7 @@ class Sender(_Side):
             message, ready = self._queue.get()
             if self._stream is not None:
                 self._stream.wait_event(ready)
-            send(message, self.peer, self.tag, self.stage_on_cpu)
+            send(message, self.peer, self.tag, self.stage_on_cpu, self.group)
             if self._stream is not None:
                 self._stream.synchronize()  # before the tensors are let go
             if message is END:
@@ -214,7 +226,7 @@ class Receiver(_Side):
 
     def _run(self) -> None:
         while True:
-            message = receive(self.peer, self.tag, self.device, self.stage_on_cpu)
+            message = receive(self.peer, self.tag, self.device, self.stage_on_cpu, self.group)
             if self._stream is not None:
                 self._stream.synchronize()
             self._queue.put(message)

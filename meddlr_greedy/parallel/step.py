@@ -12,6 +12,7 @@ from meddlr_greedy.data.seeding import example_seed
 from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.jobs.end_request import EndRequest
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.ops.devices import to_device
 from meddlr_greedy.parallel.batches import batch_message
 from meddlr_greedy.parallel.channel import Sender
 from meddlr_greedy.parallel.place import Place
@@ -78,7 +79,10 @@ class ChainStep(TrainingStep):
         if self.replicas is None:
             return
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        logged = torch.tensor(list(values.values()), dtype=gradients[0].dtype, device=gradients[0].device)
+        logged = torch.tensor(list(values.values()), dtype=gradients[0].dtype)
+        if gradients[0].is_cuda:
+            logged = logged.pin_memory()  # so that the host need not wait for the copy
+        logged = to_device(logged, gradients[0].device)
         flat = torch.cat([g.reshape(-1) for g in (*gradients, logged)])
         with self._waiting():
             dist.all_reduce(flat, group=self.replicas)

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
 import torch
-import torch.distributed as dist
 from meddlr.config import CfgNode
 from meddlr.evaluation import inference_on_dataset
 from meddlr.evaluation.testing import print_csv_format
@@ -28,13 +27,14 @@ from meddlr_greedy.data.build import build_train_loader
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import PreemptedError, UserError
 from meddlr_greedy.jobs.end_request import JobEndRequest
-from meddlr_greedy.jobs.environment import num_local_processes
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.parallel.backend import GLOO, connect
 from meddlr_greedy.parallel.batches import BATCHES, HandOn, ReceivedBatches
 from meddlr_greedy.parallel.channel import Receiver, Sender
 from meddlr_greedy.parallel.checkpointer import ChainCheckpointer
+from meddlr_greedy.parallel.groups import Groups
 from meddlr_greedy.parallel.limits import check_last_batches, check_possible, check_replicable
 from meddlr_greedy.parallel.measurements import ShareMeasurements
 from meddlr_greedy.parallel.partition import balanced_partition, measure_modules, store_partition, stored_partition
@@ -42,15 +42,9 @@ from meddlr_greedy.parallel.place import Place
 from meddlr_greedy.parallel.step import ChainStep
 from meddlr_greedy.registry import TRAINER_REGISTRY
 
-__all__ = ["ParallelGreedyTrainer", "choose_backend"]
+__all__ = ["ParallelGreedyTrainer"]
 
 logger = logging.getLogger(__name__)
-
-
-def choose_backend(device: str) -> str:
-    """NCCL where each process of a machine has a GPU of its own; gloo on CPUs, and where processes share a GPU."""
-    own_gpu = device.startswith("cuda") and torch.cuda.device_count() >= num_local_processes()
-    return "cpu:gloo,cuda:nccl" if own_gpu and dist.is_nccl_available() else "gloo"
 
 
 def _place_of_this_process(cfg: CfgNode) -> Place:
@@ -80,12 +74,13 @@ class ParallelGreedyTrainer(GreedyTrainer):
         self.job = Job.current()
         self.place = _place_of_this_process(cfg)
         check_possible(cfg, self.place)
-        backend = self.job.agree("backend", choose_backend(cfg.MODEL.DEVICE))
-        self.job.init_process_group(backend)
-        self._stage_on_cpu = backend == "gloo"
+        self._stage_on_cpu = connect(self.job, cfg.MODEL.DEVICE) == GLOO
         if self._stage_on_cpu and cfg.MODEL.DEVICE != "cpu":
-            logger.warning("Processes share GPUs: what they exchange passes through host memory (gloo, not NCCL)")
-        self._replicas = _group_of_replicas(self.place)
+            logger.warning(
+                "Processes share GPUs, or torch has no NCCL: what they exchange passes through host memory (gloo)"
+            )
+        connected_on = None if self._stage_on_cpu else torch.device("cuda", torch.cuda.current_device())
+        self._groups = Groups.make(self.place, connected_on)
         cfg = self._with_partition(cfg)
         own = _own_modules(cfg, self.place)
         self.job.introduce(_name_modules(own))
@@ -125,7 +120,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
     def build_step(self) -> ChainStep:
         """The part of the training step that runs in this process."""
         parts = (self.model, self.optimizer, self.loss_computer, max(self.cfg.SEED, 0))
-        return ChainStep(*parts, self.place, self._replicas, self.job.end_request)
+        return ChainStep(*parts, self.place, self._groups.replicas, self.job.end_request)
 
     def build_hooks(self) -> list:
         """The hooks of one process, then the one that brings what they measured to the I/O rank."""
@@ -162,6 +157,9 @@ class ParallelGreedyTrainer(GreedyTrainer):
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
             model = self.build_model(cfg.freeze()).to(cfg.MODEL.DEVICE)
             seconds = measure_modules(model, next(iter(self.build_train_loader(cfg))))
+        del model
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # of the whole network, of which this process will run a part
         partition = balanced_partition(seconds, num_stages)
         store_partition(cfg.OUTPUT_DIR, key, partition, seconds)
         logger.info("Measured %s s for the modules; modules of each process: %s", _rounded(seconds), partition)
@@ -202,9 +200,9 @@ class ParallelGreedyTrainer(GreedyTrainer):
         depth = self.cfg.MISC.GREEDY.PARALLEL.BATCHES_IN_FLIGHT
         options = {"depth": depth, "device": device, "tag": BATCHES, "stage_on_cpu": self._stage_on_cpu}
         if not self.place.is_last:
-            self.step.sender = Sender(self.job.rank + 1, **options)
+            self.step.sender = Sender(self.job.rank + 1, group=self._groups.sending, **options)
         if not self.place.is_first:
-            self._receiver = Receiver(self.job.rank - 1, **options)
+            self._receiver = Receiver(self.job.rank - 1, group=self._groups.receiving, **options)
             self.data_loader = ReceivedBatches(self._receiver, "training", end_request=self.end_request)
         self.checkpointer.connect()
         with self.job.training():
@@ -226,9 +224,14 @@ class ParallelGreedyTrainer(GreedyTrainer):
         if self.place.is_first:
             super().seek_first_batch()
 
+    @property
+    def reads_batches(self) -> bool:
+        """The first process of a chain reads batches; to the others they come on their device."""
+        return self.place.is_first
+
     def next_batch(self) -> Dict[str, Any]:
         """The next mini-batch; the first process of a chain reads it, the others receive it."""
-        return super().next_batch() if self.place.is_first else next(self._data_loader_iter)
+        return super().next_batch() if self.reads_batches else next(self._data_loader_iter)
 
     def run_step(self) -> None:
         """Runs the part that this process has in a training step."""
@@ -293,16 +296,6 @@ def _own_modules(cfg: CfgNode, place: Place) -> range:
 
 def _name_modules(own: range) -> str:
     return f"module {own.stop}" if len(own) == 1 else f"modules {own.start + 1} to {own.stop}"
-
-
-def _group_of_replicas(place: Place) -> Any:
-    """The processes that run the same modules as this one in all replicas; None where there is one replica."""
-    own = None
-    if place.num_replicas > 1:
-        for stage in range(place.num_stages):  # each group is made by all processes, in the same order
-            group = dist.new_group([replica * place.num_stages + stage for replica in range(place.num_replicas)])
-            own = group if stage == place.stage else own
-    return own
 
 
 def _rounded(seconds: Sequence[float]) -> List[float]:

@@ -8,7 +8,7 @@ from tabulate import tabulate
 from meddlr_greedy.console import Progress
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.search import FEATURES, STEPS, alternatives, largest, modules_of, with_modules
-from meddlr_greedy.planning.step_memory import plan_step
+from meddlr_greedy.planning.step_memory import plan_step, work_area_of_ffts
 
 __all__ = ["as_text", "make_plan"]
 
@@ -25,6 +25,11 @@ _RULE = (
     "fastest: the fewest operations of those that fit, an estimate (2 for each multiplication and addition of"
     " convolutions, 5 n log2 n for an FFT, 1 for each number that another operation writes; recomputation included);"
     f" within {_TIE:.0%} the fewest modules"
+)
+
+_NOT_SEEN = (
+    "not in these numbers, on a GPU: the work area of cuFFT (an estimate: at most about {:.1f} MB, the size of what it"
+    " transforms), workspaces of cuDNN, what the allocator cannot use of its blocks, the CUDA context (some hundred MB)"
 )
 
 
@@ -44,6 +49,7 @@ def make_plan(cfg: CfgNode, example: Example, budget: Optional[int]) -> Dict[str
         "batch_size": cfg.SOLVER.TRAIN_BATCH_SIZE,
         "kspace": list(example.tensors["kspace"][0]),
         "memory": budget,
+        "work_area_of_ffts": work_area_of_ffts(cfg, example) if cfg.MODEL.DEVICE.startswith("cuda") else 0,
         "config": plan_step(cfg, example)._asdict(),
         "alternatives": [],
     }
@@ -106,6 +112,8 @@ def as_text(plan: Dict[str, Any], style: str = "simple") -> str:
         fastest = plan["fastest"]
         parts.append(_RULE if fastest else "none of them fits")
         parts.append(tabulate(_rows_of_largest(plan["largest"]), headers="keys", floatfmt=".1f", tablefmt=style))
+    if plan["work_area_of_ffts"]:
+        parts.append(_NOT_SEEN.format(plan["work_area_of_ffts"] / 1e6))
     parts.append(f"planned in {plan['seconds']} s")
     return "\n\n".join(parts)
 

@@ -2,9 +2,11 @@
 
 The trainer's own step runs inside :func:`~meddlr_greedy.planning.trace.traced`: forward, losses, backward and update,
 as in an iteration that has others before it (the old gradients and the optimizer's state are there). What an operation
-needs for itself inside a library (workspaces of cuDNN) is not seen.
+needs for itself inside a library (work areas of cuFFT, workspaces of cuDNN) is not seen; for CUDA, the first of them is
+estimated by :func:`work_area_of_ffts`.
 """
 
+import math
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -16,7 +18,7 @@ from meddlr_greedy.modeling.contract import inner_network, traits_of
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.trace import Trace, traced
 
-__all__ = ["StepMemory", "plan_step"]
+__all__ = ["StepMemory", "plan_step", "work_area_of_ffts"]
 
 
 # The caching allocator of CUDA gives memory in multiples of this.
@@ -34,6 +36,7 @@ class StepMemory(NamedTuple):
     peak: int  #: of the whole step, everything included
     evaluation: int  #: the same of the network's forward in evaluation, with a batch of SOLVER.TEST_BATCH_SIZE
     operations: float  #: of the whole step, recomputation included; see :class:`~meddlr_greedy.planning.trace.Trace`
+    copied_ahead: int = 0  #: of the peak: the next batch, which a trainer copies to a GPU during the step
 
     @property
     def largest(self) -> int:
@@ -62,9 +65,9 @@ _plans: Dict[Tuple[str, str], StepMemory] = {}
 def plan_step(cfg: CfgNode, example: Example) -> StepMemory:
     """Predicts what one training step of a config needs; the same question is answered from memory.
 
-    For MODEL.DEVICE "cuda" the batch is copied to the device, the optimizer works on lists of tensors, and sizes are
-    rounded up as CUDA's allocator does. meddlr's conjugate gradients, which stop early where they have converged, are
-    planned at their last iteration.
+    For MODEL.DEVICE "cuda" the next batch is there, too, the optimizer's kernels are fused, and sizes are rounded up as
+    CUDA's allocator does. meddlr's conjugate gradients, which stop early where they have converged, are planned at
+    their last iteration.
 
     Raises:
         UserError: The config is wrong, or what the network does depends on the values of its data.
@@ -93,15 +96,13 @@ def _plan(cfg: CfgNode, example: Example) -> StepMemory:
 def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> StepMemory:
     batch = example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE)
     batch_bytes = trace.alive
-    on_host = batch_bytes if on_cuda else 0
+    copied_ahead = batch_bytes if on_cuda else 0
     step = _PlannedStep.from_config(cfg, batch=batch)
     _check_data(step.model, example)
     if on_cuda:
-        # Stands for the copy to the device, which lives as long as the network needs it.
-        step.model.register_forward_pre_hook(lambda _, args: ({key: x.clone() for key, x in args[0].items()},))
         for group in step.optimizer.param_groups:
-            if "foreach" in group:
-                group["foreach"] = True
+            if "fused" in group:
+                group["fused"] = True
     parameters = trace.alive - batch_bytes
 
     # As after an iteration: gradients and the optimizer's state are there.
@@ -127,15 +128,8 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
     trace.operations = 0.0
     with step.observe(observe):
         step.run()
-    peak, operations = max(*peaks, trace.peak) - on_host, trace.operations
-
-    before = trace.alive
-    batch = example.batch(cfg.SOLVER.TEST_BATCH_SIZE, evaluated=True)
-    on_host += trace.alive - before if on_cuda else 0
-    trace.reset_peak()
-    step.model.eval()
-    with torch.no_grad():
-        step.model(batch)
+    peak, operations = max(*peaks, trace.peak) + copied_ahead, trace.operations
+    evaluation = _evaluation(step.model, example.batch(cfg.SOLVER.TEST_BATCH_SIZE, evaluated=True), trace)
     return StepMemory(
         parameters,
         gradients,
@@ -143,9 +137,29 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
         batch_bytes,
         tuple(activations[k] for k in sorted(activations)),
         peak,
-        trace.peak - on_host,
+        evaluation,
         operations,
+        copied_ahead,
     )
+
+
+def _evaluation(model: Any, batch: Dict[str, torch.Tensor], trace: Trace) -> int:
+    """Peak of the forward in evaluation; a batch of the training stays there."""
+    trace.reset_peak()
+    model.eval()
+    with torch.no_grad():
+        model(batch)
+    return trace.peak
+
+
+def work_area_of_ffts(cfg: CfgNode, example: Example) -> int:
+    """Bytes that cuFFT may need beside a training step: about as many as the largest array that it transforms has.
+
+    That is what its planner asks for where an axis does not fit into one kernel, and less elsewhere; it is freed right
+    after each transform.
+    """
+    shape, dtype = example.tensors["kspace"]
+    return cfg.SOLVER.TRAIN_BATCH_SIZE * math.prod(shape) * dtype.itemsize
 
 
 def _check_data(model: Any, example: Example) -> None:

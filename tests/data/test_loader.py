@@ -156,3 +156,18 @@ def test_lines_for_the_loss_are_decided_by_the_epoch_and_the_example(data_cfg):
     assert not torch.equal(first["loss_mask"], other_epoch["loss_mask"])
     assert torch.equal(acquired, other_epoch["mask"] + other_epoch["loss_mask"]), "the mask of the scan is fixed"
     assert not torch.equal(first["loss_mask"], other_slice["loss_mask"])
+
+
+@pytest.mark.parametrize(("echo", "constant"), [(0.0, True), (0.25, False)])
+def test_what_is_said_of_the_mask(data_cfg, echo, constant):
+    cfg = data_cfg("cine", "MISC.GREEDY.CINE", {"PARTIAL_ECHO": echo})
+    for batch in first_batches(build_train_loader(cfg, seed=5), 3):
+        mask = batch["mask"]
+        assert (
+            batch["constant_along_readout"]
+            is constant
+            is all(torch.equal(mask[:, i], mask[:, 0]) for i in range(HEIGHT))
+        )
+    assert all(
+        "constant_along_readout" not in batch for batch in first_batches(build_train_loader(data_cfg("plane"), 5), 1)
+    )

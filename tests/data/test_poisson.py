@@ -10,6 +10,8 @@ from meddlr_greedy.data.poisson import _MOST_DRAWS, CheckedPoissonMaskFunc, chec
 from meddlr_greedy.errors import UserError
 from tests.helpers.examples import scan_arrays
 
+pytestmark = pytest.mark.short
+
 
 def masks(acceleration, calib_size):
     stock = PoissonDiskMaskFunc((acceleration,), calib_size)

@@ -10,6 +10,8 @@ import torch
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine.run_state import RunState
 
+pytestmark = pytest.mark.short
+
 NO_SCANS = SimpleNamespace(scan_names={}, example_shapes={}, contents={}, examples=[])
 
 

@@ -14,6 +14,8 @@ from meddlr_greedy.evaluation.metrics.definitions import default_cine_metrics
 from tests.helpers import runs
 from tests.helpers.evaluation import feed, make_reconstruction, ssim_by_skimage
 
+pytestmark = pytest.mark.short
+
 
 def test_one_scan_in_memory(cfg):
     scans = {f"scan-{i}": make_reconstruction(3, 12, 12, 2, 1, seed=i) for i in range(3)}

@@ -13,6 +13,8 @@ from meddlr_greedy.evaluation.metrics.definitions import default_cine_metrics, h
 from meddlr_greedy.evaluation.metrics.functional import fold_frames
 from tests.helpers.evaluation import feed, make_reconstruction, ssim_by_skimage
 
+pytestmark = pytest.mark.short
+
 
 @pytest.mark.parametrize("shape", [(2, 16, 13, 3, 1), (3, 12, 17, 4, 2), (1, 14, 14, 1, 2), (2, 11, 20, 1, 1)])
 def test_cine_metrics_agree_with_skimage(cfg, shape):

@@ -4,11 +4,37 @@ import copy
 import os
 
 import torch
+from meddlr.config import CfgNode, get_cfg
 from meddlr.engine import DefaultTrainer
 from meddlr.modeling import build_model
+from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
+from meddlr.modeling.meta_arch.unrolled import CGUnrolledCNN
 
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.modeling.losses import complex_l1
+from meddlr_greedy.modeling.networks.cine import CGCineUnrolledCNN
+from meddlr_greedy.modeling.networks.invertible import InvertibleCGCineUnrolledCNN, InvertibleCineUnrolledCNN
+
+#: Of the networks that do not allow meddlr's default, and of those derived from them.
+STEP_SIZES = {
+    CGUnrolledCNN: 0.1,
+    CGCineUnrolledCNN: 0.1,
+    InvertibleCineUnrolledCNN: -0.4,
+    InvertibleCGCineUnrolledCNN: 0.5,
+}
+
+
+def small_config(name, **greedy):
+    """A config of a registered unrolled network of four small steps; ``greedy`` are keys of ``MISC.GREEDY``."""
+    cfg = get_cfg()
+    step_sizes = (STEP_SIZES[c] for c in META_ARCH_REGISTRY.get(name).__mro__ if c in STEP_SIZES)
+    cfg.MODEL.DEVICE, cfg.MODEL.META_ARCHITECTURE = "cpu", "GreedyUnrolled"
+    unrolled = cfg.MODEL.UNROLLED
+    unrolled.NUM_UNROLLED_STEPS, unrolled.NUM_FEATURES, unrolled.NUM_RESBLOCKS, unrolled.KERNEL_SIZE = 4, 4, 1, (3,)
+    unrolled.STEP_SIZES = (next(step_sizes, -1.0),)
+    cfg.MODEL.RECON_LOSS.NAME, cfg.MODEL.RECON_LOSS.RENORMALIZE_DATA = "l1", False
+    cfg.MISC.GREEDY = CfgNode({"META_ARCHITECTURE": name, "NUM_MODULES": 2, **greedy})
+    return cfg
 
 
 def train_stock(cfg):

@@ -5,10 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from meddlr.config import CfgNode, get_cfg
 from meddlr.modeling import build_model
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
-from meddlr.modeling.meta_arch.unrolled import CGUnrolledCNN, GeneralizedUnrolledCNN
+from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 from torch import nn
 
 from meddlr_greedy.errors import UserError
@@ -23,18 +22,11 @@ from meddlr_greedy.modeling.contract import (
 )
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.losses import complex_l1
-from meddlr_greedy.modeling.networks.cine import CGCineUnrolledCNN, CineUnrolledCNN
-from meddlr_greedy.modeling.networks.invertible import InvertibleCGCineUnrolledCNN, InvertibleCineUnrolledCNN
+from meddlr_greedy.modeling.networks.cine import CineUnrolledCNN
+from tests.helpers.networks import small_config
 from tests.helpers.plugin import FOLDER, NAME, importable
 from tests.helpers.scans import make_scan
 
-#: Of the networks that do not allow meddlr's default, and of those derived from them.
-STEP_SIZES = {
-    CGUnrolledCNN: 0.1,
-    CGCineUnrolledCNN: 0.1,
-    InvertibleCineUnrolledCNN: -0.4,
-    InvertibleCGCineUnrolledCNN: 0.5,
-}
 USERS = "CineVariationalNetwork"
 NETWORKS = [*sorted(name for name, network in META_ARCH_REGISTRY if is_compatible(network)), USERS]
 
@@ -47,16 +39,9 @@ def users_package():
 
 
 def config(name, **greedy):
-    cfg = get_cfg()
-    step_sizes = (STEP_SIZES[c] for c in META_ARCH_REGISTRY.get(name).__mro__ if c in STEP_SIZES)
-    cfg.MODEL.DEVICE, cfg.MODEL.META_ARCHITECTURE = "cpu", "GreedyUnrolled"
-    unrolled = cfg.MODEL.UNROLLED
-    unrolled.NUM_UNROLLED_STEPS, unrolled.NUM_FEATURES, unrolled.NUM_RESBLOCKS, unrolled.KERNEL_SIZE = 4, 4, 1, (3,)
-    unrolled.STEP_SIZES = (next(step_sizes, -1.0),)
+    cfg = small_config(name, **greedy)
     if name == USERS:
-        unrolled.BLOCK_ARCHITECTURE = "PlainConv3d"
-    cfg.MODEL.RECON_LOSS.NAME, cfg.MODEL.RECON_LOSS.RENORMALIZE_DATA = "l1", False
-    cfg.MISC.GREEDY = CfgNode({"META_ARCHITECTURE": name, "NUM_MODULES": 2, **greedy})
+        cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE = "PlainConv3d"
     return cfg
 
 

@@ -252,3 +252,49 @@ def test_modules_of_an_invertible_network_train_greedily(batch):
     model = GreedyUnrolled(make_network("InvertibleCineUnrolledCNN", NUM_EMAPS=2), num_modules=2)
     complex_l1(model.train()(batch)["pred"], batch["target"]).backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+class TestWithoutStop:
+    """The inverse that does not ask its device, as on a GPU."""
+
+    @staticmethod
+    def run(network, batch, on_gpu, monkeypatch):
+        """One training step; returns its gradients, and the evaluations of g that each block is left with."""
+        calls = []
+        with monkeypatch.context() as patch:
+            if on_gpu:
+                patch.setattr(InvertibleResBlock, "inverse", torch.no_grad()(InvertibleResBlock._inverse_without_stop))
+            residual = InvertibleResBlock._residual
+            patch.setattr(InvertibleResBlock, "_residual", lambda block, x: calls.append(block) or residual(block, x))
+            network.zero_grad()
+            outputs = network(batch)
+            complex_l1(outputs["pred"], batch["target"]).backward()
+        blocks = [part for part in network.modules() if isinstance(part, InvertibleResBlock)]
+        gradients = [p.grad.clone() for p in network.parameters()]
+        return gradients, [block.evaluations for block in blocks], len(calls), outputs["inversion_error"]
+
+    @both_networks
+    def test_bits_are_those_of_the_one_that_stops(self, arch, batch, monkeypatch):
+        network = make_network(arch, greedy={}, NUM_EMAPS=2)
+        strengthen(network)
+        expected, untouched, fewest, error = self.run(network, batch, False, monkeypatch)
+        assert set(untouched) == {None}
+        calls = []
+        for _ in range(3):
+            found, evaluations, num_calls, error_again = self.run(network, batch, True, monkeypatch)
+            assert all(map(torch.equal, found, expected)) and torch.equal(error, error_again)
+            assert all(2 < n < 23 for n in evaluations)
+            calls.append(num_calls)
+        # The first time as many as are enough for any weights, then a few more than needed.
+        assert calls[0] > calls[1] == calls[2] > fewest
+
+    def test_too_few_evaluations_are_found_and_made_up_for(self, batch, monkeypatch):
+        network = make_network("InvertibleCineUnrolledCNN", greedy={}, NUM_EMAPS=2)
+        strengthen(network)
+        expected, *_ = self.run(network, batch, False, monkeypatch)
+        self.run(network, batch, True, monkeypatch)
+        blocks = [part for part in network.modules() if isinstance(part, InvertibleResBlock)]
+        needed = [block.evaluations for block in blocks]
+        blocks[3].evaluations = 2  # as if the weights had changed a lot
+        found, evaluations, *_ = self.run(network, batch, True, monkeypatch)
+        assert all(map(torch.equal, found, expected)) and evaluations == needed

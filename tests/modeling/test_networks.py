@@ -14,7 +14,7 @@ from meddlr.modeling.meta_arch.unrolled import CGUnrolledCNN
 from meddlr.utils.events import EventStorage
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.losses import complex_l1
+from meddlr_greedy.modeling.losses import complex_l1, image_metrics, recon_loss
 from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalConv, SpatioTemporalResNet
 from projects.cine.benchmarks.parts import StockCine, StockConv
 from tests.helpers.operators import randn, relative
@@ -50,6 +50,16 @@ class TestLosses:
             results.append((loss, leaf.grad))
         (loss, gradient), (lean_loss, lean_gradient) = results
         assert torch.equal(loss, lean_loss) and torch.equal(gradient, lean_gradient)
+
+    @pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (0, 2, 3, 1, 4)])
+    def test_metrics_beside_it_are_the_losses_of_their_names(self, order):
+        """The same bits, also for images whose axes are in another order in memory."""
+        torch.manual_seed(0)
+        pred, target = randn(2, 16, 14, 13, 2).permute(order), randn(2, 16, 14, 13, 2).permute(order)
+        metrics = image_metrics(pred, target)
+        assert list(metrics) == ["l1", "l2", "psnr", "nrmse"]
+        for name, value in metrics.items():
+            assert torch.equal(value, recon_loss(name, pred, target))
 
     @pytest.mark.parametrize("name", ["l1", "ssim_loss", "nrmse", "k_l1"])
     def test_cine(self, name):

@@ -6,6 +6,8 @@ import torch
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from tests.helpers.operators import MASKS, SHAPES, assert_adjoint, make_sense, randn, relative
 
+pytestmark = pytest.mark.short
+
 
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -53,8 +55,18 @@ def test_normal_operator_refuses_to_drop_a_gradient(name):
 
 
 def test_line_masks_use_one_dimensional_ffts():
-    assert make_sense(SHAPES[0], "lines")[0]._fft_dims == (-1,)
-    assert make_sense(SHAPES[0], "points")[0]._fft_dims == (-2, -1)
+    for kind, dims in (("lines", (-1,)), ("points", (-2, -1))):
+        A, _, x, _ = make_sense(SHAPES[0], kind)
+        A.normal(x)
+        assert A._form.dims == dims
+
+
+def test_what_is_said_of_a_mask_is_believed():
+    A, _, x, _ = make_sense(SHAPES[0], "lines")
+    for constant in (True, False):
+        said = CineSenseModel(A.maps, A.weights, constant_along_readout=constant)
+        torch.testing.assert_close(said.normal(x), A.normal(x))
+        assert said._form.dims == ((-1,) if constant else (-2, -1))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from meddlr_greedy.ops.coils import (
 from meddlr_greedy.ops.fft import centered_fft
 from tests.helpers.operators import assert_adjoint, randn, relative
 
+pytestmark = pytest.mark.short
+
 
 @pytest.fixture(scope="module")
 def kspace():

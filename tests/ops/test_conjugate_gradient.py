@@ -8,6 +8,8 @@ from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient, implicit_conjugate_gradient
 from tests.helpers.operators import SHAPES, make_sense, randn, relative
 
+pytestmark = pytest.mark.short
+
 
 def spd_batch(eigenvalues, size=12, dtype=torch.complex64):
     """One Hermitian positive matrix per example, and the operator that applies them."""
@@ -54,6 +56,29 @@ class TestConjugateGradient:
             lambda x: (matrices[:1] @ x[..., None])[..., 0], b[:1], torch.zeros_like(b[:1]), mu=0.0, max_iter=8
         )
         assert torch.equal(together[:1], alone)
+
+    @pytest.mark.parametrize("eps", [1e-4, 0.3, 3.0, 1e3])
+    def test_a_batch_that_ends_together_is_meddlrs(self, eps):
+        """The same image and the same gradient: it ends at the same iteration."""
+        _, normal = spd_batch([(0.5, 2.0), (0.1, 9.0)])
+        found = []
+        for ours in (True, False):
+            torch.manual_seed(3)
+            b, x0, weights = randn(2, 12).requires_grad_(), randn(2, 12), randn(2, 12)
+            x = (
+                conjugate_gradient(normal, b, x0, mu=0.1, max_iter=10, eps=eps, together=True)
+                if ours
+                else conjgrad(x0, b, normal, 0.1, max_iter=10, eps=eps)
+            )
+            found.append((x.detach(), torch.autograd.grad((weights * x + 0 * b).sum().abs(), b)[0]))
+        for a, b in zip(*found):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+    def test_an_example_without_residual_waits_for_the_others_without_nan(self):
+        _, normal = spd_batch([(1.0, 1.0), (0.1, 9.0)])
+        b = torch.stack([torch.zeros(12, dtype=torch.complex64), randn(12)])
+        x = conjugate_gradient(normal, b, torch.zeros_like(b), mu=0.1, max_iter=8, together=True)
+        assert not x[0].any() and torch.isfinite(torch.view_as_real(x)).all() and x[1].abs().min() > 0
 
     def test_converged_example_is_frozen_without_nan(self):
         _, normal = spd_batch([(1.0, 1.0)])

@@ -48,8 +48,8 @@ def strides(tensor):
 def wire(monkeypatch):
     """In the place of another process: what is sent is what is received next."""
     sent = deque()
-    monkeypatch.setattr(channel.dist, "send", lambda tensor, peer, tag: sent.append(tensor.clone()))
-    monkeypatch.setattr(channel.dist, "recv", lambda tensor, peer, tag: tensor.copy_(sent.popleft()))
+    monkeypatch.setattr(channel.dist, "send", lambda tensor, peer, group, tag: sent.append(tensor.clone()))
+    monkeypatch.setattr(channel.dist, "recv", lambda tensor, peer, group, tag: tensor.copy_(sent.popleft()))
     return sent
 
 

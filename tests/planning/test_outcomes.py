@@ -7,6 +7,8 @@ from torch import nn
 from meddlr_greedy.planning import trace as trace_module
 from meddlr_greedy.planning.trace import traced
 
+pytestmark = pytest.mark.short
+
 
 def view_of_complex():
     x = torch.empty(3, 4, dtype=torch.complex64)

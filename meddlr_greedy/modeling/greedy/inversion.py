@@ -85,6 +85,13 @@ class _Run(NamedTuple):
         return image
 
     def backward(self, image: torch.Tensor, grad: torch.Tensor) -> Dict[nn.Parameter, torch.Tensor]:
+        gradients = self._backward(image, grad)
+        has_converged = getattr(self.network, "inverse_has_converged", lambda: True)
+        while not has_converged():  # asked once for all steps: a GPU need not be waited for in each of them
+            gradients = self._backward(image, grad)
+        return gradients
+
+    def _backward(self, image: torch.Tensor, grad: torch.Tensor) -> Dict[nn.Parameter, torch.Tensor]:
         gradients: Dict[nn.Parameter, torch.Tensor] = {}
         for i in reversed(range(self.num_steps)):
             image = self._before(i, image).requires_grad_()

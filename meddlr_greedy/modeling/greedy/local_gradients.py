@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.greedy.modules import UnrolledModules
+from meddlr_greedy.modeling.greedy.modules import StepParameters, UnrolledModules
 from meddlr_greedy.modeling.losses import LocalLoss
 from meddlr_greedy.modeling.problem import UnrolledProblem
 
@@ -69,7 +69,8 @@ def forward_greedily(
             "GreedyUnrolled: the training batch has no 'target'; every module has a loss of its own, which needs"
             " fully sampled targets, or lines held out of the acquired ones (MISC.GREEDY.CINE.LOSS_LINES, for cine)"
         )
-    run = _Run(modules, losses, problem, seed)
+    parameters = modules.step_parameters()
+    run = _Run(modules, parameters, losses, problem, seed)
     gradients: Gradients = {}
     scalars: Dict[str, torch.Tensor] = {}
     image = problem.image
@@ -81,15 +82,16 @@ def forward_greedily(
         modules.mark(k, begins=False)
     modules.mark(last, begins=True)
     image = run.steps(modules.steps[last], image)
-    reached = modules.parameters_of(run.reached_steps(last))
+    reached = parameters.of(run.reached_steps(last))
     graph = _Graph(image, reached, losses.weights[last], gradients, lambda: modules.mark(last, begins=False))
-    return _HandOutGradients.apply(graph, *modules.trainable_parameters()), scalars
+    return _HandOutGradients.apply(graph, *parameters.parameters), scalars
 
 
 class _Run(NamedTuple):
     """The modules on one batch."""
 
     modules: UnrolledModules
+    parameters: StepParameters
     losses: LocalLosses
     problem: UnrolledProblem
     seed: Optional[int]
@@ -110,8 +112,8 @@ class _Run(NamedTuple):
         modules, problem = self.modules, self.problem
         start, end = modules.steps[k].start, modules.steps[k].stop
         tail = range(end - self.losses.overlap, end)
-        head_parameters = modules.parameters_of(range(self.reached_steps(k).start, tail.start))
-        tail_parameters = modules.parameters_of(tail)
+        head_parameters = self.parameters.of(range(self.reached_steps(k).start, tail.start))
+        tail_parameters = self.parameters.of(tail)
 
         before = self.steps(range(start, tail.start), image)
         # Where nothing is to be cut, it is still the image that the network started from: some have a step for it.

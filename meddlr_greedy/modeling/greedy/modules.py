@@ -1,5 +1,6 @@
 """The modules of an unrolled network: which unrolled steps and which parameters they have, and how they run."""
 
+from collections import defaultdict
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
@@ -10,7 +11,7 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy.unrolled_step import StepMode, block_of_step, run_step
 from meddlr_greedy.modeling.problem import UnrolledProblem
 
-__all__ = ["Observer", "UnrolledModules", "WholeNetwork", "partition_steps"]
+__all__ = ["Observer", "StepParameters", "UnrolledModules", "WholeNetwork", "partition_steps"]
 
 #: Called as observer(k, begins) where forward and backward of module k (from 0) begin or have ended.
 Observer = Callable[[int, bool], None]
@@ -47,6 +48,19 @@ def partition_steps(num_steps: int, num_modules: Union[int, Sequence[int]]) -> L
             )
     ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
     return [range(end - size, end) for end, size in zip(ends, sizes)]
+
+
+class StepParameters(NamedTuple):
+    """The trainable parameters of a network, with the unrolled steps that each belongs to."""
+
+    parameters: List[nn.Parameter]  #: in the order of the network
+    steps: List[Set[int]]  #: of each parameter; none where it belongs to no step in particular
+
+    def of(self, steps: range) -> List[nn.Parameter]:
+        """The parameters of some unrolled steps, and those that belong to no step; of no steps, none."""
+        if not steps:
+            return []
+        return [p for p, own in zip(self.parameters, self.steps) if not own or not own.isdisjoint(steps)]
 
 
 class WholeNetwork(NamedTuple):
@@ -139,29 +153,26 @@ class UnrolledModules:
 
     # ---- parameters
 
-    def parameters_of(self, steps: range) -> List[nn.Parameter]:
-        """The trainable parameters of unrolled steps, and those that belong to no step; of no steps, none."""
-        if not steps:
-            return []
-        own = self._ids_of_parameters(steps)
-        in_any_step = self._ids_of_parameters(range(len(self.network.step_sizes)))
-        return [p for p in self.trainable_parameters() if id(p) in own or id(p) not in in_any_step]
+    def step_parameters(self) -> StepParameters:
+        """The parameters that are trainable now, and where they belong; looked up once for a whole forward."""
+        steps: Dict[int, Set[int]] = defaultdict(set)
+        for i, step_size in enumerate(self.network.step_sizes):
+            for p in (*block_of_step(self.network, i).parameters(), step_size):
+                steps[id(p)].add(i)
+        trainable = self.trainable_parameters()
+        return StepParameters(trainable, [steps.get(id(p), set()) for p in trainable])
 
     def own_parameters(self) -> List[List[nn.Parameter]]:
         """For each module that runs here, the parameters that its loss trains.
 
         Those of its steps, and those that belong to no step in particular.
         """
-        return [self.parameters_of(self.steps[k]) for k in self.own]
+        parameters = self.step_parameters()
+        return [parameters.of(self.steps[k]) for k in self.own]
 
     def trainable_parameters(self) -> List[nn.Parameter]:
         """The parameters of the network that want a gradient, in its order."""
         return [p for p in self.network.parameters() if p.requires_grad]
-
-    def _ids_of_parameters(self, steps: range) -> Set[int]:
-        blocks = [block_of_step(self.network, i) for i in steps]
-        step_sizes = {id(self.network.step_sizes[i]) for i in steps}
-        return {id(p) for block in blocks for p in block.parameters()} | step_sizes
 
     def check_one_for_each(self, key: str, numbers: Sequence[float]) -> None:
         """Refuses a list of ``MISC.GREEDY`` that has another number of elements than there are modules.
@@ -183,7 +194,8 @@ class UnrolledModules:
             UserError: where modules share parameters, so that they cannot be split.
         """
         names = {id(p): name for name, p in self.network.named_parameters()}
-        owners = [{id(p) for p in self.parameters_of(steps)} for steps in self.steps]
+        parameters = self.step_parameters()
+        owners = [{id(p) for p in parameters.of(steps)} for steps in self.steps]
         others = [k for k in range(len(self)) if k not in own]
         shared = set().union(*(owners[k] for k in own)) & set().union(*(owners[k] for k in others))
         if shared:

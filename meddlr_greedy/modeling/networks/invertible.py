@@ -36,7 +36,11 @@ from torch import nn
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.networks.cine import CineUnrolledCNN
-from meddlr_greedy.modeling.regularizers.invertible import InvertibleSpatioTemporalResNet
+from meddlr_greedy.modeling.regularizers.invertible import (
+    InvertibleResBlock,
+    InvertibleSpatioTemporalResNet,
+    have_converged,
+)
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.conjugate_gradient import implicit_conjugate_gradient
 
@@ -120,6 +124,10 @@ class InvertibleCineUnrolledCNN(CineUnrolledCNN):
         return _solve(
             lambda x: (1 - identity) * x + step_size * A.normal(x), image + step_size * zf_image, image, identity
         )
+
+    def inverse_has_converged(self) -> bool:
+        """Whether the inverse steps so far were exact; where not, they have to be run again, and will be."""
+        return have_converged([part for part in self.modules() if isinstance(part, InvertibleResBlock)])
 
     @classmethod
     def from_config(cls, cfg: CfgNode, **kwargs: Any) -> Dict[str, Any]:

@@ -1,7 +1,7 @@
 """A residual regularizer with an inverse."""
 
 import math
-from typing import Any, Dict
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,20 @@ from meddlr_greedy.modeling.regularizers.padding import ZEROS, Padding
 from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalConv, SpatioTemporalResNet
 from meddlr_greedy.ops.lipschitz import convolution_norm_bound
 
-__all__ = ["InvertibleResBlock", "InvertibleSpatioTemporalResNet"]
+__all__ = ["InvertibleResBlock", "InvertibleSpatioTemporalResNet", "have_converged"]
 
 
 # Bound of Lip(g): an error of the fixed point iteration halves at least with each evaluation of g. At 0.9, 151
 # evaluations would take the place of 23, and the inverse of a block could amplify an error tenfold instead of twice.
 _LIPSCHITZ = 0.5
+# Evaluations of g that a GPU makes beyond those that were needed last time: weights and data change little from one
+# iteration to the next.
+_MORE_EVALUATIONS = 2
+
+
+def _most_evaluations(dtype: torch.dtype) -> int:
+    """Evaluations of g after which an error is as small as rounding, at the bound of its Lipschitz constant."""
+    return math.ceil(math.log(torch.finfo(dtype).eps) / math.log(_LIPSCHITZ))
 
 
 class InvertibleResBlock(nn.Module):
@@ -29,6 +37,10 @@ class InvertibleResBlock(nn.Module):
     The Lipschitz constant of :math:`g` is at most the product of the norms of its linear layers (ReLU's is one). Where
     that is above 1/2, :math:`g` is scaled down to it; the scale is a function of the weights alone, the same in
     training and evaluation, and is trained through.
+
+    Attributes:
+        evaluations: Of g, that the inverse makes on a GPU, where to ask whether it has converged would be to wait;
+            :func:`have_converged` asks once for all blocks. None: as many as are enough for any weights.
     """
 
     def __init__(self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = ZEROS):
@@ -36,6 +48,8 @@ class InvertibleResBlock(nn.Module):
         self.pad = Padding(kernel_size, padding)
         self.conv1 = SpatioTemporalConv(in_channels, channels, kernel_size, self.pad.zeros)
         self.conv2 = SpatioTemporalConv(channels, in_channels, kernel_size, self.pad.zeros)
+        self.evaluations: Optional[int] = None
+        self._needed: List[torch.Tensor] = []  # evaluations of each inverse since have_converged, on the GPU
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, T, H, W) to the same shape."""
@@ -47,13 +61,27 @@ class InvertibleResBlock(nn.Module):
 
         The distance to the solution is at most :math:`L / (1 - L)` times the last change, for L = Lip(g).
         """
+        if y.device.type != "cpu":
+            return self._inverse_without_stop(y)
         scale, x = self._scale(), y
         rounding = torch.finfo(y.dtype).eps * y.norm()
-        for _ in range(math.ceil(math.log(torch.finfo(y.dtype).eps) / math.log(_LIPSCHITZ))):
+        for _ in range(_most_evaluations(y.dtype)):
             previous, x = x, y - scale * self._residual(x)
-            # It synchronizes with the host, which costs less than g; most blocks contract much faster than the bound.
-            if (x - previous).norm() <= rounding:
+            if (x - previous).norm() <= rounding:  # most blocks contract much faster than the bound
                 break
+        return x
+
+    def _inverse_without_stop(self, y: torch.Tensor) -> torch.Tensor:
+        """The same, without asking a device: what has converged stays as it is, so that more evaluations do nothing."""
+        scale, x = self._scale(), y
+        rounding = torch.finfo(y.dtype).eps * y.norm()
+        has_converged = torch.zeros((), dtype=torch.bool, device=y.device)
+        needed = torch.zeros((), device=y.device)
+        for _ in range(self.evaluations or _most_evaluations(y.dtype)):
+            previous, x = x, torch.where(has_converged, x, y - scale * self._residual(x))
+            needed = needed + ~has_converged
+            has_converged = (x - previous).norm() <= rounding
+        self._needed.append(torch.where(has_converged, needed, math.inf))
         return x
 
     def _residual(self, x: torch.Tensor) -> torch.Tensor:
@@ -63,6 +91,24 @@ class InvertibleResBlock(nn.Module):
         layers = [layer for conv in (self.conv1, self.conv2) for layer in (conv.spatial, conv.temporal)]
         bound = torch.stack([convolution_norm_bound(layer.weight) for layer in layers]).prod()
         return _LIPSCHITZ / bound.clamp(min=_LIPSCHITZ)
+
+
+def have_converged(blocks: Sequence[InvertibleResBlock]) -> bool:
+    """Whether the inverses of blocks since the last call were exact up to rounding.
+
+    It decides how many evaluations the next ones make: a few more than these needed, or all where that was not enough.
+    On a GPU it waits, once. On the CPU an inverse knows by itself when to end.
+    """
+    needed = {block: torch.stack(block._needed).amax() for block in blocks if block._needed}
+    if not needed:
+        return True
+    counts = torch.stack(list(needed.values())).cpu().tolist()
+    # All evaluations are enough, also where rounding keeps the last bits moving.
+    enough = all(math.isfinite(n) or block.evaluations is None for block, n in zip(needed, counts))
+    for block, count in zip(needed, counts):
+        block._needed.clear()
+        block.evaluations = int(count) + _MORE_EVALUATIONS if enough and math.isfinite(count) else None
+    return enough
 
 
 @META_ARCH_REGISTRY.register()

@@ -1,7 +1,7 @@
 """A residual network on the lowest temporal frequencies of a cine: two-dimensional, and every layer sees all phases."""
 
 import math
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,12 @@ from torch import nn
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.regularizers.padding import ZEROS, Padding
 from meddlr_greedy.modeling.regularizers.spatiotemporal import ResBlock, residual_options
+from meddlr_greedy.ops.devices import kept_constant
 
 __all__ = ["TemporalFrequencyResNet", "fourier_basis"]
 
 
-def fourier_basis(num_frames: int, num_frequencies: int) -> torch.Tensor:
+def fourier_basis(num_frames: int, num_frequencies: int, device: Optional[torch.device] = None) -> torch.Tensor:
     """The real Fourier basis of a heart beat: constant, then cosine and sine of 1, 2, ... periods per beat.
 
     Returns:
@@ -31,11 +32,19 @@ def fourier_basis(num_frames: int, num_frequencies: int) -> torch.Tensor:
             f"MODEL.UNROLLED.BLOCK_ARCHITECTURE: 'TemporalFrequencyResNet' needs more than {2 * num_frequencies}"
             f" cardiac phases, but the data has {num_frames} frames only"
         )
-    angle = 2 * math.pi * torch.arange(num_frames) / num_frames
-    rows = [torch.full((num_frames,), 1 / math.sqrt(num_frames))]
+    angle = 2 * math.pi * torch.arange(num_frames, device=device) / num_frames
+    rows = [torch.full((num_frames,), 1 / math.sqrt(num_frames), device=device)]
     for frequency in range(1, num_frequencies + 1):
         rows += [math.sqrt(2 / num_frames) * wave(frequency * angle) for wave in (torch.cos, torch.sin)]
     return torch.stack(rows)
+
+
+def _scaled_basis(num_frames: int, num_frequencies: int, device: torch.device) -> torch.Tensor:
+    """:func:`fourier_basis` for coefficients of about equal size: the mean over time is far larger than what moves."""
+    basis = fourier_basis(num_frames, num_frequencies, device)
+    scale = torch.full((len(basis), 1), 2.0, device=device)
+    scale[:1] = 1 / math.sqrt(num_frames)
+    return scale * basis
 
 
 def _convolution(in_channels: int, out_channels: int, kernel_size: int, zeros: Tuple[int, int]) -> nn.Conv2d:
@@ -88,11 +97,10 @@ class TemporalFrequencyResNet(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, 2M, T, H, W) to the same shape."""
         num_batch, _, num_frames, height, width = image.shape
-        basis = fourier_basis(num_frames, self.num_frequencies).to(image.device)
-        # The mean over time is far larger than what moves.
-        scale = torch.full((len(basis), 1), 2.0, device=image.device)
-        scale[0] = 1 / math.sqrt(num_frames)
-        x = torch.einsum("bcthw,ft->bhwcf", image, scale * basis)
+        frames = (num_frames, self.num_frequencies)
+        basis = kept_constant(fourier_basis, *frames, device=image.device)
+        scaled = kept_constant(_scaled_basis, *frames, device=image.device)
+        x = torch.einsum("bcthw,ft->bhwcf", image, scaled)
         x = self.initial(self.pad(x.reshape(num_batch, height, width, -1).permute(0, 3, 1, 2)))
         for block in self.blocks:
             x = block(x)

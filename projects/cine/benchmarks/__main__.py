@@ -11,11 +11,13 @@ as the median with its 95 % bootstrap interval. Prints a table and writes <outpu
     parts        the parts of the cine networks against stock ones
     loader       making an example against reading it
     reconstruct  peak memory of reconstruction, against the number of slices (3 GB of temporary files)
+    gpu          all that a GPU is to show, in eight minutes; --small and --device cpu: a dry run
 
 Example::
 
     python -m projects.cine.benchmarks memory --output results/benchmark
     python -m projects.cine.benchmarks step --output results/benchmark --threads 2
+    python -m projects.cine.benchmarks gpu --device cuda --output projects/cine/results --page projects/cine/GPU.md
     python -m projects.cine.benchmarks all --threads 1 --output projects/cine/results --page projects/cine/RESULTS.md
 """
 
@@ -30,6 +32,7 @@ from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.engine.setup import check_device
 from meddlr_greedy.errors import exit_with_one_line
+from projects.cine.benchmarks.gpu import gpu
 from projects.cine.benchmarks.loader import loader
 from projects.cine.benchmarks.memory import memory, plan
 from projects.cine.benchmarks.options import Options
@@ -48,6 +51,7 @@ COMMANDS: Dict[str, Callable[[Options], Dict[str, Any]]] = {
     "parts": parts,
     "loader": loader,
     "reconstruct": reconstruct,
+    "gpu": gpu,
 }
 
 
@@ -61,6 +65,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 keeps torch's choice")
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help="of each comparison; 0 keeps its own number")
+    parser.add_argument("--small", action="store_true", help="of gpu: small networks and data, a dry run")
     parser.add_argument("--page", type=Path, metavar="FILE", help="also put the table between its marks in FILE")
     return parser
 
@@ -79,7 +84,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     keep_freed_memory()  # as in a training run
     torch.manual_seed(0)
 
-    result = COMMANDS[args.command](Options(args.device, args.rounds, args.output))
+    result = COMMANDS[args.command](Options(args.device, args.rounds, args.output, args.small))
     result["versions"] = versions(args.device)
     table = tabulate(result["rows"], headers="keys", floatfmt=".3g", tablefmt="github")
     text = f"{table}\n\n{versions_as_text(result['versions'])}."

@@ -14,8 +14,10 @@ class Options:
         device: "cpu" or "cuda".
         rounds: Rounds of each comparison; 0 keeps the number that the benchmark has for it.
         output: Folder of pictures.
+        small: Whether networks and data are small, to see that all runs.
     """
 
     device: str
     rounds: int
     output: Path
+    small: bool = False

@@ -14,8 +14,8 @@ from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.problem import UnrolledProblem
+from meddlr_greedy.parallel.backend import GLOO, connect
 from meddlr_greedy.parallel.channel import Message, Receiver, Sender
-from meddlr_greedy.parallel.trainer import choose_backend
 from projects.cine.benchmarks.sides import NETWORK
 from projects.cine.scaling.model import Measured
 from projects.cine.support.measuring import Batch, held_megabytes, make_batch, make_cfg
@@ -116,12 +116,11 @@ def measure_transfer(job: Job, message: Message, device: str, stage_on_cpu: bool
 def measure(device: str, seconds: float) -> Measured:
     """What the scaling model needs; every process of this job calls it, and gets the same."""
     job = Job.current()
-    backend = choose_backend(device)
-    job.init_process_group(backend)
     own_device = True
     if device.startswith("cuda"):
         torch.cuda.set_device(job.local_rank % torch.cuda.device_count())
         own_device = job.local_rank < torch.cuda.device_count()
+    backend = connect(job, device)
     cfg = make_cfg(device, "CineUnrolledCNN", NETWORK["modules"], NETWORK["features"], NETWORK["modules"])
     batch = make_batch(device, NETWORK["shape"], NETWORK["num_coils"])
     held_mb = held_megabytes(cfg, batch)
@@ -132,7 +131,7 @@ def measure(device: str, seconds: float) -> Measured:
     dist.barrier()
     handed_on = UnrolledProblem.prepare(model.model, batch).handed_on(batch["target"])
     message = {key: value for key, value in handed_on.items() if isinstance(value, torch.Tensor)}
-    stage_on_cpu = backend == "gloo"
+    stage_on_cpu = backend == GLOO
     transfers = [measure_transfer(job, m, device, stage_on_cpu) for m in ({}, message)]
     gathered: List[Any] = [None] * job.world_size
     dist.all_gather_object(gathered, {"means": means, "transfers": transfers})
