@@ -42,7 +42,7 @@ class _RegisteringFinder(MetaPathFinder):
             return None
         others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
         spec = next((found for other in others if (found := other.find_spec(name, path, target))), None)
-        if spec is None:
+        if spec is None or spec.loader is None:  # a folder of that name without modules is no meddlr either
             raise MeddlrMissingError(
                 f"meddlr is not installed; from Python 3.12 on it has a command of its own: {INSTALL}"
             )
@@ -67,6 +67,7 @@ class _RegisteringFinder(MetaPathFinder):
 def register_with_meddlr() -> None:
     """Registers what the package holds with meddlr: now where it was imported, else when it will be."""
     if sys.modules.get(_MEDDLR) is not None:
+        importlib.import_module(_BEFORE).give_back()  # some names are used later than the import
         importlib.import_module(_REGISTRATION)
     else:
         sys.meta_path.insert(0, _RegisteringFinder())

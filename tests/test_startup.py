@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import meddlr_greedy
-from meddlr_greedy import meddlr_import
+from meddlr_greedy import before_meddlr, meddlr_import
 from meddlr_greedy.cli import COMMANDS
 from tests.helpers.runs import ROOT
 
@@ -217,9 +217,20 @@ def test_an_import_that_fails_can_be_tried_again(world, monkeypatch):
     assert world == ["waited_for", "registering"]
 
 
-def test_absence_of_meddlr_is_told_as_an_import_error(world, monkeypatch):
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_absence_of_meddlr_is_told_as_an_import_error(is_folder, world, tmp_path, monkeypatch):
+    if is_folder:  # where meddlr's repository was cloned, for example
+        (tmp_path / "not_installed" / "docs").mkdir(parents=True)
     monkeypatch.setattr(meddlr_import, "_MEDDLR", "not_installed")
     meddlr_import.register_with_meddlr()
     with pytest.raises(ImportError, match="meddlr is not installed"):
         importlib.import_module("not_installed")
     assert world == []
+
+
+def test_names_are_given_back_where_meddlr_was_there_before(world, monkeypatch):
+    given = []
+    monkeypatch.setattr(before_meddlr, "give_back", lambda: given.append([*world]))
+    importlib.import_module("waited_for")
+    meddlr_import.register_with_meddlr()
+    assert given == [["waited_for"]] and world == ["waited_for", "registering"]
