@@ -27,6 +27,7 @@ from tests.helpers.examples import (
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_shapes_and_types_of_a_cine_batch(data_cfg, num_workers):
     batch = first_batches(build_train_loader(data_cfg("cine", "DATALOADER.NUM_WORKERS", num_workers), 0), 1)[0]
+    assert batch.pop("constant_along_readout") is True
     shapes = {key: (tuple(value.shape), value.dtype) for key, value in batch.items()}
     plane = (4, HEIGHT, WIDTH)
     assert shapes == {

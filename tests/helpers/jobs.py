@@ -55,11 +55,11 @@ def train_in_folder_of_rank(config, folder):
 
 
 def train_first_alone(*argv):
-    """The other processes join the job, and then do nothing."""
+    """The other processes join the job, tell that they have no GPU, and then do nothing."""
     if os.environ["RANK"] == "0":
         main(list(argv))
     else:
-        Job.join()
+        Job.join().exchange("gpu", "null")
         time.sleep(600)  # the test kills it
 
 

@@ -45,8 +45,8 @@ def test_keys_of_an_earlier_attempt_are_no_failure(write_config, tmp_path, start
 
 def test_a_signal_while_waiting_for_the_others(write_config, start_job):
     job = start_job(2, jobs.train_first_alone, "--config-file", str(write_config(modules=4)))
-    # The last thing that the first process does before it waits inside torch.
-    wait_until(lambda: KeyValueStore(job.store).current_attempt().read("agreed/backend"), job)
+    # The last thing that happens before the first process waits inside torch.
+    wait_until(lambda: KeyValueStore(job.store).current_attempt().read("exchanged/gpu/1"), job)
     os.kill(job.processes[0].pid, signal.SIGTERM)
     job.processes[0].join(60)
     assert job.processes[0].exitcode == os.EX_TEMPFAIL, job.text()[-3000:]

@@ -81,8 +81,9 @@ def test_steps_are_timed_planned_and_compared_with_their_convolutions(setting):
     assert len(variants) == 7 and all(
         " ms; peak " in line.result and " MB, planned " in line.result for line in variants
     )
-    shares = [float(line.result.rsplit("(", 1)[1].split()[0]) for line in variants]
-    assert all(0.9 < share < 1.1 for share in shares), variants
+    for line in variants:  # on the CPU, convolutions in bfloat16 need room of their own, which no plan sees
+        share = float(line.result.rsplit("(", 1)[1].split()[0])
+        assert (0.8 if "bfloat16" in line.case else 0.95) < share < 1.05, line
     for line in steps.convolutions(setting):
         assert float(line.result.split()[0]) > 1 and "times its" in line.result
 
