@@ -15,7 +15,7 @@ from tqdm import tqdm
 __all__ = ["Followed", "Progress", "say", "show_messages", "without_bars"]
 
 # Between two lines, at least: seconds, and the share of the time that has passed.
-_BETWEEN_LINES_S, _BETWEEN_LINES = 30.0, 0.1
+_BETWEEN_LINES_S, _BETWEEN_LINES = 30.0, 0.2
 
 
 class Progress:

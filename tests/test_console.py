@@ -47,8 +47,9 @@ def test_lines_of_a_day_are_few(capsys):
         progress.update()
         if capsys.readouterr().err:
             told.append(second)
-    assert told[:11] == [1, *range(30, 301, 30)] and len(told) < 80
-    assert all(30 <= after - before <= 0.12 * after + 1 for before, after in zip(told[11:], told[12:]))
+    assert told[:6] == [1, *range(30, 151, 30)] and len(told) < 45
+    assert sum(second <= 720 for second in told) <= 14  # a demo on a slow machine fits on a screen or two
+    assert all(30 <= after - before <= 0.21 * after + 1 for before, after in zip(told[6:], told[7:]))
 
 
 def test_what_was_done_before_counts_for_no_time(capsys):
