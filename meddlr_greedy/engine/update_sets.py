@@ -28,15 +28,17 @@ def update_in_sets(optimizer: torch.optim.Optimizer) -> None:
         optimizer: One of torch's or meddlr's; not one that accumulates for it.
     """
     step = optimizer.step
+    sets = _Sets([])
 
     @functools.wraps(step)
     def step_in_sets(self: torch.optim.Optimizer, closure: Any = None) -> Any:
+        nonlocal sets
         groups, num_known = self.param_groups, len(self.state)
-        self.param_groups = _sets(groups)
+        if not sets.hold(groups):
+            sets = _Sets(groups)
+            _place_counts(self, sets.as_groups(groups))
+        self.param_groups = sets.as_groups(groups)
         try:
-            for group in self.param_groups:
-                if group.get("fused"):
-                    _place_counts(self, group)
             return step(closure)
         finally:
             self.param_groups = groups
@@ -46,31 +48,50 @@ def update_in_sets(optimizer: torch.optim.Optimizer) -> None:
     optimizer.step = types.MethodType(step_in_sets, optimizer)  # type: ignore[method-assign]
 
 
-def _sets(groups: List[Group]) -> List[Group]:
-    """Groups with equal options joined to one, in the order of the first of each."""
-    sets: Dict[Hashable, Group] = {}
-    members: Dict[Hashable, List[torch.Tensor]] = {}
-    names: Tuple[str, ...] = ()
-    options: Callable[[Group], Tuple[Hashable, ...]] = _hashable
-    for group in groups:  # hundreds, in every iteration, nearly always with the same names
-        if tuple(group) != names:
-            names = tuple(group)
-            options = operator.itemgetter(*(name for name in names if name != "params"))
-        values = options(group)
-        for p in group["params"]:
-            try:
-                members[p.device, p.dtype, names, values].append(p)
-            except (KeyError, TypeError):  # TypeError: a list, which a checkpoint may hold
-                key = (p.device, p.dtype, names, _hashable(group))
-                if key not in members:
-                    members[key] = []
-                    sets[key] = {**group, "params": members[key], **_implementation(group, p)}
-                members[key].append(p)
-    return list(sets.values())
+class _Sets:
+    """Parameters of groups with equal options, joined. To form sets takes longer than to see that they still hold.
+
+    Args:
+        groups: The groups of an optimizer.
+    """
+
+    def __init__(self, groups: List[Group]):
+        self._groups = list(groups)  # kept, so that no other group gets the id of one of these
+        self._parts = _parts(groups)
+        self._options = [_options(tuple(group)) for group in groups]
+        self._lender: List[int] = []  # of each group: the first of its set, which lends its options
+        self._members: Dict[Hashable, List[torch.Tensor]] = {}
+        first: Dict[Hashable, int] = {}
+        for i, (options, group) in enumerate(zip(self._options, groups)):
+            values = tuple(tuple(v) if isinstance(v, list) else v for v in options(group))  # to be hashed
+            self._lender.append(first.setdefault((tuple(group), values), i))
+            for p in group["params"]:
+                self._members.setdefault((self._lender[i], p.device, p.dtype), []).append(p)
+
+    def hold(self, groups: List[Group]) -> bool:
+        """Whether these are the same groups, and those of each set have equal options, which may be new."""
+        if _parts(groups) != self._parts:
+            return False
+        values = [options(group) for options, group in zip(self._options, groups)]
+        return values == [values[i] for i in self._lender]
+
+    def as_groups(self, groups: List[Group]) -> List[Group]:
+        """The sets, with the options that the groups have now, in the order of the first of each."""
+        return [
+            {**groups[i], "params": members, **_implementation(groups[i], members[0])}
+            for (i, *_), members in self._members.items()
+        ]
 
 
-def _hashable(group: Group) -> Tuple[Hashable, ...]:
-    return tuple(tuple(v) if isinstance(v, list) else v for name, v in group.items() if name != "params")
+@functools.cache
+def _options(names: Tuple[str, ...]) -> Callable[[Group], Tuple[Any, ...]]:
+    return operator.itemgetter(*(name for name in names if name != "params"))
+
+
+def _parts(groups: List[Group]) -> List[Any]:
+    """What tells these groups, and these parameters where they are now, from others."""
+    parameters = [p for group in groups for p in group["params"]]
+    return [list(map(id, groups)), list(map(len, groups)), list(map(id, parameters)), [p.device for p in parameters]]
 
 
 def _is_fusible(p: torch.Tensor) -> bool:
@@ -96,12 +117,12 @@ def _put_in_order(optimizer: torch.optim.Optimizer, num_known: int) -> None:
             optimizer.state[p] = optimizer.state.pop(p)
 
 
-def _place_counts(optimizer: torch.optim.Optimizer, group: Group) -> None:
+def _place_counts(optimizer: torch.optim.Optimizer, groups: List[Group]) -> None:
     """Puts the counts of updates beside the parameters, where fused kernels look for them.
 
     The state of a checkpoint that was written without them has the counts on the CPU.
     """
-    for p in group["params"]:
+    for p in [p for group in groups if group.get("fused") for p in group["params"]]:
         count = optimizer.state[p].get("step") if p in optimizer.state else None
         if isinstance(count, torch.Tensor) and count.device != p.device:
             optimizer.state[p]["step"] = count.to(p.device, torch.float32, non_blocking=True)

@@ -143,6 +143,44 @@ def test_parameters_with_equal_options_come_together():
     assert all(group["foreach"] is None and group["fused"] is None for group in groups)
 
 
+@pytest.mark.parametrize("change", ["option", "group", "parameter", "name", "loaded"])
+def test_sets_are_formed_anew_when_they_no_longer_hold(change):
+    a, b, c = parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    optimizer = Recorded([{"params": [p], "lr": 0.1} for p in parameters[:2]])
+    update_in_sets(optimizer)
+    optimizer.step()
+    assert [len(group["params"]) for group in optimizer.seen] == [2]
+    if change == "option":
+        optimizer.param_groups[1]["lr"], expected = 0.2, [(0.1, [a]), (0.2, [b])]
+    elif change == "group":
+        optimizer.add_param_group({"params": [c], "lr": 0.1})
+        expected = [(0.1, parameters)]
+    elif change == "parameter":
+        optimizer.param_groups[1]["params"][0], expected = c, [(0.1, [a, c])]
+    elif change == "name":
+        optimizer.param_groups[1]["initial_lr"], expected = 0.1, [(0.1, [a]), (0.1, [b])]
+    else:
+        state = optimizer.state_dict()
+        state["param_groups"][1]["lr"] = 0.3
+        optimizer.load_state_dict(state)
+        expected = [(0.1, [a]), (0.3, [b])]
+    optimizer.step()
+    assert [group["lr"] for group in optimizer.seen] == [lr for lr, _ in expected]
+    assert [list(map(id, group["params"])) for group in optimizer.seen] == [list(map(id, ps)) for _, ps in expected]
+
+
+def test_sets_hold_while_a_schedule_changes_all_options(monkeypatch):
+    optimizer = Recorded([{"params": [p], "lr": 0.1} for p in network().parameters()])
+    update_in_sets(optimizer)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    optimizer.step()
+    monkeypatch.setattr(update_sets._Sets, "__init__", None)  # none is made any more
+    for lr in (0.05, 0.025):
+        schedule.step()
+        optimizer.step()
+        assert {group["lr"] for group in optimizer.seen} == {lr}
+
+
 def test_groups_come_back_where_an_update_fails():
     optimizer = build_optimizer(config("Adam"), network())
     groups = optimizer.param_groups
@@ -169,6 +207,20 @@ def test_on_a_gpu_kernels_are_fused_and_find_the_counts_of_an_old_checkpoint(mon
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-6)
     assert not all(torch.equal(a[name], b[name]) for name in a)
     assert all(group["fused"] is None for group in ours.param_groups)
+
+
+def test_counts_go_where_fused_kernels_look_whenever_a_checkpoint_is_loaded(monkeypatch):
+    """The device "meta" stands for a GPU."""
+    monkeypatch.setattr(update_sets, "_is_fusible", lambda p: p.is_floating_point())
+    parameters = [nn.Parameter(torch.zeros(2, dtype=dtype, device="meta")) for dtype in (torch.float32, torch.cfloat)]
+    optimizer = Recorded([{"params": [p], "lr": 0.1} for p in parameters])
+    update_in_sets(optimizer)
+    optimizer.step()
+    state = optimizer.state_dict()
+    state["state"] = {i: {"step": torch.tensor(3.0)} for i in range(2)}
+    optimizer.load_state_dict(state)
+    optimizer.step()
+    assert [optimizer.state[p]["step"].device.type for p in parameters] == ["meta", "cpu"]
 
 
 @pytest.mark.parametrize(
