@@ -60,7 +60,7 @@ class _Sets:
         self._parts = _parts(groups)
         self._options = [_options(tuple(group)) for group in groups]
         self._lender: List[int] = []  # of each group: the first of its set, which lends its options
-        self._members: Dict[Hashable, List[torch.Tensor]] = {}
+        self._members: Dict[Tuple[int, torch.device, torch.dtype], List[torch.Tensor]] = {}
         first: Dict[Hashable, int] = {}
         for i, (options, group) in enumerate(zip(self._options, groups)):
             values = tuple(tuple(v) if isinstance(v, list) else v for v in options(group))  # to be hashed
