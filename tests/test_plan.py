@@ -110,7 +110,9 @@ def cropped(example):
     return example._replace(evaluated=example.tensors)
 
 
-@pytest.mark.parametrize("arch", ["InvertibleCineUnrolledCNN", "InvertibleCGCineUnrolledCNN"])
+@pytest.mark.parametrize(
+    "arch", ["InvertibleCineUnrolledCNN", pytest.param("InvertibleCGCineUnrolledCNN", marks=pytest.mark.stress)]
+)
 def test_invertible_networks_and_their_alternatives(plan_cfg, arch):
     step_size = -0.4 if arch == "InvertibleCineUnrolledCNN" else 0.5
     opts = ["MODEL.UNROLLED.STEP_SIZES", (step_size,), "MISC.GREEDY.TRAINING", "invertible"]

@@ -16,7 +16,7 @@ def fuzz(*arguments):
 @pytest.mark.parametrize(
     ("count", "arguments"),
     [
-        (200, ["--seed", "0"]),
+        (100, ["--seed", "0"]),
         pytest.param(10_000, ["--seed", "1"], marks=pytest.mark.stress),
         pytest.param(50, ["--seed", "2", "--commands"], marks=pytest.mark.stress),
     ],

@@ -96,6 +96,7 @@ def test_synchronizations_are_counted_without_a_gpu(setting):
         next(lines)
 
 
+@pytest.mark.stress
 def test_trainings_of_several_processes_a_kill_and_what_follows(setting, tmp_path):
     for part, cases in {
         runs.processes: {"1 process", "2 processes"},
