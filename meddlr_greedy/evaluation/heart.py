@@ -97,7 +97,7 @@ def heart_region(target: Union[np.ndarray, torch.Tensor]) -> HeartRegion:
     at_rest = np.median(variance)
     excess = variance - at_rest
     noise = 1.4826 * np.median(np.abs(excess))  # a standard deviation, from the median absolute deviation
-    least = max(_SIGNIFICANT * noise, _RELEVANT * at_rest, (_SMALLEST * series.max()) ** 2)
+    least = max(_SIGNIFICANT * noise, _RELEVANT * at_rest, (_SMALLEST * float(np.max(series))) ** 2)
     if not excess.max() > least:
         return HeartRegion(slice(0, 0), slice(0, 0), Profile(0, height // 2))
 
