@@ -46,12 +46,12 @@ def test_one_line_at_once(tmp_path, name):
     text, words = HOSTILE[name]
     path = tmp_path / "c.yaml"
     path.write_text(text)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(UserError) as error:
         read_yaml(str(path))
     assert words in str(error.value) and "c.yaml" in str(error.value)
     assert len(str(error.value)) < 500
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_what_is_no_file_of_text(tmp_path):
