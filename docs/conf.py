@@ -1,0 +1,35 @@
+"""The documentation site: ``make docs`` builds it into ``build/docs``. Warnings are errors there."""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # API pages and notebooks are of this checkout
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # notebooks are timed on a CPU
+
+project = "meddlr-greedy"
+author = "the authors of meddlr-greedy"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+
+html_theme = "furo"
+html_title = project
+html_theme_options = {"navigation_with_keys": True}
+html_copy_source = False
+
+# Links of pages to headings, as GitHub makes them: a heading that is not there is a warning.
+myst_heading_anchors = 4
+myst_enable_extensions = ["dollarmath"]
+
+# Notebooks are text without outputs, run here in a temporary folder each.
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_timeout = 120  # seconds for a cell; a notebook is to take less than two minutes
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
