@@ -15,8 +15,8 @@ from meddlr_greedy.cli import COMMANDS
 
 HEAD = """# Commands
 
-This page is written from the parsers of the commands by `python -m docs.write_commands`. Each command tells the same with `--help`.
-All take `--debug`, which prints the traceback of an error.
+This page is written from the parsers of the commands by `python -m docs.write_commands`. Each command tells the same
+with `--help`. All take `--debug`, which prints the traceback of an error.
 """
 
 
@@ -48,7 +48,10 @@ def _row(action: argparse.Action) -> str:
     flags = ", ".join(f"`{flag}`" for flag in action.option_strings)
     meaning = (action.help or "") % {**vars(action), "prog": ""}
     required = "; required" if action.required and action.option_strings else ""
-    cells = [" ".join(filter(None, [flags, _values(action)])), f"{meaning}{required}".replace("|", "\\|").replace("<", "&lt;")]
+    cells = [
+        " ".join(filter(None, [flags, _values(action)])),
+        f"{meaning}{required}".replace("|", "\\|").replace("<", "&lt;"),
+    ]
     return f"| {' | '.join(cells)} |"
 
 
