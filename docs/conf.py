@@ -9,9 +9,10 @@ sys.path.insert(0, str(ROOT))  # API pages and notebooks are of this checkout
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # notebooks show what a machine without a GPU does
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # their networks are too small for more
+os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's, which looks for widgets
 
 project = "meddlr-greedy"
-author = "the authors of meddlr-greedy"
+author = copyright = "the authors of meddlr-greedy, MIT license"  # noqa: A001 (Sphinx's name)
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 
 html_theme = "furo"

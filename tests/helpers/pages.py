@@ -46,12 +46,14 @@ def fences(path: Path, language: str) -> Iterator[Found]:
 def commands_of_cells(cells: Found) -> Iterator[Found]:
     """The command lines in the Python of a notebook: ``main("train --config-file F".split())``."""
     where, first = cells.where.rsplit(":", 1)
-    for call in re.finditer(r'\bmain\(f?"([^"]*)"\.split\(\)\)', cells.text):
-        line = int(first) + cells.text[: call.start()].count("\n")
-        # What is put in is of the notebook; so is a config without a folder, which a cell writes.
-        arguments = re.sub(r"\s*\{\w+\}", "", call[1])
-        arguments = re.sub(r"--config-file \w+\.yaml", "--config-file cine/greedy.yaml", arguments)
-        yield Found(f"{where}:{line}", f"meddlr-greedy {arguments}")
+    for call in ast.walk(ast.parse(cells.text)):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "main":
+            text = call.args[0].func.value  # of .split()
+            parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+            # What is put in is of the notebook; so is a config without a folder, which a cell writes.
+            arguments = "".join(part.value for part in parts if isinstance(part, ast.Constant)).strip()
+            arguments = re.sub(r"--config-file \w+\.yaml", "--config-file cine/greedy.yaml", arguments)
+            yield Found(f"{where}:{int(first) + call.lineno - 1}", f"meddlr-greedy {arguments}")
 
 
 def command_lines(found: Found) -> Iterator[Found]:
