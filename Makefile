@@ -10,7 +10,7 @@ CONSTRAINTS := $(if $(PINNED),constraints.txt,constraints-newest.txt)
 # Its name holds the version, so that another Python sets up anew.
 READY := $(VENV)/.ready-$(VERSION)
 
-.PHONY: venv demo test check pytest short stress clean
+.PHONY: venv demo test check pytest short stress docs clean
 
 venv: $(READY)
 
@@ -38,8 +38,16 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 
+# The site, build/docs/index.html. Runs the notebooks; a warning, such as of a link to a page or heading that is not there, is an error.
+docs: $(READY)-docs
+	$(BIN)/python -m sphinx -W --keep-going --fresh-env -b html docs build/docs
+
+$(READY)-docs: $(READY)
+	$(BIN)/pip install --quiet -c $(CONSTRAINTS) -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) results/demo datasets/phantom
+	rm -rf $(VENV) results/demo datasets/phantom build/docs
 
 # Installs again what no longer fits, and all of it for another Python.
 $(READY): pyproject.toml setup.py $(CONSTRAINTS)

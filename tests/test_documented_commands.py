@@ -1,8 +1,10 @@
 """What the pages and the help texts tell to type: every command line, config and piece of Python, in a dry form.
 
-A command line is parsed by the parser of its command, and its config is loaded with its overrides. Found are
+A command line is parsed by the parser of its command, and its config is loaded with its overrides. Python runs, all
+blocks of a page one after the other. The cells of notebooks are run where the site is built (``make docs``); here their
+command lines are parsed, and their imports tried. Found are
 
-* in pages: the fences bash, yaml and python, command lines in backticks, links;
+* in pages: the fences bash, yaml and python, the cells of notebooks, command lines in backticks, links, error lines;
 * in Python files: the indented command lines of strings (docstrings, descriptions of parsers), those in backticks;
 * in configs: indented command lines of comments, those in backticks;
 * in all of them: ``python -m`` of a module, wherever it is said.
@@ -19,127 +21,50 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, Iterator, List, NamedTuple
+from typing import Any, List
 
 import pytest
+import torch
 import yaml
 from torch.distributed.run import get_args_parser as torchrun_parser
 
+from docs.write_commands import reference as reference_of_commands
 from meddlr_greedy.cli import COMMANDS
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.config.reference import reference
 from meddlr_greedy.config.schema import schema_keys
 from meddlr_greedy.config.shipped import find_config
+from meddlr_greedy.modeling.losses import complex_l1
+from meddlr_greedy.preparation.sources import registered_readers
+from tests.helpers.networks import plain_network, small_config
+from tests.helpers.pages import (
+    CELL,
+    DIRECTIVES_OF_FILES,
+    FENCE,
+    LANGUAGES,
+    PAGES,
+    SOURCES,
+    Found,
+    all_command_lines,
+    all_fences,
+    all_links,
+    all_modules,
+    command_lines,
+    fences,
+    indented,
+    message_templates,
+    quoted_errors,
+    with_included,
+)
+from tests.helpers.plugin import FOLDER, importable
 from tests.helpers.runs import ROOT
-
-STARTS = r"(?:(?:[A-Z_]+=\S+ )*python -m|meddlr-greedy|torchrun|sbatch|make)"
-PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("projects/**/*.md"), *ROOT.glob("docs/**/*.md")})
-SOURCES = sorted({*ROOT.glob("meddlr_greedy/**/*.py"), *ROOT.glob("projects/**/*.py")})
-CONFIGS = sorted(path for path in ROOT.glob("configs/**/*") if path.is_file())
 
 # What a page may tell to type besides; nothing of it is ours to check.
 OTHERS = {"cd", "git", "source"}
 
 
-class Found(NamedTuple):
-    """A piece of text and where it is."""
-
-    where: str
-    text: str
-
-
 class Mistake(AssertionError):
     """A command line, config or piece of Python that does not work."""
-
-
-# ---- finding
-
-
-def _where(path: Path, line: int) -> str:
-    return f"{path.relative_to(ROOT).as_posix()}:{line}"
-
-
-def fences(path: Path, language: str) -> Iterator[Found]:
-    """The fenced blocks of a page."""
-    for block in re.finditer(r"^```(\w*)\n(.*?)^```$", path.read_text(), re.M | re.S):
-        if block[1] == language:
-            yield Found(_where(path, path.read_text()[: block.start(2)].count("\n") + 1), block[2])
-
-
-def command_lines(found: Found) -> Iterator[Found]:
-    """The lines of a shell script: continued lines joined, comments and empty lines left out."""
-    where, first = found.where.rsplit(":", 1)
-    line, number = "", int(first)
-    for offset, text in enumerate(found.text.splitlines()):
-        number = number if line else int(first) + offset
-        line += text
-        if line.endswith("\\"):
-            line = line[:-1]
-            continue
-        if shlex.split(line, comments=True):
-            yield Found(f"{where}:{number}", line.strip())
-        line = ""
-
-
-def in_backticks(path: Path, text: str) -> Iterator[Found]:
-    """Command lines in single or double backticks."""
-    without_fences = re.sub(r"^```.*?^```$", lambda block: "\n" * block[0].count("\n"), text, flags=re.M | re.S)
-    for span in re.finditer(rf"(?<!`)(`{{1,2}})({STARTS} [^`]+)\1(?!`)", without_fences):
-        yield Found(_where(path, text[: span.start()].count("\n") + 1), re.sub(r"\s*\n\W*", " ", span[2]))
-
-
-def indented(where: str, text: str) -> Iterator[Found]:
-    """The command lines of a string or comment that stand on lines of their own, indented."""
-    file, first = where.rsplit(":", 1)
-    for match in re.finditer(rf"^[ ]{{2,}}({STARTS} (?:.*\\\n)*.*)$", text, re.M):
-        yield from command_lines(Found(f"{file}:{int(first) + text[: match.start()].count(chr(10))}", match[1]))
-
-
-def strings(path: Path) -> Iterator[Found]:
-    """The string constants of a Python file."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield Found(_where(path, node.lineno), node.value)
-
-
-def all_command_lines() -> List[Found]:
-    """Every command line, once for each place."""
-    found: List[Found] = []
-    for page in PAGES:
-        found += [line for block in fences(page, "bash") for line in command_lines(block)]
-        found += in_backticks(page, page.read_text())
-    for source in SOURCES:
-        found += [line for string in strings(source) for line in indented(string.where, string.text)]
-        found += in_backticks(source, source.read_text())
-    for config in CONFIGS:
-        text = "\n".join(line[1:] if line.startswith("#") else "" for line in config.read_text().splitlines())
-        found += [*indented(_where(config, 1), text), *in_backticks(config, text)]
-    return found
-
-
-def all_fences(language: str) -> List[Found]:
-    """Every block of a language in the pages."""
-    return [block for page in PAGES for block in fences(page, language)]
-
-
-def all_modules() -> List[Found]:
-    """Every ``python -m`` of one of our modules."""
-    found = {}
-    for path in [*PAGES, *SOURCES, *CONFIGS, ROOT / "Makefile"]:
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
-            for module in re.findall(r"-m ((?:meddlr_greedy|projects)[\w.]*\w)", line):
-                found[_where(path, number), module] = Found(_where(path, number), module)
-    return list(found.values())
-
-
-def all_links() -> List[Found]:
-    """Every link of a page to a file."""
-    found = []
-    for page in PAGES:
-        for link in re.finditer(r"\]\(([^)\s]+)\)", page.read_text()):
-            if not link[1].startswith(("http:", "https:")):
-                found.append(Found(_where(page, page.read_text()[: link.start()].count("\n") + 1), link[1]))
-    return found
 
 
 # ---- trying
@@ -219,8 +144,13 @@ def try_cli(arguments: List[str], capsys) -> None:
     if arguments and arguments[0] not in ("--help", "--version"):
         if arguments[0] not in COMMANDS:
             raise Mistake(f"there is no command {arguments[0]}, but {', '.join(COMMANDS)}")
-        if arguments[1:]:
+        if arguments[1:] and not is_sub_command(arguments):
             try_arguments(COMMANDS[arguments[0]], arguments[1:], capsys)
+
+
+def is_sub_command(arguments: List[str]) -> bool:
+    """Whether they are a sub-command of ``prepare`` alone, as in a heading."""
+    return len(arguments) == 2 and arguments[0] == "prepare" and arguments[1] in registered_readers()
 
 
 def try_pip(arguments: List[str]) -> None:
@@ -233,6 +163,20 @@ def try_pip(arguments: List[str]) -> None:
         for extra in extras.split(","):
             if not re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.M):
                 raise Mistake(f"there is no extra {extra}")
+
+
+def try_error(line: str) -> None:
+    """Looks for the texts of the package that make up an error line: they cover most of its fixed words."""
+    covered = bytearray(len(line))
+    for parts in message_templates():
+        match = re.search("(.*?)".join(f"(?P<p{i}>{re.escape(part)})" for i, part in enumerate(parts)), line)
+        for i in range(len(parts)) if match else ():
+            covered[match.start(f"p{i}") : match.end(f"p{i}")] = b"\x01" * len(parts[i])
+    for value in re.finditer(r"<[^>]*>|'[^']*'|\b\d+\b|[A-Z_.]{4,}\b|\b\w+\.(?:yaml|pth)\b", line):
+        covered[value.start() : value.end()] = b"\x01" * len(value[0])
+    if sum(covered) < 0.85 * len(line):
+        left = "".join(letter if not known else " " for letter, known in zip(line, covered))
+        raise Mistake(f"no text of the package says '{' '.join(left.split())}'")
 
 
 def _check_file(name: str) -> None:
@@ -304,12 +248,40 @@ def test_module_is_a_command(text):
 
 @places(all_fences("yaml"))
 def test_config(text, at_root, tmp_path):
-    try_config(text, tmp_path)
+    with importable(FOLDER):
+        try_config(text, tmp_path)
 
 
-@places(all_fences("python"))
-def test_python(text, at_root):
+@places(all_fences(CELL))
+def test_cell_of_a_notebook(text):
     try_python(text)
+
+
+@pytest.fixture
+def given_names():
+    """What stands for a user's own in the Python of pages: a network, its loss, a batch."""
+    network = plain_network(small_config("GeneralizedUnrolledCNN"), "GeneralizedUnrolledCNN")
+    shapes = {"kspace": (1, 12, 10, 3), "maps": (1, 12, 10, 3, 1), "target": (1, 12, 10, 1)}
+    batch = {name: torch.randn(shape, dtype=torch.complex64) for name, shape in shapes.items()}
+    batch["mask"] = torch.ones(1, 12, 10, 1)
+    return {"network": network, "loss": complex_l1, "batch": batch}
+
+
+SITE = [page for page in PAGES if page.is_relative_to(ROOT / "docs")]
+PAGES_WITH_PYTHON = [page for page in PAGES if any(fences(page, "python"))]
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_python_of_a_page_runs(page, at_root, tmp_path, monkeypatch, given_names):
+    monkeypatch.chdir(tmp_path)
+    for block in fences(page, "python"):
+        try_python(block.text)
+        exec(compile(block.text, block.where, "exec"), given_names)
+
+
+@places(quoted_errors())
+def test_error_line_is_one_of_the_package(text):
+    try_error(text)
 
 
 @pytest.mark.parametrize("found", [pytest.param(f, id=f"{f.where} {f.text}") for f in all_links()])
@@ -319,18 +291,36 @@ def test_link(found):
     target = page.parent / name if name else page
     assert target.exists()
     if heading:
-        headings = re.findall(r"^#+ (.*)$", target.read_text(), re.M)
+        headings = re.findall(r"^#+ (.*)$", with_included(target), re.M)
         assert heading in [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
 
 
-def test_readme_has_keys_in_their_sections():
-    text = (ROOT / "README.md").read_text()
-    told, section = [], ""
-    for row in re.findall(r"^\| *(.*?) *\| (.*?) \|", text[text.index("### Keys") : text.index("### Code")], re.M)[1:]:
-        section = row[0].strip("`") or section
-        told += [f"{section}.{key}" for key in re.findall(r"`(\w+)`", row[1])]
-    assert len(told) == len(set(told)) >= 20
-    assert set(told) <= {key.full_name for key in schema_keys()}
+def test_readme_is_one_screen():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", SITE, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_keys_that_pages_name_are_there(page):
+    names = [key.full_name for key in schema_keys()]
+    for line in page.read_text().splitlines():
+        for key in re.findall(r"MISC\.GREEDY\.[A-Z_.0-9]*[A-Z0-9]", line):
+            # One that is misspelled is shown with the error line about it.
+            assert "unknown key" in line or any(f"{name}.".startswith(f"{key}.") for name in names), key
+
+
+def test_every_page_of_the_site_is_in_its_contents():
+    listed = [name for block in fences(ROOT / "docs" / "index.md", "{toctree}") for name in block.text.split()]
+    pages = [page.relative_to(ROOT / "docs").with_suffix("").as_posix() for page in SITE]
+    assert {*pages} - {"index"} <= {*listed}
+
+
+def test_reference_of_commands_is_that_of_the_parsers():
+    page = (ROOT / "docs" / "commands.md").read_text()
+    assert page == reference_of_commands(), "write it again: python -m docs.write_commands --output docs/commands.md"
+    for name, module in COMMANDS.items():
+        for action in command_module(module).build_parser(f"meddlr-greedy {name}")._actions:
+            if action.option_strings and action.help != argparse.SUPPRESS and action.dest not in ("help", "debug"):
+                assert f"`{action.option_strings[0]}`" in page
 
 
 def test_reference_of_keys_is_that_of_the_schema():
@@ -340,10 +330,20 @@ def test_reference_of_keys_is_that_of_the_schema():
         assert f"| `{key.name.split('.')[-1]}` | `{key.default!r}` | {key.rule.meaning} |" in page
 
 
-def test_every_language_is_known():
-    for page in PAGES:
-        for language in re.findall(r"^```(\w+)$", page.read_text(), re.M):
-            assert language in ("bash", "yaml", "python", "text"), page
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_block_is_known(page):
+    """No block of code is passed over: none without a language, none of an unknown one, none indented instead."""
+    text = page.read_text()
+    blocks = [*FENCE.finditer(text)]
+    assert len(re.findall(r"^\s*(?:`{3,}|~{3,})", text, re.M)) == 2 * len(blocks), "a fence is not closed"
+    for block in blocks:
+        language = block["language"].strip()
+        if language.startswith(DIRECTIVES_OF_FILES):
+            assert (page.parent / language.split()[1]).is_file(), language
+        else:
+            assert language in LANGUAGES, language
+    prose = FENCE.sub("", text)
+    assert not re.search(r"^\n( {4,}|\t)\S", prose, re.M), "a block of code is to be fenced"
 
 
 # Files that are run, but not by people: the package itself, and what starts a process of a job.
@@ -396,14 +396,20 @@ def test_mistake_in_a_block_is_found(at_root, tmp_path):
         try_config("MISC: {GREEDY: {NUM_MODULE: 4}}", tmp_path)
     with pytest.raises(ImportError):
         try_python("from meddlr_greedy import Nothing")
+    with pytest.raises(Mistake, match="somewhere"):
+        try_error(
+            "OUTPUT_DIR: <...> holds the checkpoints of somewhere else; restart it with --again, or another folder"
+        )
 
 
 def test_all_places_are_looked_at():
     """A pattern that finds nothing would pass."""
     found = all_command_lines()
-    for part in ("README.md", "projects/cine/README.md", "meddlr_greedy/", "projects/cine/studies/", "configs/slurm/"):
+    parts = ("README.md", "docs/", "docs/notebooks/", "projects/cine/README.md", "meddlr_greedy/")
+    for part in (*parts, "projects/cine/studies/", "configs/slurm/"):
         assert any(place.where.startswith(part) for place in found), part
-    assert all_fences("yaml") and all_fences("python") and all_modules() and all_links()
+    assert all_fences("yaml") and all_fences("python") and all_fences(CELL) and all_modules() and all_links()
+    assert len(quoted_errors()) > 30
 
 
 def test_lines_are_joined():

@@ -12,8 +12,8 @@ ROOT = _PROJECT.parents[1]
 #: The configs of the cine networks.
 CONFIGS = ROOT / "configs" / "cine"
 
-#: The page about data, sampling, baselines and benchmarks. The raw values of its tables are in ``results/`` beside it.
+#: The page about the project: its commands.
 README_PAGE = _PROJECT / "README.md"
 
-#: The page about memory: what all methods need, and what the same memory buys.
+#: The page with the tables of all of them. The raw values are in ``results/`` beside it.
 RESULTS_PAGE = _PROJECT / "RESULTS.md"

@@ -31,7 +31,7 @@ from meddlr_greedy.preparation.dataset import prepare_dataset
 from meddlr_greedy.preparation.settings import CoilMaps, Preparation
 from meddlr_greedy.preparation.sources import Source
 from meddlr_greedy.readers.phantom import subject_names
-from projects.cine.paths import CONFIGS, README_PAGE, ROOT
+from projects.cine.paths import CONFIGS, RESULTS_PAGE, ROOT
 from projects.cine.support.measuring import versions
 from projects.cine.support.tables import check_page, publish_table, results_folder, save_figure, versions_as_text
 from projects.cine.support.torso import TorsoReader
@@ -237,7 +237,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
             first = {name: images[0] for name, images in found.items()}
             shown[f"PADDING: {training.padding}"] = first.pop("network")
             shown = {**first, **shown}
-    publish_table(_NAME, study, table(study), results_folder(README_PAGE), args.page)
+    publish_table(_NAME, study, table(study), results_folder(RESULTS_PAGE), args.page)
     save_figure(draw(shown), args.picture)
 
 

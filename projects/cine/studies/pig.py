@@ -35,7 +35,7 @@ from meddlr_greedy.evaluation.run import evaluate_test_sets, make_results_folder
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.phase_constrained import phase_constrained_reconstruction
 from projects.cine.baselines import compressed_sensing
-from projects.cine.paths import CONFIGS, README_PAGE
+from projects.cine.paths import CONFIGS, RESULTS_PAGE
 from projects.cine.support.tables import check_page, publish_picture, publish_table, results_folder, versions_as_text
 from projects.cine.support.trials import ending_processes, read_results, results_file, training_minutes
 
@@ -198,7 +198,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("--images", required=True, metavar="FILE", help="the series, .npz or .npy")
     parser.add_argument("--study", choices=[*STUDIES], default="8x", help="default: %(default)s")
     parser.add_argument("--output", metavar="FOLDER", help="weights, metrics and pictures (default: results/<name>)")
-    parser.add_argument("--page", type=Path, default=README_PAGE, metavar="FILE", help="where the table goes")
+    parser.add_argument("--page", type=Path, default=RESULTS_PAGE, metavar="FILE", help="where the table goes")
     return parser
 
 

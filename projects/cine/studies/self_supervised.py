@@ -17,7 +17,7 @@ from meddlr_greedy import eval_net, prepare, train_net
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.data.catalog import datasets_root
 from meddlr_greedy.errors import exit_with_one_line
-from projects.cine.paths import CONFIGS, README_PAGE
+from projects.cine.paths import CONFIGS, RESULTS_PAGE
 from projects.cine.support.tables import check_page, publish_table, results_folder, versions_as_text
 from projects.cine.support.trials import read_results
 
@@ -44,7 +44,7 @@ def build_parser() -> CommandParser:
     """The parser of the command."""
     parser = CommandParser("python -m projects.cine.studies.self_supervised", __doc__)
     parser.add_argument("--output", default="results/self-supervised", metavar="FOLDER", help="weights and metrics")
-    parser.add_argument("--page", type=Path, default=README_PAGE, metavar="FILE", help="where the table goes")
+    parser.add_argument("--page", type=Path, default=RESULTS_PAGE, metavar="FILE", help="where the table goes")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of both configs")
     return parser
 
