@@ -27,7 +27,7 @@ myst_enable_extensions = ["dollarmath"]
 # Notebooks are text without outputs, run here in a temporary folder each.
 nb_execution_mode = "force"
 nb_execution_in_temp = True
-nb_execution_timeout = 600  # seconds for a cell: ten times what one takes, for machines with other work
+nb_execution_timeout = 120  # seconds for a cell: a notebook that takes longer than that fails the build
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 

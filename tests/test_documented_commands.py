@@ -10,7 +10,8 @@ command lines are parsed, and their imports tried. Found are
 * in all of them: ``python -m`` of a module, wherever it is said.
 
 A python fence that begins with the name of a file, such as ``# my_package.py``, is that file for the configs and the
-command lines of all pages.
+command lines of all pages. The files of ``tests/data/plugin`` stand in docs/extending.md to the letter; they are run by
+the tests of the plugin, not here.
 """
 
 import argparse
@@ -39,8 +40,8 @@ from meddlr_greedy.preparation.sources import registered_readers
 from tests.helpers.networks import plain_network, small_config
 from tests.helpers.pages import (
     CELL,
-    DIRECTIVES_OF_FILES,
     FENCE,
+    INCLUDE,
     LANGUAGES,
     PAGES,
     SOURCES,
@@ -268,6 +269,8 @@ def given_names():
 
 
 SITE = [page for page in PAGES if page.is_relative_to(ROOT / "docs")]
+EXTENDING = ROOT / "docs" / "extending.md"
+FILES_OF_PLUGIN = {path.name: path.read_text() for path in FOLDER.rglob("*.*") if path.suffix in (".py", ".toml", ".yaml")}
 PAGES_WITH_PYTHON = [page for page in PAGES if any(fences(page, "python"))]
 
 
@@ -275,8 +278,16 @@ PAGES_WITH_PYTHON = [page for page in PAGES if any(fences(page, "python"))]
 def test_python_of_a_page_runs(page, at_root, tmp_path, monkeypatch, given_names):
     monkeypatch.chdir(tmp_path)
     for block in fences(page, "python"):
+        if block.text in FILES_OF_PLUGIN.values():
+            continue  # what registers itself does so once
         try_python(block.text)
         exec(compile(block.text, block.where, "exec"), given_names)
+
+
+@pytest.mark.parametrize("name", FILES_OF_PLUGIN)
+def test_file_of_the_plugin_stands_in_extending_to_the_letter(name):
+    language = {"py": "python"}.get(name.split(".")[1], name.split(".")[1])
+    assert FILES_OF_PLUGIN[name] in [block.text for block in fences(EXTENDING, language)]
 
 
 @places(quoted_errors())
@@ -338,7 +349,7 @@ def test_every_block_is_known(page):
     assert len(re.findall(r"^\s*(?:`{3,}|~{3,})", text, re.M)) == 2 * len(blocks), "a fence is not closed"
     for block in blocks:
         language = block["language"].strip()
-        if language.startswith(DIRECTIVES_OF_FILES):
+        if language.startswith(INCLUDE):
             assert (page.parent / language.split()[1]).is_file(), language
         else:
             assert language in LANGUAGES, language

@@ -15,8 +15,8 @@ CONFIGS = sorted(path for path in ROOT.glob("configs/**/*") if path.is_file())
 
 CELL = "{code-cell} python"  # of a notebook
 # What may stand behind the opening of a fence; "text" is nothing to type. Directives show what is tested elsewhere.
-LANGUAGES = {"bash", "yaml", "python", "text", CELL, "{toctree}", "{eval-rst}"}
-DIRECTIVES_OF_FILES = ("{include} ", "{literalinclude} ")
+LANGUAGES = {"bash", "yaml", "python", "toml", "text", CELL, "{toctree}", "{eval-rst}"}
+INCLUDE = "{include} "
 
 
 class Found(NamedTuple):
