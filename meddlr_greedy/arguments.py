@@ -99,20 +99,27 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_parser(prog: Optional[str] = None, description: Optional[str] = None) -> CommandParser:
+def run_parser(prog: Optional[str] = None, description: Optional[str] = None, trains: bool = True) -> CommandParser:
     """A parser with the flags of meddlr's train_net and eval_net.
 
     Args:
         prog: How the command is called.
         description: The text of ``--help``.
+        trains: Whether the command trains; of another one the help leaves out what is of a training alone.
     """
+    resume = (
+        "continue from the last checkpoint in OUTPUT_DIR" if trains else "take the last checkpoint, not the best one"
+    )
+    restart = "with --resume: count iterations from 0 again"
+    processes = "processes on this machine (default: 1)"
+    repro = "set all seeds and make cuDNN deterministic (meddlr's reproducible mode)"
     parser = CommandParser(prog, description)
     add_config_arguments(parser)
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
-    parser.add_argument("--restart-iter", action="store_true", help="count iterations from 0 again")
+    parser.add_argument("--resume", action="store_true", help=resume)
+    parser.add_argument("--restart-iter", action="store_true", help=restart if trains else argparse.SUPPRESS)
     parser.add_argument("--eval-only", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help=processes if trains else argparse.SUPPRESS)
     parser.add_argument("--devices", type=int, nargs=1, default=None, help=argparse.SUPPRESS)
-    parser.add_argument("--reproducible", "--repro", action="store_true", help="meddlr's reproducible mode")
+    parser.add_argument("--reproducible", "--repro", action="store_true", help=repro)
     parser.add_argument("--auto-version", action="store_true", help="make a numbered folder inside of OUTPUT_DIR")
     return parser

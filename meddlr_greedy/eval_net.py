@@ -25,7 +25,7 @@ __all__ = ["build_parser", "main"]
 
 def build_parser(prog: Optional[str] = None) -> CommandParser:
     """The parser of the command; ``prog`` is how it was called."""
-    parser = run_parser(prog or "python -m meddlr_greedy.eval_net", __doc__)
+    parser = run_parser(prog or "python -m meddlr_greedy.eval_net", __doc__, trains=False)
     parser.add_argument("--weights", default="", metavar="FILE", help="checkpoint to evaluate")
     parser.add_argument(
         "--num-figures", type=int, default=2, metavar="N", help="slices to draw per data set (default: 2)"

@@ -1,8 +1,9 @@
 r"""Predicts the memory of a training step before training: no GPU, no weights, nothing is computed.
 
 Tells for a config as it is, and for its network in other numbers of modules with and without activation checkpointing,
-what parameters, optimizer and activations need and the peak of a step. With --memory also which of them fit, the one
-with the fewest operations among those, and how many features or unrolled steps would fit.
+what parameters, optimizer and activations need and the peak of a step; for the config also the peak of an evaluation.
+With --memory also in which of them training and evaluation fit, the one with the fewest operations among those, and how
+many features or unrolled steps would fit.
 
 Example::
 

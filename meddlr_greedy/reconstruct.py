@@ -1,8 +1,8 @@
 r"""Reconstructs scans with a trained network; targets are not needed.
 
 INPUT is an HDF5 file with kspace (slice, readout, phase encode, cardiac phase, coil), maps (slice, readout, phase
-encode, 1, coil, map set) and, if what is sampled cannot be told from the zeros in kspace, mask (slice, 1, phase encode,
-cardiac phase, 1); without the cardiac phase for 2D. For each INPUT, these files are written to DIR:
+encode, 1, coil, map set) and, if what is sampled cannot be told from the zeros in kspace, mask (slice, 1 or readout,
+phase encode, cardiac phase, 1); without the cardiac phase for 2D. For each INPUT, these files are written to DIR:
 
   <name>_recon.h5    image (slice, readout, phase encode, cardiac phase, map set), complex, and INPUT's attributes
   <name>_recon.nii   its magnitude, axes (readout, phase encode, slice, cardiac phase)

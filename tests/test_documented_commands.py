@@ -270,7 +270,9 @@ def given_names():
 
 SITE = [page for page in PAGES if page.is_relative_to(ROOT / "docs")]
 EXTENDING = ROOT / "docs" / "extending.md"
-FILES_OF_PLUGIN = {path.name: path.read_text() for path in FOLDER.rglob("*.*") if path.suffix in (".py", ".toml", ".yaml")}
+FILES_OF_PLUGIN = {
+    path.name: path.read_text() for path in FOLDER.rglob("*.*") if path.suffix in (".py", ".toml", ".yaml")
+}
 PAGES_WITH_PYTHON = [page for page in PAGES if any(fences(page, "python"))]
 
 

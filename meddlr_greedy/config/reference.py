@@ -45,7 +45,7 @@ def _conditions(key: Key) -> List[str]:
         "no chain of processes": rule.needs_whole_network,
         "one process": rule.needs_one_process,
         'not with `TRAINING` "invertible"': not rule.suits_inversion,
-        f"networks with the trait `{rule.needs_trait}`": bool(rule.needs_trait),
+        f"networks that declare `{rule.needs_trait}` in their `traits`": bool(rule.needs_trait),
         f"regularizers with the attribute `{rule.needs_regularizer}`": bool(rule.needs_regularizer),
     }
     return [text for text, holds in conditions.items() if holds]

@@ -141,7 +141,7 @@ class CineConfig:
     )
     READOUT_CROP: int = key(
         0,
-        "Training only: points to keep along the readout, around a random center. 0 keeps all.",
+        "Training only: points to keep along the readout, around a random center. 0 keeps all. Evaluation keeps all.",
         "a non-negative integer (0: no crop)",
         is_count,
     )
@@ -172,7 +172,7 @@ class GreedyConfig:
 
     META_ARCHITECTURE: str = key(
         "GeneralizedUnrolledCNN",
-        "The unrolled network to train: any registered one that meets meddlr_greedy.modeling.contract.",
+        "The unrolled network to train (docs/networks.md), also one of your own (docs/extending.md, A network).",
         "the name of a registered unrolled network",
         is_name,
     )
