@@ -19,6 +19,7 @@ __all__ = [
     "is_partition",
     "is_positive",
     "is_text",
+    "is_tile",
     "key",
     "section",
 ]
@@ -141,6 +142,11 @@ def is_import_names(value: Any) -> bool:
 def is_factors(value: Any) -> bool:
     """Whether a value is a list of finite numbers above 0, possibly empty."""
     return isinstance(value, (list, tuple)) and all(is_number(factor) and 0 < factor < math.inf for factor in value)
+
+
+def is_tile(value: Any) -> bool:
+    """Whether a value is the size of a tile: a list of two non-negative integers."""
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(is_count(size) for size in value)
 
 
 def is_partition(value: Any) -> bool:

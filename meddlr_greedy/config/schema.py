@@ -25,6 +25,7 @@ from meddlr_greedy.config.rules import (
     is_partition,
     is_positive,
     is_text,
+    is_tile,
     key,
     section,
 )
@@ -224,6 +225,17 @@ class GreedyConfig:
         float32.""",
         "'' (float32) or 'bf16'",
         is_one_of("", "bf16"),
+        needs_greedy=True,
+        suits_inversion=False,
+    )
+    TILE: Tuple[int, ...] = key(
+        (0, 0),
+        """Rows (readout) and columns (phase encode) of the tiles that the regularizer runs on, one after the other, in
+        training and evaluation. A tile is taken with as many pixels around it as the regularizer sees, so that the
+        result is that of the whole image, and so is the gradient. Backward runs each tile again. 0 is the whole
+        axis.""",
+        "a list of two non-negative integers (0: the whole axis)",
+        is_tile,
         needs_greedy=True,
         suits_inversion=False,
     )

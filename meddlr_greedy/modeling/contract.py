@@ -28,6 +28,7 @@ __all__ = [
     "build_network",
     "check_compatible",
     "check_keys_of_network",
+    "forward_of",
     "inner_network",
     "is_compatible",
     "network_class",
@@ -112,6 +113,12 @@ def traits_of(network: Any) -> NetworkTraits:
     """The traits of a network or of its class; those of a plain 2D network where it declares none."""
     traits = getattr(network, "traits", None)
     return traits if isinstance(traits, NetworkTraits) else NetworkTraits()
+
+
+def forward_of(regularizer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What meddlr's unrolled step calls of a regularizer: of some its ``base_forward``, in the place of itself."""
+    base_forward = getattr(regularizer, "base_forward", None)
+    return base_forward if callable(base_forward) else regularizer
 
 
 def network_class(name: str) -> Any:

@@ -78,6 +78,7 @@ class UnrolledModules:
         num_modules: K, or the number of unrolled steps of each module.
         checkpoint: Whether backward runs the unrolled steps of training again, one by one.
         bfloat16: Whether the layers of the regularizer compute in bfloat16.
+        tile: Rows and columns of the tiles that the regularizer runs on; 0 is the whole axis.
 
     Attributes:
         network: The network.
@@ -94,12 +95,13 @@ class UnrolledModules:
         num_modules: Union[int, Sequence[int]] = 1,
         checkpoint: bool = False,
         bfloat16: bool = False,
+        tile: Tuple[int, int] = (0, 0),
     ):
         self.network: Any = network
         num_steps: int = len(self.network.step_sizes)
         self.steps = partition_steps(num_steps, num_modules)
         self.own = range(len(self.steps))
-        self.checkpoint, self.bfloat16 = checkpoint, bfloat16
+        self.checkpoint, self.bfloat16, self.tile = checkpoint, bfloat16, tile
         self._observers: List[Observer] = []
 
     def __len__(self) -> int:
@@ -132,7 +134,7 @@ class UnrolledModules:
         Returns:
             torch.Tensor: The image after them, complex, (B, H, W, [T,] M).
         """
-        mode = StepMode(recompute=self.checkpoint and self.network.training, bfloat16=self.bfloat16)
+        mode = StepMode(self.checkpoint and self.network.training, self.bfloat16, self.tile)
         for i in steps:
             image = run_step(self.network, i, image, problem, mode, None if seed is None else seed + i)
         return image

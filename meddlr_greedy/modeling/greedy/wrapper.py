@@ -63,6 +63,8 @@ class GreedyUnrolled(nn.Module):
         overlap: m, the number of unrolled steps of the module before that a module's loss reaches, too; see
             :mod:`~meddlr_greedy.modeling.greedy.local_gradients`.
         amp: "bf16" lets the layers of the regularizer compute in bfloat16, in evaluation too; "" does not.
+        tile: Rows and columns of the tiles that the regularizer runs on, see
+            :mod:`~meddlr_greedy.modeling.greedy.tiled_regularizer`; 0 is the whole axis.
         loss_weights: Weights of the local losses, that of the last module too, one for each; () is 1 for all.
         invertible: Trains end to end by :func:`~meddlr_greedy.modeling.greedy.inversion.run_inverting`: for one module
             and a network that can be run backwards. The outputs then also hold ``inversion_error``.
@@ -95,16 +97,17 @@ class GreedyUnrolled(nn.Module):
         checkpoint: bool = False,
         overlap: int = 0,
         amp: str = "",
+        tile: Sequence[int] = (0, 0),
         loss_weights: Sequence[float] = (),
         invertible: bool = False,
         left_to_trainer: Optional[Mapping[str, Any]] = None,
     ):
         super().__init__()
         check_compatible(network)
-        knobs = {"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp, "LOSS_WEIGHTS": loss_weights}
+        knobs = {"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp, "TILE": tile, "LOSS_WEIGHTS": loss_weights}
         config = GreedyConfig.from_mapping(knobs)
         self.model = network
-        self.unrolled = UnrolledModules(network, num_modules, checkpoint=checkpoint, bfloat16=amp == "bf16")
+        self.unrolled = UnrolledModules(network, num_modules, checkpoint, amp == "bf16", config.TILE)
         self.whole: Optional[WholeNetwork] = None
         self.invertible = invertible
         if invertible:
@@ -260,6 +263,7 @@ class GreedyUnrolled(nn.Module):
             "checkpoint": greedy.CHECKPOINT,
             "overlap": greedy.OVERLAP,
             "amp": greedy.AMP,
+            "tile": greedy.TILE,
             "loss_weights": greedy.LOSS_WEIGHTS,
             "invertible": greedy.TRAINING == "invertible",
             "left_to_trainer": {
