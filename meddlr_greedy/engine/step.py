@@ -113,7 +113,7 @@ class TrainingStep:
 
     def _forward(self, inputs: Dict[str, Any], iteration: int) -> Dict[str, Any]:
         if isinstance(self.model, GreedyUnrolled):
-            return self.model(inputs, seed=self.seed(iteration))
+            return self.model(inputs, seed=self.seed(iteration), takes_last_loss=True)
         return self.model(inputs)
 
     # ---- extension points

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.greedy.unrolled_step import StepMode, block_of_step, run_step
+from meddlr_greedy.modeling.greedy.tiled_regularizer import TiledRegularizer
+from meddlr_greedy.modeling.greedy.unrolled_step import StepMode, block_of_step, regularizer_of, run_step
 from meddlr_greedy.modeling.problem import UnrolledProblem
 
 __all__ = ["Observer", "StepParameters", "UnrolledModules", "WholeNetwork", "partition_steps"]
@@ -134,10 +135,24 @@ class UnrolledModules:
         Returns:
             torch.Tensor: The image after them, complex, (B, H, W, [T,] M).
         """
-        mode = StepMode(self.checkpoint and self.network.training, self.bfloat16, self.tile)
         for i in steps:
-            image = run_step(self.network, i, image, problem, mode, None if seed is None else seed + i)
+            image = run_step(self.network, i, image, problem, self._mode, None if seed is None else seed + i)
         return image
+
+    @property
+    def _mode(self) -> StepMode:
+        return StepMode(self.checkpoint and self.network.training, self.bfloat16, self.tile)
+
+    def data_consistency(self, i: int, image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
+        """Data consistency of unrolled step ``i`` (from 0), which comes before its regularizer: image to image."""
+        step_size = self.network.step_sizes[i].to(image.device)
+        return self.network.dc(image=image, A=problem.A, zf_image=problem.zf_image, step_size=step_size)
+
+    def tiled_regularizer(self, i: int) -> TiledRegularizer:
+        """The regularizer of unrolled step ``i`` (from 0), where it runs tile by tile."""
+        tiled = regularizer_of(block_of_step(self.network, i), self._mode)
+        assert isinstance(tiled, TiledRegularizer)
+        return tiled
 
     @contextmanager
     def observed(self, observer: Observer) -> Iterator[None]:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from meddlr_greedy.modeling.greedy.gradients import Gradients, add_gradients
 from meddlr_greedy.modeling.greedy.reach import reach_of
 from meddlr_greedy.modeling.greedy.tiles import Tile, tiles_of
 
@@ -47,9 +48,17 @@ class TiledRegularizer:
         return _Tiled.apply(v, self, *self.parameters)
 
     def tiles(self, v: torch.Tensor) -> List[Tile]:
-        """The tiles of (B, channels, [T,] H, W), in row order."""
-        channels, height, width = v.shape[1], *v.shape[-2:]
-        return tiles_of((height, width), self._size, reach_of(self._block, channels, *v.shape[2:-2]))
+        """The tiles of what is regularized, (B, channels, [T,] H, W), in row order."""
+        _, channels, *num_frames, height, width = v.shape
+        return self._tiles(height, width, channels, *num_frames)
+
+    def tiles_of_image(self, image: torch.Tensor) -> List[Tile]:
+        """The tiles of an image, complex (B, H, W, [T,] M), in row order."""
+        _, height, width, *num_frames, num_maps = image.shape
+        return self._tiles(height, width, 2 * num_maps, *num_frames)
+
+    def _tiles(self, height: int, width: int, channels: int, *num_frames: int) -> List[Tile]:
+        return tiles_of((height, width), self._size, reach_of(self._block, channels, *num_frames))
 
 
 class _Tiled(torch.autograd.Function):
@@ -71,16 +80,14 @@ class _Tiled(torch.autograd.Function):
         (v,) = ctx.saved_tensors
         axis = v.ndim - 2
         v_gradient = torch.zeros_like(v) if ctx.needs_input_grad[0] else None
-        sums: List[Any] = [None] * len(ctx.parameters)
+        gradients: Gradients = {}
         for tile in ctx.tiled.tiles(v):
             part = tile.take(v, axis).detach().requires_grad_(v_gradient is not None)
             with torch.enable_grad():
                 core = tile.core_inside(ctx.tiled.regularizer(part), axis)
-            inputs = [*ctx.parameters, *([part] if v_gradient is not None else [])]
-            found = torch.autograd.grad(core, inputs, tile.core(grad, axis), allow_unused=True)
-            for i, g in enumerate(found[: len(sums)]):
-                if g is not None:
-                    sums[i] = g if sums[i] is None else sums[i].add_(g)
-            if v_gradient is not None and found[-1] is not None:
+            wanted = [*ctx.parameters, *([part] if v_gradient is not None else [])]
+            found = torch.autograd.grad(core, wanted, tile.core(grad, axis), allow_unused=True)
+            add_gradients(gradients, dict(zip(ctx.parameters, found)))
+            if v_gradient is not None:
                 tile.add(v_gradient, found[-1], axis)
-        return (v_gradient, None, *sums)
+        return (v_gradient, None, *(gradients.get(p) for p in ctx.parameters))

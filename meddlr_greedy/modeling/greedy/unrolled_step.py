@@ -7,7 +7,7 @@ the first one again: with the same random numbers, and from the same buffers (th
 
 from contextlib import ExitStack, contextmanager
 from itertools import chain, repeat
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
@@ -18,7 +18,7 @@ from meddlr_greedy.modeling.contract import forward_of
 from meddlr_greedy.modeling.greedy.tiled_regularizer import TiledRegularizer
 from meddlr_greedy.modeling.problem import UnrolledProblem
 
-__all__ = ["StepMode", "block_of_step", "run_step"]
+__all__ = ["StepMode", "block_of_step", "regularizer_of", "run_step"]
 
 
 class StepMode(NamedTuple):

@@ -11,7 +11,7 @@ from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
-from meddlr_greedy.modeling.contract import CINE_AXES, NetworkTraits
+from meddlr_greedy.modeling.contract import CINE_AXES, NetworkTraits, local
 from meddlr_greedy.modeling.problem import prepare_inputs
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient, implicit_conjugate_gradient
@@ -61,6 +61,7 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
         """The gradient step of data consistency; images are complex, (B, H, W, T, M)."""
         return image + step_size * (A.normal(image) - zf_image)
 
+    @local
     def reg(self, *, image: torch.Tensor, model: Regularizer, dims=None) -> torch.Tensor:  # noqa: ARG002 (meddlr's)
         """Applies a real regularizer to a complex image.
 
