@@ -129,7 +129,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 def local(method: _Method) -> _Method:
     """Marks a network's ``reg``: of a part of an image, of any size, it does what it does there in the whole image.
 
-    Where the regularizer sees beyond the part, of course, there are edges. A method that overrides it has no mark.
+    The regularizer that it gets may return a part of what it is given. A method that overrides it has no mark.
     """
     method.is_local = True  # type: ignore[attr-defined]
     return method

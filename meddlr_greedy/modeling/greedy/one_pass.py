@@ -15,6 +15,7 @@ So activations are held for one tile at a time, nothing is computed twice but fo
 A loss that is a function of its sum (a root mean square) scales the gradient of each example at its end.
 """
 
+import functools
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -24,6 +25,7 @@ from torch import nn
 from meddlr_greedy.modeling.contract import is_local
 from meddlr_greedy.modeling.greedy.gradients import Gradients, add_gradients
 from meddlr_greedy.modeling.greedy.modules import UnrolledModules
+from meddlr_greedy.modeling.greedy.tiles import Tile
 from meddlr_greedy.modeling.pixel_losses import SeparableLoss, scale_of
 from meddlr_greedy.modeling.problem import UnrolledProblem
 
@@ -85,12 +87,10 @@ class OnePass(NamedTuple):
         target, scale = self.target[group], scale_of(self.problem.inputs, group)
         sums: List[torch.Tensor] = []
         gradients: Gradients = {}
-        regularizer = self.modules.tiled_regularizer(self.step)
-        for tile in regularizer.tiles_of_image(before):
+        for tile in self.modules.tiled_regularizer(self.step).tiles_of_image(before):
             part = tile.take(before, _ROWS).detach().requires_grad_(v_gradient is not None)
             with torch.enable_grad():
-                image = self.modules.network.reg(image=part, model=regularizer.regularizer, dims=None)
-                image = tile.core_inside(image, _ROWS)
+                image = self._regularize(part, tile)
                 summed = self.loss.summed(image, tile.core(target, _ROWS), scale)
             tile.core(after, _ROWS).copy_(image.detach())
             sums.append(summed.detach())
@@ -100,3 +100,10 @@ class OnePass(NamedTuple):
             if v_gradient is not None:
                 tile.add(v_gradient, found[-1], _ROWS)
         return torch.stack(sums).sum(), gradients
+
+    def _regularize(self, part: torch.Tensor, tile: Tile) -> torch.Tensor:
+        """A tile with its halo, (B, h, w, [T,] M), to its core."""
+        network, tiled = self.modules.network, self.modules.tiled_regularizer(self.step)
+        if type(network).reg is GeneralizedUnrolledCNN.reg:  # which wants as many pixels back
+            return tile.core_inside(network.reg(image=part, model=tiled.regularizer, dims=None), _ROWS)
+        return network.reg(image=part, model=functools.partial(tiled.run, tile=tile), dims=None)

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from meddlr_greedy.modeling.greedy.gradients import Gradients, add_gradients
 from meddlr_greedy.modeling.greedy.reach import reach_of
 from meddlr_greedy.modeling.greedy.tiles import Tile, tiles_of
+from meddlr_greedy.modeling.regularizers.padding import on_tile
 
 __all__ = ["TiledRegularizer"]
 
@@ -37,6 +38,7 @@ class TiledRegularizer:
 
     def __init__(self, regularizer: Callable[[torch.Tensor], torch.Tensor], block: nn.Module, size: Tuple[int, int]):
         self.regularizer, self._block, self._size = regularizer, block, size
+        self._shrinks = getattr(block, "shrinks_on_tiles", False)
         self.parameters = [p for p in block.parameters() if p.requires_grad]
 
     def __call__(self, v: torch.Tensor) -> torch.Tensor:
@@ -46,6 +48,14 @@ class TiledRegularizer:
             UserError: It cannot be put together of tiles.
         """
         return _Tiled.apply(v, self, *self.parameters)
+
+    def run(self, part: torch.Tensor, tile: Tile) -> torch.Tensor:
+        """A tile with its halo, (B, channels, [T,] h, w), to its core."""
+        rows = part.ndim - 2
+        if not self._shrinks:
+            return tile.core_inside(self.regularizer(part), rows)
+        with on_tile(tile.rows.ends, tile.columns.ends):
+            return tile.core_left(self.regularizer(part), rows)
 
     def tiles(self, v: torch.Tensor) -> List[Tile]:
         """The tiles of what is regularized, (B, channels, [T,] H, W), in row order."""
@@ -71,7 +81,7 @@ class _Tiled(torch.autograd.Function):
         out = torch.empty_like(v)
         axis = v.ndim - 2
         for tile in tiled.tiles(v):
-            tile.core(out, axis).copy_(tile.core_inside(tiled.regularizer(tile.take(v, axis)), axis))
+            tile.core(out, axis).copy_(tiled.run(tile.take(v, axis), tile))
         return out
 
     @staticmethod
@@ -84,7 +94,7 @@ class _Tiled(torch.autograd.Function):
         for tile in ctx.tiled.tiles(v):
             part = tile.take(v, axis).detach().requires_grad_(v_gradient is not None)
             with torch.enable_grad():
-                core = tile.core_inside(ctx.tiled.regularizer(part), axis)
+                core = ctx.tiled.run(part, tile)
             wanted = [*ctx.parameters, *([part] if v_gradient is not None else [])]
             found = torch.autograd.grad(core, wanted, tile.core(grad, axis), allow_unused=True)
             add_gradients(gradients, dict(zip(ctx.parameters, found)))

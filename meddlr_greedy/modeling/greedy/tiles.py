@@ -4,6 +4,8 @@ from typing import Iterator, List, NamedTuple, Tuple
 
 import torch
 
+from meddlr_greedy.modeling.regularizers.padding import Ends
+
 __all__ = ["Reach", "Tile", "tiles_of"]
 
 
@@ -22,6 +24,7 @@ class Span(NamedTuple):
     before: int  #: pixels of halo; they may lie beyond the opposite edge
     after: int
     size: int  #: of the axis
+    ends: Ends = Ends()  #: where core and halo end with the axis, and nothing is beyond
 
     @property
     def core(self) -> slice:
@@ -32,6 +35,12 @@ class Span(NamedTuple):
     def core_inside(self) -> slice:
         """The core in the core with its halo."""
         return slice(self.before, self.before + self.end - self.begin)
+
+    @property
+    def core_left(self) -> slice:
+        """The core in what convolutions without padding leave of the core with its halo."""
+        before = self.before if self.ends.first else 0
+        return slice(before, before + self.end - self.begin)
 
     def pieces(self) -> Iterator[Tuple[int, int, int]]:
         """Core and halo in pieces that lie together in the image: (begin in the image, begin in the tile, length)."""
@@ -80,6 +89,10 @@ class Tile(NamedTuple):
         """The core of what :meth:`take` took, a view; ``axis`` is that of H."""
         return x[(slice(None),) * axis + (self.rows.core_inside, self.columns.core_inside)]
 
+    def core_left(self, x: torch.Tensor, axis: int) -> torch.Tensor:
+        """The core of what convolutions leave of it inside :func:`on_tile`, a view; ``axis`` is that of H."""
+        return x[(slice(None),) * axis + (self.rows.core_left, self.columns.core_left)]
+
 
 def tiles_of(shape: Tuple[int, int], size: Tuple[int, int], reach: Reach) -> List[Tile]:
     """Cuts an image into tiles, in row order.
@@ -100,5 +113,6 @@ def _spans(length: int, size: int, distance: int, wraps: bool) -> List[Span]:
     for begin in range(0, length, size):
         end = min(begin + size, length)
         before, after = (distance, distance) if wraps else (min(distance, begin), min(distance, length - end))
-        spans.append(Span(begin, end, before, after, length))
+        ends = Ends(begin == before and not wraps, length - end == after and not wraps)
+        spans.append(Span(begin, end, before, after, length, ends))
     return spans
