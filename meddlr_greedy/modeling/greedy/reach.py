@@ -4,8 +4,10 @@ One input pixel is set to NaN, and the outputs that turn NaN are those that depe
 """
 
 import copy
+import warnings
 import weakref
-from typing import Any, Dict, Optional, Tuple
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import torch
 from torch import nn
@@ -48,8 +50,7 @@ def reach_of(regularizer: nn.Module, channels: int, num_frames: Optional[int] = 
 
 def _tried(regularizer: nn.Module, channels: int, num_frames: Optional[int]) -> Reach:
     name = type(regularizer).__name__
-    # Convolutions of oneDNN may take pixels together, so that NaN would spread.
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.backends.mkldnn.flags(enabled=False):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), _plain_convolutions():
         tried = copy.deepcopy(regularizer).to("cpu", torch.float32)
         _check_deterministic(tried, name, _image(channels, num_frames, _SIZES[0]))
         for size in _SIZES:
@@ -66,6 +67,15 @@ def _tried(regularizer: nn.Module, channels: int, num_frames: Optional[int]) -> 
         f"{_KEY}: the regularizer {name} sees more than {_SIZES[-1] // 2 - max(map(max, _OFFSETS))} pixels to each side"
         f" (a normalization sees the whole image); leave {_KEY} out"
     )
+
+
+@contextmanager
+def _plain_convolutions() -> Iterator[None]:
+    """Inside the block, no convolution takes pixels together as Winograd's algorithm does: there, NaN would spread."""
+    with warnings.catch_warnings(), torch.backends.nnpack.flags(enabled=False):
+        warnings.simplefilter("ignore")  # of Intel's GPUs, about a flag that is set along with the one wanted
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 def _image(channels: int, num_frames: Optional[int], size: int) -> torch.Tensor:
