@@ -95,6 +95,8 @@ class OnePass(NamedTuple):
             tile.core(after, _ROWS).copy_(image.detach())
             sums.append(summed.detach())
             wanted = [*self.parameters, *([part] if v_gradient is not None else [])]
+            if not wanted:  # a frozen step only passes its image on
+                continue
             found = torch.autograd.grad(summed, wanted, allow_unused=True)
             add_gradients(gradients, dict(zip(self.parameters, found)))
             if v_gradient is not None:

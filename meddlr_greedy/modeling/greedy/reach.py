@@ -7,26 +7,29 @@ import copy
 import warnings
 import weakref
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Hashable, Iterator, List, Optional, Tuple
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.contract import forward_of
 from meddlr_greedy.modeling.greedy.tiles import Reach
+from meddlr_greedy.modeling.regularizers.padding import Padding
 
 __all__ = ["reach_of"]
 
-# Rows and columns of the image that a regularizer is tried with; poolings can halve them four times.
-_SIZES = (32, 64, 128)
+# Rows and columns of the image that a regularizer is tried with; poolings can halve them three times or more.
+_SIZES = (24, 64, 128)
 # Where its pixel is, beside the middle. What depends on the position (poolings, strides) shows in four of them.
 _OFFSETS = ((0, 0), (1, 1), (2, 3), (3, 2))
 _KEY = "MISC.GREEDY.TILE"
 
 
-# Of each regularizer what it was tried with, and what was found.
-_found: "weakref.WeakKeyDictionary[nn.Module, Dict[Any, Reach]]" = weakref.WeakKeyDictionary()
+# What was found: of regularizers of one structure (all blocks of a network, as a rule), and of others.
+_found: Dict[Any, Reach] = {}
+_found_of_others: "weakref.WeakKeyDictionary[nn.Module, Dict[Any, Reach]]" = weakref.WeakKeyDictionary()
 
 
 def reach_of(regularizer: nn.Module, channels: int, num_frames: Optional[int] = None) -> Reach:
@@ -41,32 +44,70 @@ def reach_of(regularizer: nn.Module, channels: int, num_frames: Optional[int] = 
         UserError: Tiles of it cannot be put together: it sees the whole image (as a normalization over the image does),
             what it sees depends on the position (as with poolings), or it draws random numbers.
     """
-    found = _found.setdefault(regularizer, {})
-    asked = channels, num_frames, regularizer.training
+    try:
+        found, structure = _found, _structure(regularizer)
+    except _UnknownError:
+        found, structure = _found_of_others.setdefault(regularizer, {}), regularizer.training
+    asked = structure, channels, num_frames
     if asked not in found:
         found[asked] = _tried(regularizer, channels, num_frames)
     return found[asked]
 
 
+class _UnknownError(Exception):
+    """A part of a regularizer cannot be compared with that of another one."""
+
+
+def _structure(value: Any) -> Hashable:
+    """All that tells a regularizer from another one but the values of its weights.
+
+    Raises:
+        _UnknownError: It has parts that are not known, functions for example.
+    """
+    if value is None or isinstance(value, (bool, int, float, str, type, torch.dtype)):
+        return value
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape), value.dtype
+    if isinstance(value, (tuple, list)):
+        return tuple(_structure(element) for element in value)
+    if isinstance(value, (set, frozenset)):
+        return frozenset(_structure(element) for element in value)
+    if isinstance(value, dict):
+        return tuple((key, _structure(element)) for key, element in value.items())
+    if isinstance(value, (nn.Module, Padding)):
+        return type(value), _structure(vars(value))
+    raise _UnknownError
+
+
 def _tried(regularizer: nn.Module, channels: int, num_frames: Optional[int]) -> Reach:
     name = type(regularizer).__name__
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), _plain_convolutions():
-        tried = copy.deepcopy(regularizer).to("cpu", torch.float32)
+    with _disable_current_modes(), torch.no_grad(), torch.random.fork_rng(devices=[]), _plain_convolutions():
+        tried = _copied(regularizer)
         _check_deterministic(tried, name, _image(channels, num_frames, _SIZES[0]))
         for size in _SIZES:
             image = _image(channels, num_frames, size)
-            seen = [_distances(tried, image, (size // 2 + dh, size // 2 + dw)) for dh, dw in _OFFSETS]
+            seen = {_seen(tried, image, (size // 2 + dh, size // 2 + dw)) for dh, dw in _OFFSETS}
             if None in seen:
                 continue
-            if len(set(seen)) > 1:
+            if len(seen) > 1:
                 raise UserError(f"{_KEY}: what the regularizer {name} sees depends on the position; leave {_KEY} out")
-            distance = seen[0]
-            assert distance is not None
-            return Reach(distance, _wraps(tried, image))
+            rows, columns = seen.pop() or ((0, 0), (0, 0))
+            reached = _reached(tried, image, (0, 0))
+            return Reach((max(rows), max(columns)), (bool(reached[-1].any()), bool(reached[:, -1].any())))
     raise UserError(
         f"{_KEY}: the regularizer {name} sees more than {_SIZES[-1] // 2 - max(map(max, _OFFSETS))} pixels to each side"
         f" (a normalization sees the whole image); leave {_KEY} out"
     )
+
+
+def _copied(regularizer: nn.Module) -> nn.Module:
+    """A copy on the CPU in float32, with weights of its own: those of a network that is planned have no values."""
+    values: Dict[int, Any] = {}
+    for p in regularizer.parameters():
+        values[id(p)] = nn.Parameter(torch.rand(p.shape))
+    for b in regularizer.buffers():
+        values[id(b)] = torch.rand(b.shape) if b.is_floating_point() else torch.zeros(b.shape, dtype=b.dtype)
+    return copy.deepcopy(regularizer, values)
 
 
 @contextmanager
@@ -95,23 +136,18 @@ def _reached(regularizer: nn.Module, image: torch.Tensor, pixel: Tuple[int, int]
     return out.flatten(end_dim=-3).any(dim=0)
 
 
-def _distances(regularizer: nn.Module, image: torch.Tensor, pixel: Tuple[int, int]) -> Optional[Tuple[int, int]]:
-    """The largest distances along H and W of an output pixel that depends on an input pixel; None: up to an edge."""
+def _seen(
+    regularizer: nn.Module, image: torch.Tensor, pixel: Tuple[int, int]
+) -> Optional[Tuple[Tuple[int, int], Tuple[int, int]]]:
+    """How far outputs depend on an input pixel: before and after it, along H and W; None: up to an edge."""
     reached = _reached(regularizer, image, pixel)
-    distances = []
+    distances: List[Tuple[int, int]] = []
     for axis, at in enumerate(pixel):
         places = reached.any(dim=1 - axis).nonzero().flatten().tolist() or [at]
         if places[0] == 0 or places[-1] == reached.shape[axis] - 1:
             return None
-        distances.append(max(at - places[0], places[-1] - at))
+        distances.append((at - places[0], places[-1] - at))
     return distances[0], distances[1]
-
-
-def _wraps(regularizer: nn.Module, image: torch.Tensor) -> Tuple[bool, bool]:
-    middle = image.shape[-1] // 2
-    rows = _reached(regularizer, image, (0, middle))[-1].any()
-    columns = _reached(regularizer, image, (middle, 0))[:, -1].any()
-    return bool(rows), bool(columns)
 
 
 def _check_deterministic(regularizer: nn.Module, name: str, image: torch.Tensor) -> None:
