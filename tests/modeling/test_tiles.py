@@ -5,7 +5,6 @@ import functools
 
 import pytest
 import torch
-from meddlr.config import CfgNode
 from meddlr.modeling import build_model
 from torch import nn
 
@@ -16,7 +15,7 @@ from meddlr_greedy.modeling.greedy.reach import reach_of
 from meddlr_greedy.modeling.greedy.tiled_regularizer import TiledRegularizer
 from meddlr_greedy.modeling.greedy.tiles import Reach, tiles_of
 from meddlr_greedy.modeling.losses import LeanLossComputer
-from meddlr_greedy.modeling.regularizers.padding import Padding, on_tile
+from meddlr_greedy.modeling.regularizers.padding import Ends, Padding, on_tile
 from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalResNet
 from meddlr_greedy.modeling.regularizers.temporal_frequency import TemporalFrequencyResNet
 from tests.helpers.networks import held_bytes, small_config
@@ -369,9 +368,9 @@ def test_what_is_held_for_backward_does_not_grow_with_the_image():
 @pytest.mark.parametrize("kind", ["zeros", "circular", "phase_encode"])
 def test_outside_of_a_tile_nothing_is_padded_twice(kind):
     pad, x = Padding(3, kind), torch.rand(1, 2, 6, 5)
-    with on_tile((False, False), (False, False)):
+    with on_tile(Ends(False, False), Ends(False, False)):
         assert pad(x) is x and pad.zeros == (0, 0)
-    with on_tile((True, False), (True, True)):
+    with on_tile(Ends(True, False), Ends()):
         rows = 1 if kind == "zeros" or kind == "phase_encode" else 0
         assert pad(x).shape == (1, 2, 6 + rows, 5 + (2 if kind != "zeros" else 0))
         assert pad.zeros == (0, 1 if kind == "zeros" else 0)
@@ -389,11 +388,6 @@ def test_training_backwards_is_refused():
     cfg = small_config("InvertibleCineUnrolledCNN", NUM_MODULES=1, TRAINING="invertible", TILE=[4, 4])
     with pytest.raises(UserError, match="MISC.GREEDY.TILE"):
         build_model(cfg.freeze())
-
-
-def test_a_plain_network_would_ignore_it(write_config):
-    cfg = CfgNode({"TILE": [4, 4]})
-    assert cfg.TILE == [4, 4]
 
 
 def test_a_frozen_regularizer_keeps_nothing():
