@@ -67,7 +67,7 @@ def forward_greedily(
 
     Returns:
         The last module's image (B, H, W, [T,] M), whose backward gives every parameter its gradient; and the scalars
-        ``loss_module_<k>`` of the others.
+        ``loss_module_<k>`` of the modules whose loss was taken here.
 
     Raises:
         UserError: for a batch with neither ``target`` nor lines held out for the loss.
@@ -94,7 +94,7 @@ def forward_greedily(
     if one_pass is None:
         image = run.steps(modules.steps[last], image)
     else:
-        image, _, found = one_pass.run(image)
+        image, scalars[f"loss_module_{last + 1}"], found = one_pass.run(image)
         add_gradients(gradients, found)
     graph = _Graph(image, reached, losses.weights[last], gradients, lambda: modules.mark(last, begins=False))
     return _HandOutGradients.apply(graph, *parameters.parameters), scalars
