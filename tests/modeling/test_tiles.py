@@ -13,11 +13,12 @@ from meddlr_greedy.modeling.greedy import reach
 from meddlr_greedy.modeling.greedy.local_gradients import _Run
 from meddlr_greedy.modeling.greedy.reach import reach_of
 from meddlr_greedy.modeling.greedy.tiled_regularizer import TiledRegularizer
-from meddlr_greedy.modeling.greedy.tiles import Reach, tiles_of
 from meddlr_greedy.modeling.losses import LeanLossComputer
-from meddlr_greedy.modeling.regularizers.padding import Ends, Padding, on_tile
+from meddlr_greedy.modeling.regularizers.current_tile import on_tile, positional_dropout
+from meddlr_greedy.modeling.regularizers.padding import Padding
 from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalResNet
 from meddlr_greedy.modeling.regularizers.temporal_frequency import TemporalFrequencyResNet
+from meddlr_greedy.modeling.tiles import Ends, Reach, Span, Tile, tiles_of
 from tests.helpers.networks import held_bytes, small_config
 
 H, W, T, C = 21, 18, 5, 3
@@ -150,16 +151,17 @@ def config(name, loss="l1", num_maps=1, **greedy):
     return cfg
 
 
-def trained(cfg, inputs, takes_last_loss=True, dtype=torch.float64, change=None):
+def trained(cfg, inputs, takes_last_loss=True, dtype=torch.float64, change=None, seed=None):
     """Gradients, losses and last image of a step on a batch."""
     torch.manual_seed(1)
     model = build_model(cfg.clone().freeze()).to(dtype)
     if change is not None:
         change(model)
-    outputs = model.train()(inputs, takes_last_loss=takes_last_loss)
+    outputs = model.train()(inputs, takes_last_loss=takes_last_loss, seed=seed)
     loss = LeanLossComputer(cfg)(inputs, {**outputs, "mean": inputs["mean"], "std": inputs["std"]})["loss"]
     loss.backward()
-    scalars = {name: value for name, value in outputs.items() if "loss" in name}
+    last = f"loss_module_{model.unrolled.own.stop}"  # there where it was taken tile by tile
+    scalars = {last: loss.detach(), **{name: value for name, value in outputs.items() if "loss" in name}}
     gradients = {name: p.grad for name, p in model.named_parameters()}
     return {**gradients, **scalars, "loss": loss.detach(), "pred": outputs["pred"].detach()}
 
@@ -368,9 +370,13 @@ def test_what_is_held_for_backward_does_not_grow_with_the_image():
 @pytest.mark.parametrize("kind", ["zeros", "circular", "phase_encode"])
 def test_outside_of_a_tile_nothing_is_padded_twice(kind):
     pad, x = Padding(3, kind), torch.rand(1, 2, 6, 5)
-    with on_tile(Ends(False, False), Ends(False, False)):
+
+    def tile(rows, columns):
+        return on_tile(Tile(Span(3, 5, 2, 2, 20, rows), Span(2, 3, 2, 2, 5, columns)), seed=0)
+
+    with tile(Ends(False, False), Ends(False, False)):
         assert pad(x) is x and pad.zeros == (0, 0)
-    with on_tile(Ends(True, False), Ends()):
+    with tile(Ends(True, False), Ends()):
         rows = 1 if kind == "zeros" or kind == "phase_encode" else 0
         assert pad(x).shape == (1, 2, 6 + rows, 5 + (2 if kind != "zeros" else 0))
         assert pad.zeros == (0, 1 if kind == "zeros" else 0)
@@ -419,3 +425,37 @@ def test_regularizers_of_one_structure_are_tried_once(monkeypatch):
         for layer in odd:
             reach_of(layer, 2)
     assert list(map(id, tried)) == list(map(id, [blocks[0], *blocks[2:], *odd]))
+
+
+@pytest.mark.parametrize(
+    "name, block", [(CINE, "ResNet"), (CINE, "TemporalFrequencyResNet"), ("CGCineUnrolledCNN", "ResNet")]
+)
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+@pytest.mark.parametrize("num_modules", [1, 4])
+def test_dropout_is_a_function_of_the_position(name, block, padding, num_modules):
+    """Tiles against one tile as large as the image."""
+    cfg = config(name, NUM_MODULES=num_modules, PADDING=padding, TILE=[H, W])
+    cfg.MODEL.UNROLLED.DROPOUT, cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE = 0.3, block
+    inputs = {k: v.to(torch.complex64 if v.is_complex() else torch.float32) for k, v in batch(num_examples=2).items()}
+    inputs = {k: v.repeat_interleave(3, dim=3) if v.ndim == 5 else v for k, v in inputs.items()}  # many frames
+    change = lambda m: [nn.init.normal_(p, std=0.1) for n, p in m.named_parameters() if "resnets" in n]  # noqa: E731
+    options = {"dtype": torch.float32, "change": change, "seed": 5}
+    expected = trained(cfg, inputs, **options)
+    assert_same(trained(cfg, inputs, **options), expected, 0)
+    other = trained(cfg, inputs, **{**options, "seed": 6})
+    assert not torch.equal(other["pred"], expected["pred"])
+    cfg.MISC.GREEDY.TILE = [8, 7]
+    assert_same(trained(cfg, inputs, **options), expected, 1e-3)
+
+
+def test_dropout_drops_as_many_as_it_says_anew_in_each_layer_row_and_frame():
+    block, x = resnet(num_blocks=1, dropout=0.25).train(), torch.ones(2, 4, T, 60, 50)
+    (tile,) = tiles_of((60, 50), (0, 0), Reach((4, 4), (False, False)))
+    with on_tile(tile, seed=1):
+        drawn = [positional_dropout(x, 0.25) for _ in range(2)]
+    kept = torch.stack(drawn) > 0
+    assert 0.74 < kept.float().mean() < 0.76 and torch.all(drawn[0][kept[0]] == 1 / 0.75)
+    kept = kept.flatten().float()
+    for shift in (1, 50, 60 * 50, T * 60 * 50, 4 * T * 60 * 50, len(kept) // 2):  # next column, row, frame, ... layer
+        assert abs(torch.corrcoef(torch.stack([kept, kept.roll(shift)]))[0, 1]) < 0.02
+    assert block.blocks[0].dropout == 0.25

@@ -123,8 +123,17 @@ class _Run(NamedTuple):
         suits = any(self.modules.tile) and suits_one_pass(self.modules.network)
         if not suits or len(steps) > 1 or losses.overlap or losses.separable is None or self.problem.target is None:
             return None
-        wanted, weight = self.parameters.of(steps), losses.weights[k]
-        return OnePass(self.modules, steps.start, wanted, losses.separable, weight, self.problem, self.problem.target)
+        regularizer = self.modules.tiled_regularizer(steps.start, self.seed)
+        return OnePass(
+            self.modules,
+            steps.start,
+            regularizer,
+            self.parameters.of(steps),
+            losses.separable,
+            losses.weights[k],
+            self.problem,
+            self.problem.target,
+        )
 
     def module(self, k: int, image: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, Gradients]:
         """Image, local loss and complete gradient of a module that has a successor.

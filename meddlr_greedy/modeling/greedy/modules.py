@@ -148,9 +148,9 @@ class UnrolledModules:
         step_size = self.network.step_sizes[i].to(image.device)
         return self.network.dc(image=image, A=problem.A, zf_image=problem.zf_image, step_size=step_size)
 
-    def tiled_regularizer(self, i: int) -> TiledRegularizer:
-        """The regularizer of unrolled step ``i`` (from 0), where it runs tile by tile."""
-        tiled = regularizer_of(block_of_step(self.network, i), self._mode)
+    def tiled_regularizer(self, i: int, seed: Optional[int] = None) -> TiledRegularizer:
+        """The regularizer of unrolled step ``i`` (from 0), where it runs tile by tile; for ``seed`` see `run_steps`."""
+        tiled = regularizer_of(block_of_step(self.network, i), self._mode, None if seed is None else seed + i)
         assert isinstance(tiled, TiledRegularizer)
         return tiled
 

@@ -25,9 +25,10 @@ from torch import nn
 from meddlr_greedy.modeling.contract import is_local
 from meddlr_greedy.modeling.greedy.gradients import Gradients, add_gradients
 from meddlr_greedy.modeling.greedy.modules import UnrolledModules
-from meddlr_greedy.modeling.greedy.tiles import Tile
+from meddlr_greedy.modeling.greedy.tiled_regularizer import TiledRegularizer
 from meddlr_greedy.modeling.pixel_losses import SeparableLoss, scale_of
 from meddlr_greedy.modeling.problem import UnrolledProblem
+from meddlr_greedy.modeling.tiles import Tile
 
 __all__ = ["OnePass", "suits_one_pass"]
 
@@ -45,6 +46,7 @@ class OnePass(NamedTuple):
 
     modules: UnrolledModules
     step: int  #: its index, from 0
+    regularizer: TiledRegularizer
     parameters: Sequence[nn.Parameter]  #: that the loss reaches
     loss: SeparableLoss
     weight: float  #: of the loss
@@ -87,7 +89,7 @@ class OnePass(NamedTuple):
         target, scale = self.target[group], scale_of(self.problem.inputs, group)
         sums: List[torch.Tensor] = []
         gradients: Gradients = {}
-        for tile in self.modules.tiled_regularizer(self.step).tiles_of_image(before):
+        for tile in self.regularizer.tiles_of_image(before):
             part = tile.take(before, _ROWS).detach().requires_grad_(v_gradient is not None)
             with torch.enable_grad():
                 image = self._regularize(part, tile)
@@ -105,7 +107,7 @@ class OnePass(NamedTuple):
 
     def _regularize(self, part: torch.Tensor, tile: Tile) -> torch.Tensor:
         """A tile with its halo, (B, h, w, [T,] M), to its core."""
-        network, tiled = self.modules.network, self.modules.tiled_regularizer(self.step)
+        network, tiled = self.modules.network, self.regularizer
         if type(network).reg is GeneralizedUnrolledCNN.reg:  # which wants as many pixels back
             return tile.core_inside(network.reg(image=part, model=tiled.regularizer, dims=None), _ROWS)
         return network.reg(image=part, model=functools.partial(tiled.run, tile=tile), dims=None)

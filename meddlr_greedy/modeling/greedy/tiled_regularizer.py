@@ -11,7 +11,8 @@ What is held for backward is v and, for a moment, what one tile needs. The gradi
 tiles have no halo, so that R pads there as it always does; where R goes on at the opposite edge, the halo does, too.
 """
 
-from typing import Any, Callable, List, Tuple
+import random
+from typing import Any, Callable, List, Optional, Tuple
 
 import torch
 from torch import nn
@@ -19,8 +20,8 @@ from torch.autograd.function import once_differentiable
 
 from meddlr_greedy.modeling.greedy.gradients import Gradients, add_gradients
 from meddlr_greedy.modeling.greedy.reach import reach_of
-from meddlr_greedy.modeling.greedy.tiles import Tile, tiles_of
-from meddlr_greedy.modeling.regularizers.padding import on_tile
+from meddlr_greedy.modeling.regularizers.current_tile import on_tile
+from meddlr_greedy.modeling.tiles import Tile, tiles_of
 
 __all__ = ["TiledRegularizer"]
 
@@ -34,11 +35,19 @@ class TiledRegularizer:
         regularizer: Maps (B, channels, [T,] H, W) to the same shape.
         block: The module in it.
         size: Rows and columns of the core of a tile; 0 is the whole axis.
+        seed: Of random layers; None draws one.
     """
 
-    def __init__(self, regularizer: Callable[[torch.Tensor], torch.Tensor], block: nn.Module, size: Tuple[int, int]):
+    def __init__(
+        self,
+        regularizer: Callable[[torch.Tensor], torch.Tensor],
+        block: nn.Module,
+        size: Tuple[int, int],
+        seed: Optional[int] = None,
+    ):
         self.regularizer, self._block, self._size = regularizer, block, size
         self._shrinks = getattr(block, "shrinks_on_tiles", False)
+        self._seed = seed if seed is not None else random.getrandbits(32) if block.training else 0
         self.parameters = [p for p in block.parameters() if p.requires_grad]
 
     def __call__(self, v: torch.Tensor) -> torch.Tensor:
@@ -51,11 +60,9 @@ class TiledRegularizer:
 
     def run(self, part: torch.Tensor, tile: Tile) -> torch.Tensor:
         """A tile with its halo, (B, channels, [T,] h, w), to its core."""
-        rows = part.ndim - 2
-        if not self._shrinks:
-            return tile.core_inside(self.regularizer(part), rows)
-        with on_tile(tile.rows.ends, tile.columns.ends):
-            return tile.core_left(self.regularizer(part), rows)
+        tile = tile if self._shrinks else tile.with_edges()
+        with on_tile(tile, self._seed):
+            return tile.core_left(self.regularizer(part), part.ndim - 2)
 
     def tiles(self, v: torch.Tensor) -> List[Tile]:
         """The tiles of what is regularized, (B, channels, [T,] H, W), in row order."""

@@ -57,7 +57,7 @@ def run_step(
         The next image, same shape.
     """
     block = block_of_step(network, i)
-    regularizer = regularizer_of(block, mode)
+    regularizer = regularizer_of(block, mode, seed)
 
     def step(image: torch.Tensor) -> torch.Tensor:
         with _seeded(seed, image.device):
@@ -83,10 +83,10 @@ def run_step(
     return checkpoint(run, image, use_reentrant=False, preserve_rng_state=seed is None)
 
 
-def regularizer_of(block: nn.Module, mode: StepMode) -> Any:
+def regularizer_of(block: nn.Module, mode: StepMode, seed: Optional[int] = None) -> Any:
     """The regularizer ``block`` as a step calls it: maps (B, channels, [T,] H, W) to the same shape."""
     regularizer: Any = _InBfloat16(block) if mode.bfloat16 else block
-    return TiledRegularizer(regularizer, block, mode.tile) if any(mode.tile) else regularizer
+    return TiledRegularizer(regularizer, block, mode.tile, seed) if any(mode.tile) else regularizer
 
 
 @contextmanager

@@ -3,13 +3,10 @@
 Sampled k-space makes an image periodic: beyond its last line comes its first. Zeros there are an edge that no image
 has, as bright as the body that reaches it.
 
-A tile of an image is taken with the pixels around it that a regularizer sees. There nothing is padded: each convolution
-gives fewer pixels than it gets, until the tile itself is left (:func:`on_tile`).
+Of a tile, nothing is padded where the image goes on (:mod:`~meddlr_greedy.modeling.regularizers.current_tile`).
 """
 
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Dict, Iterator, NamedTuple, Tuple, Union
+from typing import Dict, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +14,9 @@ from meddlr.config import CfgNode
 
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.regularizers.current_tile import ends
 
-__all__ = ["ZEROS", "Ends", "Padding", "cropped", "on_tile", "padding_of"]
+__all__ = ["ZEROS", "Padding", "padding_of"]
 
 ZEROS = "zeros"
 
@@ -44,36 +42,6 @@ def padding_of(cfg: CfgNode) -> str:
     return GreedyConfig.from_cfg(cfg).PADDING
 
 
-class Ends(NamedTuple):
-    """Of a tile along one axis: at which of its ends an axis of the image ends, so that there is something to pad."""
-
-    first: bool = True
-    last: bool = True
-
-
-_WHOLE = (Ends(), Ends())
-_ends: ContextVar[Tuple[Ends, Ends]] = ContextVar("ends", default=_WHOLE)
-
-
-@contextmanager
-def on_tile(rows: Ends, columns: Ends) -> Iterator[None]:
-    """Inside the block, paddings and convolutions get a tile with what is around it."""
-    before = _ends.set((rows, columns))
-    try:
-        yield
-    finally:
-        _ends.reset(before)
-
-
-def cropped(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """What convolutions have left of ``x``, (..., H, W), where they gave ``like``; ``x`` itself but for tiles."""
-    for axis, ends in zip((-2, -1), _ends.get()):
-        lost, size = x.shape[axis] - like.shape[axis], like.shape[axis]
-        if lost:
-            x = x.narrow(axis, 0 if ends.first else lost // (2 - ends.last), size)
-    return x
-
-
 class Padding:
     """Padding for convolutions along readout and phase encode that keep the size of an image.
 
@@ -94,7 +62,7 @@ class Padding:
     def zeros(self) -> Tuple[int, int]:
         """Of readout and phase encode, the ``padding`` of an ``nn.Conv2d``."""
         rows, columns = (
-            reach if all(ends) and not wraps else 0 for reach, wraps, ends in zip(self._reach, self._wraps, _ends.get())
+            reach if all(own) and not wraps else 0 for reach, wraps, own in zip(self._reach, self._wraps, ends())
         )
         return rows, columns
 
@@ -107,11 +75,11 @@ class Padding:
         Raises:
             UserError: An axis is shorter than what is to be seen beyond its edge.
         """
-        for axis, reach, wraps, ends in zip((-2, -1), self._reach, self._wraps, _ends.get()):
-            if not all(ends):
-                if any(ends) and reach and not wraps:
+        for axis, reach, wraps, own in zip((-2, -1), self._reach, self._wraps, ends()):
+            if not all(own):
+                if any(own) and reach and not wraps:
                     ahead = (0, 0) if axis == -2 else ()
-                    x = F.pad(x, (*ahead, reach * ends.first, reach * ends.last))
+                    x = F.pad(x, (*ahead, reach * own.first, reach * own.last))
                 continue
             if not (wraps and reach):
                 continue

@@ -16,7 +16,8 @@ from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from torch import nn
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.regularizers.padding import ZEROS, Padding, cropped, padding_of
+from meddlr_greedy.modeling.regularizers.current_tile import cropped, positional_dropout
+from meddlr_greedy.modeling.regularizers.padding import ZEROS, Padding, padding_of
 
 __all__ = ["ResBlock", "SpatioTemporalConv", "SpatioTemporalResNet", "residual_options"]
 
@@ -101,7 +102,9 @@ class ResBlock(nn.Module):
         """(B, channels, ...) to the same shape, of as many axes as the convolution takes."""
         out = x
         for conv in (self.conv1, self.conv2):
-            out = conv(F.dropout(F.relu(self.pad(out)), self.dropout, self.training))
+            factors = positional_dropout(out, self.dropout) if self.dropout and self.training else None
+            out = F.relu(self.pad(out))
+            out = conv(F.dropout(out, self.dropout, self.training) if factors is None else out * self.pad(factors))
         return out + cropped(x, out)
 
 

@@ -4,9 +4,7 @@ from typing import Iterator, List, NamedTuple, Tuple
 
 import torch
 
-from meddlr_greedy.modeling.regularizers.padding import Ends
-
-__all__ = ["Reach", "Tile", "tiles_of"]
+__all__ = ["Ends", "Reach", "Span", "Tile", "tiles_of"]
 
 
 class Reach(NamedTuple):
@@ -14,6 +12,13 @@ class Reach(NamedTuple):
 
     distance: Tuple[int, int]
     wraps: Tuple[bool, bool]  #: whether it sees the opposite edge, beyond an edge
+
+
+class Ends(NamedTuple):
+    """At which ends of a tile along one axis the image ends, too."""
+
+    first: bool = True
+    last: bool = True
 
 
 class Span(NamedTuple):
@@ -58,6 +63,10 @@ class Tile(NamedTuple):
 
     rows: Span
     columns: Span
+
+    def with_edges(self) -> "Tile":
+        """The tile for a regularizer that pads on all sides, whatever is there."""
+        return Tile(self.rows._replace(ends=Ends()), self.columns._replace(ends=Ends()))
 
     def take(self, x: torch.Tensor, axis: int) -> torch.Tensor:
         """The tile with its halo.
