@@ -96,9 +96,9 @@ class OnePass(NamedTuple):
                 summed = self.loss.summed(image, tile.core(target, _ROWS), scale)
             tile.core(after, _ROWS).copy_(image.detach())
             sums.append(summed.detach())
-            wanted = [*self.parameters, *([part] if v_gradient is not None else [])]
-            if not wanted:  # a frozen step only passes its image on
+            if not summed.requires_grad:  # a frozen step only passes its image on
                 continue
+            wanted = [*self.parameters, *([part] if v_gradient is not None else [])]
             found = torch.autograd.grad(summed, wanted, allow_unused=True)
             add_gradients(gradients, dict(zip(self.parameters, found)))
             if v_gradient is not None:
