@@ -91,6 +91,18 @@ def test_peak_with_the_knobs(plan_cfg, data, arch, key):
     assert plan_step(cfg, Example.from_data(cfg)).peak == pytest.approx(measured_peak(cfg), rel=0.05)
 
 
+@pytest.mark.parametrize("modules", [1, 4])
+@pytest.mark.parametrize(("data", "arch"), [("flatmem", "GeneralizedUnrolledCNN"), ("beatmem", "CineUnrolledCNN")])
+def test_tiles_are_planned(plan_cfg, data, arch, modules):
+    peaks = []
+    for tile in ([0, 0], [12, 16]):
+        cfg = plan_cfg(data, arch, modules, "MISC.GREEDY.TILE", tile)
+        peaks.append(plan_step(cfg, Example.from_data(cfg)).peak)
+        measured_peak(cfg)  # the reach of the regularizer is found once, which takes memory for a moment
+        assert peaks[-1] == pytest.approx(measured_peak(cfg), rel=0.05)
+    assert peaks[1] < 0.9 * peaks[0]
+
+
 @pytest.mark.parametrize(
     ("data", "arch", "block"),
     [("flatmem", "GeneralizedUnrolledCNN", "PaddedResNet"), ("beatmem", "CineUnrolledCNN", "ResNet")],

@@ -1,5 +1,6 @@
 """What the schema says about a key beside its default: its meaning, the values it allows, where it acts."""
 
+import ast
 import math
 from dataclasses import dataclass, field
 from typing import Any, Callable
@@ -19,7 +20,9 @@ __all__ = [
     "is_partition",
     "is_positive",
     "is_text",
+    "is_tile",
     "key",
+    "literal",
     "section",
 ]
 
@@ -59,6 +62,13 @@ class KeyRule:
     needs_regularizer: str = ""
     suits_inversion: bool = True
 
+    def holds(self, value: Any) -> bool:
+        """Whether a value is allowed; an integer that no float can hold is not."""
+        try:
+            return self.is_allowed(value)
+        except OverflowError:
+            return False
+
 
 def key(default: Any, meaning: str, allowed: str, is_allowed: Callable[[Any], bool], **where: Any) -> Any:
     """Defines a key of the schema, as a field of a dataclass.
@@ -84,6 +94,16 @@ def section(kind: type) -> Any:
         kind: The dataclass of the keys in the section.
     """
     return field(default_factory=kind, metadata={"section": kind})
+
+
+def literal(value: Any) -> Any:
+    """What is written as text, also inside a list: to YAML, (2, 3) and 1e-3 are text."""
+    if isinstance(value, list):
+        return [literal(element) for element in value]
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # the last two: nested very deeply
+        return value
 
 
 def is_int(value: Any) -> bool:
@@ -141,6 +161,11 @@ def is_import_names(value: Any) -> bool:
 def is_factors(value: Any) -> bool:
     """Whether a value is a list of finite numbers above 0, possibly empty."""
     return isinstance(value, (list, tuple)) and all(is_number(factor) and 0 < factor < math.inf for factor in value)
+
+
+def is_tile(value: Any) -> bool:
+    """Whether a value is the size of a tile: a list of two non-negative integers."""
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(is_count(size) for size in value)
 
 
 def is_partition(value: Any) -> bool:

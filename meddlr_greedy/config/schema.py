@@ -4,7 +4,6 @@ It is the one description of the keys. What reads configs, refuses combinations,
 over it (:func:`schema_keys`), and keeps no list of its own.
 """
 
-import ast
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Tuple, Type, TypeVar, Union
 
@@ -25,7 +24,9 @@ from meddlr_greedy.config.rules import (
     is_partition,
     is_positive,
     is_text,
+    is_tile,
     key,
+    literal,
     section,
 )
 from meddlr_greedy.errors import UserError, did_you_mean, shortened
@@ -227,6 +228,17 @@ class GreedyConfig:
         needs_greedy=True,
         suits_inversion=False,
     )
+    TILE: Tuple[int, ...] = key(
+        (0, 0),
+        """Rows (readout) and columns (phase encode) of the tiles that the regularizer runs on, one after the other, in
+        training and evaluation. A tile is taken with as many pixels around it as the regularizer sees, so that the
+        result is that of the whole image, and so is the gradient. Backward runs each tile again. 0 is the whole
+        axis.""",
+        "a list of two non-negative integers (0: the whole axis)",
+        is_tile,
+        needs_greedy=True,
+        suits_inversion=False,
+    )
     LOSS_WEIGHTS: Tuple[float, ...] = key(
         (),
         """Weights of the local losses, one for each module. () is 1 for all. Under Adam without weight decay they
@@ -359,9 +371,9 @@ def _checked(kind: Type[_Section], values: Any, prefix: str) -> _Section:
         if "section" in metadata:
             checked[name] = _checked(metadata["section"], value, f"{prefix}{name}.")
             continue
-        value = _literal(value)
+        value = literal(value)
         rule: KeyRule = metadata["rule"]
-        if not _holds(rule, value):
+        if not rule.holds(value):
             raise UserError(f"{prefix}{name}: found {shortened(value)}, allowed is {rule.allowed}")
         checked[name] = tuple(value) if isinstance(value, list) else value
     return kind(**checked)
@@ -378,21 +390,3 @@ def _nearest(name: Any) -> str:
     for last, (full_name, *_) in full_names.items():
         near = near.replace(f"'{last}'", f"'{full_name}'")
     return near
-
-
-def _literal(value: Any) -> Any:
-    """What is written as text, also inside a list: to YAML, (2, 3) and 1e-3 are text."""
-    if isinstance(value, list):
-        return [_literal(element) for element in value]
-    try:
-        return ast.literal_eval(value) if isinstance(value, str) else value
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # the last two: nested very deeply
-        return value
-
-
-def _holds(rule: KeyRule, value: Any) -> bool:
-    """Whether a value is allowed; an integer that no float can hold is not."""
-    try:
-        return rule.is_allowed(value)
-    except OverflowError:
-        return False

@@ -113,7 +113,7 @@ class TrainingStep:
 
     def _forward(self, inputs: Dict[str, Any], iteration: int) -> Dict[str, Any]:
         if isinstance(self.model, GreedyUnrolled):
-            return self.model(inputs, seed=self.seed(iteration))
+            return self.model(inputs, seed=self.seed(iteration), takes_last_loss=True)
         return self.model(inputs)
 
     # ---- extension points
@@ -132,7 +132,8 @@ class TrainingStep:
         computed = self.loss_computer(inputs, outputs)
         loss = computed["loss"]
         if isinstance(self.model, GreedyUnrolled):
-            return loss, {f"loss_module_{self.model.num_modules}": loss, **computed}
+            name = f"loss_module_{self.model.num_modules}"
+            return loss, {name: outputs.get(name, loss), **computed}
         return loss, computed
 
     def read(self, scalars: Dict[str, torch.Tensor]) -> Dict[str, float]:

@@ -6,7 +6,7 @@ overrides ``step``, ``dc`` or ``reg``, has nothing to declare. One with a ``forw
 """
 
 from dataclasses import dataclass
-from typing import Any, Callable, ClassVar, Dict, Optional, Protocol, Tuple
+from typing import Any, Callable, ClassVar, Dict, Optional, Protocol, Tuple, TypeVar
 
 import torch
 from meddlr.config import CfgNode
@@ -28,8 +28,11 @@ __all__ = [
     "build_network",
     "check_compatible",
     "check_keys_of_network",
+    "forward_of",
     "inner_network",
     "is_compatible",
+    "is_local",
+    "local",
     "network_class",
     "traits_of",
 ]
@@ -112,6 +115,29 @@ def traits_of(network: Any) -> NetworkTraits:
     """The traits of a network or of its class; those of a plain 2D network where it declares none."""
     traits = getattr(network, "traits", None)
     return traits if isinstance(traits, NetworkTraits) else NetworkTraits()
+
+
+def forward_of(regularizer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What meddlr's unrolled step calls of a regularizer: of some its ``base_forward``, in the place of itself."""
+    base_forward = getattr(regularizer, "base_forward", None)
+    return base_forward if callable(base_forward) else regularizer
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def local(method: _Method) -> _Method:
+    """Marks a network's ``reg``: of a part of an image, of any size, it does what it does there in the whole image.
+
+    The regularizer that it gets may return a part of what it is given. A method that overrides it has no mark.
+    """
+    method.is_local = True  # type: ignore[attr-defined]
+    return method
+
+
+def is_local(method: Callable[..., Any]) -> bool:
+    """Whether a network's ``reg`` can be given a part of an image; that of meddlr's networks can."""
+    return method is GeneralizedUnrolledCNN.reg or getattr(method, "is_local", False)
 
 
 def network_class(name: str) -> Any:

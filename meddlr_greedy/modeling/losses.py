@@ -8,7 +8,7 @@ the network was not given: Yaman et al., "Self-supervised learning of physics-gu
 without fully sampled reference data" (SSDU), MRM 2020.
 """
 
-from typing import Any, Callable, Dict, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
 import meddlr.ops as oF
 import torch
@@ -26,6 +26,7 @@ from meddlr.ops import complex as cplx
 
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.modeling.pixel_losses import SeparableLoss, pixel_loss
 from meddlr_greedy.modeling.problem import MeasuredLines
 from meddlr_greedy.registry import LOSS_REGISTRY
 
@@ -33,6 +34,7 @@ __all__ = [
     "LeanLossComputer",
     "LocalLoss",
     "as_local_loss",
+    "as_separable_loss",
     "complex_l1",
     "image_metrics",
     "measured_loss",
@@ -245,6 +247,21 @@ class LeanLossComputer(LossComputer):
         pred, target = self._renormalized(inputs, outputs)
         return self.loss(pred, target, outputs.get("signal_model"))
 
+    def separable(self) -> Optional[SeparableLoss]:
+        """The loss as a function of sums over pixels; None where it is none."""
+        named = {registered for registered, _ in LOSS_REGISTRY}
+        pixels = None if self.loss_lines or self.name in named else pixel_loss(self.name)
+        return None if pixels is None else SeparableLoss(pixels, self.renormalized)
+
+    def renormalized(
+        self, scale: Mapping[str, Any], pred: torch.Tensor, target: torch.Tensor
+    ) -> Tuple[torch.Tensor, ...]:
+        """Any pixels of image and target on the scale of the loss (``MODEL.RECON_LOSS.RENORMALIZE_DATA``)."""
+        if not self.renormalize_data:
+            return pred, target
+        images = self._normalizer.undo(image=pred, target=target, mean=scale.get("mean"), std=scale.get("std"))
+        return images["image"], images["target"]
+
     def _loss_of_measured_lines(self, outputs: Outputs) -> torch.Tensor:
         measured = outputs.get("measured")
         if measured is None:
@@ -258,12 +275,8 @@ class LeanLossComputer(LossComputer):
         pred = outputs["pred"]
         if outputs.get("target") is None:
             raise UserError("MODEL.RECON_LOSS: the batch has no 'target'; this loss needs fully sampled targets")
-        target = outputs["target"].to(pred.device)
-        if not self.renormalize_data:
-            return pred, target
         scale = {key: inputs.get(key, outputs.get(key)) for key in ("mean", "std")}
-        images = self._normalizer.undo(image=pred, target=target, **scale)
-        return images["image"], images["target"]
+        return self.renormalized(scale, pred, outputs["target"].to(pred.device))
 
 
 def _metric_loss(name: str, device: str):
@@ -304,3 +317,8 @@ def as_local_loss(
         return loss(outputs["pred"], outputs["target"])
 
     return local_loss
+
+
+def as_separable_loss(loss: Any) -> Optional[SeparableLoss]:
+    """The loss as a function of sums over pixels, where it is known to be one."""
+    return loss.separable() if isinstance(loss, LeanLossComputer) else None

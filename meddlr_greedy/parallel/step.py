@@ -72,7 +72,8 @@ class ChainStep(TrainingStep):
         if self.place.is_last:
             return super().last_loss(inputs, outputs)
         loss = self.model.losses.loss(inputs, outputs)
-        return loss, {f"loss_module_{self.model.unrolled.own.stop}": loss}
+        name = f"loss_module_{self.model.unrolled.own.stop}"
+        return loss, {name: outputs.get(name, loss)}
 
     def average(self, values: Dict[str, float]) -> None:
         """Gradients, and what is logged, become those of the whole batch: the replicas' mean."""

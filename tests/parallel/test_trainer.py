@@ -62,6 +62,7 @@ def test_scans_of_several_shapes_over_chains_and_replicas(write_config, tmp_path
         ("flat", "CGUnrolledCNN", CG, {3: ["MISC.GREEDY.PARALLEL.PARTITION", "[2, 1, 1]"]}),
         ("beat", "CGCineUnrolledCNN", [*CG, "DATALOADER.NUM_WORKERS", "1"], {2: []}),
         ("beat", "CineUnrolledCNN", KNOBS, {2: []}),
+        ("beat", "CineUnrolledCNN", ["MISC.GREEDY.TILE", "[7, 5]"], {2: []}),
     ],
 )
 def test_same_bits_as_one_process(write_config, tmp_path, start, data, arch, opts, runs):

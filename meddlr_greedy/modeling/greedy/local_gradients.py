@@ -23,19 +23,20 @@ Weights that grow from module to module let a tail be trained for the image of t
 reconstruction with iteration-dependent targets", IEEE TRPMS 2022).
 """
 
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.greedy.gradients import Gradients, add_gradients
 from meddlr_greedy.modeling.greedy.modules import StepParameters, UnrolledModules
+from meddlr_greedy.modeling.greedy.one_pass import OnePass, suits_one_pass
 from meddlr_greedy.modeling.losses import LocalLoss
+from meddlr_greedy.modeling.pixel_losses import SeparableLoss
 from meddlr_greedy.modeling.problem import UnrolledProblem
 
 __all__ = ["LocalLosses", "forward_greedily"]
-
-Gradients = Dict[nn.Parameter, torch.Tensor]
 
 
 class LocalLosses(NamedTuple):
@@ -44,10 +45,15 @@ class LocalLosses(NamedTuple):
     loss: LocalLoss  #: the local loss of a module's image
     weights: Sequence[float]  #: of the local losses, one for each module
     overlap: int  #: m, the unrolled steps of the module before that a loss reaches, too
+    separable: Optional[SeparableLoss] = None  #: the loss as a sum over pixels, where it is one
 
 
 def forward_greedily(
-    modules: UnrolledModules, losses: LocalLosses, problem: UnrolledProblem, seed: Optional[int] = None
+    modules: UnrolledModules,
+    losses: LocalLosses,
+    problem: UnrolledProblem,
+    seed: Optional[int] = None,
+    takes_last_loss: bool = False,
 ) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
     """Loss and gradient of all modules that run here but the last, and the last module's image.
 
@@ -56,10 +62,12 @@ def forward_greedily(
         losses: What the modules are trained by.
         problem: The batch.
         seed: Of random layers, see :meth:`UnrolledModules.run_steps`.
+        takes_last_loss: Whether the loss of the last module may be taken here, too. Then the gradient that its image
+            gets does not matter: it has to be that of its local loss.
 
     Returns:
         The last module's image (B, H, W, [T,] M), whose backward gives every parameter its gradient; and the scalars
-        ``loss_module_<k>`` of the others.
+        ``loss_module_<k>`` of the modules whose loss was taken here.
 
     Raises:
         UserError: for a batch with neither ``target`` nor lines held out for the loss.
@@ -78,11 +86,16 @@ def forward_greedily(
     for k in others:
         modules.mark(k, begins=True)
         image, scalars[f"loss_module_{k + 1}"], found = run.module(k, image)
-        _add(gradients, found)
+        add_gradients(gradients, found)
         modules.mark(k, begins=False)
     modules.mark(last, begins=True)
-    image = run.steps(modules.steps[last], image)
     reached = parameters.of(run.reached_steps(last))
+    one_pass = run.one_pass(last) if takes_last_loss else None
+    if one_pass is None:
+        image = run.steps(modules.steps[last], image)
+    else:
+        image, scalars[f"loss_module_{last + 1}"], found = one_pass.run(image)
+        add_gradients(gradients, found)
     graph = _Graph(image, reached, losses.weights[last], gradients, lambda: modules.mark(last, begins=False))
     return _HandOutGradients.apply(graph, *parameters.parameters), scalars
 
@@ -104,11 +117,32 @@ class _Run(NamedTuple):
         steps = self.modules.steps[k]
         return steps if k == self.modules.own.start else range(steps.start - self.losses.overlap, steps.stop)
 
+    def one_pass(self, k: int) -> Optional[OnePass]:
+        """Forward and backward of module ``k`` tile by tile, where each tile need run but once."""
+        steps, losses = self.modules.steps[k], self.losses
+        suits = any(self.modules.tile) and suits_one_pass(self.modules.network)
+        if not suits or len(steps) > 1 or losses.overlap or losses.separable is None or self.problem.target is None:
+            return None
+        regularizer = self.modules.tiled_regularizer(steps.start, self.seed)
+        return OnePass(
+            self.modules,
+            steps.start,
+            regularizer,
+            self.parameters.of(steps),
+            losses.separable,
+            losses.weights[k],
+            self.problem,
+            self.problem.target,
+        )
+
     def module(self, k: int, image: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, Gradients]:
         """Image, local loss and complete gradient of a module that has a successor.
 
         The image comes with the graph of the module's tail; nothing else of the module's graph outlives the call.
         """
+        one_pass = self.one_pass(k)
+        if one_pass is not None:
+            return one_pass.run(image)
         modules, problem = self.modules, self.problem
         start, end = modules.steps[k].start, modules.steps[k].stop
         tail = range(end - self.losses.overlap, end)
@@ -127,9 +161,9 @@ class _Run(NamedTuple):
             weighted = _weighted(self.losses.weights[k], image_gradient)
             wanted = [*tail_parameters, cut] if cut.requires_grad else tail_parameters
             found = _gradient(image, wanted, weighted, retain_graph=bool(tail_parameters))
-            _add(gradients, dict(zip(tail_parameters, found)))
+            add_gradients(gradients, dict(zip(tail_parameters, found)))
             if cut.requires_grad:
-                _add(gradients, dict(zip(head_parameters, _gradient(before, head_parameters, found[-1]))))
+                add_gradients(gradients, dict(zip(head_parameters, _gradient(before, head_parameters, found[-1]))))
         return image if tail_parameters else image.detach(), loss.detach(), gradients
 
 
@@ -149,13 +183,6 @@ def _weighted(weight: float, image_gradient: torch.Tensor) -> torch.Tensor:
     the same bits whether it is the last or not.
     """
     return image_gradient if weight == 1 else weight * image_gradient
-
-
-def _add(gradients: Gradients, more: Mapping[nn.Parameter, Optional[torch.Tensor]]) -> None:
-    """Adds to each parameter's gradient; losses share parameters where weights are shared or modules overlap."""
-    for p, g in more.items():
-        if g is not None:
-            gradients[p] = gradients[p] + g if p in gradients else g
 
 
 class _Graph(NamedTuple):
@@ -189,6 +216,6 @@ class _HandOutGradients(torch.autograd.Function):
         gradients = graph.gradients
         if graph.image.requires_grad:
             found = _gradient(graph.image, graph.parameters, _weighted(graph.weight, grad))
-            _add(gradients, dict(zip(graph.parameters, found)))
+            add_gradients(gradients, dict(zip(graph.parameters, found)))
         graph.on_done()
         return (None, *(gradients.pop(p, None) for p in parameters))

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.greedy.unrolled_step import StepMode, block_of_step, run_step
+from meddlr_greedy.modeling.greedy.tiled_regularizer import TiledRegularizer
+from meddlr_greedy.modeling.greedy.unrolled_step import StepMode, block_of_step, regularizer_of, run_step
 from meddlr_greedy.modeling.problem import UnrolledProblem
 
 __all__ = ["Observer", "StepParameters", "UnrolledModules", "WholeNetwork", "partition_steps"]
@@ -78,6 +79,7 @@ class UnrolledModules:
         num_modules: K, or the number of unrolled steps of each module.
         checkpoint: Whether backward runs the unrolled steps of training again, one by one.
         bfloat16: Whether the layers of the regularizer compute in bfloat16.
+        tile: Rows and columns of the tiles that the regularizer runs on; 0 is the whole axis.
 
     Attributes:
         network: The network.
@@ -94,12 +96,13 @@ class UnrolledModules:
         num_modules: Union[int, Sequence[int]] = 1,
         checkpoint: bool = False,
         bfloat16: bool = False,
+        tile: Tuple[int, int] = (0, 0),
     ):
         self.network: Any = network
         num_steps: int = len(self.network.step_sizes)
         self.steps = partition_steps(num_steps, num_modules)
         self.own = range(len(self.steps))
-        self.checkpoint, self.bfloat16 = checkpoint, bfloat16
+        self.checkpoint, self.bfloat16, self.tile = checkpoint, bfloat16, tile
         self._observers: List[Observer] = []
 
     def __len__(self) -> int:
@@ -132,10 +135,24 @@ class UnrolledModules:
         Returns:
             torch.Tensor: The image after them, complex, (B, H, W, [T,] M).
         """
-        mode = StepMode(recompute=self.checkpoint and self.network.training, bfloat16=self.bfloat16)
         for i in steps:
-            image = run_step(self.network, i, image, problem, mode, None if seed is None else seed + i)
+            image = run_step(self.network, i, image, problem, self._mode, None if seed is None else seed + i)
         return image
+
+    @property
+    def _mode(self) -> StepMode:
+        return StepMode(self.checkpoint and self.network.training, self.bfloat16, self.tile)
+
+    def data_consistency(self, i: int, image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
+        """Data consistency of unrolled step ``i`` (from 0), which comes before its regularizer: image to image."""
+        step_size = self.network.step_sizes[i].to(image.device)
+        return self.network.dc(image=image, A=problem.A, zf_image=problem.zf_image, step_size=step_size)
+
+    def tiled_regularizer(self, i: int, seed: Optional[int] = None) -> TiledRegularizer:
+        """The regularizer of unrolled step ``i`` (from 0), where it runs tile by tile; for ``seed`` see `run_steps`."""
+        tiled = regularizer_of(block_of_step(self.network, i), self._mode, None if seed is None else seed + i)
+        assert isinstance(tiled, TiledRegularizer)
+        return tiled
 
     @contextmanager
     def observed(self, observer: Observer) -> Iterator[None]:

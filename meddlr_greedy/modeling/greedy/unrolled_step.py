@@ -7,16 +7,18 @@ the first one again: with the same random numbers, and from the same buffers (th
 
 from contextlib import ExitStack, contextmanager
 from itertools import chain, repeat
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional
+from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from meddlr_greedy.modeling.contract import forward_of
+from meddlr_greedy.modeling.greedy.tiled_regularizer import TiledRegularizer
 from meddlr_greedy.modeling.problem import UnrolledProblem
 
-__all__ = ["StepMode", "block_of_step", "run_step"]
+__all__ = ["StepMode", "block_of_step", "regularizer_of", "run_step"]
 
 
 class StepMode(NamedTuple):
@@ -24,6 +26,7 @@ class StepMode(NamedTuple):
 
     recompute: bool = False  #: keep nothing but the image for backward, and run the step again there
     bfloat16: bool = False  #: layers of the regularizer compute in bfloat16; data consistency in float32 as ever
+    tile: Tuple[int, int] = (0, 0)  #: rows and columns of the tiles that the regularizer runs on; 0 is the whole axis
 
 
 def block_of_step(network: GeneralizedUnrolledCNN, i: int) -> nn.Module:
@@ -54,12 +57,13 @@ def run_step(
         The next image, same shape.
     """
     block = block_of_step(network, i)
+    regularizer = regularizer_of(block, mode, seed)
 
     def step(image: torch.Tensor) -> torch.Tensor:
         with _seeded(seed, image.device):
             return network.step(
                 image=image,
-                model=_InBfloat16(block) if mode.bfloat16 else block,
+                model=regularizer,
                 A=problem.A,
                 zf_image=problem.zf_image,
                 step_size=network.step_sizes[i].to(image.device),
@@ -77,6 +81,12 @@ def run_step(
             return step(image)
 
     return checkpoint(run, image, use_reentrant=False, preserve_rng_state=seed is None)
+
+
+def regularizer_of(block: nn.Module, mode: StepMode, seed: Optional[int] = None) -> Any:
+    """The regularizer ``block`` as a step calls it: maps (B, channels, [T,] H, W) to the same shape."""
+    regularizer: Any = _InBfloat16(block) if mode.bfloat16 else block
+    return TiledRegularizer(regularizer, block, mode.tile, seed) if any(mode.tile) else regularizer
 
 
 @contextmanager
@@ -100,9 +110,7 @@ class _InBfloat16:
     """
 
     def __init__(self, block: nn.Module):
-        # Of some networks, meddlr's unrolled step calls this in the place of forward.
-        base_forward = getattr(block, "base_forward", None)
-        self._forward: Callable[[torch.Tensor], torch.Tensor] = base_forward if callable(base_forward) else block
+        self._forward = forward_of(block)
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         with torch.autocast(image.device.type, torch.bfloat16):

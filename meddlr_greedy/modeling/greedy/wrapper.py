@@ -32,7 +32,7 @@ from meddlr_greedy.modeling.contract import build_network, check_compatible
 from meddlr_greedy.modeling.greedy.inversion import check_invertible, run_inverting
 from meddlr_greedy.modeling.greedy.local_gradients import LocalLosses, forward_greedily
 from meddlr_greedy.modeling.greedy.modules import UnrolledModules, WholeNetwork
-from meddlr_greedy.modeling.losses import LeanLossComputer, as_local_loss, complex_l1
+from meddlr_greedy.modeling.losses import LeanLossComputer, as_local_loss, as_separable_loss, complex_l1
 from meddlr_greedy.modeling.problem import UnrolledProblem
 from meddlr_greedy.plugins import import_plugins
 
@@ -63,6 +63,8 @@ class GreedyUnrolled(nn.Module):
         overlap: m, the number of unrolled steps of the module before that a module's loss reaches, too; see
             :mod:`~meddlr_greedy.modeling.greedy.local_gradients`.
         amp: "bf16" lets the layers of the regularizer compute in bfloat16, in evaluation too; "" does not.
+        tile: Rows and columns of the tiles that the regularizer runs on, see
+            :mod:`~meddlr_greedy.modeling.greedy.tiled_regularizer`; 0 is the whole axis.
         loss_weights: Weights of the local losses, that of the last module too, one for each; () is 1 for all.
         invertible: Trains end to end by :func:`~meddlr_greedy.modeling.greedy.inversion.run_inverting`: for one module
             and a network that can be run backwards. The outputs then also hold ``inversion_error``.
@@ -95,16 +97,19 @@ class GreedyUnrolled(nn.Module):
         checkpoint: bool = False,
         overlap: int = 0,
         amp: str = "",
+        tile: Sequence[int] = (0, 0),
         loss_weights: Sequence[float] = (),
         invertible: bool = False,
         left_to_trainer: Optional[Mapping[str, Any]] = None,
     ):
         super().__init__()
         check_compatible(network)
-        knobs = {"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp, "LOSS_WEIGHTS": loss_weights}
+        knobs = {"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp, "TILE": tile, "LOSS_WEIGHTS": loss_weights}
         config = GreedyConfig.from_mapping(knobs)
         self.model = network
-        self.unrolled = UnrolledModules(network, num_modules, checkpoint=checkpoint, bfloat16=amp == "bf16")
+        self.unrolled = UnrolledModules(
+            network, num_modules, checkpoint, amp == "bf16", (config.TILE[0], config.TILE[1])
+        )
         self.whole: Optional[WholeNetwork] = None
         self.invertible = invertible
         if invertible:
@@ -114,7 +119,7 @@ class GreedyUnrolled(nn.Module):
         self._check_one_per_module(config)
         _check_overlap(overlap, self.unrolled)
         weights = list(loss_weights) or [1.0] * self.num_modules
-        self.losses = LocalLosses(as_local_loss(loss), weights, overlap)
+        self.losses = LocalLosses(as_local_loss(loss), weights, overlap, as_separable_loss(loss))
         self._left_to_trainer = dict(left_to_trainer or {})
 
     @property
@@ -128,6 +133,7 @@ class GreedyUnrolled(nn.Module):
         return_pp: bool = False,
         vis_training: bool = False,
         seed: Optional[int] = None,
+        takes_last_loss: bool = False,
     ) -> Dict[str, Any]:
         """Reconstructs (B, H, W, [T,] M) from meddlr's batch, which is left as it is.
 
@@ -136,6 +142,8 @@ class GreedyUnrolled(nn.Module):
             return_pp: Whether the outputs hold "mean", "std" and "norm" of the batch.
             vis_training: Whether to draw a picture, whatever the iteration.
             seed: Of the random layers in training, see :meth:`UnrolledModules.run_steps`.
+            takes_last_loss: Whether the loss of "pred" that is going to be taken is the local loss, and nothing else,
+                so that its gradient may be taken here, tile by tile.
 
         Returns:
             Dict[str, Any]: "pred", "target", "zf_image", "signal_model" and, in training, the modules' losses. Where
@@ -153,7 +161,7 @@ class GreedyUnrolled(nn.Module):
             outputs["pred"], scalars = (
                 self._forward_inverting(problem)
                 if self.invertible
-                else forward_greedily(self.unrolled, self.losses, problem, seed)
+                else forward_greedily(self.unrolled, self.losses, problem, seed, takes_last_loss)
             )
             outputs.update(scalars)
         else:
@@ -260,6 +268,7 @@ class GreedyUnrolled(nn.Module):
             "checkpoint": greedy.CHECKPOINT,
             "overlap": greedy.OVERLAP,
             "amp": greedy.AMP,
+            "tile": greedy.TILE,
             "loss_weights": greedy.LOSS_WEIGHTS,
             "invertible": greedy.TRAINING == "invertible",
             "left_to_trainer": {

@@ -11,7 +11,7 @@ from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
-from meddlr_greedy.modeling.contract import CINE_AXES, NetworkTraits
+from meddlr_greedy.modeling.contract import CINE_AXES, NetworkTraits, local
 from meddlr_greedy.modeling.problem import prepare_inputs
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient, implicit_conjugate_gradient
@@ -61,22 +61,22 @@ class CineUnrolledCNN(GeneralizedUnrolledCNN):
         """The gradient step of data consistency; images are complex, (B, H, W, T, M)."""
         return image + step_size * (A.normal(image) - zf_image)
 
+    @local
     def reg(self, *, image: torch.Tensor, model: Regularizer, dims=None) -> torch.Tensor:  # noqa: ARG002 (meddlr's)
         """Applies a real regularizer to a complex image.
 
         Args:
             image: Complex, (B, H, W, T, M).
-            model: Maps (B, 2M, T, H, W) to the same shape; channels are real and imaginary part of each map set.
+            model: Maps (B, 2M, T, H, W) to the same shape; channels are real and imaginary part of each map set. It may
+                give a part of H and W.
             dims: Not used.
 
         Returns:
             torch.Tensor: Complex, (B, H, W, T, M).
         """
-        num_batch, height, width, num_frames, num_maps = image.shape
-        x = torch.view_as_real(image.permute(0, 3, 1, 2, 4).contiguous())
-        x = x.reshape(num_batch, num_frames, height, width, 2 * num_maps)
+        x = torch.view_as_real(image.permute(0, 3, 1, 2, 4).contiguous()).flatten(-2)
         x = model(x.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
-        x = x.reshape(num_batch, num_frames, height, width, num_maps, 2).contiguous()
+        x = x.unflatten(-1, (-1, 2)).contiguous()
         return torch.view_as_complex(x).permute(0, 2, 3, 1, 4)
 
     def visualize_training(self, kspace, zfs, targets, preds):

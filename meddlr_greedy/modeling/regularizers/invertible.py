@@ -46,8 +46,8 @@ class InvertibleResBlock(nn.Module):
     def __init__(self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = ZEROS):
         super().__init__()
         self.pad = Padding(kernel_size, padding)
-        self.conv1 = SpatioTemporalConv(in_channels, channels, kernel_size, self.pad.zeros)
-        self.conv2 = SpatioTemporalConv(channels, in_channels, kernel_size, self.pad.zeros)
+        self.conv1 = SpatioTemporalConv(in_channels, channels, kernel_size, self.pad)
+        self.conv2 = SpatioTemporalConv(channels, in_channels, kernel_size, self.pad)
         self.evaluations: Optional[int] = None
         self._needed: List[torch.Tensor] = []  # evaluations of each inverse since have_converged, on the GPU
 

@@ -6,7 +6,7 @@ the batch, the other over (T, H W). That is several times faster on a CPU than t
 """
 
 import math
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from torch import nn
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.regularizers.current_tile import cropped, positional_dropout
 from meddlr_greedy.modeling.regularizers.padding import ZEROS, Padding, padding_of
 
 __all__ = ["ResBlock", "SpatioTemporalConv", "SpatioTemporalResNet", "residual_options"]
@@ -30,16 +31,15 @@ class SpatioTemporalConv(nn.Module):
         in_channels: Channels of the input (B, in_channels, T, H, W).
         out_channels: Channels of the output (B, out_channels, T, H, W).
         kernel_size: k, odd.
-        zeros: Zero padding along readout and phase encode; by default as much as keeps the size of an image.
+        pad: The padding along readout and phase encode, which the input has had; zeros by default.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 3, zeros: Optional[Tuple[int, int]] = None
-    ):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, pad: Optional[Padding] = None):
         super().__init__()
         k = kernel_size
+        self.pad = Padding(k) if pad is None else pad
         mid_channels = math.floor(k**3 * in_channels * out_channels / (k**2 * in_channels + k * out_channels))
-        self.spatial = nn.Conv2d(in_channels, mid_channels, k, padding=Padding(k).zeros if zeros is None else zeros)
+        self.spatial = nn.Conv2d(in_channels, mid_channels, k, padding=self.pad.zeros)
         self.temporal = nn.Conv2d(mid_channels, out_channels, (k, 1))
         self.reach = k // 2
         # torch's default shrinks the signal at every layer: through two convolutions a block, nothing would be left.
@@ -60,7 +60,9 @@ class SpatioTemporalConv(nn.Module):
                 f"MODEL.UNROLLED.KERNEL_SIZE: found {2 * self.reach + 1}, but the data has {num_frames} frames only"
             )
         x = x.permute(0, 2, 3, 4, 1).reshape(num_batch * num_frames, height, width, -1)
-        x = self.spatial(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        # Not by calling the layer, since of a tile other sides are padded.
+        x = F.conv2d(x.permute(0, 3, 1, 2), self.spatial.weight, self.spatial.bias, padding=self.pad.zeros)
+        x = x.permute(0, 2, 3, 1)
         height, width = x.shape[1:3]
         x = x.reshape(num_batch, num_frames, height * width, -1)
         # Padded before the ReLU, so that backward keeps one tensor (the ReLU's output is the next convolution's input).
@@ -74,7 +76,7 @@ class ResBlock(nn.Module):
     """Pre-activation residual block: twice (padding, ReLU, dropout, convolution), plus the input.
 
     Args:
-        convolution: Makes a convolution of (input channels, output channels, kernel size, zero padding) that, with the
+        convolution: Makes a convolution of (input channels, output channels, kernel size, padding) that, with the
             padding, keeps the other axes.
         channels: Channels of input and output.
         kernel_size: Kernel size of both convolutions, odd.
@@ -84,7 +86,7 @@ class ResBlock(nn.Module):
 
     def __init__(
         self,
-        convolution: Callable[[int, int, int, Tuple[int, int]], nn.Module],
+        convolution: Callable[[int, int, int, Padding], nn.Module],
         channels: int,
         kernel_size: int = 3,
         dropout: float = 0.0,
@@ -92,16 +94,18 @@ class ResBlock(nn.Module):
     ):
         super().__init__()
         self.pad = Padding(kernel_size, padding)
-        self.conv1 = convolution(channels, channels, kernel_size, self.pad.zeros)
-        self.conv2 = convolution(channels, channels, kernel_size, self.pad.zeros)
+        self.conv1 = convolution(channels, channels, kernel_size, self.pad)
+        self.conv2 = convolution(channels, channels, kernel_size, self.pad)
         self.dropout = dropout
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, channels, ...) to the same shape, of as many axes as the convolution takes."""
         out = x
         for conv in (self.conv1, self.conv2):
-            out = conv(F.dropout(F.relu(self.pad(out)), self.dropout, self.training))
-        return out + x
+            factors = positional_dropout(out, self.dropout) if self.dropout and self.training else None
+            out = F.relu(self.pad(out))
+            out = conv(F.dropout(out, self.dropout, self.training) if factors is None else out * self.pad(factors))
+        return out + cropped(x, out)
 
 
 @META_ARCH_REGISTRY.register()
@@ -118,6 +122,7 @@ class SpatioTemporalResNet(nn.Module):
     """
 
     takes_padding = True
+    shrinks_on_tiles = True
 
     @configurable
     def __init__(
@@ -131,21 +136,22 @@ class SpatioTemporalResNet(nn.Module):
     ):
         super().__init__()
         self.pad = Padding(kernel_size, padding)
-        self.initial = SpatioTemporalConv(in_channels, channels, kernel_size, self.pad.zeros)
+        self.initial = SpatioTemporalConv(in_channels, channels, kernel_size, self.pad)
         self.blocks = nn.ModuleList(
             ResBlock(SpatioTemporalConv, channels, kernel_size, dropout, padding) for _ in range(num_blocks)
         )
-        self.final = SpatioTemporalConv(channels, in_channels, kernel_size, self.pad.zeros)
+        self.final = SpatioTemporalConv(channels, in_channels, kernel_size, self.pad)
         # Near the identity at first, so that the unrolled steps start as plain gradient steps.
         with torch.no_grad():
             self.final.temporal.weight.mul_(0.1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """(B, 2M, T, H, W) to the same shape."""
+        """(B, 2M, T, H, W) to the same shape; of a tile with what is around it, to the tile."""
         x = self.initial(self.pad(image))
         for block in self.blocks:
             x = block(x)
-        return self.final(self.pad(x)) + image
+        x = self.final(self.pad(x))
+        return x + cropped(image, x)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:

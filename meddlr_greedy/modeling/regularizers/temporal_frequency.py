@@ -1,7 +1,7 @@
 """A residual network on the lowest temporal frequencies of a cine: two-dimensional, and every layer sees all phases."""
 
 import math
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional
 
 import torch
 import torch.nn.functional as F
@@ -47,8 +47,8 @@ def _scaled_basis(num_frames: int, num_frequencies: int, device: torch.device) -
     return scale * basis
 
 
-def _convolution(in_channels: int, out_channels: int, kernel_size: int, zeros: Tuple[int, int]) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=zeros)
+def _convolution(in_channels: int, out_channels: int, kernel_size: int, pad: Padding) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=pad.zeros)
 
 
 @META_ARCH_REGISTRY.register()
@@ -86,11 +86,11 @@ class TemporalFrequencyResNet(nn.Module):
         self.pad = Padding(kernel_size, padding)
         self.num_frequencies = num_frequencies
         num_coefficients = in_channels * (1 + 2 * num_frequencies)
-        self.initial = _convolution(num_coefficients, channels, kernel_size, self.pad.zeros)
+        self.initial = _convolution(num_coefficients, channels, kernel_size, self.pad)
         self.blocks = nn.ModuleList(
             ResBlock(_convolution, channels, kernel_size, dropout, padding) for _ in range(num_blocks)
         )
-        self.final = _convolution(channels, num_coefficients, kernel_size, self.pad.zeros)
+        self.final = _convolution(channels, num_coefficients, kernel_size, self.pad)
         for parameter in self.final.parameters():
             nn.init.zeros_(parameter)
 

@@ -7,6 +7,7 @@ as the median with its 95 % bootstrap interval. Prints a table and writes <outpu
     plan         peak memory of a training step, as planned and as measured
     step         time of a training step, greedy against end to end
     all          peak memory and time of a training step of every method (20 minutes)
+    tiles        memory and time of a training step by tiles, against the whole image
     timing       time of a mini-batch in trainings of one and of two processes
     parts        the parts of the cine networks against stock ones
     loader       making an example against reading it
@@ -39,6 +40,7 @@ from projects.cine.benchmarks.options import Options
 from projects.cine.benchmarks.parts import parts
 from projects.cine.benchmarks.reconstruct import reconstruct
 from projects.cine.benchmarks.steps import methods, step, timing
+from projects.cine.benchmarks.tiles import tiles
 from projects.cine.support.measuring import versions
 from projects.cine.support.tables import check_page, publish_table, versions_as_text
 
@@ -47,6 +49,7 @@ COMMANDS: Dict[str, Callable[[Options], Dict[str, Any]]] = {
     "plan": plan,
     "step": step,
     "all": methods,
+    "tiles": tiles,
     "timing": timing,
     "parts": parts,
     "loader": loader,
@@ -65,7 +68,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 keeps torch's choice")
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help="of each comparison; 0 keeps its own number")
-    parser.add_argument("--small", action="store_true", help="of gpu: small networks and data, a dry run")
+    parser.add_argument("--small", action="store_true", help="of gpu and tiles: small networks and data, a dry run")
     parser.add_argument("--page", type=Path, metavar="FILE", help="also put the table between its marks in FILE")
     return parser
 

@@ -1,0 +1,89 @@
+"""The tile that a regularizer gets now, where it gets no whole image.
+
+A tile is taken with the pixels around it that the regularizer sees. There nothing is padded: each convolution gives
+fewer pixels than it gets, until the tile itself is left. What random layers draw is a function of the position in the
+image, so that all tiles that hold a pixel draw the same there.
+"""
+
+import hashlib
+import itertools
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Iterator, NamedTuple, Optional, Tuple
+
+import torch
+
+from meddlr_greedy.modeling.tiles import Ends, Span, Tile
+
+__all__ = ["cropped", "ends", "on_tile", "positional_dropout"]
+
+
+class _Current(NamedTuple):
+    tile: Tile
+    seed: int
+    layers: Iterator[int]  #: numbers of random layers, in the order in which they run
+
+
+_current: ContextVar[Optional[_Current]] = ContextVar("current tile", default=None)
+
+
+@contextmanager
+def on_tile(tile: Tile, seed: int) -> Iterator[None]:
+    """Inside the block a regularizer runs on a tile with its halo.
+
+    Args:
+        tile: Which.
+        seed: Of random layers, the same for all tiles of an image.
+    """
+    before = _current.set(_Current(tile, seed, itertools.count()))
+    try:
+        yield
+    finally:
+        _current.reset(before)
+
+
+def ends() -> Tuple[Ends, Ends]:
+    """Along H and W: at which ends there is an edge of the image, where padding is due; at all of a whole image."""
+    current = _current.get()
+    return (Ends(), Ends()) if current is None else (current.tile.rows.ends, current.tile.columns.ends)
+
+
+def cropped(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """What convolutions have left of ``x``, (..., H, W), where they gave ``like``; ``x`` itself but for tiles."""
+    for axis, own in zip((-2, -1), ends()):
+        size = like.shape[axis]
+        if x.shape[axis] != size:
+            x = x.narrow(axis, _lost_before(x.shape[axis], size, own), size)
+    return x
+
+
+def positional_dropout(x: torch.Tensor, probability: float) -> Optional[torch.Tensor]:
+    """Factors of dropout for a layer's input (..., H, W), the same shape, on the tile; None where there is no tile."""
+    current = _current.get()
+    if current is None:
+        return None
+    layer, (rows, columns) = next(current.layers), current.tile
+    first_row, first_column = (_first(span, size) for span, size in zip((rows, columns), x.shape[-2:]))
+    places = torch.arange(first_column, first_column + x.shape[-1], device=x.device) % columns.size
+    drawn = []
+    for row in range(first_row, first_row + x.shape[-2]):
+        generator = torch.Generator(x.device).manual_seed(_seed(current.seed, layer, row % rows.size))
+        whole = torch.rand(*x.shape[:-2], columns.size, generator=generator, device=x.device, dtype=x.dtype)
+        drawn.append(whole[..., places])
+    return (torch.stack(drawn, dim=-2) >= probability) / (1 - probability)
+
+
+def _lost_before(size: int, left: int, own: Ends) -> int:
+    """Pixels that convolutions have taken off the beginning of an axis; ends without an edge have lost the same."""
+    return 0 if own.first else (size - left) // (2 - own.last)
+
+
+def _first(span: Span, left: int) -> int:
+    """The place in the image of the first pixel that is left of a tile with its halo."""
+    begin, end = span.begin - span.before, span.end + span.after
+    return begin + _lost_before(end - begin, left, span.ends)
+
+
+def _seed(*numbers: int) -> int:
+    """Generators on the CPU take 32 bits."""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=4).digest(), "little")
