@@ -37,7 +37,7 @@ def test_table_and_pictures_of_three_runs(tmp_path, capsys):
     assert "zero-filled images of CS and mine differ" in printed
     assert "zero-filled images of CS and backprop" not in printed
     pictures = [f"d-{scan}-slice1.{suffix}" for scan in scans[:2] for suffix in ("gif", "png")]
-    assert sorted(path.name for path in out.iterdir()) == ["comparison.csv", "comparison.md", *pictures]
+    assert sorted(path.name for path in out.iterdir()) == ["comparison.csv", "comparison.md", *pictures, "report.html"]
     with Image.open(out / pictures[0]) as picture:
         assert picture.n_frames == FRAMES
         assert picture.size[0] > 5 * 200  # target, zero-filled and three runs

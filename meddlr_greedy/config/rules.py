@@ -1,11 +1,13 @@
 """What the schema says about a key beside its default: its meaning, the values it allows, where it acts."""
 
+import ast
 import math
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
 __all__ = [
     "KeyRule",
+    "holds",
     "is_bool",
     "is_count",
     "is_factors",
@@ -18,8 +20,10 @@ __all__ = [
     "is_one_of",
     "is_partition",
     "is_positive",
+    "is_subset_of",
     "is_text",
     "key",
+    "literal",
     "section",
 ]
 
@@ -153,6 +157,11 @@ def is_one_of(*allowed: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in allowed
 
 
+def is_subset_of(*allowed: str) -> Callable[[Any], bool]:
+    """Returns the test whether a value is a list of some of the strings ``allowed``, each at most once."""
+    return lambda value: is_names(value) and set(value) <= set(allowed) and len(set(value)) == len(value)
+
+
 def is_finite(value: Any) -> bool:
     """Whether a value is a number, and neither infinite nor NaN."""
     return is_number(value) and math.isfinite(value)
@@ -161,3 +170,21 @@ def is_finite(value: Any) -> bool:
 def is_finite_from_0(value: Any) -> bool:
     """Whether a value is a finite number from 0."""
     return is_finite(value) and value >= 0
+
+
+def literal(value: Any) -> Any:
+    """What is written as text, also inside a list: to YAML, (2, 3) and 1e-3 are text."""
+    if isinstance(value, list):
+        return [literal(element) for element in value]
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # the last two: nested very deeply
+        return value
+
+
+def holds(rule: KeyRule, value: Any) -> bool:
+    """Whether a value is allowed; an integer that no float can hold is not."""
+    try:
+        return rule.is_allowed(value)
+    except OverflowError:
+        return False

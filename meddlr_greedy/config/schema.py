@@ -4,7 +4,6 @@ It is the one description of the keys. What reads configs, refuses combinations,
 over it (:func:`schema_keys`), and keeps no list of its own.
 """
 
-import ast
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Tuple, Type, TypeVar, Union
 
@@ -12,6 +11,7 @@ from meddlr.config import CfgNode
 
 from meddlr_greedy.config.rules import (
     KeyRule,
+    holds,
     is_bool,
     is_count,
     is_factors,
@@ -24,8 +24,10 @@ from meddlr_greedy.config.rules import (
     is_one_of,
     is_partition,
     is_positive,
+    is_subset_of,
     is_text,
     key,
+    literal,
     section,
 )
 from meddlr_greedy.errors import UserError, did_you_mean, shortened
@@ -123,9 +125,17 @@ class RunConfig:
     )
     LOG_PERIOD: int = key(
         20,
-        "Iterations between two lines of the console, metrics.json and TensorBoard.",
+        "Iterations between two lines of the console, metrics.json and WRITERS.",
         "a positive integer",
         is_positive,
+    )
+    WRITERS: Tuple[str, ...] = key(
+        ("tensorboard",),
+        """Where curves are written beside metrics.json. 'wandb' (Weights & Biases) and 'mlflow' have to be installed.
+        They write into OUTPUT_DIR and send nothing, unless WANDB_MODE or MLFLOW_TRACKING_URI in the environment says
+        so.""",
+        "a list of 'tensorboard', 'wandb', 'mlflow', each once",
+        is_subset_of("tensorboard", "wandb", "mlflow"),
     )
 
 
@@ -359,9 +369,9 @@ def _checked(kind: Type[_Section], values: Any, prefix: str) -> _Section:
         if "section" in metadata:
             checked[name] = _checked(metadata["section"], value, f"{prefix}{name}.")
             continue
-        value = _literal(value)
+        value = literal(value)
         rule: KeyRule = metadata["rule"]
-        if not _holds(rule, value):
+        if not holds(rule, value):
             raise UserError(f"{prefix}{name}: found {shortened(value)}, allowed is {rule.allowed}")
         checked[name] = tuple(value) if isinstance(value, list) else value
     return kind(**checked)
@@ -378,21 +388,3 @@ def _nearest(name: Any) -> str:
     for last, (full_name, *_) in full_names.items():
         near = near.replace(f"'{last}'", f"'{full_name}'")
     return near
-
-
-def _literal(value: Any) -> Any:
-    """What is written as text, also inside a list: to YAML, (2, 3) and 1e-3 are text."""
-    if isinstance(value, list):
-        return [_literal(element) for element in value]
-    try:
-        return ast.literal_eval(value) if isinstance(value, str) else value
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # the last two: nested very deeply
-        return value
-
-
-def _holds(rule: KeyRule, value: Any) -> bool:
-    """Whether a value is allowed; an integer that no float can hold is not."""
-    try:
-        return rule.is_allowed(value)
-    except OverflowError:
-        return False

@@ -105,13 +105,15 @@ function drawFrame() {
   const first = state.frame * height * width;
   const shown = imageGrays();
   const showErrors = target !== null && byId("errors").checked;
-  const errorGrays = grays(0, white() / Number(byId("gain").value));
+  const gain = Number(byId("gain").value);
+  const errorGrays = grays(0, white() / gain);
   const reference = target === null ? null : state.images[target];
   panels.forEach((panel, k) => {
     const levels = state.images[k];
     paint(panel.image, width, height, (i) => shown[levels[first + i]]);
     panel.errorView.hidden = !showErrors;
     panel.error.hidden = k === target;
+    panel.what.textContent = k === target ? `magnitude error \u00d7 ${gain}` : "";
     if (showErrors && k !== target)
       paint(panel.error, width, height, (i) => errorGrays[Math.abs(levels[first + i] - reference[first + i])]);
     panel.now.style.left = `${(100 * (state.frame + 0.5)) / count}%`;
@@ -172,7 +174,8 @@ function makePanel(image) {
   panel.line = element("div", "", { role: "slider", tabindex: 0, "aria-label": "line of the profile" });
   panel.now = element("div", "", { class: "now" });
   panel.imageView = view("image", panel.image, panel.line);
-  panel.errorView = view("error", panel.error);
+  panel.what = element("p"); // in the place that the target has no error in
+  panel.errorView = view("error", panel.error, panel.what);
   panel.profileView = element("div", "", { class: "view profile" });
   panel.profileView.append(panel.profile, panel.now);
   const caption = element("figcaption");
