@@ -219,7 +219,7 @@ def test_names_that_mean_something_to_others_are_drawn_as_they_are(tmp_path, cap
     labels = ["--labels", "x$_$", "$\\frac{"]
     compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(out), *labels])
     assert "no picture" not in capsys.readouterr().out
-    assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".gif", ".md", ".png"]
+    assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".gif", ".html", ".md", ".png"]
 
 
 def test_a_picture_that_cannot_be_drawn_is_a_note(tmp_path, capsys, monkeypatch):

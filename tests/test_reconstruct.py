@@ -310,7 +310,7 @@ def test_a_picture_never_costs_the_images(trained, prospective, tmp_path, capsys
     run(config, weights, prospective("beat"), "--output", tmp_path / "out")
     assert "scan_recon.gif: no picture (ValueError: no font)" in capsys.readouterr().out
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["log.txt", "scan_recon.h5", "scan_recon.nii"]
+    assert names == ["log.txt", "report.html", "scan_recon.h5", "scan_recon.nii"]
 
 
 def test_wrong_options(trained, prospective, tmp_path, capsys):

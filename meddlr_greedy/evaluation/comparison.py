@@ -148,10 +148,10 @@ class Comparison:
             row = rows.set_index("metric")
             tests = row["p_value"].map(lambda p: f"p = {p:.2g}" if np.isfinite(p) else "")
             add_row(page, self.dataset, f"(all {self.unit}s)", method, row["mean"], row["std"], tests)
-        by_unit = self.values.groupby(level=self.values.index.names[1:], sort=False)
-        for unit, values in by_unit:
+        levels = self.values.index.names[1:]
+        for unit, values in self.values.groupby(level=levels if len(levels) > 1 else levels[0], sort=False):
             name = ", slice ".join(unit) if isinstance(unit, tuple) else unit
-            for method, means in values.droplevel(values.index.names[1:]).items():
+            for method, means in values.droplevel(levels).items():
                 add_row(page, self.dataset, name, method, means)
         page.notes += [f"{self.dataset}: {note}" for note in self.notes]
 
