@@ -87,7 +87,7 @@ def reconstruct_scan(
     reconstructor: Reconstructor,
     files: OutputFiles,
     attributes: Optional[Mapping[str, str]] = None,
-    looked_at: Optional[Callable[[AcquiredScan, int, Reconstruction], None]] = None,
+    looked_at: Callable[[AcquiredScan, int, Reconstruction], None] = lambda *_: None,
 ) -> List[Path]:
     """Reconstructs a scan slice by slice and writes its files (a folder is one), each whole or not at all.
 
@@ -132,8 +132,7 @@ def reconstruct_scan(
                 check_values(scan.path, acquired.slice_id, {"the image": recon.image, "its magnitude": magnitude})
                 images[acquired.slice_id] = recon.image
                 volumes.write_slice(acquired.slice_id, magnitude)
-                if looked_at is not None:
-                    looked_at(scan, acquired.slice_id, recon)
+                looked_at(scan, acquired.slice_id, recon)
                 if acquired.slice_id == middle:
                     shown = recon
             if folder is not None:

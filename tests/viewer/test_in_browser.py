@@ -110,8 +110,9 @@ def assert_works(driver, page, path, images, patience=PATIENCE_S):
     wait_for(several_frames, patience)
     driver.find_element("id", "play").click()
     stopped = driver.execute_script("return document.getElementById('frame').value")
-    time.sleep(0.1)
-    assert driver.execute_script("return document.getElementById('frame').value") == stopped
+    for _ in range(20):
+        time.sleep(0.03)
+        assert driver.execute_script("return document.getElementById('frame').value") == stopped
     assert_quiet(driver)
 
 
