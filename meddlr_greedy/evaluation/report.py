@@ -103,10 +103,11 @@ class DatasetReport:
             recons = {label: kept.images[method] for method, label in labels.items()}
             place = (self.name, kept.scan, kept.slice_id)
             add_slice(page, place, recons, kept.images["target"], kept.geometry, self._scores(kept, labels))
-        for (subject, method), rows in self.subject_values.groupby(["subject", "method"], sort=False):
-            values = rows.set_index("metric")
-            spreads = values["std"] if subject == ALL_SUBJECTS else None
-            add_row(page, self.name, subject, labels[method], values["mean"], spreads)
+        for subject, values in self.subject_values.groupby("subject", sort=False):
+            for method, rows in values.groupby("method", sort=False):
+                row = rows.set_index("metric")
+                spreads = row["std"] if subject == ALL_SUBJECTS else None
+                add_row(page, self.name, subject, labels[method], row["mean"], spreads)
         page.notes += [f"{self.name}: {note}" for note in [self.compared, *self.notes] if note]
 
     def _scores(self, kept: KeptSlice, labels: Mapping[str, str]) -> Dict[str, Dict[str, float]]:

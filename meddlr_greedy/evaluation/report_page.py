@@ -11,7 +11,7 @@ import pandas as pd
 from meddlr_greedy.data.scan_file import Geometry
 from meddlr_greedy.evaluation.figures import TARGET, drawn_or_told, magnitude, score_text, white_level
 from meddlr_greedy.evaluation.heart import heart_region
-from meddlr_greedy.evaluation.tables import SCORE_KINDS, column_of
+from meddlr_greedy.evaluation.tables import DETAILS, SCORE_KINDS, column_of
 from meddlr_greedy.viewer.page import REPORT_FILE, Metric, Page, Row, Shown
 
 __all__ = ["LEGEND", "add_row", "add_slice", "printed", "report_or_note"]
@@ -109,7 +109,8 @@ def add_row(
         spreads: Of a row over all subjects: standard deviations, as ``means``.
         notes: Texts behind the values, as ``means``.
     """
-    columns = {name: Metric(*column_of(name), digits=2 if name.startswith("psnr") else 4) for name in means.index}
+    names = sorted(means.index, key=_place)
+    columns = {name: Metric(*column_of(name), digits=2 if name.startswith("psnr") else 4) for name in names}
     behind = {}
     for name, metric in columns.items():
         texts = []
@@ -120,3 +121,11 @@ def add_row(
         behind[metric] = " ".join(texts)
     values = {metric: float(means[name]) for name, metric in columns.items()}
     page.rows.append(Row(dataset, unit, method, values, behind if any(behind.values()) else {}, spreads is not None))
+
+
+def _place(metric: str) -> Tuple[bool, int]:
+    """Where a metric stands: in the order of the printed tables, others and those of scans behind."""
+    kind, label = column_of(metric)
+    known = [(known, name) for known, names in DETAILS.items() for name in names]
+    name = (kind.removesuffix(", per scan"), label.split(",")[0])
+    return "per scan" in kind, known.index(name) if name in known else len(known)

@@ -89,6 +89,19 @@ def test_columns_are_named_as_in_the_printed_tables():
     assert len(set(columns)) == len(columns) and "other" not in dict(columns)
 
 
+def test_metrics_stand_in_the_order_of_the_printed_tables():
+    page = Page("x")
+    add_row(page, "d", "s", "a", pd.Series(1.0, index=["mae", "psnr_scan", "nrmse_xt", "nrmse", "psnr_mag", "psnr"]))
+    assert [(metric.group, metric.label) for metric in page.rows[0].means] == [
+        ("image, complex", "PSNR"),
+        ("image, complex", "NRMSE"),
+        ("image, magnitude", "PSNR"),
+        ("heart, x-t profile", "NRMSE"),
+        ("other", "mae"),
+        ("image, complex, per scan", "PSNR"),
+    ]
+
+
 def test_rows():
     page = Page("x")
     means = pd.Series({"psnr": 31.0, "nrmse": np.nan})
