@@ -2,7 +2,8 @@
 
 Each RUN is the output folder of a run that meddlr-greedy eval has evaluated. For every data set that all
 runs share it prints a table, tests each run against the first, and draws the slices that all runs kept. Writes
-comparison.csv (every metric), comparison.md (the table) and the pictures.
+comparison.csv (every metric), comparison.md (the table), the pictures, and report.html: metrics and images to look at
+in a browser (it opens from disk, without network).
 
 Example::
 
@@ -77,17 +78,25 @@ def _check_holds_no_results(folder: Path, runs: "Sequence[Run]") -> None:
 
 def _write(folder: Path, comparisons: "Sequence[Comparison]") -> None:
     from meddlr_greedy.evaluation.comparison import STATISTICS_FILE, TABLE_FILE, write_comparisons
+    from meddlr_greedy.evaluation.report_page import printed, report_or_note
+    from meddlr_greedy.viewer.page import REPORT_FILE, Page
 
     with writing(folder, "--output"):
         write_comparisons(folder, comparisons)
     for comparison in comparisons:
         print(f"\n{comparison.as_text()}\n")
-    names = UniqueNames()
+    names, report = UniqueNames(), folder / REPORT_FILE
+    page = Page("Comparison", about=", ".join(run.label for run in comparisons[0].runs))
     for comparison in Followed(comparisons, "pictures", "data sets"):
         with writing(folder, "--output"):
-            pictures = comparison.draw(folder, names)
+            pictures = comparison.draw(folder, names, page)
         say("\n".join(f"picture: {picture}" for picture in pictures) or _NO_PICTURES.format(comparison.dataset))
-    print(f"tables: {', '.join(str(folder / name) for name in (STATISTICS_FILE, TABLE_FILE))}")
+    with writing(report, "--output"), report_or_note(report):
+        for comparison in comparisons:
+            comparison.show_values(page)
+        page.write(report)
+    tables = f"tables: {', '.join(str(folder / name) for name in (STATISTICS_FILE, TABLE_FILE))}"
+    print("\n".join(filter(None, [printed(page, report), tables])))
 
 
 _NO_PICTURES = "no pictures of {}: no slice was kept by all runs; evaluate them with the same --num-figures, not 0"

@@ -2,7 +2,8 @@
 
 Writes to ``OUTPUT_DIR/test_results``: results.json with the metrics of the network and of the zero-filled images, the
 metrics of every slice and every subject as CSV, pictures of a few slices and their images (HDF5), from which
-``meddlr-greedy compare`` draws several runs side by side. Prints a short table.
+``meddlr-greedy compare`` draws several runs side by side; and report.html, these slices and metrics to look at in a
+browser (it opens from disk, without network). Prints a short table.
 
 Config: --config-file, else the config.yaml beside the weights; then OUTPUT_DIR is the folder of the weights.
 

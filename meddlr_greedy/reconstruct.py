@@ -9,6 +9,8 @@ phase encode, cardiac phase, 1); without the cardiac phase for 2D. For each INPU
   <name>_recon.gif   the middle slice beating (2D: a PNG)
   <name>_recon_dicom with --dicom: its magnitude, one DICOM file for each slice and cardiac phase
 
+and report.html: all INPUTs to look at in a browser (it opens from disk, without network).
+
 The NIfTI header holds INPUT's attributes pixel_spacing_mm (readout, phase encode), slice_spacing_mm and frame_time_ms.
 Where INPUT tells the place of its slices in the patient (position_mm, readout_direction, phase_direction; files do that
 were prepared of DICOM, NIfTI or ISMRMRD), it also holds sform and qform.
@@ -44,6 +46,7 @@ from meddlr_greedy.locks import LOG_FILE, locked
 if TYPE_CHECKING:
     from meddlr_greedy.reconstruction.acquired import AcquiredScan
     from meddlr_greedy.reconstruction.reconstructor import Reconstructor
+    from meddlr_greedy.reconstruction.report import ReconstructionReport
     from meddlr_greedy.reconstruction.scan import OutputFiles
 
 __all__ = ["build_parser", "main"]
@@ -89,6 +92,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     from meddlr_greedy.reconstruction.acquired import AcquiredScan
     from meddlr_greedy.reconstruction.dicom import check_placed
     from meddlr_greedy.reconstruction.reconstructor import Reconstructor, use_modules
+    from meddlr_greedy.reconstruction.report import ReconstructionReport
     from meddlr_greedy.reconstruction.scan import output_files
 
     cfg = load_run_config(args.config_file, args.weights, [] if args.device is None else ["MODEL.DEVICE", args.device])
@@ -106,7 +110,9 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     for scan in scans if args.dicom else ():
         check_placed(scan)
     config_file = find_config(args.config_file) if args.config_file else config_beside(weights)
-    check_not_read("--output", (f for paths in files for f in paths if f), [*args.inputs, weights, config_file])
+    report = ReconstructionReport(scans, folder, about=f"weights {weights}")
+    outputs = [report.path, *(f for paths in files for f in paths if f)]
+    check_not_read("--output", outputs, [*args.inputs, weights, config_file])
     model, _ = load_network(cfg, weights)
     if args.modules is not None:
         use_modules(model, args.modules)
@@ -121,16 +127,22 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
         log_causes(folder / LOG_FILE)
         print(f"weights: {weights}")
         for scan, paths in zip(scans, files):
-            _reconstruct(scan, reconstructor, paths, made_by)
+            _reconstruct(scan, reconstructor, paths, made_by, report)
+            report.write()
+        print(report.printed())
 
 
 def _reconstruct(
-    scan: "AcquiredScan", reconstructor: "Reconstructor", files: "OutputFiles", made_by: Dict[str, str]
+    scan: "AcquiredScan",
+    reconstructor: "Reconstructor",
+    files: "OutputFiles",
+    made_by: Dict[str, str],
+    report: "ReconstructionReport",
 ) -> None:
     from meddlr_greedy.reconstruction.scan import header_notes, reconstruct_scan
 
     start = time.perf_counter()
-    written = reconstruct_scan(scan, reconstructor, files, made_by)
+    written = reconstruct_scan(scan, reconstructor, files, made_by, report.add)
     seconds = (time.perf_counter() - start) / len(scan)
     for note in header_notes(scan):
         print(f"note: {note}")

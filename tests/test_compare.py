@@ -37,7 +37,7 @@ def test_table_and_pictures_of_three_runs(tmp_path, capsys):
     assert "zero-filled images of CS and mine differ" in printed
     assert "zero-filled images of CS and backprop" not in printed
     pictures = [f"d-{scan}-slice1.{suffix}" for scan in scans[:2] for suffix in ("gif", "png")]
-    assert sorted(path.name for path in out.iterdir()) == ["comparison.csv", "comparison.md", *pictures]
+    assert sorted(path.name for path in out.iterdir()) == ["comparison.csv", "comparison.md", *pictures, "report.html"]
     with Image.open(out / pictures[0]) as picture:
         assert picture.n_frames == FRAMES
         assert picture.size[0] > 5 * 200  # target, zero-filled and three runs
@@ -219,7 +219,7 @@ def test_names_that_mean_something_to_others_are_drawn_as_they_are(tmp_path, cap
     labels = ["--labels", "x$_$", "$\\frac{"]
     compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(out), *labels])
     assert "no picture" not in capsys.readouterr().out
-    assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".gif", ".md", ".png"]
+    assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".gif", ".html", ".md", ".png"]
 
 
 def test_a_picture_that_cannot_be_drawn_is_a_note(tmp_path, capsys, monkeypatch):

@@ -61,7 +61,7 @@ def test_eval_net(trained_run, tmp_path, capsys, arch, modules, data):
     for name in scores["figures"]:
         Image.open(folder / name).verify()
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        [*scores["figures"], *scores["files"].values(), "results.json"]
+        [*scores["figures"], *scores["files"].values(), "report.html", "results.json"]
     )
     printed = capsys.readouterr().out
     psnr = scores["zero_filled"]["psnr"]
@@ -115,12 +115,13 @@ def test_numbers_outlive_a_failing_picture_and_no_picture_outlives_its_numbers(
         "flat_test_images.h5",
         *tables,
         "mine.png",
+        "report.html",
         "results.json",
     ]
 
     eval_net.main(["--config-file", config, "--num-figures", "0", "DATASETS.TEST", "('flat_val',)"])
     tables = ["flat_val_slices.csv", "flat_val_subjects.csv"]
-    assert sorted(path.name for path in folder.iterdir()) == [*tables, "mine.png", "results.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [*tables, "mine.png", "report.html", "results.json"]
 
 
 def test_kept_images_are_in_the_units_of_the_file(trained_run, tmp_path, datasets):

@@ -117,7 +117,7 @@ def assert_whole(name, out):
     if name == "reconstruct":
         images = [f"beat_test_{i}_recon_dicom/IM{number}.dcm" for i in range(2) for number in range(1, 9)]
         assert [n for n in names if n.endswith(".dcm")] == images
-    expected = {"reconstruct": 6 + 16, "eval_net": 6, "compare": 6, "prepare": 4}[name]
+    expected = {"reconstruct": 6 + 16 + 1, "eval_net": 7, "compare": 7, "prepare": 4}[name]
     assert len(names) == expected, names
     for path in out.rglob("*.h5"):
         with h5py.File(path, "r") as file:

@@ -140,7 +140,8 @@ def test_wheel_holds_the_package(wheel):
     found = set(re.findall(r"^(meddlr_greedy/\S+)", names, re.M))
     configs = {f"meddlr_greedy/configs/{path.relative_to(ROOT / 'configs')}" for path in ROOT.glob("configs/*/*.*")}
     sources = {str(path.relative_to(ROOT)) for path in ROOT.glob("meddlr_greedy/**/*.py")}
-    assert found == {*configs, *sources, "meddlr_greedy/py.typed"}
+    page = {f"meddlr_greedy/viewer/{name}" for name in ("page.css", "page.html", "table.js", "viewer.js")}
+    assert found == {*configs, *sources, *page, "meddlr_greedy/py.typed"}
 
 
 @pytest.mark.short

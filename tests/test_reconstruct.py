@@ -105,7 +105,7 @@ def test_files(trained, prospective, tmp_path, capsys):
     assert "note: " + str(tmp_path / "other.h5") + " has no attribute pixel_spacing_mm, slice_spacing_mm" in printed
     assert f"note: {tmp_path / 'scan.h5'}" not in printed
     names = [f"{name}_recon.{suffix}" for name in ("other", "scan") for suffix in ("gif", "h5", "nii")]
-    assert sorted(path.name for path in out.iterdir()) == names
+    assert sorted(path.name for path in out.iterdir()) == sorted([*names, "report.html"])
 
     with h5py.File(out / "scan_recon.h5") as file:
         image = file["image"][()]
@@ -155,7 +155,12 @@ def test_files_of_2d(trained, prospective, tmp_path):
     config, weights = trained(*FLAT)
     out = tmp_path / "out"
     run(config, weights, prospective("flat", pixel_spacing_mm=(1.0, 2.0)), "--output", out)
-    assert sorted(path.name for path in out.iterdir()) == ["scan_recon.h5", "scan_recon.nii", "scan_recon.png"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "report.html",
+        "scan_recon.h5",
+        "scan_recon.nii",
+        "scan_recon.png",
+    ]
     volume = nib.load(out / "scan_recon.nii")
     assert volume.shape == (20, 16, 2)
     assert b"slice spacing unknown" in volume.header["descrip"].item()
@@ -305,7 +310,7 @@ def test_a_picture_never_costs_the_images(trained, prospective, tmp_path, capsys
     run(config, weights, prospective("beat"), "--output", tmp_path / "out")
     assert "scan_recon.gif: no picture (ValueError: no font)" in capsys.readouterr().out
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["log.txt", "scan_recon.h5", "scan_recon.nii"]
+    assert names == ["log.txt", "report.html", "scan_recon.h5", "scan_recon.nii"]
 
 
 def test_wrong_options(trained, prospective, tmp_path, capsys):

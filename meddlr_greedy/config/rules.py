@@ -19,6 +19,7 @@ __all__ = [
     "is_one_of",
     "is_partition",
     "is_positive",
+    "is_subset_of",
     "is_text",
     "is_tile",
     "key",
@@ -176,6 +177,11 @@ def is_partition(value: Any) -> bool:
 def is_one_of(*allowed: str) -> Callable[[Any], bool]:
     """Returns the test whether a value is one of the strings ``allowed``."""
     return lambda value: isinstance(value, str) and value in allowed
+
+
+def is_subset_of(*allowed: str) -> Callable[[Any], bool]:
+    """Returns the test whether a value is a list of some of the strings ``allowed``, each at most once."""
+    return lambda value: is_names(value) and set(value) <= set(allowed) and len(set(value)) == len(value)
 
 
 def is_finite(value: Any) -> bool:

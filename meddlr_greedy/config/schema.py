@@ -23,6 +23,7 @@ from meddlr_greedy.config.rules import (
     is_one_of,
     is_partition,
     is_positive,
+    is_subset_of,
     is_text,
     is_tile,
     key,
@@ -124,9 +125,17 @@ class RunConfig:
     )
     LOG_PERIOD: int = key(
         20,
-        "Iterations between two lines of the console, metrics.json and TensorBoard.",
+        "Iterations between two lines of the console, metrics.json and WRITERS.",
         "a positive integer",
         is_positive,
+    )
+    WRITERS: Tuple[str, ...] = key(
+        ("tensorboard",),
+        """Where curves are written beside metrics.json. 'wandb' (Weights & Biases) and 'mlflow' have to be installed.
+        They write into OUTPUT_DIR and send nothing, unless WANDB_MODE or MLFLOW_TRACKING_URI in the environment says
+        so.""",
+        "a list of 'tensorboard', 'wandb', 'mlflow', each once",
+        is_subset_of("tensorboard", "wandb", "mlflow"),
     )
 
 
@@ -230,10 +239,8 @@ class GreedyConfig:
     )
     TILE: Tuple[int, ...] = key(
         (0, 0),
-        """Rows (readout) and columns (phase encode) of the tiles that the regularizer runs on, one after the other, in
-        training and evaluation. A tile is taken with as many pixels around it as the regularizer sees, so that the
-        result is that of the whole image, and so is the gradient. Backward runs each tile again. 0 is the whole
-        axis.""",
+        """Rows (readout) and columns (phase encode) of tiles on which the regularizer runs one after the other, in
+        training and evaluation, with the image and the gradient of the whole. 0 is the whole axis.""",
         "a list of two non-negative integers (0: the whole axis)",
         is_tile,
         needs_greedy=True,

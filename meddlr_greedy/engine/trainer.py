@@ -15,7 +15,7 @@ from meddlr.engine import hooks as meddlr_hooks
 from meddlr.engine.trainer import convert_cfg_time_to_iter
 from meddlr.evaluation import verify_results
 from meddlr.solver import GradAccumOptimizer
-from meddlr.utils.events import CommonMetricPrinter, EventStorage, JSONWriter, TensorboardXWriter
+from meddlr.utils.events import CommonMetricPrinter, EventStorage, JSONWriter
 from torch.nn import DataParallel
 
 from meddlr_greedy.data.build import build_train_loader, build_val_loader
@@ -41,6 +41,7 @@ from meddlr_greedy.engine.hooks import (
 from meddlr_greedy.engine.run_state import RunState
 from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.engine.updates import LearningRates
+from meddlr_greedy.engine.writers import build_run_writers, check_writers
 from meddlr_greedy.errors import NonFiniteLossError, PreemptedError, UserError, naming, shortened
 from meddlr_greedy.evaluation.evaluator import build_evaluator
 from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC, HeldOutEvaluator
@@ -70,6 +71,7 @@ class GreedyTrainer(DefaultTrainer):
     handled_keys: Sequence[str] = HANDLED_KEYS
 
     def __init__(self, cfg: CfgNode):
+        check_writers(cfg)
         super().__init__(self._in_iterations(cfg))
         self.model = _unwrapped(self.model)
         self.step = self.build_step()
@@ -192,7 +194,7 @@ class GreedyTrainer(DefaultTrainer):
         return meddlr_hooks.LRScheduler(self.optimizer, self.scheduler)
 
     def build_writers(self) -> list:
-        """Console, metrics.json and TensorBoard, without the iterations that a resumed run repeats."""
+        """Console, metrics.json and ``RUN.WRITERS``, without the iterations that a resumed run repeats."""
         cfg = self.cfg
         metrics_file = os.path.join(cfg.OUTPUT_DIR, "metrics.json")
         with writing(metrics_file, "OUTPUT_DIR"):
@@ -200,12 +202,12 @@ class GreedyTrainer(DefaultTrainer):
             return [
                 CommonMetricPrinter(self.max_iter, eval_period=cfg.TEST.EVAL_PERIOD),
                 JSONWriter(metrics_file),
-                TensorboardXWriter(cfg.OUTPUT_DIR, purge_step=self.start_iter),
+                *build_run_writers(cfg, self.start_iter),
             ]
 
     @property
     def writing_periods(self) -> List[int]:
-        """After multiples of these iterations console, metrics.json and TensorBoard are written."""
+        """After multiples of these iterations the writers write."""
         return [period for period in (self.cfg.MISC.GREEDY.RUN.LOG_PERIOD, self.cfg.TEST.EVAL_PERIOD) if period]
 
     @property

@@ -11,10 +11,12 @@ from tabulate import tabulate
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.evaluated_run import ZERO_FILLED, Run
+from meddlr_greedy.evaluation.report_page import LEGEND, add_row, add_slice
 from meddlr_greedy.evaluation.slices import KeptSlice, draw_slice, read_slices
 from meddlr_greedy.evaluation.tables import DETAILS, HEADLINES, base_name, undefined_values
 from meddlr_greedy.evaluation.units import UNITS
 from meddlr_greedy.files import UniqueNames, reading, written_atomically
+from meddlr_greedy.viewer.page import Page
 
 __all__ = [
     "MIN_PAIRS",
@@ -72,6 +74,7 @@ class Comparison:
         unit: What counts as one observation, a key of :data:`~meddlr_greedy.evaluation.units.UNITS`.
         is_cine: Whether the images are series.
         runs: The runs; the others are tested against the first.
+        values: Means of the units, one row per metric and unit, one column per method.
         statistics: One row per metric and method; columns "metric", "method", "n", "mean", "std", and of the runs but
             the first "difference" (mean difference to the first), "p_value" and "note".
         notes: What a reader of the numbers has to know.
@@ -81,6 +84,7 @@ class Comparison:
     unit: str
     is_cine: bool
     runs: List[Run]
+    values: pd.DataFrame
     statistics: pd.DataFrame
     notes: List[str]
 
@@ -111,12 +115,13 @@ class Comparison:
         table = tabulate(rows, headers=headers, tablefmt=table_format, disable_numparse=True)
         return "\n\n".join([table, note, *(f"note: {text}" for text in self.notes)])
 
-    def draw(self, folder: Path, names: UniqueNames) -> List[Path]:
+    def draw(self, folder: Path, names: UniqueNames, page: Page) -> List[Path]:
         """Draws every slice that all runs kept: target, zero-filled image (of the first run) and the runs.
 
         Args:
             folder: Where to draw.
             names: Gives names of files; comparisons in one folder share it.
+            page: The report, to which the slices are added; comparisons in one folder share it.
 
         Returns:
             List[Path]: The pictures.
@@ -130,8 +135,25 @@ class Comparison:
             slices = [slices_by_key[key] for slices_by_key in kept]
             recons = {ZERO_FILLED: first.images["zero_filled"]}
             recons.update({run.label: s.images["reconstruction"] for run, s in zip(self.runs, slices)})
-            pictures += draw_slice(recons, first, self.dataset, _slice_scores(tables, *key), folder, names)
+            scores = _slice_scores(tables, *key)
+            pictures += draw_slice(recons, first, self.dataset, scores, folder, names)
+            add_slice(page, (self.dataset, *key), recons, first.images["target"], first.geometry, scores)
         return pictures
+
+    def show_values(self, page: Page) -> None:
+        """Adds the values of all methods and the notes to a report."""
+        page.unit = self.unit
+        page.legend = f"{LEGEND} p: two-sided Wilcoxon signed-rank test against {self.runs[0].label}."
+        for method, rows in self.statistics.groupby("method", sort=False):
+            row = rows.set_index("metric")
+            tests = row["p_value"].map(lambda p: f"p = {p:.2g}" if np.isfinite(p) else "")
+            add_row(page, self.dataset, f"(all {self.unit}s)", method, row["mean"], row["std"], tests)
+        levels = self.values.index.names[1:]
+        for unit, values in self.values.groupby(level=levels if len(levels) > 1 else levels[0], sort=False):
+            name = ", slice ".join(unit) if isinstance(unit, tuple) else unit
+            for method, means in values.droplevel(levels).items():
+                add_row(page, self.dataset, name, method, means)
+        page.notes += [f"{self.dataset}: {note}" for note in self.notes]
 
 
 def _slice_scores(tables: Mapping[str, pd.DataFrame], scan: str, slice_id: int) -> Dict[str, Dict[str, float]]:
@@ -190,6 +212,7 @@ def _compared(runs: Sequence[Run], tables: Mapping[str, pd.DataFrame], dataset: 
         unit=unit,
         is_cine=runs[0].datasets[dataset]["is_cine"],
         runs=list(runs),
+        values=shared,
         statistics=pd.DataFrame(rows, columns=columns),
         notes=_notes(tables, unit),
     )

@@ -24,13 +24,21 @@ from meddlr_greedy.errors import OneLineError, first_line, keep_cause, no_room
 from meddlr_greedy.evaluation.heart import HeartRegion, Profile, heart_region
 from meddlr_greedy.files import printable, written_atomically
 
-__all__ = ["draw_cine_gif", "draw_recon_figure", "drawn_or_told"]
+__all__ = [
+    "TARGET",
+    "draw_cine_gif",
+    "draw_recon_figure",
+    "drawn_or_told",
+    "magnitude",
+    "score_text",
+    "white_level",
+]
 
 Images = Union[np.ndarray, torch.Tensor]
 Metrics = Mapping[str, Mapping[str, float]]
 
 ERROR_GAIN = 5
-TARGET = "target"
+TARGET = "target"  #: What the target is called in pictures.
 _ERROR = f"magnitude error \N{MULTIPLICATION SIGN} {ERROR_GAIN}"
 _WINDOW_PERCENTILE = 99.5  # of the reference: a few bright fat or skin pixels would leave the heart dark
 _MARK = "#ffd21f"
@@ -39,7 +47,7 @@ _MIN_FRAME_TIME_MS = 20  # browsers show anything faster at 100 ms
 
 
 @contextmanager
-def drawn_or_told(path: Path) -> Iterator[List[Path]]:
+def drawn_or_told(path: Path, what: str = "picture") -> Iterator[List[Path]]:
     """Inside the block a picture is drawn; where that fails, one line tells so: a picture never costs the results.
 
     Gives a list, which holds the path of the picture at the end, where it was drawn. What is no fault of the picture
@@ -53,7 +61,7 @@ def drawn_or_told(path: Path) -> Iterator[List[Path]]:
     except Exception as error:  # noqa: BLE001 (of matplotlib, PIL, or of numbers that nobody thought of)
         if no_room(error):
             raise
-        line = f"{path}: no picture ({type(error).__name__}: {first_line(error)})"
+        line = f"{path}: no {what} ({type(error).__name__}: {first_line(error)})"
         keep_cause(line, error)
         print(f"note: {line}")
     else:
@@ -76,12 +84,12 @@ class _Columns(NamedTuple):
     @classmethod
     def arranged(cls, recons: Mapping[str, Images], target: Optional[Images]) -> "_Columns":
         """From what :func:`draw_recon_figure` is given."""
-        images = {name: _magnitude(recon) for name, recon in recons.items()}
+        images = {name: magnitude(recon) for name, recon in recons.items()}
         if not images or TARGET in images:
             raise ValueError(f"at least one reconstruction is needed, none of them named '{TARGET}'")
         errors = {}
         if target is not None:
-            images = {TARGET: _magnitude(target), **images}
+            images = {TARGET: magnitude(target), **images}
         shapes = {name: series.shape for name, series in images.items()}
         if len(set(shapes.values())) != 1:
             raise ValueError(f"the images must have one shape, found {shapes}")
@@ -118,7 +126,7 @@ def draw_recon_figure(
         ValueError: Shapes differ, or there is nothing to draw.
     """
     columns = _Columns.arranged(recons, target)
-    white = _white_level(columns.reference)
+    white = white_level(columns.reference)
     height, width, num_frames = columns.reference.shape
     is_series = num_frames > 1
     aspect = _aspect(pixel_spacing_mm)
@@ -246,7 +254,7 @@ def _draw_panels(
     figure: Figure, columns: _Columns, layout: _GifLayout, metrics: Optional[Metrics]
 ) -> List[Tuple[AxesImage, np.ndarray]]:
     """Draws the first frame; returns each image with its series (H, W, T)."""
-    white = _white_level(columns.reference)
+    white = white_level(columns.reference)
     drawn = []
     for row, panels in enumerate([columns.images, columns.errors][: layout.num_rows]):
         for column, name in enumerate(columns.images):
@@ -271,16 +279,20 @@ def _show(axis: Axes, image: np.ndarray, white: float, aspect: float) -> None:
     axis.set_yticks([])
 
 
-def _magnitude(images: Images) -> np.ndarray:
-    """(H, W, M) or (H, W, T, M) -> (H, W, T)."""
+def magnitude(images: Images) -> np.ndarray:
+    """The root sum of squares over the map sets: (H, W, M) or (H, W, T, M) -> (H, W, T), T is 1 for a single image.
+
+    Raises:
+        ValueError: The images have other axes.
+    """
     array = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else images
     if array.ndim not in (3, 4):
         raise ValueError(f"an image has axes (H, W, M) or (H, W, T, M), found shape {array.shape}")
-    magnitude = np.linalg.norm(array, axis=-1)
-    return magnitude if magnitude.ndim == 3 else magnitude[..., np.newaxis]
+    combined = np.linalg.norm(array, axis=-1)
+    return combined if combined.ndim == 3 else combined[..., np.newaxis]
 
 
-def _white_level(reference: np.ndarray) -> float:
+def white_level(reference: np.ndarray) -> float:
     """Top of the gray window, which starts at zero."""
     return float(np.percentile(reference, _WINDOW_PERCENTILE) or reference.max() or 1.0)
 
@@ -297,10 +309,11 @@ def _end_systole(series: np.ndarray) -> int:
 
 def _heading(name: str, metrics: Optional[Metrics]) -> str:
     values = (metrics or {}).get(name, {})
-    return printable(name) + "\n" + "   ".join(f"{key} {_format(key, value)}" for key, value in values.items())
+    return printable(name) + "\n" + "   ".join(f"{key} {score_text(key, value)}" for key, value in values.items())
 
 
-def _format(metric: str, value: float) -> str:
+def score_text(metric: str, value: float) -> str:
+    """A score as it stands above an image."""
     return f"{value:.2f} dB" if metric.startswith("PSNR") else f"{value:.3f}"
 
 

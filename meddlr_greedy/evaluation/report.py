@@ -2,7 +2,7 @@
 
 The folder holds ``results.json``, and per data set ``<name>_slices.csv`` (every metric of every slice),
 ``<name>_subjects.csv`` (of every subject), ``<name>_images.h5`` (the slices that were drawn) and pictures. The JSON
-names the other files.
+names these files. ``report.html`` shows all data sets.
 """
 
 import json
@@ -12,8 +12,10 @@ from typing import Any, Dict, List, Mapping, Sequence
 
 import pandas as pd
 
+from meddlr_greedy.evaluation.report_page import LEGEND, add_row, add_slice
 from meddlr_greedy.evaluation.slices import KeptSlice, draw_slice, write_slices
 from meddlr_greedy.evaluation.tables import (
+    ALL_SUBJECTS,
     LABELS,
     methods_by_scan,
     printed_table,
@@ -23,6 +25,7 @@ from meddlr_greedy.evaluation.tables import (
     summary,
 )
 from meddlr_greedy.files import UniqueNames, as_text, written_atomically
+from meddlr_greedy.viewer.page import Page
 
 __all__ = ["DatasetReport", "RESULTS_FILE", "RESULTS_FOLDER", "write_results"]
 
@@ -48,6 +51,7 @@ class DatasetReport:
         notes: What a reader of the numbers has to know.
         figures: The pictures that :meth:`draw` wrote.
         files: The files that :meth:`write` wrote: "slices", "subjects" and "images".
+        subject_values: The table of subjects that :meth:`write` wrote.
         names: Gives names of files; reports in one folder share it.
     """
 
@@ -61,6 +65,7 @@ class DatasetReport:
     notes: List[str] = field(default_factory=list)
     figures: List[Path] = field(default_factory=list)
     files: Dict[str, Path] = field(default_factory=dict)
+    subject_values: pd.DataFrame = field(default_factory=pd.DataFrame)
     names: UniqueNames = field(default_factory=UniqueNames)
 
     def __post_init__(self):
@@ -75,10 +80,11 @@ class DatasetReport:
     def write(self, folder: Path) -> None:
         """Writes the tables of slices and subjects, and the images of the slices to draw."""
         stem = self.names(self.name)
-        for kind, make_table in (("slices", slice_table), ("subjects", subject_table)):
+        self.subject_values = subject_table(self.tables, self.subjects)
+        for kind, table in (("slices", slice_table(self.tables, self.subjects)), ("subjects", self.subject_values)):
             self.files[kind] = folder / f"{stem}_{kind}.csv"
             with written_atomically(self.files[kind]) as partial:
-                make_table(self.tables, self.subjects).to_csv(partial, index=False)
+                table.to_csv(partial, index=False)
         if self.slices:
             self.files["images"] = folder / f"{stem}_images.h5"
             write_slices(self.files["images"], self.slices)
@@ -87,10 +93,26 @@ class DatasetReport:
         """Draws the slices that were kept for it; a picture that cannot be drawn is told of."""
         for kept in self.slices:
             recons = {label: kept.images[method] for method, label in LABELS.items()}
-            metrics = {
-                LABELS[method]: slice_scores(table, kept.scan, kept.slice_id) for method, table in self.tables.items()
-            }
-            self.figures += draw_slice(recons, kept, self.name, metrics, folder, self.names)
+            self.figures += draw_slice(recons, kept, self.name, self._scores(kept, LABELS), folder, self.names)
+
+    def show(self, page: Page) -> None:
+        """Adds the kept slices, the values of the subjects and the notes to a page; after :meth:`write`."""
+        page.legend = LEGEND
+        labels = {**LABELS, "reconstruction": self.label}
+        for kept in self.slices:
+            recons = {label: kept.images[method] for method, label in labels.items()}
+            place = (self.name, kept.scan, kept.slice_id)
+            add_slice(page, place, recons, kept.images["target"], kept.geometry, self._scores(kept, labels))
+        for subject, values in self.subject_values.groupby("subject", sort=False):
+            for method, rows in values.groupby("method", sort=False):
+                row = rows.set_index("metric")
+                spreads = row["std"] if subject == ALL_SUBJECTS else None
+                add_row(page, self.name, subject, labels[method], row["mean"], spreads)
+        page.notes += [f"{self.name}: {note}" for note in [self.compared, *self.notes] if note]
+
+    def _scores(self, kept: KeptSlice, labels: Mapping[str, str]) -> Dict[str, Dict[str, float]]:
+        """Label of a method -> PSNR and SSIM of a slice."""
+        return {labels[method]: slice_scores(table, kept.scan, kept.slice_id) for method, table in self.tables.items()}
 
     def as_dict(self, folder: Path) -> Dict[str, Any]:
         """The report as it stands in ``results.json``, files relative to ``folder``."""

@@ -1,4 +1,4 @@
-"""Runs a network over data sets: scores it and the images it starts from, and keeps a few slices for pictures."""
+"""Runs a network over data sets: scores it and the images it starts from, and keeps a few slices to look at."""
 
 import importlib.metadata
 import os
@@ -22,10 +22,12 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.evaluator import build_evaluator
 from meddlr_greedy.evaluation.images import as_complex, in_file_units
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER, DatasetReport, write_results
+from meddlr_greedy.evaluation.report_page import printed, report_or_note
 from meddlr_greedy.evaluation.slices import KeptSlice
 from meddlr_greedy.evaluation.tables import LABELS, not_finite_images, undefined_values
 from meddlr_greedy.files import UniqueNames, writing
 from meddlr_greedy.locks import lock_until_end
+from meddlr_greedy.viewer.page import REPORT_FILE, Page
 
 __all__ = ["evaluate_dataset", "evaluate_test_sets", "make_results_folder", "run_info"]
 
@@ -62,6 +64,7 @@ def evaluate_test_sets(
     """
     reports: List[DatasetReport] = []
     names = UniqueNames()
+    page = Page("Evaluation", about=_about(info))
     for name in cfg.DATASETS.TEST:
         report = evaluate_dataset(cfg, model, build_val_loader(cfg, name), name, num_figures)
         report.label, report.names = label or report.label, names
@@ -73,10 +76,13 @@ def evaluate_test_sets(
             write_results(folder / RESULTS_FILE, info, reports)
             report.draw(folder)
             write_results(folder / RESULTS_FILE, info, reports)
+            with report_or_note(folder / REPORT_FILE):
+                report.show(page)
+                page.write(folder / REPORT_FILE)
         print(f"\n{report.as_text()}\n")
         print("\n".join(f"picture: {figure}" for figure in report.figures))
         print(f"per subject: {report.files['subjects']}")
-    print(f"results: {folder / RESULTS_FILE}")
+    print("\n".join(filter(None, [printed(page, folder / REPORT_FILE), f"results: {folder / RESULTS_FILE}"])))
 
 
 def evaluate_dataset(
@@ -148,6 +154,16 @@ def run_info(cfg: CfgNode, model: nn.Module, weights: str, iteration: Optional[i
             "meddlr_greedy": meddlr_greedy.__version__,
         },
     }
+
+
+def _about(info: Mapping[str, Any]) -> str:
+    """What is evaluated, in one line."""
+    parts = [info["architecture"], f"{info['parameters']} parameters"]
+    if info["weights"]:
+        parts.append(f"weights {info['weights']}")
+    if info["iteration"] is not None:
+        parts.append(f"iteration {info['iteration']}")
+    return ", ".join([*parts, f"meddlr-greedy {info['versions']['meddlr_greedy']}"])
 
 
 def _label(cfg: CfgNode) -> str:

@@ -5,7 +5,7 @@ image, see :meth:`meddlr_greedy.evaluation.evaluator.ReconstructionEvaluator.tab
 """
 
 import math
-from typing import Dict, List, Mapping, Optional, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import pandas as pd
 from tabulate import tabulate
@@ -15,7 +15,9 @@ __all__ = [
     "DETAILS",
     "HEADLINES",
     "LABELS",
+    "SCORE_KINDS",
     "base_name",
+    "column_of",
     "methods_by_scan",
     "printed_table",
     "slice_scores",
@@ -31,7 +33,7 @@ Tables = Mapping[str, pd.DataFrame]  # method, a key of LABELS -> its values
 #: Column of the printed table -> metric. Complex PSNR and NRMSE, as meddlr's own headline numbers.
 HEADLINES = {"PSNR": "psnr", "SSIM": "ssim (Wang)", "NRMSE": "nrmse"}
 #: Column -> the images that its metric compares.
-_KINDS = {"PSNR": "complex", "SSIM": "magnitude", "NRMSE": "complex"}
+SCORE_KINDS = {"PSNR": "complex", "SSIM": "magnitude", "NRMSE": "complex"}
 #: Methods by their names in files and in print.
 LABELS = {"zero_filled": "zero-filled", "reconstruction": "reconstruction"}
 
@@ -144,6 +146,20 @@ def not_finite_images(names: Sequence[str]) -> str:
     )
 
 
+def column_of(metric: str) -> Tuple[str, str]:
+    """What a metric compares, and its short name, both as in the printed tables: "image, complex" and "PSNR".
+
+    Args:
+        metric: A name in a table of values; that of a scan ("psnr_scan") compares "image, complex, per scan".
+    """
+    name, _, channel = metric.partition("/")
+    over_scan = name.endswith("_scan")
+    name = name[: -len("_scan")] if over_scan else name
+    found = [(kind, label) for kind, names in DETAILS.items() for label, known in names.items() if known == name]
+    kind, label = found[0] if found else ("other", name)
+    return kind + (", per scan" if over_scan else ""), label + (f", {channel}" if channel else "")
+
+
 def base_name(metrics: pd.Series) -> pd.Series:
     """Names of metrics without channels: meddlr counts map sets of 2D images as channels, "psnr/channel_0"."""
     return metrics.str.split("/").str[0].rename("metric")
@@ -191,7 +207,7 @@ def printed_table(tables: Tables, dataset: str, label: str, is_cine: bool) -> st
     rows = [[LABELS["zero_filled"]], [label]]
     for headline, metric in HEADLINES.items():
         for suffix, over in (("", "frame" if is_cine else "image"), ("_scan", "scan")):
-            headers.append(f"{headline}, {_KINDS[headline]}\nper {over}")
+            headers.append(f"{headline}, {SCORE_KINDS[headline]}\nper {over}")
             for row, table in zip(rows, tables.values()):
                 row.append(_cell(headline, _metric_values(table, metric + suffix)))
     text = tabulate(rows, headers=headers, disable_numparse=True)

@@ -127,7 +127,7 @@ class ParallelGreedyTrainer(GreedyTrainer):
         return [*super().build_hooks(), ShareMeasurements(self.writing_periods)]
 
     def build_writers(self) -> list:
-        """Console, metrics.json and TensorBoard on the I/O rank, nothing elsewhere."""
+        """Those of one process on the I/O rank, nothing elsewhere."""
         return super().build_writers() if self.is_io_rank else []
 
     def _with_partition(self, cfg: CfgNode) -> CfgNode:

@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import BinaryIO, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import h5py
 import numpy as np
@@ -87,6 +87,7 @@ def reconstruct_scan(
     reconstructor: Reconstructor,
     files: OutputFiles,
     attributes: Optional[Mapping[str, str]] = None,
+    looked_at: Callable[[AcquiredScan, int, Reconstruction], None] = lambda *_: None,
 ) -> List[Path]:
     """Reconstructs a scan slice by slice and writes its files (a folder is one), each whole or not at all.
 
@@ -96,6 +97,7 @@ def reconstruct_scan(
         files: Those of :func:`output_files`; their folder must exist. DICOM needs a scan that has passed
             :func:`meddlr_greedy.reconstruction.dicom.check_placed`.
         attributes: Of how it is reconstructed; are added to those of the scan in the HDF5 file. DICOM needs "weights".
+        looked_at: Called with each slice as it comes: the scan, the number of the slice, and its images.
 
     Returns:
         List[Path]: The files that were written. A picture that cannot be drawn is left out, and told of.
@@ -130,6 +132,7 @@ def reconstruct_scan(
                 check_values(scan.path, acquired.slice_id, {"the image": recon.image, "its magnitude": magnitude})
                 images[acquired.slice_id] = recon.image
                 volumes.write_slice(acquired.slice_id, magnitude)
+                looked_at(scan, acquired.slice_id, recon)
                 if acquired.slice_id == middle:
                     shown = recon
             if folder is not None:

@@ -11,6 +11,7 @@ from meddlr_greedy.evaluation.comparison import MIN_PAIRS, compare_runs, paired_
 from meddlr_greedy.evaluation.evaluated_run import load_runs
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
 from meddlr_greedy.files import UniqueNames
+from meddlr_greedy.viewer.page import Metric, Page
 from tests.helpers.evaluation import write_run
 
 SCANS = [f"scan-{i}" for i in range(8)]
@@ -71,15 +72,36 @@ def test_labels_in_order(tmp_path):
 
 def test_a_picture_tells_the_scores_of_its_slice(tmp_path, monkeypatch):
     tables = {name: write_run(tmp_path / name, 0, SCANS[:1], seed=ord(name)) for name in "ab"}  # it keeps slice 1
-    drawn = []
+    drawn, page = [], Page("x")
     monkeypatch.setattr(comparison, "draw_slice", lambda recons, kept, dataset, scores, *_: drawn.append(scores) or [])
-    compare_runs(load_runs([tmp_path / name for name in "ab"]), "d").draw(tmp_path, UniqueNames())
+    compare_runs(load_runs([tmp_path / name for name in "ab"]), "d").draw(tmp_path, UniqueNames(), page)
     methods = [("zero-filled", "a", "zero_filled"), *((name, name, "reconstruction") for name in "ab")]
     for label, run, method in methods:
         frames = tables[run][method][tables[run][method]["image"].str.fullmatch(f"{SCANS[0]}-1-\\d+")]
         means = frames.groupby("metric")["value"].mean()
         assert drawn[0][label] == pytest.approx({"PSNR": means["psnr"], "SSIM": means["ssim (Wang)"]})
     assert len(drawn) == 1
+    (slice_,) = page._slices
+    assert [image["name"] for image in slice_["images"]] == ["target", "zero-filled", "a", "b"]
+    assert slice_["images"][3]["scores"][0] == ["PSNR, complex", f"{drawn[0]['b']['PSNR']:.2f} dB"]
+
+
+@pytest.mark.parametrize(
+    "unit, names", [("subject", ["subject 0"]), ("slice", [f"{SCANS[0]}, slice {i}" for i in "01"])]
+)
+def test_a_report_holds_the_values(tmp_path, unit, names):
+    for name in "ab":
+        write_run(tmp_path / name, 0, SCANS[:1], seed=ord(name))
+    compared = compare_runs(load_runs([tmp_path / name for name in "ab"]), "d", unit)
+    page = Page("x")
+    compared.show_values(page)
+    psnr = Metric("image, complex", "PSNR", 2)
+    rows = {(row.unit, row.method): row.means.get(psnr) for row in page.rows}
+    for method in ("zero-filled", "a", "b"):
+        of_units = [rows[name, method] for name in names]
+        row = compared.statistics.query("metric == 'psnr' and method == @method")
+        assert rows[f"(all {unit}s)", method] == pytest.approx(row["mean"].item()) == pytest.approx(np.mean(of_units))
+    assert len(rows) == 3 * (1 + len(names)) and page.unit == unit
 
 
 def test_runs_on_data_of_two_kinds(tmp_path):
