@@ -94,6 +94,19 @@ def test_reach_along_two_axes():
     assert reach_of(nn.Identity(), 2) == Reach((0, 0), (False, False))
 
 
+class Placed(nn.Module):
+    def forward(self, x):
+        return x * torch.linspace(-1, 1, x.shape[-2])[:, None]
+
+
+class Gated(nn.Module):
+    def forward(self, x):
+        return x * (nn.functional.avg_pool2d(x, 3, 1, 1) > 0.4)
+
+
+MIXED = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), nn.Conv2d(2, 2, 3, padding=1))
+
+
 class Pooled(nn.Module):
     def forward(self, x):
         return nn.functional.interpolate(nn.functional.max_pool2d(x, 2), scale_factor=2)
@@ -106,11 +119,14 @@ class Pooled(nn.Module):
         (nn.BatchNorm2d(2), "the whole image"),
         (nn.Conv2d(2, 2, 129, padding=64), "more than 61 pixels"),
         (Pooled(), "depends on the position"),
+        (Placed(), "another image"),
+        (Gated(), "another image"),
+        (MIXED, "another image"),
         (nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Dropout2d(0.5)), "random numbers"),
     ],
 )
 def test_what_cannot_be_put_together_of_tiles_is_refused(regularizer, message):
-    with pytest.raises(UserError, match=f"^MISC.GREEDY.TILE: the regularizer .*{message}|{message}"):
+    with pytest.raises(UserError, match=f"^MISC.GREEDY.TILE: .*{message}"):
         reach_of(regularizer, 2)
 
 
@@ -138,7 +154,7 @@ def batch(is_cine=True, num_examples=1, num_maps=1, dtype=torch.complex128):
         "maps": maps / maps.norm(dim=-2, keepdim=True),
         "mask": (mask * (mask > 0.4)).expand(num_examples, H, W, *frames, 1).contiguous(),  # weights, not only 0 and 1
         "target": random(num_examples, H, W, *frames, num_maps),
-        "mean": torch.zeros(num_examples, dtype=maps.real.dtype),
+        "mean": 0.5 + torch.arange(num_examples, dtype=maps.real.dtype),
         "std": torch.arange(2.0, 2.0 + num_examples, dtype=maps.real.dtype),
     }
 
@@ -216,7 +232,7 @@ def test_losses(loss, name, num_maps, passes):
 @pytest.mark.parametrize("padding", ["zeros", "circular", "phase_encode"])
 def test_tiles_and_paddings(padding, tile, passes):
     check(config(CINE, NUM_MODULES=4, PADDING=padding), batch(), tile)
-    assert all(passes[4:])
+    assert passes[4:] == [True] * 4
 
 
 @pytest.mark.parametrize("block", ["TemporalFrequencyResNet", "PaddedResNet"])
@@ -341,13 +357,12 @@ def test_evaluation(name):
 def test_every_module_gives_the_same_bits_last_or_not():
     """As in a chain of processes, where each is the last of its own."""
     cfg, inputs = config(CINE, NUM_MODULES=4, TILE=[8, 7]), batch()
-    cfg.MODEL.UNROLLED.FIX_STEP_SIZE = True
     whole = trained(cfg, inputs)
     for last in range(4):
         cut = trained(cfg, inputs, change=lambda m, last=last: setattr(m.unrolled, "own", range(last + 1)))
-        for name, value in cut.items():
-            if name.startswith(f"model.resnets.{last}."):
-                assert torch.equal(value, whole[name])
+        parts = (f"model.resnets.{last}.", f"model.step_sizes.{last}")
+        own = [name for name in cut if name.startswith(parts)]
+        assert len(own) > 5 and all(torch.equal(cut[name], whole[name]) for name in own)
 
 
 def test_what_is_held_for_backward_does_not_grow_with_the_image():
@@ -372,7 +387,7 @@ def test_outside_of_a_tile_nothing_is_padded_twice(kind):
     pad, x = Padding(3, kind), torch.rand(1, 2, 6, 5)
 
     def tile(rows, columns):
-        return on_tile(Tile(Span(3, 5, 2, 2, 20, rows), Span(2, 3, 2, 2, 5, columns)), seed=0)
+        return on_tile(Tile(Span(3, 5, 2, 2, 20, rows), Span(2, 3, 2, 2, 5, columns)), lambda: 0)
 
     with tile(Ends(False, False), Ends(False, False)):
         assert pad(x) is x and pad.zeros == (0, 0)
@@ -431,10 +446,10 @@ def test_regularizers_of_one_structure_are_tried_once(monkeypatch):
     "name, block", [(CINE, "ResNet"), (CINE, "TemporalFrequencyResNet"), ("CGCineUnrolledCNN", "ResNet")]
 )
 @pytest.mark.parametrize("padding", ["zeros", "circular"])
-@pytest.mark.parametrize("num_modules", [1, 4])
-def test_dropout_is_a_function_of_the_position(name, block, padding, num_modules):
+@pytest.mark.parametrize("loss, num_modules", [("l1", 1), ("l1", 4), ("l2", 4)])
+def test_dropout_is_a_function_of_the_position(name, block, padding, loss, num_modules):
     """Tiles against one tile as large as the image."""
-    cfg = config(name, NUM_MODULES=num_modules, PADDING=padding, TILE=[H, W])
+    cfg = config(name, loss, NUM_MODULES=num_modules, PADDING=padding, TILE=[H, W])
     cfg.MODEL.UNROLLED.DROPOUT, cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE = 0.3, block
     inputs = {k: v.to(torch.complex64 if v.is_complex() else torch.float32) for k, v in batch(num_examples=2).items()}
     inputs = {k: v.repeat_interleave(3, dim=3) if v.ndim == 5 else v for k, v in inputs.items()}  # many frames
@@ -446,12 +461,14 @@ def test_dropout_is_a_function_of_the_position(name, block, padding, num_modules
     assert not torch.equal(other["pred"], expected["pred"])
     cfg.MISC.GREEDY.TILE = [8, 7]
     assert_same(trained(cfg, inputs, **options), expected, 1e-3)
+    # Under meddlr's trainer the last module takes the general form, of the whole batch.
+    assert_same(trained(cfg, inputs, takes_last_loss=False, **options), expected, 1e-3)
 
 
 def test_dropout_drops_as_many_as_it_says_anew_in_each_layer_row_and_frame():
     block, x = resnet(num_blocks=1, dropout=0.25).train(), torch.ones(2, 4, T, 60, 50)
     (tile,) = tiles_of((60, 50), (0, 0), Reach((4, 4), (False, False)))
-    with on_tile(tile, seed=1):
+    with on_tile(tile, lambda: 1):
         drawn = [positional_dropout(x, 0.25) for _ in range(2)]
     kept = torch.stack(drawn) > 0
     assert 0.74 < kept.float().mean() < 0.76 and torch.all(drawn[0][kept[0]] == 1 / 0.75)

@@ -28,6 +28,7 @@ from meddlr_greedy.modeling.greedy.modules import UnrolledModules
 from meddlr_greedy.modeling.greedy.tiled_regularizer import TiledRegularizer
 from meddlr_greedy.modeling.pixel_losses import SeparableLoss, scale_of
 from meddlr_greedy.modeling.problem import UnrolledProblem
+from meddlr_greedy.modeling.regularizers.current_tile import on_tile
 from meddlr_greedy.modeling.tiles import Tile
 
 __all__ = ["OnePass", "suits_one_pass"]
@@ -92,7 +93,7 @@ class OnePass(NamedTuple):
         for tile in self.regularizer.tiles_of_image(before):
             part = tile.take(before, _ROWS).detach().requires_grad_(v_gradient is not None)
             with torch.enable_grad():
-                image = self._regularize(part, tile)
+                image = self._regularize(part, tile, group.start)
                 summed = self.loss.summed(image, tile.core(target, _ROWS), scale)
             tile.core(after, _ROWS).copy_(image.detach())
             sums.append(summed.detach())
@@ -101,13 +102,15 @@ class OnePass(NamedTuple):
             wanted = [*self.parameters, *([part] if v_gradient is not None else [])]
             found = torch.autograd.grad(summed, wanted, allow_unused=True)
             add_gradients(gradients, dict(zip(self.parameters, found)))
-            if v_gradient is not None:
+            if v_gradient is not None and found[-1] is not None:
                 tile.add(v_gradient, found[-1], _ROWS)
         return torch.stack(sums).sum(), gradients
 
-    def _regularize(self, part: torch.Tensor, tile: Tile) -> torch.Tensor:
+    def _regularize(self, part: torch.Tensor, tile: Tile, first_example: int) -> torch.Tensor:
         """A tile with its halo, (B, h, w, [T,] M), to its core."""
         network, tiled = self.modules.network, self.regularizer
         if type(network).reg is GeneralizedUnrolledCNN.reg:  # which wants as many pixels back
-            return tile.core_inside(network.reg(image=part, model=tiled.regularizer, dims=None), _ROWS)
-        return network.reg(image=part, model=functools.partial(tiled.run, tile=tile), dims=None)
+            with on_tile(tile.with_edges(), tiled.seed, first_example):
+                return tile.core_inside(network.reg(image=part.clone(), model=tiled.regularizer, dims=None), _ROWS)
+        model = functools.partial(tiled.run, tile=tile, first_example=first_example)
+        return network.reg(image=part, model=model, dims=None)

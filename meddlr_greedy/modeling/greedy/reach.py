@@ -7,19 +7,20 @@ import copy
 import warnings
 import weakref
 from contextlib import contextmanager
-from typing import Any, Dict, Hashable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Hashable, Iterator, List, Optional, Tuple
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.contract import forward_of
 from meddlr_greedy.modeling.regularizers.current_tile import on_tile
 from meddlr_greedy.modeling.regularizers.padding import Padding
-from meddlr_greedy.modeling.tiles import Reach, tiles_of
+from meddlr_greedy.modeling.tiles import Reach, Tile, tiles_of
 
-__all__ = ["reach_of"]
+__all__ = ["reach_of", "run_on_tile"]
 
 # Rows and columns of the image that a regularizer is tried with; poolings can halve them three times or more.
 _SIZES = (24, 64, 128)
@@ -48,7 +49,8 @@ def reach_of(regularizer: nn.Module, channels: int, num_frames: Optional[int] = 
     try:
         found, structure = _found, _structure(regularizer)
     except _UnknownError:
-        found, structure = _found_of_others.setdefault(regularizer, {}), regularizer.training
+        found = _found_of_others.setdefault(regularizer, {})
+        structure = tuple(part.training for part in regularizer.modules())
     asked = structure, channels, num_frames
     if asked not in found:
         found[asked] = _tried(regularizer, channels, num_frames)
@@ -67,15 +69,19 @@ def _structure(value: Any) -> Hashable:
     """
     if value is None or isinstance(value, (bool, int, float, str, type, torch.dtype)):
         return value
-    if isinstance(value, torch.Tensor):
-        return tuple(value.shape), value.dtype
     if isinstance(value, (tuple, list)):
         return tuple(_structure(element) for element in value)
     if isinstance(value, (set, frozenset)):
         return frozenset(_structure(element) for element in value)
     if isinstance(value, dict):
         return tuple((key, _structure(element)) for key, element in value.items())
-    if isinstance(value, (nn.Module, Padding)):
+    if isinstance(value, nn.Module):
+        weights = [*value.parameters(recurse=False), *value.buffers(recurse=False)]
+        if not all(w.is_floating_point() for w in weights):
+            raise _UnknownError
+        others = {key: part for key, part in vars(value).items() if key not in ("_parameters", "_buffers")}
+        return type(value), tuple((tuple(w.shape), w.dtype) for w in weights), _structure(others)
+    if isinstance(value, Padding):
         return type(value), _structure(vars(value))
     raise _UnknownError
 
@@ -92,9 +98,13 @@ def _tried(regularizer: nn.Module, channels: int, num_frames: Optional[int]) -> 
                 continue
             if len(seen) > 1:
                 raise UserError(f"{_KEY}: what the regularizer {name} sees depends on the position; leave {_KEY} out")
-            rows, columns = seen.pop() or ((0, 0), (0, 0))
+            (distances,) = seen
+            assert distances is not None
+            rows, columns = distances
             reached = _reached(tried, image, (0, 0))
-            return Reach((max(rows), max(columns)), (bool(reached[-1].any()), bool(reached[:, -1].any())))
+            reach = Reach((max(rows), max(columns)), (bool(reached[-1].any()), bool(reached[:, -1].any())))
+            _check_tiles(tried, name, image[..., : size - 1, : size - 3], reach)
+            return reach
     raise UserError(
         f"{_KEY}: the regularizer {name} sees more than {_SIZES[-1] // 2 - max(map(max, _OFFSETS))} pixels to each side"
         f" (a normalization sees the whole image); leave {_KEY} out"
@@ -104,10 +114,14 @@ def _tried(regularizer: nn.Module, channels: int, num_frames: Optional[int]) -> 
 def _copied(regularizer: nn.Module) -> nn.Module:
     """A copy on the CPU in float32, with weights of its own: those of a network that is planned have no values."""
     values: Dict[int, Any] = {}
-    for p in regularizer.parameters():
-        values[id(p)] = nn.Parameter(torch.rand(p.shape))
+    torch.default_generator.manual_seed(0)
+    for p in regularizer.parameters():  # of a size that neither grows nor shrinks an image much
+        values[id(p)] = nn.Parameter(torch.rand(p.shape) / (p[0].numel() if p.ndim > 1 else 1))
     for b in regularizer.buffers():
-        values[id(b)] = torch.rand(b.shape) if b.is_floating_point() else torch.zeros(b.shape, dtype=b.dtype)
+        if b.is_floating_point():
+            values[id(b)] = torch.rand(b.shape)
+        elif isinstance(b, FakeTensor):
+            values[id(b)] = torch.zeros(b.shape, dtype=b.dtype)
     return copy.deepcopy(regularizer, values)
 
 
@@ -156,11 +170,49 @@ def _check_deterministic(regularizer: nn.Module, name: str, image: torch.Tensor)
     height, width = image.shape[-2:]
     (whole,) = tiles_of((height, width), (0, 0), Reach((0, 0), (False, False)))
     for seed in (0, 1):
-        torch.manual_seed(seed)
-        with on_tile(whole, seed=0):  # where random layers of this plugin draw the same again
+        torch.default_generator.manual_seed(seed)
+        with on_tile(whole, lambda: 0):  # where random layers of this plugin draw the same again
             outputs[seed] = _forward(regularizer, image)
     if not torch.equal(outputs[0], outputs[1]):
         raise UserError(
             f"{_KEY}: the regularizer {name} draws random numbers in training, which would differ from tile to tile;"
             f" set MODEL.UNROLLED.DROPOUT to 0, or leave {_KEY} out"
         )
+
+
+def _check_tiles(regularizer: nn.Module, name: str, image: torch.Tensor, reach: Reach) -> None:
+    """Compares tiles of an image with the whole: NaN does not show all that a regularizer may do."""
+    height, width = image.shape[-2:]
+    (whole,) = tiles_of((height, width), (0, 0), reach)
+    expected = run_on_tile(forward_of(regularizer), regularizer, image, whole, lambda: 0)
+    for tile in tiles_of((height, width), (height // 2, width // 2), reach):
+        found = run_on_tile(forward_of(regularizer), regularizer, tile.take(image, -2), tile, lambda: 0)
+        core = tile.core(expected, image.ndim - 2)
+        if found.shape != core.shape or not torch.allclose(found, core, rtol=1e-3, atol=1e-3 * float(core.abs().max())):
+            raise UserError(f"{_KEY}: of tiles, the regularizer {name} makes another image; leave {_KEY} out")
+
+
+def run_on_tile(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    block: nn.Module,
+    part: torch.Tensor,
+    tile: Tile,
+    seed: Callable[[], int],
+    first_example: int = 0,
+) -> torch.Tensor:
+    """Runs a regularizer on a tile.
+
+    Args:
+        function: Runs it: maps (B, channels, [T,] H, W) to the same shape.
+        block: The module in it.
+        part: The tile with its halo, (B, channels, [T,] h, w); it stays as it is.
+        tile: Which.
+        seed: Gives the seed of random layers.
+        first_example: Place in the batch of the first example of ``part``.
+
+    Returns:
+        torch.Tensor: The tile alone.
+    """
+    tile = tile if vars(type(block)).get("shrinks_on_tiles") else tile.with_edges()
+    with on_tile(tile, seed, first_example):
+        return tile.core_left(function(part.clone()), part.ndim - 2)  # it may change its input in place

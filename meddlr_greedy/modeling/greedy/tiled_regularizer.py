@@ -11,7 +11,6 @@ What is held for backward is v and, for a moment, what one tile needs. The gradi
 tiles have no halo, so that R pads there as it always does; where R goes on at the opposite edge, the halo does, too.
 """
 
-import random
 from typing import Any, Callable, List, Optional, Tuple
 
 import torch
@@ -19,8 +18,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from meddlr_greedy.modeling.greedy.gradients import Gradients, add_gradients
-from meddlr_greedy.modeling.greedy.reach import reach_of
-from meddlr_greedy.modeling.regularizers.current_tile import on_tile
+from meddlr_greedy.modeling.greedy.reach import reach_of, run_on_tile
 from meddlr_greedy.modeling.tiles import Tile, tiles_of
 
 __all__ = ["TiledRegularizer"]
@@ -46,8 +44,7 @@ class TiledRegularizer:
         seed: Optional[int] = None,
     ):
         self.regularizer, self._block, self._size = regularizer, block, size
-        self._shrinks = getattr(block, "shrinks_on_tiles", False)
-        self._seed = seed if seed is not None else random.getrandbits(32) if block.training else 0
+        self._seed = seed
         self.parameters = [p for p in block.parameters() if p.requires_grad]
 
     def __call__(self, v: torch.Tensor) -> torch.Tensor:
@@ -58,11 +55,15 @@ class TiledRegularizer:
         """
         return _Tiled.apply(v, self, *self.parameters)
 
-    def run(self, part: torch.Tensor, tile: Tile) -> torch.Tensor:
-        """A tile with its halo, (B, channels, [T,] h, w), to its core."""
-        tile = tile if self._shrinks else tile.with_edges()
-        with on_tile(tile, self._seed):
-            return tile.core_left(self.regularizer(part), part.ndim - 2)
+    def seed(self) -> int:
+        """The seed of random layers, the same for all tiles."""
+        if self._seed is None:
+            self._seed = int(torch.randint(2**31, ()))
+        return self._seed
+
+    def run(self, part: torch.Tensor, tile: Tile, first_example: int = 0) -> torch.Tensor:
+        """A tile with its halo, (B, channels, [T,] h, w), to its core; for ``first_example`` see `run_on_tile`."""
+        return run_on_tile(self.regularizer, self._block, part, tile, self.seed, first_example)
 
     def tiles(self, v: torch.Tensor) -> List[Tile]:
         """The tiles of what is regularized, (B, channels, [T,] H, W), in row order."""
@@ -102,9 +103,11 @@ class _Tiled(torch.autograd.Function):
             part = tile.take(v, axis).detach().requires_grad_(v_gradient is not None)
             with torch.enable_grad():
                 core = ctx.tiled.run(part, tile)
+            if not core.requires_grad:
+                continue
             wanted = [*ctx.parameters, *([part] if v_gradient is not None else [])]
             found = torch.autograd.grad(core, wanted, tile.core(grad, axis), allow_unused=True)
             add_gradients(gradients, dict(zip(ctx.parameters, found)))
-            if v_gradient is not None:
+            if v_gradient is not None and found[-1] is not None:
                 tile.add(v_gradient, found[-1], axis)
         return (v_gradient, None, *(gradients.get(p) for p in ctx.parameters))

@@ -86,7 +86,7 @@ def run_step(
 def regularizer_of(block: nn.Module, mode: StepMode, seed: Optional[int] = None) -> Any:
     """The regularizer ``block`` as a step calls it: maps (B, channels, [T,] H, W) to the same shape."""
     regularizer: Any = _InBfloat16(block) if mode.bfloat16 else block
-    return TiledRegularizer(regularizer, block, mode.tile, seed) if any(mode.tile) else regularizer
+    return TiledRegularizer(forward_of(regularizer), block, mode.tile, seed) if any(mode.tile) else regularizer
 
 
 @contextmanager

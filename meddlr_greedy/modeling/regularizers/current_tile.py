@@ -9,7 +9,7 @@ import hashlib
 import itertools
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Iterator, NamedTuple, Optional, Tuple
+from typing import Callable, Iterator, NamedTuple, Optional, Tuple
 
 import torch
 
@@ -20,7 +20,8 @@ __all__ = ["cropped", "ends", "on_tile", "positional_dropout"]
 
 class _Current(NamedTuple):
     tile: Tile
-    seed: int
+    seed: Callable[[], int]
+    first_example: int
     layers: Iterator[int]  #: numbers of random layers, in the order in which they run
 
 
@@ -28,14 +29,15 @@ _current: ContextVar[Optional[_Current]] = ContextVar("current tile", default=No
 
 
 @contextmanager
-def on_tile(tile: Tile, seed: int) -> Iterator[None]:
+def on_tile(tile: Tile, seed: Callable[[], int], first_example: int = 0) -> Iterator[None]:
     """Inside the block a regularizer runs on a tile with its halo.
 
     Args:
         tile: Which.
-        seed: Of random layers, the same for all tiles of an image.
+        seed: Gives the seed of random layers, the same for all tiles of an image.
+        first_example: Place in the batch of the first example that it gets.
     """
-    before = _current.set(_Current(tile, seed, itertools.count()))
+    before = _current.set(_Current(tile, seed, first_example, itertools.count()))
     try:
         yield
     finally:
@@ -65,12 +67,15 @@ def positional_dropout(x: torch.Tensor, probability: float) -> Optional[torch.Te
     layer, (rows, columns) = next(current.layers), current.tile
     first_row, first_column = (_first(span, size) for span, size in zip((rows, columns), x.shape[-2:]))
     places = torch.arange(first_column, first_column + x.shape[-1], device=x.device) % columns.size
-    drawn = []
-    for row in range(first_row, first_row + x.shape[-2]):
-        generator = torch.Generator(x.device).manual_seed(_seed(current.seed, layer, row % rows.size))
-        whole = torch.rand(*x.shape[:-2], columns.size, generator=generator, device=x.device, dtype=x.dtype)
-        drawn.append(whole[..., places])
-    return (torch.stack(drawn, dim=-2) >= probability) / (1 - probability)
+
+    def row_of_example(example: int, row: int) -> torch.Tensor:
+        number = _seed(current.seed(), current.first_example + example, layer, row % rows.size)
+        generator = torch.Generator(x.device).manual_seed(number)
+        return torch.rand(*x.shape[1:-2], columns.size, generator=generator, device=x.device)[..., places]
+
+    rows_to_draw = range(first_row, first_row + x.shape[-2])
+    drawn = [torch.stack([row_of_example(b, row) for row in rows_to_draw], dim=-2) for b in range(len(x))]
+    return (torch.stack(drawn) >= probability).to(x.dtype) / (1 - probability)
 
 
 def _lost_before(size: int, left: int, own: Ends) -> int:

@@ -60,9 +60,7 @@ class SpatioTemporalConv(nn.Module):
                 f"MODEL.UNROLLED.KERNEL_SIZE: found {2 * self.reach + 1}, but the data has {num_frames} frames only"
             )
         x = x.permute(0, 2, 3, 4, 1).reshape(num_batch * num_frames, height, width, -1)
-        # Not by calling the layer, since of a tile other sides are padded.
-        x = F.conv2d(x.permute(0, 3, 1, 2), self.spatial.weight, self.spatial.bias, padding=self.pad.zeros)
-        x = x.permute(0, 2, 3, 1)
+        x = self._in_space(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         height, width = x.shape[1:3]
         x = x.reshape(num_batch, num_frames, height * width, -1)
         # Padded before the ReLU, so that backward keeps one tensor (the ReLU's output is the next convolution's input).
@@ -70,6 +68,11 @@ class SpatioTemporalConv(nn.Module):
             x = torch.cat([x[:, -self.reach :], x, x[:, : self.reach]], dim=1)
         x = self.temporal(F.relu_(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return x.reshape(num_batch, num_frames, height, width, -1).permute(0, 4, 1, 2, 3)
+
+    def _in_space(self, x: torch.Tensor) -> torch.Tensor:
+        if self.spatial.padding == self.pad.zeros:
+            return self.spatial(x)
+        return F.conv2d(x, self.spatial.weight, self.spatial.bias, padding=self.pad.zeros)  # of a tile
 
 
 class ResBlock(nn.Module):
