@@ -37,13 +37,8 @@ class Span(NamedTuple):
         return slice(self.begin, self.end)
 
     @property
-    def core_inside(self) -> slice:
-        """The core in the core with its halo."""
-        return slice(self.before, self.before + self.end - self.begin)
-
-    @property
     def core_left(self) -> slice:
-        """The core in what convolutions without padding leave of the core with its halo."""
+        """The core in what convolutions leave of the core with its halo; where they pad at both ends, that is all."""
         before = self.before if self.ends.first else 0
         return slice(before, before + self.end - self.begin)
 
@@ -65,7 +60,7 @@ class Tile(NamedTuple):
     columns: Span
 
     def with_edges(self) -> "Tile":
-        """The tile for a regularizer that pads on all sides, whatever is there."""
+        """The tile for what pads on all sides, whatever is there, so that as many pixels are left as were taken."""
         return Tile(self.rows._replace(ends=Ends()), self.columns._replace(ends=Ends()))
 
     def take(self, x: torch.Tensor, axis: int) -> torch.Tensor:
@@ -93,10 +88,6 @@ class Tile(NamedTuple):
     def core(self, x: torch.Tensor, axis: int) -> torch.Tensor:
         """The core of an image (..., H, W, ...), a view; ``axis`` is that of H."""
         return x[(slice(None),) * axis + (self.rows.core, self.columns.core)]
-
-    def core_inside(self, x: torch.Tensor, axis: int) -> torch.Tensor:
-        """The core of what :meth:`take` took, a view; ``axis`` is that of H."""
-        return x[(slice(None),) * axis + (self.rows.core_inside, self.columns.core_inside)]
 
     def core_left(self, x: torch.Tensor, axis: int) -> torch.Tensor:
         """The core of what convolutions leave of it inside :func:`on_tile`, a view; ``axis`` is that of H."""

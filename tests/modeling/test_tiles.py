@@ -36,7 +36,7 @@ def test_cores_cover_an_image_once_and_halos_hold_what_is_around(size, reach):
     x = torch.arange(2.0 * H * W).reshape(2, H, W, 1)
     out = torch.zeros_like(x)
     for tile in tiles_of((H, W), size, reach):
-        tile.core(out, 1).add_(tile.core_inside(tile.take(x, 1), 1))
+        tile.core(out, 1).add_(tile.with_edges().core_left(tile.take(x, 1), 1))
         rows, columns = (
             torch.arange(span.begin - span.before, span.end + span.after) for span in (tile.rows, tile.columns)
         )
@@ -476,3 +476,50 @@ def test_dropout_drops_as_many_as_it_says_anew_in_each_layer_row_and_frame():
     for shift in (1, 50, 60 * 50, T * 60 * 50, 4 * T * 60 * 50, len(kept) // 2):  # next column, row, frame, ... layer
         assert abs(torch.corrcoef(torch.stack([kept, kept.roll(shift)]))[0, 1]) < 0.02
     assert block.blocks[0].dropout == 0.25
+
+
+class InPlace(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(2, 2, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(nn.functional.relu_(x)) + 1
+
+
+def test_a_regularizer_may_change_its_input_in_place():
+    torch.manual_seed(0)
+    block, v = InPlace().double(), torch.randn(1, 2, T, H, W, dtype=torch.float64, requires_grad=True)
+    given = v.detach().clone()
+    expected = torch.autograd.grad(block(v.clone()).square().sum(), [v, *block.parameters()])
+    found = torch.autograd.grad(TiledRegularizer(block, block, (8, 7))(v).square().sum(), [v, *block.parameters()])
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    assert torch.equal(v.detach(), given)
+
+
+class Smoothed(SpatioTemporalResNet):
+    """Pads where the class that it is made of would not: it does not say that it shrinks."""
+
+    def forward(self, x):
+        return nn.functional.avg_pool3d(super().forward(x), (1, 3, 3), 1, (0, 1, 1), count_include_pad=True)
+
+
+def test_a_subclass_has_to_say_itself_that_it_shrinks():
+    torch.manual_seed(0)
+    block, v = Smoothed(2, 4, num_blocks=1).double(), torch.randn(1, 2, T, 33, 30, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(TiledRegularizer(block, block, (9, 8))(v), block(v), rtol=0, atol=1e-12)
+
+
+class Shifted(nn.Module):
+    def __init__(self, shift):
+        super().__init__()
+        self.shift = torch.tensor(shift)
+
+    def forward(self, x):
+        return x + nn.functional.pad(x, (0, 0, int(self.shift), 0))[..., : x.shape[-2], :]
+
+
+def test_tensors_that_are_no_weights_tell_regularizers_apart():
+    assert [reach_of(Shifted(shift), 2).distance for shift in (1, 4)] == [(1, 0), (4, 0)]

@@ -132,7 +132,6 @@ class _Run(NamedTuple):
             losses.separable,
             losses.weights[k],
             self.problem,
-            self.problem.target,
         )
 
     def module(self, k: int, image: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, Gradients]:

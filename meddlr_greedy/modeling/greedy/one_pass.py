@@ -52,7 +52,12 @@ class OnePass(NamedTuple):
     loss: SeparableLoss
     weight: float  #: of the loss
     problem: UnrolledProblem
-    target: torch.Tensor  #: as in ``problem``, where it is there
+
+    @property
+    def target(self) -> torch.Tensor:
+        """The target of the batch."""
+        assert self.problem.target is not None
+        return self.problem.target
 
     def run(self, image: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, Gradients]:
         """Runs the step.
@@ -110,7 +115,8 @@ class OnePass(NamedTuple):
         """A tile with its halo, (B, h, w, [T,] M), to its core."""
         network, tiled = self.modules.network, self.regularizer
         if type(network).reg is GeneralizedUnrolledCNN.reg:  # which wants as many pixels back
-            with on_tile(tile.with_edges(), tiled.seed, first_example):
-                return tile.core_inside(network.reg(image=part.clone(), model=tiled.regularizer, dims=None), _ROWS)
+            tile = tile.with_edges()
+            with on_tile(tile, tiled.seed, first_example):
+                return tile.core_left(network.reg(image=part.clone(), model=tiled.regularizer, dims=None), _ROWS)
         model = functools.partial(tiled.run, tile=tile, first_example=first_example)
         return network.reg(image=part, model=model, dims=None)

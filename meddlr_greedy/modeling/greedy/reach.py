@@ -7,7 +7,7 @@ import copy
 import warnings
 import weakref
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Hashable, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Hashable, Iterator, List, Optional, Tuple
 
 import torch
 from torch import nn
@@ -16,18 +16,17 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.contract import forward_of
-from meddlr_greedy.modeling.regularizers.current_tile import on_tile
+from meddlr_greedy.modeling.regularizers.current_tile import on_tile, run_on_tile
 from meddlr_greedy.modeling.regularizers.padding import Padding
-from meddlr_greedy.modeling.tiles import Reach, Tile, tiles_of
+from meddlr_greedy.modeling.tiles import Reach, tiles_of
 
-__all__ = ["reach_of", "run_on_tile"]
+__all__ = ["reach_of"]
 
 # Rows and columns of the image that a regularizer is tried with; poolings can halve them three times or more.
 _SIZES = (24, 64, 128)
 # Where its pixel is, beside the middle. What depends on the position (poolings, strides) shows in four of them.
 _OFFSETS = ((0, 0), (1, 1), (2, 3), (3, 2))
 _KEY = "MISC.GREEDY.TILE"
-
 
 # What was found: of regularizers of one structure (all blocks of a network, as a rule), and of others.
 _found: Dict[Any, Reach] = {}
@@ -139,15 +138,11 @@ def _image(channels: int, num_frames: Optional[int], size: int) -> torch.Tensor:
     return torch.rand(1, channels, *frames, size, size)
 
 
-def _forward(regularizer: nn.Module, image: torch.Tensor) -> torch.Tensor:
-    return forward_of(regularizer)(image)
-
-
 def _reached(regularizer: nn.Module, image: torch.Tensor, pixel: Tuple[int, int]) -> torch.Tensor:
     """The output pixels (H, W) that depend on an input pixel."""
     image = image.clone()
     image[..., pixel[0], pixel[1]] = float("nan")
-    out = _forward(regularizer, image).isnan()
+    out = forward_of(regularizer)(image).isnan()
     return out.flatten(end_dim=-3).any(dim=0)
 
 
@@ -172,7 +167,7 @@ def _check_deterministic(regularizer: nn.Module, name: str, image: torch.Tensor)
     for seed in (0, 1):
         torch.default_generator.manual_seed(seed)
         with on_tile(whole, lambda: 0):  # where random layers of this plugin draw the same again
-            outputs[seed] = _forward(regularizer, image)
+            outputs[seed] = forward_of(regularizer)(image)
     if not torch.equal(outputs[0], outputs[1]):
         raise UserError(
             f"{_KEY}: the regularizer {name} draws random numbers in training, which would differ from tile to tile;"
@@ -190,29 +185,3 @@ def _check_tiles(regularizer: nn.Module, name: str, image: torch.Tensor, reach: 
         core = tile.core(expected, image.ndim - 2)
         if found.shape != core.shape or not torch.allclose(found, core, rtol=1e-3, atol=1e-3 * float(core.abs().max())):
             raise UserError(f"{_KEY}: of tiles, the regularizer {name} makes another image; leave {_KEY} out")
-
-
-def run_on_tile(
-    function: Callable[[torch.Tensor], torch.Tensor],
-    block: nn.Module,
-    part: torch.Tensor,
-    tile: Tile,
-    seed: Callable[[], int],
-    first_example: int = 0,
-) -> torch.Tensor:
-    """Runs a regularizer on a tile.
-
-    Args:
-        function: Runs it: maps (B, channels, [T,] H, W) to the same shape.
-        block: The module in it.
-        part: The tile with its halo, (B, channels, [T,] h, w); it stays as it is.
-        tile: Which.
-        seed: Gives the seed of random layers.
-        first_example: Place in the batch of the first example of ``part``.
-
-    Returns:
-        torch.Tensor: The tile alone.
-    """
-    tile = tile if vars(type(block)).get("shrinks_on_tiles") else tile.with_edges()
-    with on_tile(tile, seed, first_example):
-        return tile.core_left(function(part.clone()), part.ndim - 2)  # it may change its input in place

@@ -18,7 +18,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from meddlr_greedy.modeling.greedy.gradients import Gradients, add_gradients
-from meddlr_greedy.modeling.greedy.reach import reach_of, run_on_tile
+from meddlr_greedy.modeling.greedy.reach import reach_of
+from meddlr_greedy.modeling.regularizers.current_tile import run_on_tile
 from meddlr_greedy.modeling.tiles import Tile, tiles_of
 
 __all__ = ["TiledRegularizer"]

@@ -12,10 +12,11 @@ from contextvars import ContextVar
 from typing import Callable, Iterator, NamedTuple, Optional, Tuple
 
 import torch
+from torch import nn
 
 from meddlr_greedy.modeling.tiles import Ends, Span, Tile
 
-__all__ = ["cropped", "ends", "on_tile", "positional_dropout"]
+__all__ = ["cropped", "ends", "on_tile", "positional_dropout", "run_on_tile"]
 
 
 class _Current(NamedTuple):
@@ -42,6 +43,32 @@ def on_tile(tile: Tile, seed: Callable[[], int], first_example: int = 0) -> Iter
         yield
     finally:
         _current.reset(before)
+
+
+def run_on_tile(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    block: nn.Module,
+    part: torch.Tensor,
+    tile: Tile,
+    seed: Callable[[], int],
+    first_example: int = 0,
+) -> torch.Tensor:
+    """Runs a regularizer on a tile.
+
+    Args:
+        function: Runs it: maps (B, channels, [T,] H, W) to the same shape.
+        block: The module in it.
+        part: The tile with its halo, (B, channels, [T,] h, w); it stays as it is.
+        tile: Which.
+        seed: Gives the seed of random layers.
+        first_example: Place in the batch of the first example of ``part``.
+
+    Returns:
+        torch.Tensor: The tile alone.
+    """
+    tile = tile if vars(type(block)).get("shrinks_on_tiles") else tile.with_edges()
+    with on_tile(tile, seed, first_example):
+        return tile.core_left(function(part.clone()), part.ndim - 2)  # it may change its input in place
 
 
 def ends() -> Tuple[Ends, Ends]:

@@ -6,11 +6,10 @@ from typing import Any, Callable, Dict, NamedTuple
 
 import numpy as np
 
-from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.planning.example import Example
 from projects.cine.benchmarks.options import Options
-from projects.cine.support.measuring import Batch, make_batch, make_cfg, measured_peak, ratio, run_in_turn
+from projects.cine.support.measuring import held_megabytes, make_batch, make_cfg, measured_peak, ratio, run_in_turn
 from projects.cine.support.tables import ratio_as_text
 
 __all__ = ["tiles"]
@@ -42,7 +41,7 @@ def tiles(options: Options) -> Dict[str, Any]:
     sides.update({f"greedy, tiles of {r} rows": _config(options, size, size.steps, r) for r in size.rows})
     peaks = {name: measured_peak(cfg, example) / 1e6 for name, cfg in sides.items()}
     steps = {name: StepOnBatch.from_config(cfg, batch=batch) for name, cfg in sides.items()}
-    held = {name: _held_megabytes(step, batch) for name, step in steps.items()}
+    held = {name: held_megabytes(cfg, batch) for name, cfg in sides.items()}
     runs: Dict[str, Callable[[], float]] = {name: partial(_processor_seconds, step) for name, step in steps.items()}
     found = run_in_turn(runs, options.rounds or 3)
     rows = [
@@ -65,12 +64,6 @@ def _config(options: Options, size: _Size, modules: int, rows: int = 0, checkpoi
     cfg.MISC.GREEDY.TILE, cfg.MISC.GREEDY.CHECKPOINT = (rows, 0), checkpoint
     cfg.SOLVER.TRAIN_BATCH_SIZE = 1
     return cfg.freeze()
-
-
-def _held_megabytes(step: StepOnBatch, batch: Batch) -> float:
-    with HeldForBackward(exclude=[*step.model.parameters(), *batch.values()]) as held:
-        step.run()
-    return held.peak_bytes / 1e6
 
 
 def _processor_seconds(step: StepOnBatch) -> float:

@@ -15,7 +15,6 @@ import meddlr
 import numpy as np
 import torch
 from meddlr.config import get_cfg
-from meddlr.modeling import build_loss_computer, build_model
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
@@ -140,11 +139,9 @@ def ratio(numerator: List[float], denominator: List[float]) -> Dict[str, float]:
 
 def held_megabytes(cfg: Any, batch: Batch) -> float:
     """MB held for backward in one training step; parameters and batch excluded."""
-    model = build_model(cfg).to(cfg.MODEL.DEVICE).train()
-    loss_computer = build_loss_computer(cfg, "LeanLossComputer")
-    with HeldForBackward(exclude=[*model.parameters(), *batch.values()]) as held:
-        loss = loss_computer(batch, model(batch))["loss"]
-    loss.backward()
+    step = StepOnBatch.from_config(cfg, batch=batch)
+    with HeldForBackward(exclude=[*step.model.parameters(), *batch.values()]) as held:
+        step.run()
     return held.peak_bytes / 1e6
 
 
