@@ -43,8 +43,7 @@ def _conditions(key: Key) -> List[str]:
         "needs `GreedyUnrolled`": rule.needs_greedy,
         "needs `meddlr-greedy train`": rule.acts_in_trainer,
         "no chain of processes": rule.needs_whole_network,
-        "one process": rule.needs_one_process,
-        'not with `TRAINING` "invertible"': not rule.suits_inversion,
+        "not with " + ", ".join(f"`{name}`" for name in rule.not_with): bool(rule.not_with),
         f"networks that declare `{rule.needs_trait}` in their `traits`": bool(rule.needs_trait),
         f"regularizers with the attribute `{rule.needs_regularizer}`": bool(rule.needs_regularizer),
     }

@@ -3,7 +3,7 @@
 import ast
 import math
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any, Callable, Tuple
 
 __all__ = [
     "KeyRule",
@@ -42,12 +42,11 @@ class KeyRule:
         needs_greedy: A network that is not wrapped by ``GreedyUnrolled`` would ignore it.
         acts_in_trainer: The trainer acts on it, not the network; meddlr's own trainer does not know it.
         needs_whole_network: A process has to hold all modules; it cannot act over a chain of processes.
-        needs_one_process: Any value but the default allows one process.
         needs_trait: A trait of the network (:class:`~meddlr_greedy.modeling.contract.NetworkTraits`) without which it
             would be ignored.
         needs_regularizer: An attribute of the regularizer's class (``MODEL.UNROLLED.BLOCK_ARCHITECTURE``) without which
             it would be ignored.
-        suits_inversion: It may be combined with ``TRAINING`` "invertible".
+        not_with: Names of keys beside it in the schema, of which none may be set with it.
     """
 
     meaning: str
@@ -58,10 +57,9 @@ class KeyRule:
     needs_greedy: bool = False
     acts_in_trainer: bool = False
     needs_whole_network: bool = False
-    needs_one_process: bool = False
     needs_trait: str = ""
     needs_regularizer: str = ""
-    suits_inversion: bool = True
+    not_with: Tuple[str, ...] = ()
 
     def holds(self, value: Any) -> bool:
         """Whether a value is allowed; an integer that no float can hold is not."""

@@ -15,21 +15,15 @@ from meddlr_greedy.config.rules import (
     is_count,
     is_factors,
     is_finite_from_0,
-    is_import_names,
     is_modules,
     is_name,
-    is_names,
-    is_number,
     is_one_of,
-    is_partition,
-    is_positive,
-    is_subset_of,
-    is_text,
     is_tile,
     key,
     literal,
     section,
 )
+from meddlr_greedy.config.sections import CineConfig, ParallelConfig, RunConfig
 from meddlr_greedy.errors import UserError, did_you_mean, shortened
 
 __all__ = [
@@ -52,131 +46,6 @@ _Section = TypeVar("_Section")
 
 
 @dataclass(frozen=True)
-class ParallelConfig:
-    """``MISC.GREEDY.PARALLEL``: how several processes train one network; in one process without effect."""
-
-    PARTITION: Union[str, Tuple[int, ...]] = key(
-        "auto",
-        "Modules of each process of a chain. 'auto' balances measured times.",
-        "'auto', or a list of positive integers (the modules of each process)",
-        is_partition,
-    )
-    REPLICAS: int = key(
-        1, "Chains of processes. Each trains on its share of every batch.", "a positive integer", is_positive
-    )
-    BATCHES_IN_FLIGHT: int = key(
-        2,
-        "Batches that may queue on each side of the way between two neighboring processes.",
-        "a positive integer",
-        is_positive,
-    )
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """``MISC.GREEDY.RUN``: what a run loads, writes and keeps."""
-
-    IMPORTS: Tuple[str, ...] = key(
-        (),
-        """Packages to import before the config is checked, in every process: those that register networks,
-        regularizers, losses, masks, hooks, trainers or readers of your own. Dotted names of importable modules.""",
-        "a list of dotted names of modules",
-        is_import_names,
-    )
-    TRAINER: str = key(
-        "auto",
-        """The trainer, a name in TRAINER_REGISTRY. 'auto' is GreedyTrainer, or ParallelGreedyTrainer where several
-        processes were started.""",
-        "the name of a registered trainer",
-        is_name,
-    )
-    HOOKS: Tuple[str, ...] = key(
-        ("ModuleMonitor",),
-        "Extra hooks of the trainer, names in HOOK_REGISTRY.",
-        "a list of names of registered hooks",
-        is_names,
-    )
-    THREADS: int = key(
-        0,
-        "Intra-op threads. 0 keeps torch's choice. Resuming is bit-exact at an equal number only.",
-        "a non-negative integer (0: torch's choice), at most 1024",
-        lambda value: is_count(value) and value <= 1024,
-    )
-    TF32: bool = key(
-        True,
-        """Whether convolutions on an NVIDIA GPU (Ampere and newer) may round what they multiply to TF32 (10 bits), as
-        torch lets them: faster, with relative errors of about 1e-3 in each. False computes in float32, as a CPU does.
-        Matrix products and FFTs use float32 either way.""",
-        "True or False",
-        is_bool,
-    )
-    KEEP_CHECKPOINTS: int = key(
-        3,
-        "Newest checkpoint files to keep, beside the best and the final one. 0 keeps all.",
-        "a non-negative integer (0: all)",
-        is_count,
-    )
-    BEST_METRIC: str = key(
-        "",
-        """Validation metric that decides which checkpoint is kept as model_best.pth, for example 'val_psnr_scan'. ''
-        is the first of TEST.VAL_METRICS.RECON. Without DATASETS.VAL none is kept.""",
-        "the name of a validation metric",
-        is_text,
-    )
-    LOG_PERIOD: int = key(
-        20,
-        "Iterations between two lines of the console, metrics.json and WRITERS.",
-        "a positive integer",
-        is_positive,
-    )
-    WRITERS: Tuple[str, ...] = key(
-        ("tensorboard",),
-        """Where curves are written beside metrics.json. 'wandb' (Weights & Biases) and 'mlflow' have to be installed.
-        They write into OUTPUT_DIR and send nothing, unless WANDB_MODE or MLFLOW_TRACKING_URI in the environment says
-        so.""",
-        "a list of 'tensorboard', 'wandb', 'mlflow', each once",
-        is_subset_of("tensorboard", "wandb", "mlflow"),
-    )
-
-
-@dataclass(frozen=True)
-class CineConfig:
-    """``MISC.GREEDY.CINE``: the data of cine (2D+t). For 2D data, any value but the default is refused."""
-
-    PARTIAL_ECHO: float = key(
-        0.0,
-        "The part of every readout that is not sampled, at its beginning (asymmetric echo).",
-        "a number from 0 to below 0.5",
-        lambda value: is_number(value) and 0 <= value < 0.5,
-    )
-    READOUT_CROP: int = key(
-        0,
-        "Training only: points to keep along the readout, around a random center. 0 keeps all. Evaluation keeps all.",
-        "a non-negative integer (0: no crop)",
-        is_count,
-    )
-    READOUT_CROP_JITTER: float = key(
-        32.0,
-        "Standard deviation of the center of READOUT_CROP, in pixels.",
-        "a non-negative number of pixels",
-        is_finite_from_0,
-    )
-    FLIP_PROBABILITY: float = key(
-        0.0,
-        "Training only: probability of a flip, for each of readout, phase encode and time.",
-        "a number from 0 to 1",
-        lambda value: is_number(value) and 0 <= value <= 1,
-    )
-    LOSS_LINES: float = key(
-        0.0,
-        """Training without targets (SSDU): the part of the acquired lines, the central ones apart, that each example
-        holds out for the loss. The loss is then in k-space (MODEL.RECON_LOSS.NAME). 0 trains with targets.""",
-        "a number from 0 to below 1",
-        lambda value: is_number(value) and 0 <= value < 1,
-    )
-
-
-@dataclass(frozen=True)
 class GreedyConfig:
     """``MISC.GREEDY``: the method at the top, then its sections."""
 
@@ -194,13 +63,11 @@ class GreedyConfig:
     )
     TRAINING: str = key(
         "greedy",
-        """'greedy' trains the modules. 'invertible' is end-to-end backpropagation that holds the activations of one
-        unrolled step, and runs the network backwards for the inputs of the others: with NUM_MODULES 1, one process, and
-        InvertibleCineUnrolledCNN or InvertibleCGCineUnrolledCNN.""",
+        """'invertible' holds the activations of one unrolled step of a module, and runs the module backwards for the
+        inputs of the others. For InvertibleCineUnrolledCNN and InvertibleCGCineUnrolledCNN.""",
         "'greedy' or 'invertible'",
         is_one_of("greedy", "invertible"),
         needs_greedy=True,
-        needs_one_process=True,
     )
     NUM_INFERENCE_MODULES: int = key(
         0,
@@ -209,15 +76,25 @@ class GreedyConfig:
         is_count,
         depends_on_modules=True,
     )
-    CHECKPOINT: bool = key(
-        False,
-        """Activation checkpointing inside modules: backward runs the unrolled steps again, one by one, so that a module
-        keeps the images between its steps and what one step needs. The gradients are the same, bit for bit where
-        algorithms are deterministic.""",
-        "True or False",
-        is_bool,
+    CHECKPOINT: Union[bool, str] = key(
+        "",
+        """Activation checkpointing inside modules: backward computes again what it needs. 'step' (or True): unrolled
+        steps, one by one, so that a module keeps the images between its steps and what one step needs. 'block': in a
+        step the residual blocks, too, one by one. The gradients are the same, bit for bit where algorithms are
+        deterministic.""",
+        "'' (nothing), 'step' or 'block'; True is 'step', False is ''",
+        lambda value: is_bool(value) or is_one_of("", "step", "block")(value),
         needs_greedy=True,
-        suits_inversion=False,
+        not_with=("TRAINING",),
+    )
+    SAVED: str = key(
+        "",
+        """How the activations of the regularizer are held for backward. 'int8': as integers of 8 bits, in blocks of 256
+        with a scale. The image is the same; the gradient is that of rounded activations.""",
+        "'' (as they are) or 'int8'",
+        is_one_of("", "int8"),
+        needs_greedy=True,
+        not_with=("CHECKPOINT",),
     )
     OVERLAP: int = key(
         0,
@@ -226,7 +103,6 @@ class GreedyConfig:
         is_count,
         needs_greedy=True,
         needs_whole_network=True,
-        suits_inversion=False,
     )
     AMP: str = key(
         "",
@@ -235,7 +111,7 @@ class GreedyConfig:
         "'' (float32) or 'bf16'",
         is_one_of("", "bf16"),
         needs_greedy=True,
-        suits_inversion=False,
+        not_with=("TRAINING",),
     )
     TILE: Tuple[int, ...] = key(
         (0, 0),
@@ -244,7 +120,7 @@ class GreedyConfig:
         "a list of two non-negative integers (0: the whole axis)",
         is_tile,
         needs_greedy=True,
-        suits_inversion=False,
+        not_with=("TRAINING",),
     )
     LOSS_WEIGHTS: Tuple[float, ...] = key(
         (),
@@ -255,7 +131,6 @@ class GreedyConfig:
         one_per_module=True,
         depends_on_modules=True,
         needs_greedy=True,
-        suits_inversion=False,
     )
     CLIP_NORM: float = key(
         0.0,
@@ -298,6 +173,9 @@ class GreedyConfig:
     PARALLEL: ParallelConfig = section(ParallelConfig)
     RUN: RunConfig = section(RunConfig)
     CINE: CineConfig = section(CineConfig)
+
+    def __post_init__(self):
+        object.__setattr__(self, "CHECKPOINT", {False: "", True: "step"}.get(self.CHECKPOINT, self.CHECKPOINT))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "GreedyConfig":

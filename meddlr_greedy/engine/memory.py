@@ -2,9 +2,11 @@
 
 import ctypes
 import weakref
-from typing import Iterable
+from typing import Any, Iterable
 
 import torch
+
+from meddlr_greedy.modeling.greedy.saved_in_int8 import told_what_is_held
 
 __all__ = ["HeldForBackward", "keep_freed_memory"]
 
@@ -42,11 +44,17 @@ class HeldForBackward(torch.autograd.graph.saved_tensors_hooks):
         self._references: dict = {}
         self._bytes = 0
         self.peak_bytes = 0
+        self._told = told_what_is_held(self._pack)
         super().__init__(self._pack, lambda held: held.tensor)
 
     def __enter__(self) -> "HeldForBackward":  # type: ignore[override]
         super().__enter__()
+        self._told.__enter__()
         return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._told.__exit__(*exception)
+        super().__exit__(*exception)
 
     def reset_peak(self) -> None:
         """Sets ``peak_bytes`` to what is held now."""

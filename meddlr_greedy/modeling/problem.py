@@ -53,6 +53,8 @@ class UnrolledProblem(NamedTuple):
     target: Optional[torch.Tensor]  #: fully sampled image, same shape
     measured: Optional[MeasuredLines]  #: what was measured on the lines held out for the loss
     dims: Tuple[int, ...]  #: shape of k-space, (B, H, W, [T,] C)
+    #: the largest error of steps that backward has run back, a scalar; 0 where it has run none
+    inversion_error: torch.Tensor
 
     @classmethod
     def prepare(cls, network: Any, batch: Dict[str, Any]) -> "UnrolledProblem":
@@ -63,12 +65,22 @@ class UnrolledProblem(NamedTuple):
             batch: meddlr's, or one that :meth:`handed_on` gave; it stays as it is.
         """
         inputs = prepare_inputs(network, batch)
-        signal_model, reference = inputs["signal_model"], (inputs.get("target"), inputs.get("measured"))
+        A = inputs["signal_model"]  # noqa: N806
         if "image" in inputs:  # handed on by the process of the modules before
-            return cls(inputs, signal_model, inputs["zf_image"], inputs["image"], *reference, tuple(inputs["dims"]))
-        kspace = inputs["kspace"]
-        zf_image = signal_model(kspace, adjoint=True)
-        return cls(inputs, signal_model, zf_image, zf_image, *reference, tuple(kspace.size()))
+            zf_image, image, dims = inputs["zf_image"], inputs["image"], inputs["dims"]
+        else:
+            zf_image = image = A(inputs["kspace"], adjoint=True)
+            dims = inputs["kspace"].size()
+        return cls(
+            inputs=inputs,
+            A=A,
+            zf_image=zf_image,
+            image=image,
+            target=inputs.get("target"),
+            measured=inputs.get("measured"),
+            dims=tuple(dims),
+            inversion_error=torch.zeros((), device=zf_image.device),
+        )
 
     @property
     def reference(self) -> Dict[str, Any]:

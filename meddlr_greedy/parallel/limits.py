@@ -53,10 +53,6 @@ def check_possible(cfg: CfgNode, place: Place) -> None:
 
 def _check_keys(config: GreedyConfig, place: Place) -> None:
     for key, value in changed_keys(config):
-        if key.rule.needs_one_process:
-            raise UserError(
-                f"{key.full_name}: found {value!r}, which allows one process, but {place.num_processes} were started"
-            )
         if key.rule.needs_whole_network and place.num_stages > 1:
             raise UserError(
                 f"{key.full_name}: found {value}, but a chain has {place.num_stages} processes, and a gradient would"

@@ -97,11 +97,13 @@ def assert_equal(a, b, rtol=0.0):
 
 @pytest.mark.parametrize("seed", [None, 5])
 @pytest.mark.parametrize("modules", [1, 2, 4])
+@pytest.mark.parametrize("checkpoint", [True, "block"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_checkpointing_changes_no_bit(config_of, kind, modules, seed):
+def test_checkpointing_changes_no_bit(config_of, kind, checkpoint, modules, seed):
     cfg = config_of(kind, modules)
-    plain, checkpointed = model_of(cfg), model_of(config_of(kind, modules, *knobs(CHECKPOINT=True)))
-    assert checkpointed.unrolled.checkpoint and not plain.unrolled.checkpoint
+    plain, checkpointed = model_of(cfg), model_of(config_of(kind, modules, *knobs(CHECKPOINT=checkpoint)))
+    assert checkpointed.unrolled.mode.recompute == ("step" if checkpoint is True else "block")
+    assert not plain.unrolled.mode.recompute
     batch = batch_of(cfg)
     assert_equal(gradients(checkpointed, batch, seed), gradients(plain, batch, seed))
     for (name, a), b in zip(checkpointed.named_buffers(), plain.buffers()):

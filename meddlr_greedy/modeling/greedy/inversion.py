@@ -1,31 +1,29 @@
-"""Training of invertible networks: backward runs the unrolled steps backwards."""
+"""Training of invertible networks: backward runs the unrolled steps of a module backwards."""
 
-import math
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, List, NamedTuple, Tuple
 
 import torch
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from torch import nn
+from torch.autograd.function import once_differentiable
 
-from meddlr_greedy.config.schema import GreedyConfig, changed_keys
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.contract import traits_of
+from meddlr_greedy.modeling.greedy.gradients import Gradients, add_gradients
 from meddlr_greedy.modeling.greedy.unrolled_step import StepMode, block_of_step, run_step
 from meddlr_greedy.modeling.problem import UnrolledProblem
 
 __all__ = ["check_invertible", "run_inverting"]
 
 
-def check_invertible(network: Any, num_modules: int, config: GreedyConfig) -> None:
+def check_invertible(network: Any) -> None:
     """Refuses what :func:`run_inverting` cannot train.
 
     Args:
         network: The network to train.
-        num_modules: K.
-        config: ``MISC.GREEDY``; of keys that do not suit inversion, only defaults are allowed.
 
     Raises:
-        UserError: for a network without an inverse, more than one module, or one of the other keys.
+        UserError: for a network without an inverse.
     """
     if not traits_of(network).invertible:
         allowed = sorted(name for name, registered in META_ARCH_REGISTRY if traits_of(registered).invertible)
@@ -33,85 +31,77 @@ def check_invertible(network: Any, num_modules: int, config: GreedyConfig) -> No
             f"MISC.GREEDY.TRAINING: found 'invertible', but {type(network).__name__} has no inverse; allowed for"
             f" MISC.GREEDY.META_ARCHITECTURE are {', '.join(allowed)}"
         )
-    if num_modules != 1:
-        raise UserError(
-            f"MISC.GREEDY.NUM_MODULES: found {num_modules}, but MISC.GREEDY.TRAINING 'invertible' is end-to-end"
-            " backpropagation, which allows 1"
-        )
-    for key, value in changed_keys(config):
-        if not key.rule.suits_inversion:
-            raise UserError(
-                f"{key.full_name}: found {value!r}, which MISC.GREEDY.TRAINING 'invertible' does not allow; leave"
-                " it out"
-            )
 
 
 def run_inverting(
-    network: Any, problem: UnrolledProblem, on_done: Optional[Callable[[], None]] = None
-) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Runs all unrolled steps of a network; backward runs them back, and holds the activations of one step at a time.
+    network: Any, steps: range, image: torch.Tensor, problem: UnrolledProblem, mode: StepMode
+) -> torch.Tensor:
+    """Runs unrolled steps; backward runs them back, and holds the activations of one step at a time.
+
+    Backward raises ``problem.inversion_error`` to the error of this inversion: the norm of the difference between the
+    image after the first of the steps and what backward has led back to it, relative to the norm of the image.
 
     Args:
         network: The network to train.
-        problem: The batch; the steps start from its zero-filled image A^H y, complex, shape (B, H, W, T, M).
-        on_done: Called at the end of backward.
+        steps: Which, from 0; two or more, since one alone holds the activations of one step anyway.
+        image: Complex, shape (B, H, W, T, M).
+        problem: The batch.
+        mode: How a step runs.
 
     Returns:
-        The image of the last step, with the gradient of the network's parameters, and the error of the inversion, a
-        scalar: the norm of the difference between the zero-filled image and what backward has led back to it, relative
-        to the norm of the zero-filled image. Backward writes it; before, it is NaN.
+        The image of the last step, with the gradient of the network's parameters and of ``image``.
     """
-    error = torch.full((), math.nan, device=problem.zf_image.device)
-    trainable = [p for p in network.parameters() if p.requires_grad]
-    return _Inverting.apply(_Run(network, problem, error, on_done), *trainable), error
+    run = _Run(network, steps, problem, mode)
+    return _Inverting.apply(run, image, *run.trainable())
 
 
 class _Run(NamedTuple):
-    """The steps of one batch, and the way back."""
+    """Consecutive steps on one batch, and the way back."""
 
     network: Any
+    steps: range
     problem: UnrolledProblem
-    error: torch.Tensor
-    on_done: Optional[Callable[[], None]]
+    mode: StepMode
 
-    @property
-    def num_steps(self) -> int:
-        return len(self.network.step_sizes)
+    def trainable(self) -> List[nn.Parameter]:
+        """The parameters of all steps that want a gradient, each once."""
+        return list(dict.fromkeys(p for i in self.steps for p in self._trainable(i)))
 
-    def forward(self) -> torch.Tensor:
-        image = self.problem.zf_image
-        for i in range(self.num_steps):
-            image = run_step(self.network, i, image, self.problem, StepMode())
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        for i in self.steps:
+            image = run_step(self.network, i, image, self.problem, self.mode)
         return image
 
-    def backward(self, image: torch.Tensor, grad: torch.Tensor) -> Dict[nn.Parameter, torch.Tensor]:
-        gradients = self._backward(image, grad)
+    def backward(self, before: torch.Tensor, image: torch.Tensor, grad: torch.Tensor) -> Tuple[torch.Tensor, Gradients]:
+        """Gradients of the image ``before`` the steps and of their parameters, from that of the ``image`` after."""
+        found = self._backward(before, image, grad)
         has_converged = getattr(self.network, "inverse_has_converged", lambda: True)
         while not has_converged():  # asked once for all steps: a GPU need not be waited for in each of them
-            gradients = self._backward(image, grad)
-        return gradients
+            found = self._backward(before, image, grad)
+        return found
 
-    def _backward(self, image: torch.Tensor, grad: torch.Tensor) -> Dict[nn.Parameter, torch.Tensor]:
-        gradients: Dict[nn.Parameter, torch.Tensor] = {}
-        for i in reversed(range(self.num_steps)):
-            image = self._before(i, image).requires_grad_()
+    def _backward(
+        self, before: torch.Tensor, image: torch.Tensor, grad: torch.Tensor
+    ) -> Tuple[torch.Tensor, Gradients]:
+        gradients: Gradients = {}
+        for i in reversed(self.steps):
+            after, image = image, before if i == self.steps.start else self._before(i, image)
+            given = image.detach().requires_grad_()
             with torch.enable_grad():
-                output = run_step(self.network, i, image, self.problem, StepMode())
+                output = run_step(self.network, i, given, self.problem, self.mode)
             parameters = self._trainable(i)
-            grad, *parameter_grads = torch.autograd.grad(output, [image, *parameters], grad)
-            for p, g in zip(parameters, parameter_grads):
-                gradients[p] = gradients[p] + g if p in gradients else g  # where weights are shared
-            image = image.detach()
-        zf_image = self.problem.zf_image
-        self.error.copy_((image - zf_image).norm() / zf_image.norm())
-        return gradients
+            grad, *found = torch.autograd.grad(output, [given, *parameters], grad)
+            add_gradients(gradients, dict(zip(parameters, found)))  # weights may be shared
+        worst, exact = self.problem.inversion_error, output.detach()  # of the first step, whose input is there
+        worst.copy_(torch.maximum(worst, (after - exact).norm() / exact.norm()))
+        return grad, gradients
 
-    def _before(self, i: int, image: torch.Tensor) -> torch.Tensor:
-        """The image that step ``i`` made ``image`` of."""
+    def _before(self, i: int, after: torch.Tensor) -> torch.Tensor:
+        """The image that step ``i`` made the image ``after`` of."""
         block: Any = block_of_step(self.network, i)
-        step_size = self.network.step_sizes[i].to(image.device)
+        step_size = self.network.step_sizes[i].to(after.device)
         return self.network.inverse_step(
-            image=image, model=block, A=self.problem.A, zf_image=self.problem.zf_image, step_size=step_size
+            image=after, model=block, A=self.problem.A, zf_image=self.problem.zf_image, step_size=step_size
         )
 
     def _trainable(self, i: int) -> List[nn.Parameter]:
@@ -121,16 +111,14 @@ class _Run(NamedTuple):
 
 class _Inverting(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: _Run, *parameters: nn.Parameter) -> torch.Tensor:  # type: ignore[override]
-        image = run.forward()
+    def forward(ctx: Any, run: _Run, image: torch.Tensor, *parameters: nn.Parameter) -> torch.Tensor:  # type: ignore[override]
+        after = run.forward(image)
         ctx.run, ctx.parameters = run, parameters
-        ctx.save_for_backward(image)
-        return image
+        ctx.save_for_backward(image, after)
+        return after
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
-        (image,) = ctx.saved_tensors
-        gradients = ctx.run.backward(image, grad)
-        if ctx.run.on_done is not None:
-            ctx.run.on_done()
-        return (None, *(gradients.get(p) for p in ctx.parameters))
+        image_gradient, gradients = ctx.run.backward(*ctx.saved_tensors, grad)
+        return (None, image_gradient, *(gradients.get(p) for p in ctx.parameters))

@@ -120,7 +120,7 @@ class _Run(NamedTuple):
     def one_pass(self, k: int) -> Optional[OnePass]:
         """Forward and backward of module ``k`` tile by tile, where each tile need run but once."""
         steps, losses = self.modules.steps[k], self.losses
-        suits = any(self.modules.tile) and suits_one_pass(self.modules.network)
+        suits = any(self.modules.mode.tile) and suits_one_pass(self.modules.network)
         if not suits or len(steps) > 1 or losses.overlap or losses.separable is None or self.problem.target is None:
             return None
         regularizer = self.modules.tiled_regularizer(steps.start, self.seed)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.greedy.inversion import run_inverting
 from meddlr_greedy.modeling.greedy.tiled_regularizer import TiledRegularizer
 from meddlr_greedy.modeling.greedy.unrolled_step import StepMode, block_of_step, regularizer_of, run_step
 from meddlr_greedy.modeling.problem import UnrolledProblem
@@ -77,9 +78,7 @@ class UnrolledModules:
     Args:
         network: An :class:`~meddlr_greedy.modeling.contract.UnrolledNetwork`.
         num_modules: K, or the number of unrolled steps of each module.
-        checkpoint: Whether backward runs the unrolled steps of training again, one by one.
-        bfloat16: Whether the layers of the regularizer compute in bfloat16.
-        tile: Rows and columns of the tiles that the regularizer runs on; 0 is the whole axis.
+        mode: How an unrolled step runs; by default, as in the plain network.
 
     Attributes:
         network: The network.
@@ -94,15 +93,13 @@ class UnrolledModules:
         self,
         network: Any,
         num_modules: Union[int, Sequence[int]] = 1,
-        checkpoint: bool = False,
-        bfloat16: bool = False,
-        tile: Tuple[int, int] = (0, 0),
+        mode: Optional[StepMode] = None,
     ):
         self.network: Any = network
         num_steps: int = len(self.network.step_sizes)
         self.steps = partition_steps(num_steps, num_modules)
         self.own = range(len(self.steps))
-        self.checkpoint, self.bfloat16, self.tile = checkpoint, bfloat16, tile
+        self.mode = mode or StepMode()
         self._observers: List[Observer] = []
 
     def __len__(self) -> int:
@@ -121,7 +118,7 @@ class UnrolledModules:
         return self.run_steps(self.steps[k], image, problem, seed)
 
     def run_steps(
-        self, steps: Sequence[int], image: torch.Tensor, problem: UnrolledProblem, seed: Optional[int] = None
+        self, steps: range, image: torch.Tensor, problem: UnrolledProblem, seed: Optional[int] = None
     ) -> torch.Tensor:
         """Runs unrolled steps (from 0).
 
@@ -135,13 +132,15 @@ class UnrolledModules:
         Returns:
             torch.Tensor: The image after them, complex, (B, H, W, [T,] M).
         """
+        if self.mode.inverts and len(steps) > 1 and self.network.training and torch.is_grad_enabled():
+            return run_inverting(self.network, steps, image, problem, self.mode)
         for i in steps:
             image = run_step(self.network, i, image, problem, self._mode, None if seed is None else seed + i)
         return image
 
     @property
     def _mode(self) -> StepMode:
-        return StepMode(self.checkpoint and self.network.training, self.bfloat16, self.tile)
+        return self.mode if self.network.training else self.mode._replace(recompute="", saved="")
 
     def data_consistency(self, i: int, image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
         """Data consistency of unrolled step ``i`` (from 0), which comes before its regularizer: image to image."""

@@ -15,7 +15,7 @@ may reach beyond its module, are in :mod:`~meddlr_greedy.modeling.greedy.local_g
 :mod:`~meddlr_greedy.modeling.greedy.unrolled_step`.
 """
 
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Union
 
 import torch
 from meddlr.config import CfgNode
@@ -26,12 +26,14 @@ from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 from meddlr.utils.events import get_event_storage
 from torch import nn
 
+from meddlr_greedy.config.combinations import check_combinable
 from meddlr_greedy.config.schema import GreedyConfig, changed_keys
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.contract import build_network, check_compatible
-from meddlr_greedy.modeling.greedy.inversion import check_invertible, run_inverting
+from meddlr_greedy.modeling.greedy.inversion import check_invertible
 from meddlr_greedy.modeling.greedy.local_gradients import LocalLosses, forward_greedily
 from meddlr_greedy.modeling.greedy.modules import UnrolledModules, WholeNetwork
+from meddlr_greedy.modeling.greedy.unrolled_step import StepMode
 from meddlr_greedy.modeling.losses import LeanLossComputer, as_local_loss, as_separable_loss, complex_l1
 from meddlr_greedy.modeling.problem import UnrolledProblem
 from meddlr_greedy.plugins import import_plugins
@@ -58,16 +60,19 @@ class GreedyUnrolled(nn.Module):
         num_modules: K, or the number of unrolled steps of each module.
         loss: Local loss, a function (pred, target) -> scalar or one of meddlr's loss computers.
         num_inference_modules: Number of modules to run in evaluation; 0 runs all.
-        checkpoint: Whether backward runs the unrolled steps again, one by one, so that a module keeps the images
-            between its steps alone (activation checkpointing); gradients are the same, bit for bit.
+        checkpoint: Activation checkpointing. With "step" (or True) backward runs the unrolled steps again, one by one,
+            so that a module keeps the images between its steps alone; with "block" also the residual blocks in a step.
+            Gradients are the same, bit for bit.
+        saved: "int8" holds the activations of the regularizer as integers of 8 bits, which rounds the gradient.
         overlap: m, the number of unrolled steps of the module before that a module's loss reaches, too; see
             :mod:`~meddlr_greedy.modeling.greedy.local_gradients`.
         amp: "bf16" lets the layers of the regularizer compute in bfloat16, in evaluation too; "" does not.
         tile: Rows and columns of the tiles that the regularizer runs on, see
             :mod:`~meddlr_greedy.modeling.greedy.tiled_regularizer`; 0 is the whole axis.
         loss_weights: Weights of the local losses, that of the last module too, one for each; () is 1 for all.
-        invertible: Trains end to end by :func:`~meddlr_greedy.modeling.greedy.inversion.run_inverting`: for one module
-            and a network that can be run backwards. The outputs then also hold ``inversion_error``.
+        invertible: Whether backward runs the steps of a module back, see
+            :func:`~meddlr_greedy.modeling.greedy.inversion.run_inverting`: for networks that have an inverse. The
+            outputs then also hold ``inversion_error``.
         left_to_trainer: Keys of the config that the trainer has to act on, with their values; with any of them,
             training is refused. A trainer that acts on them builds the network from a config without them.
 
@@ -94,7 +99,8 @@ class GreedyUnrolled(nn.Module):
         num_modules: Union[int, Sequence[int]] = 1,
         loss: Union[LossComputer, Callable[..., torch.Tensor]] = complex_l1,
         num_inference_modules: int = 0,
-        checkpoint: bool = False,
+        checkpoint: Union[bool, str] = "",
+        saved: str = "",
         overlap: int = 0,
         amp: str = "",
         tile: Sequence[int] = (0, 0),
@@ -104,16 +110,30 @@ class GreedyUnrolled(nn.Module):
     ):
         super().__init__()
         check_compatible(network)
-        knobs = {"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp, "TILE": tile, "LOSS_WEIGHTS": loss_weights}
-        config = GreedyConfig.from_mapping(knobs)
-        self.model = network
-        self.unrolled = UnrolledModules(
-            network, num_modules, checkpoint, amp == "bf16", (config.TILE[0], config.TILE[1])
+        config = GreedyConfig.from_mapping(
+            {
+                "CHECKPOINT": checkpoint,
+                "SAVED": saved,
+                "OVERLAP": overlap,
+                "AMP": amp,
+                "TILE": tile,
+                "LOSS_WEIGHTS": loss_weights,
+                "TRAINING": "invertible" if invertible else "greedy",
+            }
         )
-        self.whole: Optional[WholeNetwork] = None
-        self.invertible = invertible
+        check_combinable(config)
         if invertible:
-            check_invertible(network, self.num_modules, config)
+            check_invertible(network)
+        mode = StepMode(
+            bfloat16=amp == "bf16",
+            tile=(config.TILE[0], config.TILE[1]),
+            recompute=str(config.CHECKPOINT),
+            inverts=invertible,
+            saved=saved,
+        )
+        self.model = network
+        self.unrolled = UnrolledModules(network, num_modules, mode)
+        self.whole: Optional[WholeNetwork] = None
         _check_inference_modules(num_inference_modules, self.num_modules)
         self.num_inference_modules = num_inference_modules
         self._check_one_per_module(config)
@@ -158,12 +178,10 @@ class GreedyUnrolled(nn.Module):
         problem = UnrolledProblem.prepare(self.model, inputs)
         outputs: Dict[str, Any] = {**problem.reference, "zf_image": problem.zf_image}
         if self.training and torch.is_grad_enabled():
-            outputs["pred"], scalars = (
-                self._forward_inverting(problem)
-                if self.invertible
-                else forward_greedily(self.unrolled, self.losses, problem, seed, takes_last_loss)
-            )
+            outputs["pred"], scalars = forward_greedily(self.unrolled, self.losses, problem, seed, takes_last_loss)
             outputs.update(scalars)
+            if self.unrolled.mode.inverts:
+                outputs["inversion_error"] = problem.inversion_error
         else:
             used = self.num_inference_modules if not self.training else 0
             outputs["pred"] = self._reconstruct(problem, used or self.num_modules, seed)
@@ -190,11 +208,6 @@ class GreedyUnrolled(nn.Module):
         for key, value in changed_keys(config):
             if key.rule.one_per_module:
                 self.unrolled.check_one_for_each(key.name, value)
-
-    def _forward_inverting(self, problem: UnrolledProblem) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
-        self.unrolled.mark(0, begins=True)
-        pred, error = run_inverting(self.model, problem, on_done=lambda: self.unrolled.mark(0, begins=False))
-        return pred, {"inversion_error": error}
 
     def _reconstruct(self, problem: UnrolledProblem, num_modules: int, seed: Optional[int]) -> torch.Tensor:
         image = problem.image
@@ -266,6 +279,7 @@ class GreedyUnrolled(nn.Module):
             "num_modules": greedy.NUM_MODULES,
             "num_inference_modules": greedy.NUM_INFERENCE_MODULES,
             "checkpoint": greedy.CHECKPOINT,
+            "saved": greedy.SAVED,
             "overlap": greedy.OVERLAP,
             "amp": greedy.AMP,
             "tile": greedy.TILE,

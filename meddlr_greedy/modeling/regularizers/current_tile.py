@@ -5,18 +5,19 @@ fewer pixels than it gets, until the tile itself is left. What random layers dra
 image, so that all tiles that hold a pixel draw the same there.
 """
 
+import copy
 import hashlib
 import itertools
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Callable, Iterator, NamedTuple, Optional, Tuple
+from typing import Callable, ContextManager, Iterator, NamedTuple, Optional, Tuple
 
 import torch
 from torch import nn
 
 from meddlr_greedy.modeling.tiles import Ends, Span, Tile
 
-__all__ = ["cropped", "ends", "on_tile", "positional_dropout", "run_on_tile"]
+__all__ = ["cropped", "ends", "here", "on_tile", "positional_dropout", "run_on_tile"]
 
 
 class _Current(NamedTuple):
@@ -43,6 +44,25 @@ def on_tile(tile: Tile, seed: Callable[[], int], first_example: int = 0) -> Iter
         yield
     finally:
         _current.reset(before)
+
+
+def here() -> Callable[[], ContextManager[None]]:
+    """Contexts in which what runs now can run again later: on this tile, with the same random numbers."""
+    now = _copied(_current.get())
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        before = _current.set(_copied(now))
+        try:
+            yield
+        finally:
+            _current.reset(before)
+
+    return again
+
+
+def _copied(current: Optional[_Current]) -> Optional[_Current]:
+    return None if current is None else current._replace(layers=copy.copy(current.layers))
 
 
 def run_on_tile(

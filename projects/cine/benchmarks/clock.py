@@ -27,7 +27,7 @@ def timed_forward(model: Any) -> Callable[[], float]:
     seconds = 0.0
     # The forward of a greedy network contains backwards, too, and its observers are told of both together. So the
     # function that runs the unrolled steps is replaced.
-    runs_modules = isinstance(model, GreedyUnrolled) and not model.invertible
+    runs_modules = isinstance(model, GreedyUnrolled) and not model.unrolled.mode.inverts
     owner, name = (model.unrolled, "run_steps") if runs_modules else (model, "forward")
     function = getattr(owner, name)
 
