@@ -46,6 +46,7 @@ class KeyRule:
             would be ignored.
         needs_regularizer: An attribute of the regularizer's class (``MODEL.UNROLLED.BLOCK_ARCHITECTURE``) without which
             it would be ignored.
+        methods: Values that are memory methods; the table of what can be combined has a row for each.
         not_with: Names of keys beside it in the schema, of which none may be set with it.
     """
 
@@ -59,6 +60,7 @@ class KeyRule:
     needs_whole_network: bool = False
     needs_trait: str = ""
     needs_regularizer: str = ""
+    methods: Tuple[Any, ...] = ()
     not_with: Tuple[str, ...] = ()
 
     def holds(self, value: Any) -> bool:

@@ -60,6 +60,7 @@ class GreedyConfig:
         "Modules to cut the unrolled steps into. 1 is end-to-end backpropagation. A list gives the steps of each.",
         "a positive integer, or a list of positive integers (the steps of each module)",
         is_modules,
+        methods=(4,),
     )
     TRAINING: str = key(
         "greedy",
@@ -68,6 +69,7 @@ class GreedyConfig:
         "'greedy' or 'invertible'",
         is_one_of("greedy", "invertible"),
         needs_greedy=True,
+        methods=("invertible",),
     )
     NUM_INFERENCE_MODULES: int = key(
         0,
@@ -86,6 +88,7 @@ class GreedyConfig:
         lambda value: is_bool(value) or is_one_of("", "step", "block")(value),
         needs_greedy=True,
         not_with=("TRAINING",),
+        methods=("step", "block"),
     )
     SAVED: str = key(
         "",
@@ -95,6 +98,7 @@ class GreedyConfig:
         is_one_of("", "int8"),
         needs_greedy=True,
         not_with=("CHECKPOINT",),
+        methods=("int8",),
     )
     OVERLAP: int = key(
         0,
@@ -103,6 +107,7 @@ class GreedyConfig:
         is_count,
         needs_greedy=True,
         needs_whole_network=True,
+        methods=(1,),
     )
     AMP: str = key(
         "",
@@ -112,6 +117,7 @@ class GreedyConfig:
         is_one_of("", "bf16"),
         needs_greedy=True,
         not_with=("TRAINING",),
+        methods=("bf16",),
     )
     TILE: Tuple[int, ...] = key(
         (0, 0),
@@ -121,6 +127,7 @@ class GreedyConfig:
         is_tile,
         needs_greedy=True,
         not_with=("TRAINING",),
+        methods=((8, 0),),
     )
     LOSS_WEIGHTS: Tuple[float, ...] = key(
         (),
@@ -160,6 +167,7 @@ class GreedyConfig:
         "'unrolled' or 'implicit'",
         is_one_of("unrolled", "implicit"),
         needs_trait="chooses_cg_backward",
+        methods=("implicit",),
     )
     PADDING: str = key(
         "zeros",

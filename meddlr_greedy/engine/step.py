@@ -27,7 +27,7 @@ class StepResult(NamedTuple):
     """What is logged of a step."""
 
     losses: Dict[str, float]  #: by name; "total_loss" is that of the whole network
-    others: Dict[str, float]  #: metrics of the last image, outside of autograd; "inversion_error"
+    others: Dict[str, float]  #: metrics of the last image, outside of autograd; "inversion_error_module_<k>"
 
     @classmethod
     def of(cls, values: Dict[str, float]) -> "StepResult":
@@ -87,7 +87,7 @@ class TrainingStep:
         self.hand_on(outputs)
         outputs.update({key: inputs[key] for key in ("mean", "std", "norm") if key in inputs})
         # As meddlr's trainer does, of the outputs those with "loss" in their name are logged.
-        scalars = {key: value for key, value in outputs.items() if "loss" in key or key == "inversion_error"}
+        scalars = {key: value for key, value in outputs.items() if "loss" in key or "inversion_error" in key}
         loss, computed = self.last_loss(inputs, outputs)
         scalars.update(computed)
         del outputs

@@ -53,8 +53,8 @@ class UnrolledProblem(NamedTuple):
     target: Optional[torch.Tensor]  #: fully sampled image, same shape
     measured: Optional[MeasuredLines]  #: what was measured on the lines held out for the loss
     dims: Tuple[int, ...]  #: shape of k-space, (B, H, W, [T,] C)
-    #: the largest error of steps that backward has run back, a scalar; 0 where it has run none
-    inversion_error: torch.Tensor
+    #: "inversion_error_module_<k>" of the modules that backward runs back, scalars, which it writes
+    inversion_errors: Dict[str, torch.Tensor]
 
     @classmethod
     def prepare(cls, network: Any, batch: Dict[str, Any]) -> "UnrolledProblem":
@@ -79,7 +79,7 @@ class UnrolledProblem(NamedTuple):
             target=inputs.get("target"),
             measured=inputs.get("measured"),
             dims=tuple(dims),
-            inversion_error=torch.zeros((), device=zf_image.device),
+            inversion_errors={},
         )
 
     @property

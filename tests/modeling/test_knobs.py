@@ -453,7 +453,7 @@ def test_a_weight_of_a_local_loss_cancels_under_adam(config_of):
 @pytest.mark.parametrize(
     ("modules", "opts", "words"),
     [
-        (2, knobs(CHECKPOINT=1), ["MISC.GREEDY.CHECKPOINT: found 1", "True or False"]),
+        (2, knobs(CHECKPOINT=1), ["MISC.GREEDY.CHECKPOINT: found 1", "'step' or 'block'"]),
         (2, knobs(OVERLAP=3), ["MISC.GREEDY.OVERLAP: found 3", "0 to 2"]),
         (2, knobs(AMP="fp16"), ["MISC.GREEDY.AMP: found 'fp16'", "'bf16'"]),
         (2, knobs(CLIP_NORM=-1), ["MISC.GREEDY.CLIP_NORM: found -1", "non-negative"]),

@@ -30,7 +30,6 @@ from meddlr_greedy.parallel.place import Place
             ["MISC.GREEDY.PARALLEL.REPLICAS", 2, "MODEL.RECON_LOSS.NAME", "k_l1_sum"],
             ["MODEL.RECON_LOSS.NAME", "k_l1_sum"],
         ),
-        (2, ["MISC.GREEDY.TRAINING", "invertible"], ["MISC.GREEDY.TRAINING: found 'invertible'", "one process"]),
     ],
 )
 def test_impossible_requests(write_config, num, opts, words):

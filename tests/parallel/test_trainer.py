@@ -18,6 +18,17 @@ KNOBS = [
     *("MISC.GREEDY.LR_FACTORS", "[0.5, 1, 2, 3]", "MISC.GREEDY.LOSS_WEIGHTS", "[0.1, 0.3, 0.7, 1.1]"),
     *("SOLVER.GRAD_ACCUM_ITERS", "3", "MODEL.UNROLLED.DROPOUT", "0.2", "MISC.GREEDY.PADDING", "circular"),
 ]
+INVERTING = [
+    *(
+        "MISC.GREEDY.TRAINING",
+        "invertible",
+        "MISC.GREEDY.NUM_MODULES",
+        "[2, 2]",
+        "MODEL.UNROLLED.STEP_SIZES",
+        "(-0.4,)",
+    ),
+    *("MISC.GREEDY.SAVED", "int8"),
+]
 # What needs the whole network in each process.
 REACH = ["MISC.GREEDY.OVERLAP", "1"]
 
@@ -62,7 +73,8 @@ def test_scans_of_several_shapes_over_chains_and_replicas(write_config, tmp_path
         ("flat", "CGUnrolledCNN", CG, {3: ["MISC.GREEDY.PARALLEL.PARTITION", "[2, 1, 1]"]}),
         ("beat", "CGCineUnrolledCNN", [*CG, "DATALOADER.NUM_WORKERS", "1"], {2: []}),
         ("beat", "CineUnrolledCNN", KNOBS, {2: []}),
-        ("beat", "CineUnrolledCNN", ["MISC.GREEDY.TILE", "[7, 5]"], {2: []}),
+        ("beat", "CineUnrolledCNN", ["MISC.GREEDY.TILE", "[7, 5]", "MISC.GREEDY.CHECKPOINT", "block"], {2: []}),
+        ("beat", "InvertibleCineUnrolledCNN", INVERTING, {2: []}),
     ],
 )
 def test_same_bits_as_one_process(write_config, tmp_path, start, data, arch, opts, runs):

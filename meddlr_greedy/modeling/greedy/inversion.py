@@ -34,12 +34,9 @@ def check_invertible(network: Any) -> None:
 
 
 def run_inverting(
-    network: Any, steps: range, image: torch.Tensor, problem: UnrolledProblem, mode: StepMode
+    network: Any, steps: range, image: torch.Tensor, problem: UnrolledProblem, mode: StepMode, error: torch.Tensor
 ) -> torch.Tensor:
     """Runs unrolled steps; backward runs them back, and holds the activations of one step at a time.
-
-    Backward raises ``problem.inversion_error`` to the error of this inversion: the norm of the difference between the
-    image after the first of the steps and what backward has led back to it, relative to the norm of the image.
 
     Args:
         network: The network to train.
@@ -47,11 +44,13 @@ def run_inverting(
         image: Complex, shape (B, H, W, T, M).
         problem: The batch.
         mode: How a step runs.
+        error: A scalar that backward raises to the error of this inversion: the norm of the difference between the
+            image after the first of the steps and what backward has led back to it, relative to the norm of the image.
 
     Returns:
         The image of the last step, with the gradient of the network's parameters and of ``image``.
     """
-    run = _Run(network, steps, problem, mode)
+    run = _Run(network, steps, problem, mode, error)
     return _Inverting.apply(run, image, *run.trainable())
 
 
@@ -62,6 +61,7 @@ class _Run(NamedTuple):
     steps: range
     problem: UnrolledProblem
     mode: StepMode
+    error: torch.Tensor
 
     def trainable(self) -> List[nn.Parameter]:
         """The parameters of all steps that want a gradient, each once."""
@@ -92,8 +92,8 @@ class _Run(NamedTuple):
             parameters = self._trainable(i)
             grad, *found = torch.autograd.grad(output, [given, *parameters], grad)
             add_gradients(gradients, dict(zip(parameters, found)))  # weights may be shared
-        worst, exact = self.problem.inversion_error, output.detach()  # of the first step, whose input is there
-        worst.copy_(torch.maximum(worst, (after - exact).norm() / exact.norm()))
+        exact = output.detach()  # of the first step, whose input is there
+        self.error.copy_(torch.maximum(self.error, (after - exact).norm() / exact.norm()))
         return grad, gradients
 
     def _before(self, i: int, after: torch.Tensor) -> torch.Tensor:

@@ -133,10 +133,16 @@ class UnrolledModules:
             torch.Tensor: The image after them, complex, (B, H, W, [T,] M).
         """
         if self.mode.inverts and len(steps) > 1 and self.network.training and torch.is_grad_enabled():
-            return run_inverting(self.network, steps, image, problem, self.mode)
+            error = problem.inversion_errors.setdefault(
+                f"inversion_error_module_{self._module_of(steps.start) + 1}", torch.zeros((), device=image.device)
+            )
+            return run_inverting(self.network, steps, image, problem, self.mode, error)
         for i in steps:
             image = run_step(self.network, i, image, problem, self._mode, None if seed is None else seed + i)
         return image
+
+    def _module_of(self, i: int) -> int:
+        return next(k for k, steps in enumerate(self.steps) if i in steps)
 
     @property
     def _mode(self) -> StepMode:

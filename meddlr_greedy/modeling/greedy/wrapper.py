@@ -72,7 +72,7 @@ class GreedyUnrolled(nn.Module):
         loss_weights: Weights of the local losses, that of the last module too, one for each; () is 1 for all.
         invertible: Whether backward runs the steps of a module back, see
             :func:`~meddlr_greedy.modeling.greedy.inversion.run_inverting`: for networks that have an inverse. The
-            outputs then also hold ``inversion_error``.
+            outputs then also hold ``inversion_error_module_<k>``, which backward writes.
         left_to_trainer: Keys of the config that the trainer has to act on, with their values; with any of them,
             training is refused. A trainer that acts on them builds the network from a config without them.
 
@@ -179,9 +179,7 @@ class GreedyUnrolled(nn.Module):
         outputs: Dict[str, Any] = {**problem.reference, "zf_image": problem.zf_image}
         if self.training and torch.is_grad_enabled():
             outputs["pred"], scalars = forward_greedily(self.unrolled, self.losses, problem, seed, takes_last_loss)
-            outputs.update(scalars)
-            if self.unrolled.mode.inverts:
-                outputs["inversion_error"] = problem.inversion_error
+            outputs.update({**scalars, **problem.inversion_errors})
         else:
             used = self.num_inference_modules if not self.training else 0
             outputs["pred"] = self._reconstruct(problem, used or self.num_modules, seed)

@@ -20,7 +20,8 @@ each part of a step is kept well conditioned, whatever the weights become in tra
   residual of 1e-7, the precision of float32, and its inverse amplifies an error at most five times.
 
 These factors multiply over the steps, so that many steps cannot be inverted in float32; with conjugate gradients, whose
-solution has lost most of what the measured lines overrule, fewer than with gradient steps. ``inversion_error`` tells.
+solution has lost most of what the measured lines overrule, fewer than with gradient steps.
+``inversion_error_module_<k>`` tells.
 """
 
 import math
