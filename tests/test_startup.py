@@ -87,6 +87,10 @@ ANSWERS = {
         ("maps a --output b --compression pca", 2, "error: argument --compression: invalid choice: 'pca'"),
         ("phantom --output b --coils 0", 2, "error: --coils: found 0, allowed at least 1"),
     ],
+    "meddlr_greedy.show_zoo": [
+        ("cine-pig-8", 2, "error: NAME: no network 'zoo://cine-pig-8'; did you mean 'zoo://cine-pig-8x'?; allowed are"),
+        ("a b", 2, "error: unrecognized arguments: b"),
+    ],
     "projects.cine.demo": [
         ("--help", 0, "usage: python -m projects.cine.demo"),
         ("--ouput a", 2, "error: unrecognized arguments: --ouput"),
