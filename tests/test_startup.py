@@ -88,7 +88,7 @@ ANSWERS = {
         ("phantom --output b --coils 0", 2, "error: --coils: found 0, allowed at least 1"),
     ],
     "meddlr_greedy.show_zoo": [
-        ("cine-pig-8", 2, "error: NAME: no network 'zoo://cine-pig-8'; did you mean 'zoo://cine-pig-8x'?; allowed are"),
+        ("cine-phantom-8", 2, "error: NAME: no network 'zoo://cine-phantom-8'; did you mean 'zoo://cine-phantom-8x'?;"),
         ("a b", 2, "error: unrecognized arguments: b"),
     ],
     "projects.cine.demo": [

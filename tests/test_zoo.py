@@ -42,7 +42,7 @@ def said(capsys, command, *argv):
 
 
 def test_there_are_networks():
-    assert {"zoo://cine-phantom-8x", "zoo://cine-pig-8x"} <= {*NAMES}
+    assert "zoo://cine-phantom-8x" in NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,13 +97,13 @@ def test_recipe_is_the_config_that_it_was_trained_with(name):
     [
         "zoo://",
         "zoo://../x",
-        "zoo://../zoo/cine-pig-8x",
-        "zoo://cine-pig-8x/",
-        "zoo://cine-pig-8x/weights.pth",
-        "zoo://cine-pig-8x/../cine-phantom-8x",
+        "zoo://../zoo/cine-phantom-8x",
+        "zoo://cine-phantom-8x/",
+        "zoo://cine-phantom-8x/weights.pth",
+        "zoo://cine-phantom-8x/../cine-phantom-8x",
         "zoo:///etc/passwd",
-        "zoo://cine-pig-8x\n",
-        "zoo://CINE-PIG-8X",
+        "zoo://cine-phantom-8x\n",
+        "zoo://CINE-PHANTOM-8X",
     ],
 )
 def test_other_names_are_refused_and_lead_to_no_file(name, monkeypatch, capsys, tmp_path):
@@ -126,12 +126,14 @@ def test_other_names_are_refused_and_lead_to_no_file(name, monkeypatch, capsys, 
 
 
 def test_the_nearest_name_is_told():
-    for given in ("zoo://cine-pig-8", "zoo://cine-pig8x", "zoo://CINE-PIG-8X"):
-        with pytest.raises(UserError, match="did you mean 'zoo://cine-pig-8x'"):
+    for given in ("zoo://cine-phantom-8", "zoo://cine-phantom8x", "zoo://CINE-PHANTOM-8X"):
+        with pytest.raises(UserError, match="did you mean 'zoo://cine-phantom-8x'"):
             zoo.local_file(given)
 
 
-@pytest.mark.parametrize("url", ["ZOO://cine-pig-8x", "https://zoo://cine-pig-8x", "download://zoo", "file:///x.pth"])
+@pytest.mark.parametrize(
+    "url", ["ZOO://cine-phantom-8x", "https://zoo://cine-phantom-8x", "download://zoo", "file:///x.pth"]
+)
 def test_every_other_url_is_refused(url, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a connection"))
     for command in (reconstruct, eval_net):

@@ -7,7 +7,7 @@ a card for people. ``python -m projects.cine.zoo`` trains a network and writes i
 from pathlib import Path
 from typing import Dict, List
 
-from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.errors import UserError, did_you_mean, shortened
 
 __all__ = [
     "CARD_FILE",
@@ -50,7 +50,8 @@ def _folder(name: str, option: str) -> Path:
     # A name is looked up and never made a path of: it can lead nowhere else.
     folders = _folders()
     if name not in folders:
-        raise UserError(f"{option}: no network '{name}'{did_you_mean(name, folders)}; allowed are {', '.join(folders)}")
+        near = did_you_mean(name, folders)
+        raise UserError(f"{option}: no network {shortened(name)}{near}; allowed are {', '.join(folders)}")
     return folders[name]
 
 
