@@ -5,7 +5,8 @@ metrics of every slice and every subject as CSV, pictures of a few slices and th
 ``meddlr-greedy compare`` draws several runs side by side; and report.html, these slices and metrics to look at in a
 browser (it opens from disk, without network). Prints a short table.
 
-Config: --config-file, else the config.yaml beside the weights; then OUTPUT_DIR is the folder of the weights.
+Config: --config-file, else the config.yaml beside the weights; then OUTPUT_DIR is the folder of the weights. One found
+there may not name packages to import (MISC.GREEDY.RUN.IMPORTS): give it by --config-file, if you trust it.
 
 Weights: --weights (or the override MODEL.WEIGHTS), else the best checkpoint in OUTPUT_DIR, else the last (with
 --resume: the last), else MODEL.WEIGHTS of the config file. Trained networks come with the package (meddlr-greedy zoo):

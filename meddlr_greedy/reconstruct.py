@@ -20,7 +20,8 @@ They hold neither the patient's name nor birth date, which scan files do not kee
 
 Slices are read, reconstructed and written one at a time: memory does not depend on their number.
 
-Config: --config-file, else the config.yaml beside the weights.
+Config: --config-file, else the config.yaml beside the weights. One that is found there may not name packages to import
+(MISC.GREEDY.RUN.IMPORTS): give it by --config-file, if you trust it.
 
 Weights: --weights, else the best checkpoint in the config's OUTPUT_DIR, else the last, else MODEL.WEIGHTS. Checkpoints
 of greedy and of end-to-end training fit the config of either. Trained networks come with the package (meddlr-greedy
