@@ -11,7 +11,7 @@ from meddlr_greedy.data.catalog import register_datasets
 from tests.helpers.runs import metrics, train
 from tests.helpers.scans import write_scans
 
-CINE = {"num_slices": 1, "height": 72, "width": 24, "num_frames": 6, "num_coils": 3}
+CINE = {"num_slices": 1, "height": 72, "width": 40, "num_frames": 12, "num_coils": 3}
 # Cine is trained by one slice after the other, 2D in batches of 4.
 PLANE = {"num_slices": 4, "height": 48, "width": 40, "num_coils": 3}
 
