@@ -1,5 +1,6 @@
 """Lines for calibration give the maps that the full center of k-space gives."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -77,17 +78,28 @@ def angles(found, expected):
     return np.arccos(np.clip(overlap.min(axis=-1), 0, 1))
 
 
+@pytest.fixture(scope="module")
+def fully_sampled(heart, tmp_path_factory):
+    """fully_sampled(maps): k-space of images that take as many sets of maps, and the scan file made of all of it."""
+
+    @functools.cache
+    def make(maps):
+        images = heart.coil_images if maps == 1 else folded(heart.coil_images)
+        kspace, folder = oversampled(images), tmp_path_factory.mktemp("full")
+        space_of_image = space(HEIGHT, images.shape[-1], phases=PHASES)
+        source = write_lines(folder / "full.h5", header(space_of_image), imaged(kspace, 1))
+        (full,) = prepared(folder / "out", IsmrmrdReader(), source, preparation=PREPARATION[maps])
+        return kspace, full
+
+    return make
+
+
 @pytest.mark.parametrize("maps", [1, 2])
 @pytest.mark.parametrize(
     "kind", ["separate", "embedded", "lower resolution", "own space", "own space, not oversampled"]
 )
-def test_maps_are_those_of_the_full_center(heart, tmp_path, kind, maps, capsys):
-    images = heart.coil_images if maps == 1 else folded(heart.coil_images)
-    kspace = oversampled(images)
-    source = write_lines(
-        tmp_path / "full.h5", header(space(HEIGHT, images.shape[-1], phases=PHASES)), imaged(kspace, 1)
-    )
-    (full,) = prepared(tmp_path / "full", IsmrmrdReader(), source, preparation=PREPARATION[maps])
+def test_maps_are_those_of_the_full_center(fully_sampled, tmp_path, kind, maps, capsys):
+    kspace, full = fully_sampled(maps)
     lines, spaces = calibrated(kspace, kind)
     source = write_lines(tmp_path / "us_0.h5", header(*spaces), lines)
     capsys.readouterr()
