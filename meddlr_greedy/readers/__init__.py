@@ -1,5 +1,7 @@
-"""Readers of scanner files and of images; a file in this folder is imported, and so registers its readers."""
+"""Readers of scanner files and of images; a file in these folders is imported, and so registers its readers."""
 
 from meddlr_greedy.plugins import import_modules_of
+from meddlr_greedy.readers import formats, simulation
 
-import_modules_of(__name__, __path__)
+for package in (formats, simulation):
+    import_modules_of(package.__name__, package.__path__)

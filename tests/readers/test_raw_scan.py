@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.readers.images import ImagesReader
+from meddlr_greedy.readers.formats.images import ImagesReader
 from meddlr_greedy.readers.raw_scan import (
     RawScan,
     RawSlice,
