@@ -7,7 +7,7 @@ import pytest
 from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.hdf5 import check_array, check_links
-from meddlr_greedy.readers.formats.cmrxrecon import CmrxreconReader
+from meddlr_greedy.readers.cmrxrecon import CmrxreconReader
 from tests.helpers.examples import scan_arrays, write_arrays
 
 SHAPE = (4, 6)

@@ -18,11 +18,11 @@ from meddlr_greedy.data.scan_file import check_mask, check_values, read_header, 
 from meddlr_greedy.engine.run_files import load_network
 from meddlr_greedy.headers.placement import Placement
 from meddlr_greedy.preparation.sources import Source
-from meddlr_greedy.readers.formats.cmrxrecon import CmrxreconReader
-from meddlr_greedy.readers.formats.fastmri import FastmriReader
-from meddlr_greedy.readers.formats.images import ImagesReader
-from meddlr_greedy.readers.formats.ismrmrd import IsmrmrdReader
-from meddlr_greedy.readers.formats.kspace_files import KspaceFileReader
+from meddlr_greedy.readers.cmrxrecon import CmrxreconReader
+from meddlr_greedy.readers.fastmri import FastmriReader
+from meddlr_greedy.readers.images import ImagesReader
+from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
+from meddlr_greedy.readers.kspace_files import KspaceFileReader
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
 from meddlr_greedy.reconstruction.dicom import check_placed
 from tests.conftest import COMMON, GREEDY

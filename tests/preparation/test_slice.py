@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from meddlr_greedy.preparation.settings import CoilMaps, Preparation
-from meddlr_greedy.readers.formats.ismrmrd import IsmrmrdReader
+from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
 from tests.helpers.heart import COILS, EXACT, prepared, psnr, read, target_and_support
 from tests.helpers.scanners import write_mrd
 

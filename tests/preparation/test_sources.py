@@ -11,7 +11,7 @@ import pytest
 from meddlr_greedy import prepare
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.preparation.sources import Source
-from meddlr_greedy.readers.simulation.phantom import PhantomReader
+from meddlr_greedy.readers.phantom import PhantomReader
 from tests.helpers.heart import prepare_simulated, read_scans
 from tests.helpers.scanners import write_dicom
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.readers.formats.cmrxrecon import CmrxreconReader
+from meddlr_greedy.readers.cmrxrecon import CmrxreconReader
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.heart import (
     HEIGHT,

@@ -10,7 +10,7 @@ from sigpy.mri.app import EspiritCalib
 from meddlr_greedy import prepare
 from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.preparation.settings import CoilMaps, Preparation
-from meddlr_greedy.readers.formats.fastmri import FastmriReader
+from meddlr_greedy.readers.fastmri import FastmriReader
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.fastmri import PADDING, fastmri_kspace, write_fastmri
 from tests.helpers.heart import COILS, EXACT, HEIGHT, SLICES, WIDTH, fft, ifft, prepared, psnr, read

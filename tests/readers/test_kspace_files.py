@@ -8,7 +8,7 @@ from meddlr_greedy import prepare
 from meddlr_greedy.data.scan_file import write_scan
 from meddlr_greedy.headers.placement import Placement
 from meddlr_greedy.preparation.settings import CoilMaps, Preparation
-from meddlr_greedy.readers.formats.kspace_files import KspaceFileReader
+from meddlr_greedy.readers.kspace_files import KspaceFileReader
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.fastmri import fastmri_kspace, write_fastmri
 from tests.helpers.heart import COILS, HEIGHT, PHASES, SLICES, WIDTH, kt_mask, prepared, psnr, read

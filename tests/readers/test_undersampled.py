@@ -6,9 +6,9 @@ from sigpy.mri.app import EspiritCalib
 
 from meddlr_greedy.data.scan_file import write_scan
 from meddlr_greedy.preparation.settings import CoilMaps, Preparation
-from meddlr_greedy.readers.formats.cmrxrecon import CmrxreconReader
-from meddlr_greedy.readers.formats.ismrmrd import IsmrmrdReader
-from meddlr_greedy.readers.formats.kspace_files import KspaceFileReader
+from meddlr_greedy.readers.cmrxrecon import CmrxreconReader
+from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
+from meddlr_greedy.readers.kspace_files import KspaceFileReader
 from tests.helpers.heart import PHASES, SLICES, WIDTH, fft, ifft, kt_mask, prepared, psnr, read
 from tests.helpers.mrd_lines import EMBEDDED, Line, header, oversampled, space, write_lines
 from tests.helpers.scanners import Mrd, write_mat, write_mat5, write_mrd

@@ -3,12 +3,10 @@
 https://cmrxrecon.github.io, and Wang et al., Sci. Data 11:687, 2024.
 """
 
-import argparse
 import functools
 import re
-from collections import Counter
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -17,13 +15,11 @@ from meddlr_greedy.limits import check_memory
 from meddlr_greedy.readers.formats.cmrxrecon_folders import info_file, mask_file, other_kind, subject
 from meddlr_greedy.readers.formats.cmrxrecon_info import pixel_spacing
 from meddlr_greedy.readers.formats.mat_file import MatArray, mat_arrays
-from meddlr_greedy.readers.raw_scan import RawScan, RawSlice, find_files, not_zero, remove_oversampling
-from meddlr_greedy.readers.reader import Reader
-from meddlr_greedy.registry import READER_REGISTRY
+from meddlr_greedy.readers.formats.sampled import not_zero, remove_oversampling
+from meddlr_greedy.readers.raw_scan import RawScan, RawSlice
 
-__all__ = ["CmrxreconReader"]
+__all__ = ["open_scan"]
 
-_SUFFIX = ".mat"
 # Fully sampled: kspace_full, kspace; undersampled: kus, kspace_sub04; of one coil: kspace_single_full.
 _KSPACE = re.compile(r"kspace(_single)?(_full|_sub\d*)?|kus", re.IGNORECASE)
 _UNDERSAMPLED = re.compile(r"kus|.*_sub\d*", re.IGNORECASE)
@@ -32,110 +28,65 @@ _FEW_SLICES = 3  # are read together without regret
 _PIECES_AT_ONCE = 8
 
 
-@READER_REGISTRY.register()
-class CmrxreconReader(Reader):
-    """Files of the CMRxRecon challenges."""
+def open_scan(
+    path: Path,
+    undersampled: bool = False,
+    readout_oversampling: int = 1,
+    masks: Optional[str] = None,
+) -> RawScan:
+    """Opens a file of CMRxRecon.
 
-    command = "cmrxrecon"
-    help = "files of the CMRxRecon challenges 2023 to 2025"
-    description = (
-        "Cine in MAT files (version 5 to 7.3) of the CMRxRecon challenges 2023 to 2025. A folder is a subject,\n"
-        "together with those of its center and scanner, where there are such (Center001_UIH_30T_umr780_P001). The\n"
-        "table of an acquisition (cine_sax_info.csv, beside the file or in ImgSnapshot) gives the pixel spacing.\n"
-        "Mapping, LGE, perfusion, flow and still images in the same tree are left out.\n\n"
-        "    meddlr-greedy prepare cmrxrecon TrainingSet/FullSample --output datasets/cmrxrecon --maps 2"
+    Read from Python, k-space has axes (frame, slice, coil, ky, kx), and (frame, slice, ky, kx) where it is called
+    "single"; kx is the readout. Masks are of shape (ky,), (ky, kx) or (frame, ky, kx). The subject is the name of
+    the folder, behind those of center and scanner.
+
+    Args:
+        path: The file.
+        undersampled: Whether it is undersampled on purpose; so are the variables ``kus`` and ``kspace_sub...``.
+        readout_oversampling: Factor by which the readout is oversampled, which is removed.
+        masks: Folder of the masks of undersampled files, in it or in folders of it that are called as the last ones
+            of the file. By default that of the file, and the same place in a tree beside it: ``kus/P001`` has
+            ``Mask_Task1/P001``. A mask is called as the file with "mask" for "kus", or with "_mask" at its end.
+            Without one, what is not zero counts as sampled.
+
+    Raises:
+        UserError: The file cannot be used.
+    """
+    array, shape = _kspace_array(path)
+    undersampled = undersampled or _UNDERSAMPLED.fullmatch(array.name) is not None
+    num_phases, num_slices, _, width, oversampled = shape
+    if num_phases < 2:
+        raise UserError(f"{path}: no cardiac phases: {array.name} has 1 frame, allowed 2 or more")
+    if readout_oversampling < 1 or oversampled % readout_oversampling:
+        raise UserError(f"--readout-oversampling: found {readout_oversampling}, allowed divisors of {oversampled}")
+
+    masked_by = mask_file(path, masks) if undersampled else None
+    mask = None if masked_by is None else _read_mask(masked_by, (num_phases, width, oversampled))
+    table = info_file(path)
+    spacing, notes = (None, []) if table is None else pixel_spacing(table, oversampled, width, readout_oversampling)
+    if undersampled and mask is None:
+        notes.append(f"{path}: no mask beside it; what is not zero counts as sampled")
+    if mask is not None and mask.shape[0] > 1:
+        notes.append(f"{path}: its mask varies along the readout, which the slower form of the model covers")
+        if readout_oversampling > 1:
+            raise UserError(f"{path}: --readout-oversampling: allowed 1 where the mask varies along the readout")
+
+    load_kspace = _slices_of(array, shape)
+
+    def load(slice_id: int) -> RawSlice:
+        return _masked(path, slice_id, _ordered(load_kspace(slice_id), readout_oversampling), mask)
+
+    return RawScan(
+        path=path,
+        subject_id=subject(path),
+        num_slices=num_slices,
+        load_slice=load,
+        undersampled=undersampled,
+        mask_file=masked_by,
+        other_files=() if table is None else (table,),
+        pixel_spacing_mm=spacing,
+        notes=tuple(notes),
     )
-    locations = ("masks",)
-
-    def add_options(self, parser: argparse.ArgumentParser) -> None:
-        """Adds where masks are, and the oversampling, which the files do not tell."""
-        parser.add_argument(
-            "--masks",
-            metavar="FOLDER",
-            help="of undersampled files: where their masks are (default: beside them, or at the same place in a folder "
-            "Mask...)",
-        )
-        parser.add_argument(
-            "--readout-oversampling", type=int, default=1, metavar="FACTOR", help="to be removed (default: %(default)s)"
-        )
-
-    def find(self, inputs: Sequence[str]) -> List[Path]:
-        """The files given, and all ``.mat`` of cine in the folders given but masks."""
-        files, given = _files(inputs), {*map(Path, inputs)}
-        found = [path for path in files if path in given or other_kind(path) is None]
-        if not found:
-            raise UserError(f"{', '.join(map(str, inputs))}: found no cine, but {_counted(files)}")
-        return found
-
-    def left_out(self, inputs: Sequence[str], found: Sequence[Path]) -> List[str]:
-        """Scans of other kinds."""
-        others = [path for path in _files(inputs) if other_kind(path) is not None and path not in set(found)]
-        return [f"{', '.join(map(str, inputs))}: left out, no cine: {_counted(others)}"] if others else []
-
-    def open_scan(
-        self,
-        path: Path,
-        undersampled: bool = False,
-        readout_oversampling: int = 1,
-        masks: Optional[str] = None,
-    ) -> RawScan:
-        """Opens a file of CMRxRecon.
-
-        Read from Python, k-space has axes (frame, slice, coil, ky, kx), and (frame, slice, ky, kx) where it is called
-        "single"; kx is the readout. Masks are of shape (ky,), (ky, kx) or (frame, ky, kx). The subject is the name of
-        the folder, behind those of center and scanner.
-
-        Args:
-            path: The file.
-            undersampled: Whether it is undersampled on purpose; so are the variables ``kus`` and ``kspace_sub...``.
-            readout_oversampling: Factor by which the readout is oversampled, which is removed.
-            masks: Folder of the masks of undersampled files, in it or in folders of it that are called as the last ones
-                of the file. By default that of the file, and the same place in a tree beside it: ``kus/P001`` has
-                ``Mask_Task1/P001``. A mask is called as the file with "mask" for "kus", or with "_mask" at its end.
-                Without one, what is not zero counts as sampled.
-
-        Raises:
-            UserError: The file cannot be used.
-        """
-        array, shape = _kspace_array(path)
-        undersampled = undersampled or _UNDERSAMPLED.fullmatch(array.name) is not None
-        num_phases, num_slices, _, width, oversampled = shape
-        if num_phases < 2:
-            raise UserError(f"{path}: no cardiac phases: {array.name} has 1 frame, allowed 2 or more")
-        if readout_oversampling < 1 or oversampled % readout_oversampling:
-            raise UserError(f"--readout-oversampling: found {readout_oversampling}, allowed divisors of {oversampled}")
-
-        masked_by = mask_file(path, masks, _SUFFIX) if undersampled else None
-        mask = None if masked_by is None else _read_mask(masked_by, (num_phases, width, oversampled))
-        table = info_file(path)
-        spacing, notes = (None, []) if table is None else pixel_spacing(table, oversampled, width, readout_oversampling)
-        if undersampled and mask is None:
-            notes.append(f"{path}: no mask beside it; what is not zero counts as sampled")
-        if mask is not None and mask.shape[0] > 1:
-            notes.append(f"{path}: its mask varies along the readout, which the slower form of the model covers")
-            if readout_oversampling > 1:
-                raise UserError(f"{path}: --readout-oversampling: allowed 1 where the mask varies along the readout")
-
-        load_kspace = _slices_of(array, shape)
-
-        def load(slice_id: int) -> RawSlice:
-            return _masked(path, slice_id, _ordered(load_kspace(slice_id), readout_oversampling), mask)
-
-        return RawScan(
-            path=path,
-            subject_id=subject(path),
-            num_slices=num_slices,
-            load_slice=load,
-            undersampled=undersampled,
-            mask_file=masked_by,
-            other_files=() if table is None else (table,),
-            pixel_spacing_mm=spacing,
-            notes=tuple(notes),
-        )
-
-    def subject_by_path(self, path: Path) -> str:
-        """The name of the folder of a file, behind those of center and scanner."""
-        return subject(path)
 
 
 def _masked(path: Path, slice_id: int, kspace: np.ndarray, mask: Optional[np.ndarray]) -> RawSlice:
@@ -145,16 +96,6 @@ def _masked(path: Path, slice_id: int, kspace: np.ndarray, mask: Optional[np.nda
     if kspace[np.broadcast_to(~mask, kspace.shape[:3])].any():
         raise UserError(f"{path}: slice {slice_id}: k-space is not zero where its mask is")
     return RawSlice(kspace, mask)
-
-
-def _files(inputs: Sequence[str]) -> List[Path]:
-    return find_files(inputs, (_SUFFIX,), skip=lambda path: "_mask" in path.stem.lower())
-
-
-def _counted(paths: Sequence[Path]) -> str:
-    """How many files show what, where that is no cine."""
-    kinds = Counter(str(other_kind(path)) for path in paths)
-    return "; ".join(f"{count} of {kind}" for kind, count in sorted(kinds.items()))
 
 
 def _kspace_array(path: Path) -> Tuple[MatArray, Tuple[int, int, int, int, int]]:

@@ -13,13 +13,16 @@ Beside Cine there are other kinds of scans, as Mapping, LGE or Perfusion.
 """
 
 import re
+from collections import Counter
 from pathlib import Path
-from typing import Iterable, Iterator, Optional, Set
+from typing import Iterable, Iterator, List, Optional, Sequence, Set
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.readers.raw_scan import plain_text
+from meddlr_greedy.readers.raw_scan import find_files, plain_text
 
-__all__ = ["info_file", "mask_file", "other_kind", "subject"]
+__all__ = ["find_cine", "info_file", "mask_file", "no_cine", "other_kind", "subject"]
+
+_SUFFIX = ".mat"
 
 # In 2025 patients are numbered anew in each center: Center001/UIH_30T_umr780/P001.
 _CENTER = re.compile(r"center\d+", re.IGNORECASE)
@@ -44,6 +47,35 @@ _OTHER_KINDS = {
 }
 
 
+def find_cine(inputs: Sequence[str]) -> List[Path]:
+    """The files given, and all of cine in the folders given but masks.
+
+    Raises:
+        UserError: There are none.
+    """
+    files, given = _files(inputs), {*map(Path, inputs)}
+    found = [path for path in files if path in given or other_kind(path) is None]
+    if not found:
+        raise UserError(f"{', '.join(map(str, inputs))}: found no cine, but {_counted(files)}")
+    return found
+
+
+def no_cine(inputs: Sequence[str], found: Sequence[Path]) -> List[str]:
+    """What there is to tell of scans of other kinds; ``found`` are those that are taken."""
+    others = [path for path in _files(inputs) if other_kind(path) is not None and path not in set(found)]
+    return [f"{', '.join(map(str, inputs))}: left out, no cine: {_counted(others)}"] if others else []
+
+
+def _files(inputs: Sequence[str]) -> List[Path]:
+    return find_files(inputs, (_SUFFIX,), skip=lambda path: "_mask" in path.stem.lower())
+
+
+def _counted(paths: Sequence[Path]) -> str:
+    """How many files show what, where that is no cine."""
+    kinds = Counter(str(other_kind(path)) for path in paths)
+    return "; ".join(f"{count} of {kind}" for kind, count in sorted(kinds.items()))
+
+
 def subject(path: Path) -> str:
     """The name of the folder of a file, behind those of center and scanner where there are such."""
     folders = path.resolve().parts[:-1]
@@ -62,7 +94,7 @@ def other_kind(path: Path) -> Optional[str]:
     return f"{kinds[0]}, {_OTHER_KINDS[kinds[0]]}" if kinds and kinds[0] in _OTHER_KINDS else None
 
 
-def mask_file(path: Path, masks: Optional[str], suffix: str) -> Optional[Path]:
+def mask_file(path: Path, masks: Optional[str]) -> Optional[Path]:
     """The file of the mask of an undersampled file.
 
     It is called as the file with "mask" for "kus", or with "_mask" at its end.
@@ -71,7 +103,6 @@ def mask_file(path: Path, masks: Optional[str], suffix: str) -> Optional[Path]:
         path: The file.
         masks: A folder, in which it lies, or in folders of it that are called as the last ones of the file. By default
             that of the file, and the same place in a tree beside it: ``kus/P001`` has ``Mask_Task1/P001``.
-        suffix: Of masks.
 
     Returns:
         ``None`` where there is none, and ``masks`` is not given.
@@ -82,9 +113,9 @@ def mask_file(path: Path, masks: Optional[str], suffix: str) -> Optional[Path]:
     names = {path.stem + "_mask", re.sub("kus", "mask", path.stem, flags=re.IGNORECASE)} - {path.stem}
     folder = path.resolve().parent
     folders = [folder, *_same_place(folder, "[Mm]ask*")] if masks is None else list(_below(Path(masks), folder))
-    found = _first(folders, names, suffix)
+    found = _first(folders, names, _SUFFIX)
     if found is None and masks is not None:
-        wanted = " or ".join(name + suffix for name in sorted(names))
+        wanted = " or ".join(name + _SUFFIX for name in sorted(names))
         raise UserError(f"--masks: found no {wanted} for {path} in {', '.join(map(str, reversed(folders)))}")
     return found
 

@@ -10,78 +10,58 @@ import h5py
 import numpy as np
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.files import reading
-from meddlr_greedy.hdf5 import check_array, check_links
+from meddlr_greedy.hdf5 import check_array, check_links, reading_hdf5
 from meddlr_greedy.limits import check_memory
 from meddlr_greedy.readers.formats.ismrmrd_header import Encoding, Header
-from meddlr_greedy.readers.raw_scan import RawScan, RawSlice, find_files, remove_oversampling, stem
-from meddlr_greedy.readers.reader import Reader
-from meddlr_greedy.registry import READER_REGISTRY
+from meddlr_greedy.readers.formats.sampled import remove_oversampling
+from meddlr_greedy.readers.raw_scan import RawScan, RawSlice, stem
 
-__all__ = ["HEADER_NAME", "FastmriReader"]
+__all__ = ["HEADER_NAME", "open_scan"]
 
 #: The dataset that tells a file of fastMRI from others.
 HEADER_NAME = "ismrmrd_header"
 
 
-@READER_REGISTRY.register()
-class FastmriReader(Reader):
-    """Files of fastMRI."""
+def open_scan(path: Path, undersampled: bool = False) -> RawScan:
+    """Opens a file of fastMRI.
 
-    command = "fastmri"
-    help = "files of fastMRI, knee and brain"
-    description = (
-        "HDF5 files of fastMRI (https://fastmri.med.nyu.edu; mind its terms): static 2D images for meddlr's 2D\n"
-        "networks. The readout loses its oversampling, by the fields of view in the header; the phase encode is kept\n"
-        "as it was sampled. Targets are coil combinations, not the root sum of squares that the files hold. Files\n"
-        "with a mask are undersampled.\n\n"
-        "    meddlr-greedy prepare fastmri knee/multicoil_train --output datasets/fastmri --split 0.8 0.1 0.1"
+    k-space (S, C, H, W), or (S, H, W) of a single coil, is centered; lines at its edges that are zero are padding.
+    The subject is the attribute ``patient_id``. What the files do not tell (noise, positions) stays unknown.
+
+    Args:
+        path: The file.
+        undersampled: Whether it is undersampled on purpose; so is one with a mask.
+
+    Raises:
+        UserError: The file cannot be used.
+    """
+    with reading_hdf5(path) as file:
+        shape = _check(path, file)
+        header = Header.parse(path, _stored_header(path, file))
+        mask = _mask(path, file, shape[-1])
+        subject = file.attrs.get("patient_id", b"")
+    if header.num_encodings != 1:
+        raise UserError(f"{path}: header: found {header.num_encodings} encoding spaces, allowed one")
+    encoding = header.encoding(0)
+    encoding.check_cartesian()
+    height, num_lines = encoding.height(shape[2]), shape[3]
+    check_memory(f"{path}: kspace: a slice", 8 * shape[1] * shape[2] * shape[3])
+    subject = subject.decode("utf-8", "replace") if isinstance(subject, bytes) else str(subject)
+
+    def load(slice_id: int) -> RawSlice:
+        return _load_slice(path, slice_id, height, mask)
+
+    return RawScan(
+        path=path,
+        subject_id=subject or stem(path),
+        num_slices=shape[0],
+        load_slice=load,
+        names_subject=bool(subject),
+        is_cine=False,
+        undersampled=undersampled or mask is not None,
+        pixel_spacing_mm=(encoding.recon_fov_mm / height, encoding.fov_mm[1] / num_lines),
+        notes=(*encoding.notes, *_size_note(path, encoding, shape)),
     )
-
-    def find(self, inputs: Sequence[str]) -> List[Path]:
-        """The files given, and all ``.h5`` in the folders given."""
-        return find_files(inputs, (".h5",))
-
-    def open_scan(self, path: Path, undersampled: bool = False) -> RawScan:
-        """Opens a file of fastMRI.
-
-        k-space (S, C, H, W), or (S, H, W) of a single coil, is centered; lines at its edges that are zero are padding.
-        The subject is the attribute ``patient_id``. What the files do not tell (noise, positions) stays unknown.
-
-        Args:
-            path: The file.
-            undersampled: Whether it is undersampled on purpose; so is one with a mask.
-
-        Raises:
-            UserError: The file cannot be used.
-        """
-        with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
-            shape = _check(path, file)
-            header = Header.parse(path, _stored_header(path, file))
-            mask = _mask(path, file, shape[-1])
-            subject = file.attrs.get("patient_id", b"")
-        if header.num_encodings != 1:
-            raise UserError(f"{path}: header: found {header.num_encodings} encoding spaces, allowed one")
-        encoding = header.encoding(0)
-        encoding.check_cartesian()
-        height, num_lines = encoding.height(shape[2]), shape[3]
-        check_memory(f"{path}: kspace: a slice", 8 * shape[1] * shape[2] * shape[3])
-        subject = subject.decode("utf-8", "replace") if isinstance(subject, bytes) else str(subject)
-
-        def load(slice_id: int) -> RawSlice:
-            return _load_slice(path, slice_id, height, mask)
-
-        return RawScan(
-            path=path,
-            subject_id=subject or stem(path),
-            num_slices=shape[0],
-            load_slice=load,
-            names_subject=bool(subject),
-            is_cine=False,
-            undersampled=undersampled or mask is not None,
-            pixel_spacing_mm=(encoding.recon_fov_mm / height, encoding.fov_mm[1] / num_lines),
-            notes=(*encoding.notes, *_size_note(path, encoding, shape)),
-        )
 
 
 def _check(path: Path, file: h5py.File) -> Tuple[int, int, int, int]:
@@ -127,7 +107,7 @@ def _size_note(path: Path, encoding: Encoding, shape: Sequence[int]) -> List[str
 
 
 def _load_slice(path: Path, slice_id: int, height: int, mask: Optional[np.ndarray]) -> RawSlice:
-    with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+    with reading_hdf5(path) as file:
         kspace = file["kspace"][slice_id].astype(np.complex64)
     kspace = kspace.reshape(-1, *kspace.shape[-2:])  # (C, H, W), one coil where there is no axis for it
     lines = kspace.any(axis=(0, 1))

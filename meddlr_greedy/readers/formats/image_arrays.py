@@ -9,10 +9,10 @@ import numpy as np
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import reading
-from meddlr_greedy.headers.placement import Placement, check_placement
+from meddlr_greedy.headers.placement import Placement, check_placement, slice_spacing
 from meddlr_greedy.limits import check_declared, check_memory, is_length
 from meddlr_greedy.readers.formats.image_series import checked_magnitude
-from meddlr_greedy.readers.raw_scan import slice_spacing, stem
+from meddlr_greedy.readers.raw_scan import stem
 from meddlr_greedy.readers.simulation.simulated_scan import CineSeries
 
 __all__ = ["ARRAYS", "BESIDE_IMAGES", "load_series", "series_of"]

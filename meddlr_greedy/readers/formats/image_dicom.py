@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.headers.placement import Placement
+from meddlr_greedy.headers.placement import Placement, slice_spacing
 from meddlr_greedy.headers.study import KEPT, kept_of
 from meddlr_greedy.limits import check_memory, is_length
 from meddlr_greedy.readers.formats.image_dicom_files import read_dicom
@@ -15,7 +15,7 @@ from meddlr_greedy.readers.formats.image_dicom_folders import place_of, scan_at
 from meddlr_greedy.readers.formats.image_dicom_frames import ATTRIBUTES, Frame, frame_headers, value_of
 from meddlr_greedy.readers.formats.image_dicom_scans import slices_of
 from meddlr_greedy.readers.formats.image_series import checked_magnitude
-from meddlr_greedy.readers.raw_scan import slice_spacing, stem
+from meddlr_greedy.readers.raw_scan import stem
 from meddlr_greedy.readers.simulation.simulated_scan import CineSeries
 
 __all__ = ["load_dicom"]

@@ -1,19 +1,20 @@
 """ISMRMRD files (Inati et al., MRM 77:411-421, 2017): Cartesian cine and 2D, one acquisition for each readout."""
 
-import argparse
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import h5py
 import numpy as np
+import torch
+from ismrmrd.hdf5 import acquisition_header_dtype
 
-from meddlr_greedy.errors import UserError, check
-from meddlr_greedy.files import reading
-from meddlr_greedy.hdf5 import check_array, check_links
+from meddlr_greedy.errors import UserError
+from meddlr_greedy.hdf5 import check_array, check_links, reading_hdf5
+from meddlr_greedy.headers.placement import slice_spacing
 from meddlr_greedy.headers.study import kept_of
-from meddlr_greedy.limits import LARGEST_LENGTH, MOST_SLICES, check_whole, is_length
+from meddlr_greedy.ops.coils import noise_covariance, whitening_matrix
 from meddlr_greedy.readers.formats.ismrmrd_calibration import (
     CALIBRATION,
     CALIBRATION_AND_IMAGING,
@@ -31,27 +32,13 @@ from meddlr_greedy.readers.formats.ismrmrd_layout import (
     ordered_slices,
     placement_of,
 )
-from meddlr_greedy.readers.formats.ismrmrd_phases import (
-    DEFAULT_TICK_MS,
-    DEFAULT_TOLERANCE,
-    binned_phases,
-    counted_phases,
-)
-from meddlr_greedy.readers.raw_scan import (
-    Calibration,
-    RawScan,
-    RawSlice,
-    find_files,
-    remove_oversampling,
-    slice_spacing,
-    stem,
-)
-from meddlr_greedy.readers.reader import Reader
-from meddlr_greedy.registry import READER_REGISTRY
+from meddlr_greedy.readers.formats.ismrmrd_phases import binned_phases, counted_phases
+from meddlr_greedy.readers.formats.sampled import remove_oversampling
+from meddlr_greedy.readers.raw_scan import Calibration, RawScan, RawSlice, stem
 
-__all__ = ["IsmrmrdReader"]
+__all__ = ["open_scan"]
 
-# Flags by their names in ismrmrd.constants: the library is imported where a file is opened.
+# Flags by their names in ismrmrd.constants.
 _NOISE = "ACQ_IS_NOISE_MEASUREMENT"
 # Acquisitions that are not part of the image, and what they are.
 _OTHER = {
@@ -69,121 +56,64 @@ _BLOCK_BYTES = 64 << 20
 _MOST_ACQUISITIONS = 4_000_000  # hours of them
 
 
-@READER_REGISTRY.register()
-class IsmrmrdReader(Reader):
-    """ISMRMRD files."""
+def open_scan(
+    path: Path,
+    undersampled: bool,
+    phases: Optional[int],
+    tick_ms: float,
+    tolerance: float,
+) -> RawScan:
+    """Opens an ISMRMRD file.
 
-    command = "ismrmrd"
-    help = "ISMRMRD files, as of OCMR"
-    description = (
-        "ISMRMRD files (.h5, .mrd) of Cartesian 2D cine, for example OCMR (https://ocmr.info; mind its terms), or of\n"
-        "static 2D images, in a data set of their own. Files named us_... are taken to be undersampled on purpose.\n"
-        "Coil maps come from lines for calibration alone where those of the image leave gaps in the center.\n\n"
-        "    meddlr-greedy prepare ismrmrd OCMR/fs_*.h5 --output datasets/ocmr --split 0.7 0.1 0.2\n\n"
-        "Real-time series with time stamps of a trigger can be put together to one heartbeat:\n\n"
-        "    meddlr-greedy prepare ismrmrd realtime --phases 25 --missing fill --output datasets/binned"
+    Noise scans, where there are any, prewhiten the data. The readout is placed by ``center_sample``, so that an
+    asymmetric echo leaves zeros at one end of it, and its oversampling is removed. Lines are placed by the center
+    of ``encodingLimits``; what is acquired repeatedly (averages, segments) is averaged. Phase oversampling is kept:
+    its lines are what a scanner samples. Slices are in order of their positions. Cardiac phases are ``idx.phase``
+    or, of a real-time series, ``idx.repetition``; with ``phases`` they are made of the time since the trigger.
+
+    Args:
+        path: The file.
+        undersampled: Whether the series is undersampled on purpose; so is one named ``us_...``, as in OCMR.
+        phases: See :func:`~meddlr_greedy.readers.formats.ismrmrd_phases.binned_phases`.
+        tick_ms: Unit of the time stamps.
+        tolerance: How far heartbeats may be from the median one.
+
+    Raises:
+        UserError: The file cannot be used.
+    """
+    undersampled |= path.name.startswith("us_")
+    group, header, heads, notes = _headers(path)
+    noise, image, calibration, dropped = _kinds(path, heads)
+    encoding = encoding_of(path, header, heads[image])
+    _check_coils(path, heads[np.concatenate([noise, image])])
+    if phases is None:
+        timing = counted_phases(path, encoding, heads[image], undersampled)
+    else:
+        timing = binned_phases(path, heads[image], phases, tick_ms, tolerance)
+    layout = Layout.of(path, encoding, heads[image], timing.num_phases)
+    slices, places = ordered_slices(path, heads[image])
+    ratio, told = _bandwidth_ratio(path, header, heads, noise, image)
+    lines, why_not = calibration_lines(path, header, encoding, heads, calibration, image)
+    placed = _place_notes(path, encoding, layout, slices, places)
+    notes += [*encoding.notes, *dropped, *told, *why_not, *timing.notes, *placed]
+    dicom, not_kept = kept_of(path, header.study_values(encoding))
+    phase_of = _phase_numbers(len(heads), image, timing.numbers)
+    file_ = _File(path, group, heads, noise, image, phase_of, timing.num_phases, layout, lines, ratio)
+    return RawScan(
+        path=path,
+        subject_id=header.subject or stem(path),
+        num_slices=len(slices),
+        load_slice=lambda i: file_.load(slices[i]),
+        names_subject=bool(header.subject),
+        is_cine=timing.num_phases > 1,
+        undersampled=undersampled,
+        pixel_spacing_mm=layout.pixel_spacing_mm,
+        slice_spacing_mm=slice_spacing(places) if len(slices) > 1 else encoding.thickness_mm,
+        frame_time_ms=timing.frame_time_ms,
+        placement=placement_of(heads[image], slices),
+        dicom=dicom,
+        notes=(*notes, *not_kept),
     )
-    added = ("phases", "tick", "rr_tolerance")
-
-    def add_options(self, parser: argparse.ArgumentParser) -> None:
-        """Adds how cardiac phases are made of the time since the trigger."""
-        parser.add_argument(
-            "--phases",
-            type=int,
-            metavar="N",
-            help="cardiac phases by physiology_time_stamp[0], the time since the trigger (default: as counted in the "
-            "file)",
-        )
-        parser.add_argument(
-            "--tick", type=float, metavar="MS", help=f"unit of time stamps (default: {DEFAULT_TICK_MS}, as of Siemens)"
-        )
-        parser.add_argument(
-            "--rr-tolerance",
-            type=float,
-            metavar="X",
-            help="heartbeats farther from the median one than this fraction of it are left out (default: "
-            f"{DEFAULT_TOLERANCE})",
-        )
-
-    def check_options(
-        self,
-        phases: Optional[int] = None,
-        tick: Optional[float] = None,
-        rr_tolerance: Optional[float] = None,
-        **_: Any,
-    ) -> None:
-        """Refuses numbers that make no sense, and options without the one that they belong to."""
-        for option, value in (("--tick", tick), ("--rr-tolerance", rr_tolerance)):
-            check(value is None or phases is not None, option, value, "only with --phases")
-        if phases is not None:
-            check_whole("--phases", phases, 2, MOST_SLICES)
-        check(tick is None or is_length(tick), "--tick", tick, f"above 0, up to {LARGEST_LENGTH:g}")
-        check(rr_tolerance is None or 0 < rr_tolerance < 1, "--rr-tolerance", rr_tolerance, "above 0, below 1")
-
-    def find(self, inputs: Sequence[str]) -> List[Path]:
-        """The files given, and all ``.h5`` and ``.mrd`` in the folders given."""
-        return find_files(inputs, (".h5", ".mrd"))
-
-    def open_scan(
-        self,
-        path: Path,
-        undersampled: bool = False,
-        phases: Optional[int] = None,
-        tick: Optional[float] = None,
-        rr_tolerance: Optional[float] = None,
-    ) -> RawScan:
-        """Opens an ISMRMRD file.
-
-        Noise scans, where there are any, prewhiten the data. The readout is placed by ``center_sample``, so that an
-        asymmetric echo leaves zeros at one end of it, and its oversampling is removed. Lines are placed by the center
-        of ``encodingLimits``; what is acquired repeatedly (averages, segments) is averaged. Phase oversampling is kept:
-        its lines are what a scanner samples. Slices are in order of their positions. Cardiac phases are ``idx.phase``
-        or, of a real-time series, ``idx.repetition``; with ``phases`` they are made of the time since the trigger.
-
-        Args:
-            path: The file.
-            undersampled: Whether the series is undersampled on purpose; so is one named ``us_...``, as in OCMR.
-            phases: See :func:`~meddlr_greedy.readers.formats.ismrmrd_phases.binned_phases`.
-            tick: Unit of the time stamps in ms.
-            rr_tolerance: How far heartbeats may be from the median one.
-
-        Raises:
-            UserError: The file cannot be used.
-        """
-        undersampled |= path.name.startswith("us_")
-        group, header, heads, notes = _headers(path)
-        noise, image, calibration, dropped = _kinds(path, heads)
-        encoding = encoding_of(path, header, heads[image])
-        _check_coils(path, heads[np.concatenate([noise, image])])
-        if phases is None:
-            timing = counted_phases(path, encoding, heads[image], undersampled)
-        else:
-            beats = tick or DEFAULT_TICK_MS, rr_tolerance or DEFAULT_TOLERANCE
-            timing = binned_phases(path, heads[image], phases, *beats)
-        layout = Layout.of(path, encoding, heads[image], timing.num_phases)
-        slices, places = ordered_slices(path, heads[image])
-        ratio, told = _bandwidth_ratio(path, header, heads, noise, image)
-        lines, why_not = calibration_lines(path, header, encoding, heads, calibration, image)
-        placed = _place_notes(path, encoding, layout, slices, places)
-        notes += [*encoding.notes, *dropped, *told, *why_not, *timing.notes, *placed]
-        dicom, not_kept = kept_of(path, header.study_values(encoding))
-        phase_of = _phase_numbers(len(heads), image, timing.numbers)
-        file_ = _File(path, group, heads, noise, image, phase_of, timing.num_phases, layout, lines, ratio)
-        return RawScan(
-            path=path,
-            subject_id=header.subject or stem(path),
-            num_slices=len(slices),
-            load_slice=lambda i: file_.load(slices[i]),
-            names_subject=bool(header.subject),
-            is_cine=timing.num_phases > 1,
-            undersampled=undersampled,
-            pixel_spacing_mm=layout.pixel_spacing_mm,
-            slice_spacing_mm=slice_spacing(places) if len(slices) > 1 else encoding.thickness_mm,
-            frame_time_ms=timing.frame_time_ms,
-            placement=placement_of(heads[image], slices),
-            dicom=dicom,
-            notes=(*notes, *not_kept),
-        )
 
 
 def _phase_numbers(num_acquisitions: int, image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -195,7 +125,7 @@ def _phase_numbers(num_acquisitions: int, image: np.ndarray, numbers: np.ndarray
 
 def _headers(path: Path) -> Tuple[str, Header, np.ndarray, List[str]]:
     """The group that is read, its header, those of its acquisitions, and what there is to tell of other groups."""
-    with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+    with reading_hdf5(path) as file:
         group, notes = _group(path, file)
         check_array(path, file[group]["xml"])
         return group, Header.parse(path, file[group]["xml"][0]), _heads(path, file[group]["data"]), notes
@@ -263,8 +193,6 @@ def _group(path: Path, file: h5py.File) -> Tuple[str, List[str]]:
 
 def _heads(path: Path, data: h5py.Dataset) -> np.ndarray:
     """Headers of all acquisitions, without their data."""
-    from ismrmrd.hdf5 import acquisition_header_dtype
-
     check_array(path, data)
     names = data.dtype.names or ()
     heads = data.dtype["head"].names or () if {"head", "data"} <= {*names} else ()
@@ -352,10 +280,6 @@ class _File:
     def _whitening(self) -> Optional[np.ndarray]:
         if not self.noise.size:
             return None
-        import torch  # as in remove_oversampling
-
-        from meddlr_greedy.ops.coils import noise_covariance, whitening_matrix
-
         samples = [data.transpose(0, 2, 1).reshape(-1, data.shape[1]) for _, data in self._read(self.noise)]
         try:
             return whitening_matrix(
@@ -370,7 +294,7 @@ class _File:
         runs = np.split(indices, np.flatnonzero((np.diff(indices) > 1) | (np.diff(lengths.astype(int)) != 0)) + 1)
         num_bytes = 8 * int(self.heads["active_channels"][indices[0]]) * self.layout.oversampled_width
         most = max(1, min(_BLOCK, _BLOCK_BYTES // num_bytes))
-        with reading(self.path, "an HDF5 file"), h5py.File(self.path, "r") as file:
+        with reading_hdf5(self.path) as file:
             stored = file[self.group]["data"].fields("data")
             for run in runs:
                 for at in range(0, len(run), most):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Optional, Tuple
 
 import numpy as np
+from ismrmrd import constants
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.headers.placement import SAME_PLACE_MM, Placement
@@ -30,8 +31,6 @@ _SAME_DWELL = 1e-3  # relative; scanners compute it in single precision
 
 def flagged(heads: np.ndarray, *flags: str) -> np.ndarray:
     """Which acquisitions have one of the flags, by their names in ``ismrmrd.constants``."""
-    from ismrmrd import constants
-
     bits = sum(1 << (getattr(constants, flag) - 1) for flag in flags)
     return (heads["flags"] & np.uint64(bits)) != 0
 

@@ -8,12 +8,8 @@ import numpy as np
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.readers.formats.ismrmrd_header import Encoding
 
-__all__ = ["DEFAULT_TICK_MS", "DEFAULT_TOLERANCE", "Phases", "binned_phases", "counted_phases"]
+__all__ = ["Phases", "binned_phases", "counted_phases"]
 
-#: Siemens counts time in steps of this.
-DEFAULT_TICK_MS = 2.5
-#: How far a beat may be from the median one, as a fraction of it.
-DEFAULT_TOLERANCE = 0.2
 _SAME_TRIGGER = 2  # ticks: both stamps of an acquisition are rounded
 _PAUSE = 0.75  # of a beat: without lines for longer, a trigger may have gone unseen
 _RR_MS = (200.0, 3000.0)  # 300 to 20 beats per minute

@@ -7,7 +7,6 @@ A slice depends on the seed, the name of the scan and its own index. It does not
 simulated before.
 """
 
-import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping, Optional, Sequence, Tuple
@@ -16,18 +15,17 @@ import numpy as np
 
 from meddlr_greedy.errors import check
 from meddlr_greedy.headers.placement import Placement
-from meddlr_greedy.limits import check_memory
 from meddlr_greedy.ops.acquisition import (
-    Acquisition,
     acquire,
     coil_sensitivities,
     noise_reference,
     random_smooth_phase,
     seeded_generator,
 )
+from meddlr_greedy.readers.acquisition import Acquisition, check_simulated
 from meddlr_greedy.readers.raw_scan import RawScan, RawSlice, stem
 
-__all__ = ["CineSeries", "acquired_spacing", "add_acquisition_options", "check_simulated", "simulated_scan"]
+__all__ = ["CineSeries", "acquired_spacing", "simulated_scan"]
 
 
 @dataclass(frozen=True)
@@ -128,29 +126,6 @@ def acquired_spacing(
     return float(spacing[0]), float(spacing[1])
 
 
-def check_simulated(
-    where: Any, acquisition: Acquisition, shape: Sequence[int], num_frames: int, num_slices: int = 0
-) -> None:
-    """Checks that there is memory for a slice to be simulated, before anything is.
-
-    Args:
-        where: The file or option, for the message.
-        acquisition: How k-space is acquired.
-        shape: Matrix (H0, W0) of the images.
-        num_frames: Number of cardiac phases T.
-        num_slices: Number of slices whose images are yet to be made.
-
-    Raises:
-        UserError: There is not.
-    """
-    pixels = int(shape[0]) * int(shape[1])
-    # Coil images and their k-space, complex64; and images of all slices, which are drawn as float64.
-    num_bytes = 2 * 8 * acquisition.coils * num_frames * pixels + 8 * max(num_slices, 1) * num_frames * pixels
-    check_memory(
-        f"{where}: simulating {num_frames} frames of {shape[0]} x {shape[1]} by {acquisition.coils} coils", num_bytes
-    )
-
-
 def _check_matrices(series: CineSeries, acquisition: Acquisition, acquired_matrix: Optional[Sequence[int]]) -> None:
     full = series.magnitude.shape[-2:]
     acquired = tuple(acquired_matrix or full)
@@ -165,34 +140,4 @@ def _check_matrices(series: CineSeries, acquisition: Acquisition, acquired_matri
         "--matrix",
         acquisition.matrix,
         f"up to the acquired matrix {acquired} of {series.path}, since k-space holds nothing beyond",
-    )
-
-
-def add_acquisition_options(parser: argparse.ArgumentParser, default_matrix: str) -> None:
-    """Adds the options of :class:`Acquisition`, for readers that simulate.
-
-    Args:
-        parser: The parser of the sub-command.
-        default_matrix: What the matrix is where ``--matrix`` is not given, for the help text.
-    """
-    parser.add_argument(
-        "--matrix",
-        nargs=2,
-        type=int,
-        metavar=("H", "W"),
-        help=f"readout and phase-encode points, taken from the center of k-space (default: {default_matrix})",
-    )
-    parser.add_argument(
-        "--coils", type=int, default=Acquisition.coils, metavar="C", help="simulated coils (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--noise",
-        type=float,
-        default=Acquisition.noise,
-        metavar="SD",
-        help="standard deviation of the real and the imaginary part in each coil image, relative to the 95th "
-        "percentile of the image magnitude of the scan (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=Acquisition.seed, metavar="N", help="of all random choices (default: %(default)s)"
     )

@@ -30,7 +30,7 @@ from meddlr_greedy.errors import exit_with_one_line
 from meddlr_greedy.preparation.dataset import prepare_dataset
 from meddlr_greedy.preparation.settings import CoilMaps, Preparation
 from meddlr_greedy.preparation.sources import Source
-from meddlr_greedy.readers.simulation.phantom import subject_names
+from meddlr_greedy.readers.phantom import subject_names
 from projects.cine.paths import CONFIGS, RESULTS_PAGE, ROOT
 from projects.cine.support.measuring import versions
 from projects.cine.support.tables import check_page, publish_table, results_folder, save_figure, versions_as_text

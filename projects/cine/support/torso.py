@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from meddlr_greedy.ops.fft import centered_fft, centered_ifft
+from meddlr_greedy.readers.phantom import PhantomReader
 from meddlr_greedy.readers.raw_scan import RawScan, RawSlice
-from meddlr_greedy.readers.simulation.phantom import PhantomReader
 
 __all__ = ["TorsoReader", "seen_by_scanner"]
 

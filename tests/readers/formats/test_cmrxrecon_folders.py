@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.readers.formats.cmrxrecon import CmrxreconReader
+from meddlr_greedy.readers.cmrxrecon import CmrxreconReader
 from meddlr_greedy.readers.formats.cmrxrecon_folders import info_file, other_kind, subject
 from meddlr_greedy.readers.formats.cmrxrecon_info import pixel_spacing
 from tests.helpers.heart import prepared, read

@@ -6,7 +6,8 @@ import pytest
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.readers.formats.image_dicom_files import dicom_files, is_dicom
-from meddlr_greedy.readers.formats.images import ImagesReader, load_images
+from meddlr_greedy.readers.formats.images import load_images
+from meddlr_greedy.readers.images import ImagesReader
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.heart import prepared, read
 from tests.helpers.scanners import write_dicom, write_enhanced

@@ -9,7 +9,8 @@ import pytest
 from meddlr_greedy import prepare
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.preparation.sources import Source
-from meddlr_greedy.readers.formats.images import ImagesReader, load_images
+from meddlr_greedy.readers.formats.images import load_images
+from meddlr_greedy.readers.images import ImagesReader
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.heart import prepared, read
 from tests.helpers.scanners import write_dicom, write_enhanced

@@ -10,7 +10,8 @@ import scipy.io
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.preparation.sources import Source
-from meddlr_greedy.readers.formats.images import ImagesReader, load_images
+from meddlr_greedy.readers.formats.images import load_images
+from meddlr_greedy.readers.images import ImagesReader
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.heart import PHASES, SLICES, expected_magnitude, prepared, psnr, read, target_and_support
 from tests.helpers.scanners import write_mat

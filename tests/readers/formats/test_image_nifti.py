@@ -6,7 +6,8 @@ import pytest
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.headers.placement import Placement
-from meddlr_greedy.readers.formats.images import ImagesReader, load_images
+from meddlr_greedy.readers.formats.images import load_images
+from meddlr_greedy.readers.images import ImagesReader
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.heart import expected_magnitude, prepared, psnr, read, target_and_support
 

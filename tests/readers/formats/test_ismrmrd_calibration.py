@@ -12,7 +12,7 @@ from meddlr_greedy.ops.coils import compress_coils, geometric_compression
 from meddlr_greedy.preparation.coil_maps import estimated_maps
 from meddlr_greedy.preparation.settings import CoilMaps, Preparation
 from meddlr_greedy.preparation.slice import slice_arrays
-from meddlr_greedy.readers.formats.ismrmrd import IsmrmrdReader
+from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
 from tests.helpers.heart import COILS, HEIGHT, PHASES, WIDTH, prepared, read
 from tests.helpers.mrd_lines import ALONE, EMBEDDED, MM, Line, header, oversampled, space, write_lines
 

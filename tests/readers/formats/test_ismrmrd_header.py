@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.readers.formats.ismrmrd import IsmrmrdReader
+from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
 from tests.helpers.heart import HEIGHT, WIDTH
 from tests.helpers.mrd_lines import MM, Line, header, oversampled, space, write_lines
 from tests.helpers.scanners import Mrd, write_mrd

@@ -9,8 +9,8 @@ from ismrmrd.hdf5 import acquisition_header_dtype
 
 from meddlr_greedy import prepare
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.readers.formats.ismrmrd import IsmrmrdReader
 from meddlr_greedy.readers.formats.ismrmrd_phases import binned_phases
+from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.heart import COILS, EXACT, HEIGHT, PHASES, WIDTH, prepared, psnr, read, target_and_support
 from tests.helpers.mrd_lines import Line, header, oversampled, space, write_lines

@@ -2,21 +2,21 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.ops.acquisition import Acquisition
 from meddlr_greedy.preparation.settings import CoilMaps, Preparation
 from meddlr_greedy.preparation.slice import slice_arrays
-from meddlr_greedy.readers.formats.images import load_series
+from meddlr_greedy.readers.acquisition import Acquisition
+from meddlr_greedy.readers.formats.image_arrays import load_series
 from meddlr_greedy.readers.simulation.beating_heart import beating_heart
 from meddlr_greedy.readers.simulation.simulated_scan import simulated_scan
 from tests.helpers.heart import prepare_series, read_scans, relative_difference
+from tests.helpers.runs import ROOT
 
-PIG = Path(__file__).resolve().parents[4] / "shared" / "data" / "pig_cine_sax" / "pig_cine_sax.npz"
+PIG = ROOT.parent / "shared" / "data" / "pig_cine_sax" / "pig_cine_sax.npz"
 
 
 @pytest.fixture(scope="module")
