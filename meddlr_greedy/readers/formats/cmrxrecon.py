@@ -28,12 +28,7 @@ _FEW_SLICES = 3  # are read together without regret
 _PIECES_AT_ONCE = 8
 
 
-def open_scan(
-    path: Path,
-    undersampled: bool = False,
-    readout_oversampling: int = 1,
-    masks: Optional[str] = None,
-) -> RawScan:
+def open_scan(path: Path, undersampled: bool, readout_oversampling: int, masks: Optional[str]) -> RawScan:
     """Opens a file of CMRxRecon.
 
     Read from Python, k-space has axes (frame, slice, coil, ky, kx), and (frame, slice, ky, kx) where it is called

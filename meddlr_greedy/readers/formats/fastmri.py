@@ -22,7 +22,7 @@ __all__ = ["HEADER_NAME", "open_scan"]
 HEADER_NAME = "ismrmrd_header"
 
 
-def open_scan(path: Path, undersampled: bool = False) -> RawScan:
+def open_scan(path: Path, undersampled: bool) -> RawScan:
     """Opens a file of fastMRI.
 
     k-space (S, C, H, W), or (S, H, W) of a single coil, is centered; lines at its edges that are zero are padding.

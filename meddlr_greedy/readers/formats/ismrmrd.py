@@ -56,13 +56,7 @@ _BLOCK_BYTES = 64 << 20
 _MOST_ACQUISITIONS = 4_000_000  # hours of them
 
 
-def open_scan(
-    path: Path,
-    undersampled: bool,
-    phases: Optional[int],
-    tick_ms: float,
-    tolerance: float,
-) -> RawScan:
+def open_scan(path: Path, undersampled: bool, phases: Optional[int], tick_ms: float, tolerance: float) -> RawScan:
     """Opens an ISMRMRD file.
 
     Noise scans, where there are any, prewhiten the data. The readout is placed by ``center_sample``, so that an

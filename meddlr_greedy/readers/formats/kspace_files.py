@@ -17,7 +17,7 @@ from meddlr_greedy.readers.raw_scan import RawScan, RawSlice, stem
 __all__ = ["open_scan"]
 
 
-def open_scan(path: Path, undersampled: bool = False) -> RawScan:
+def open_scan(path: Path, undersampled: bool) -> RawScan:
     """Opens an HDF5 file.
 
     The attributes of scan files (``subject_id``, spacings, frame time, where slices lie) are kept.
