@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Dict, NamedTuple, Optional, Tuple
 
 import h5py
 import numpy as np
+from scipy.io import loadmat, whosmat
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import reading
@@ -144,8 +145,6 @@ class MatArray:
 
     def read(self, index: Tuple[Any, ...] = ()) -> np.ndarray:
         """The values, or those of an index; complex ones are complex64 or complex128."""
-        from scipy.io import loadmat  # where it is used, since it takes as long to import as all readers
-
         with reading(self.path, _A_MAT_FILE):
             if self.element is None:
                 with h5py.File(self.path, "r") as file:
@@ -192,8 +191,6 @@ def _of_version_5(path: Path, file: BinaryIO, order: str) -> Dict[str, MatArray]
 
 
 def _variable(path: Path, file: BinaryIO, element: _Element) -> MatArray:
-    from scipy.io import whosmat
-
     head = element.content(file, _LARGEST_HEAD)
     tag, declared = struct.unpack_from(f"{element.order}II", head)
     if tag != _MATRIX:
