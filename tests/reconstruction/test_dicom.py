@@ -15,7 +15,8 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.headers.placement import Placement
 from meddlr_greedy.headers.study import KEPT, study_of, study_text
 from meddlr_greedy.preparation.sources import Source
-from meddlr_greedy.readers.images import ImagesReader, load_images
+from meddlr_greedy.readers.formats.images import load_images
+from meddlr_greedy.readers.images import ImagesReader
 from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
 from meddlr_greedy.reconstruction import scan as scan_module
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
