@@ -10,7 +10,7 @@ from meddlr_greedy.meddlr_import import register_with_meddlr
 if TYPE_CHECKING:
     from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 #: Named in a config as ``MISC: {PLUGIN: !!python/name:meddlr_greedy.PLUGIN ''}``, this makes meddlr's own train_net
 #: import the package before it builds anything.

@@ -8,6 +8,7 @@ Commands:
   eval          evaluate a trained network
   compare       compare evaluated runs
   reconstruct   reconstruct scans with a trained network
+  zoo           show the trained networks that come with the package
 
 meddlr-greedy COMMAND --help tells more of each. A config is a file of your own, or one that comes with the package.
 
@@ -35,6 +36,7 @@ COMMANDS = {
     "eval": "meddlr_greedy.eval_net",
     "compare": "meddlr_greedy.compare",
     "reconstruct": "meddlr_greedy.reconstruct",
+    "zoo": "meddlr_greedy.show_zoo",
 }
 
 _PROG = "meddlr-greedy"

@@ -5,21 +5,25 @@ metrics of every slice and every subject as CSV, pictures of a few slices and th
 ``meddlr-greedy compare`` draws several runs side by side; and report.html, these slices and metrics to look at in a
 browser (it opens from disk, without network). Prints a short table.
 
-Config: --config-file, else the config.yaml beside the weights; then OUTPUT_DIR is the folder of the weights.
+Config: --config-file, else the config.yaml beside the weights; then OUTPUT_DIR is the folder of the weights. One found
+there may not name packages to import (MISC.GREEDY.RUN.IMPORTS): give it by --config-file, if you trust it.
 
 Weights: --weights (or the override MODEL.WEIGHTS), else the best checkpoint in OUTPUT_DIR, else the last (with
---resume: the last), else MODEL.WEIGHTS of the config file.
+--resume: the last), else MODEL.WEIGHTS of the config file. Trained networks come with the package (meddlr-greedy zoo):
+zoo://NAME is the weights of one, with its config; give DATASETS.TEST and OUTPUT_DIR of your own.
 
 Examples::
 
     meddlr-greedy eval --config-file cine/greedy.yaml OUTPUT_DIR results/cine-greedy
     meddlr-greedy eval --weights results/cine-greedy/model_best.pth DATASETS.TEST "('phantom_test',)"
+    meddlr-greedy eval --weights zoo://cine-phantom-8x DATASETS.TEST "('phantom_test',)" OUTPUT_DIR results/phantom-8x
 """
 
 from typing import Optional, Sequence
 
 from meddlr_greedy.arguments import CommandParser, run_parser
 from meddlr_greedy.errors import UserError, exit_with_one_line
+from meddlr_greedy.zoo import zoo_names
 
 __all__ = ["build_parser", "main"]
 
@@ -27,7 +31,9 @@ __all__ = ["build_parser", "main"]
 def build_parser(prog: Optional[str] = None) -> CommandParser:
     """The parser of the command; ``prog`` is how it was called."""
     parser = run_parser(prog or "python -m meddlr_greedy.eval_net", __doc__, trains=False)
-    parser.add_argument("--weights", default="", metavar="FILE", help="checkpoint to evaluate")
+    parser.add_argument(
+        "--weights", default="", metavar="FILE", help=f"checkpoint to evaluate, or one of {', '.join(zoo_names())}"
+    )
     parser.add_argument(
         "--num-figures", type=int, default=2, metavar="N", help="slices to draw per data set (default: 2)"
     )

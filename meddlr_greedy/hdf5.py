@@ -1,4 +1,4 @@
-"""HDF5 files that others have written: whether what they declare is there.
+"""HDF5 files that others have written: how they are opened, and whether what they declare is there.
 
 HDF5 reads zeros where an array was never written, and where the file is missing that a virtual array lies in. So this
 is checked before an array is read.
@@ -6,18 +6,31 @@ is checked before an array is read.
 
 import math
 import os
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterable, List, Union
+from typing import Any, Iterable, Iterator, List, Union
 
 import h5py
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.files import reading
 from meddlr_greedy.limits import check_declared
 
-__all__ = ["check_array", "check_links"]
+__all__ = ["check_array", "check_links", "reading_hdf5"]
 
 _MOST_DEPTH = 4  # of virtual arrays whose sources are virtual
 _PATTERN = "%b"  # in names of sources: one for each block, of which nobody says how many there should be
+
+
+@contextmanager
+def reading_hdf5(path: Union[str, Path]) -> Iterator[h5py.File]:
+    """Opens a file to read it, and makes one line of whatever goes wrong in the block.
+
+    Raises:
+        UserError: As for :func:`meddlr_greedy.files.reading`.
+    """
+    with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+        yield file
 
 
 def check_links(path: Union[str, Path], group: h5py.Group, names: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ from meddlr_greedy.errors import UserError, check
 
 __all__ = [
     "LARGEST_LENGTH",
+    "MOST_COILS",
     "MOST_SLICES",
     "check_declared",
     "check_memory",
@@ -23,6 +24,8 @@ __all__ = [
 
 #: Slices of one scan, and cardiac phases of one slice.
 MOST_SLICES = 4096
+#: Coils, measured, virtual or simulated.
+MOST_COILS = 1024
 #: Spacings in mm and times in ms lie between this and one over it.
 LARGEST_LENGTH = 1e6
 

@@ -165,7 +165,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     options: Dict[str, Any] = {name: getattr(arguments, name) for name in arguments.options}
     source = Source(arguments.reader, arguments.inputs, options, getattr(arguments, "subject_pattern", None))
     preparation = _preparation(arguments)
-    # What needs torch, whose import takes seconds, is imported once the arguments are known to be right.
+    # What takes long to import, numpy and above all torch, is imported once the arguments are known to be right.
     from meddlr_greedy.preparation.dataset import prepare_dataset
     from meddlr_greedy.preparation.next_steps import say_what_is_next
 

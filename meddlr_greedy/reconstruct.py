@@ -20,13 +20,16 @@ They hold neither the patient's name nor birth date, which scan files do not kee
 
 Slices are read, reconstructed and written one at a time: memory does not depend on their number.
 
-Config: --config-file, else the config.yaml beside the weights.
+Config: --config-file, else the config.yaml beside the weights. One that is found there may not name packages to import
+(MISC.GREEDY.RUN.IMPORTS): give it by --config-file, if you trust it.
 
 Weights: --weights, else the best checkpoint in the config's OUTPUT_DIR, else the last, else MODEL.WEIGHTS. Checkpoints
-of greedy and of end-to-end training fit the config of either.
+of greedy and of end-to-end training fit the config of either. Trained networks come with the package (meddlr-greedy
+zoo): zoo://NAME is the weights of one, with its config.
 
 Examples::
 
+    meddlr-greedy reconstruct --weights zoo://cine-phantom-8x scan.h5 --output results/recon
     meddlr-greedy reconstruct --weights results/cine/greedy/model_best.pth scan.h5 --output results/recon
     meddlr-greedy reconstruct --config-file cine/greedy.yaml \
         --weights results/cine/greedy/model_best.pth scan1.h5 scan2.h5 --output results/recon
@@ -42,6 +45,7 @@ from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.errors import exit_with_one_line, log_causes
 from meddlr_greedy.files import check_not_read
 from meddlr_greedy.locks import LOG_FILE, locked
+from meddlr_greedy.zoo import is_zoo_name, local_file, zoo_names
 
 if TYPE_CHECKING:
     from meddlr_greedy.reconstruction.acquired import AcquiredScan
@@ -63,7 +67,7 @@ def build_parser(prog: Optional[str] = None) -> CommandParser:
         help="the config of the training run (default: config.yaml beside the weights)",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the images; files are replaced")
-    parser.add_argument("--weights", default="", metavar="FILE", help="checkpoint")
+    parser.add_argument("--weights", default="", metavar="FILE", help=f"checkpoint, or one of {', '.join(zoo_names())}")
     parser.add_argument(
         "--modules", type=int, metavar="K", help="stop after the first K greedy modules (default: as in the config)"
     )
@@ -112,7 +116,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     config_file = find_config(args.config_file) if args.config_file else config_beside(weights)
     report = ReconstructionReport(scans, folder, about=f"weights {weights}")
     outputs = [report.path, *(f for paths in files for f in paths if f)]
-    check_not_read("--output", outputs, [*args.inputs, weights, config_file])
+    check_not_read("--output", outputs, [*args.inputs, local_file(weights), config_file])
     model, _ = load_network(cfg, weights)
     if args.modules is not None:
         use_modules(model, args.modules)
@@ -120,7 +124,10 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     for scan in scans:
         reconstructor.check(scan)
 
-    made_by = {"weights": os.path.abspath(weights), "config_file": os.path.abspath(config_file)}
+    made_by = {
+        "weights": weights if is_zoo_name(weights) else os.path.abspath(weights),
+        "config_file": os.path.abspath(config_file),
+    }
     if args.modules is not None:
         made_by["modules"] = str(args.modules)
     with locked(folder, "--output"):

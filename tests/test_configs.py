@@ -44,7 +44,7 @@ def undersampled(scan):
 @pytest.mark.parametrize("name", shipped_configs())
 def test_two_iterations(name, write_data, tmp_path):
     cfg = load_config(name)
-    is_cine = name.startswith("cine/")
+    is_cine = not name.startswith("knee/")
     kind = {**(CINE if is_cine else PLANE), "num_maps": cfg.MODEL.UNROLLED.NUM_EMAPS}
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.VAL, *cfg.DATASETS.TEST]
     # Knee: names of its data sets are meddlr's, which belong to other files.

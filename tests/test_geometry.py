@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from meddlr_greedy.data.scan_file import Geometry
-from meddlr_greedy.readers.images import ImagesReader, load_images
+from meddlr_greedy.readers.formats.images import load_images
+from meddlr_greedy.readers.images import ImagesReader
 from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
 from meddlr_greedy.reconstruction.scan import header_notes

@@ -13,6 +13,7 @@ from meddlr_greedy import __version__, cli
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.config.shipped import find_config, shipped_configs
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.zoo import zoo_names
 from tests.helpers.runs import ROOT
 
 # ---- the command
@@ -141,7 +142,9 @@ def test_wheel_holds_the_package(wheel):
     configs = {f"meddlr_greedy/configs/{path.relative_to(ROOT / 'configs')}" for path in ROOT.glob("configs/*/*.*")}
     sources = {str(path.relative_to(ROOT)) for path in ROOT.glob("meddlr_greedy/**/*.py")}
     page = {f"meddlr_greedy/viewer/{name}" for name in ("page.css", "page.html", "table.js", "viewer.js")}
-    assert found == {*configs, *sources, *page, "meddlr_greedy/py.typed"}
+    zoo = {f"{path.relative_to(ROOT)}" for path in ROOT.glob("meddlr_greedy/zoo/*/*.*")}
+    assert len(zoo) == 3 * len(zoo_names())  # weights, config and card
+    assert found == {*configs, *sources, *page, *zoo, "meddlr_greedy/py.typed"}
 
 
 @pytest.mark.short
@@ -171,3 +174,7 @@ def test_the_whole_way_outside_of_the_checkout(installed):
     succeed("reconstruct", *run, scan)
     assert (installed.folder / "results/recon" / f"{scan.stem}_recon.nii").is_file()
     assert "peak" in succeed("plan", *config, *small)
+    for name in zoo_names():
+        assert name in succeed("zoo")
+    succeed("reconstruct", "--weights", zoo_names()[0], scan, "--output", "results/zoo")
+    assert (installed.folder / "results/zoo" / f"{scan.stem}_recon.nii").is_file()

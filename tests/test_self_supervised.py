@@ -34,7 +34,7 @@ from tests.helpers.scans import write_dataset
 
 LOSS = "k_l1_l2_sum_normalized"
 OPTS = ["MISC.GREEDY.CINE.LOSS_LINES", "0.4", "MODEL.RECON_LOSS.NAME", LOSS]
-CG = ["MODEL.UNROLLED.STEP_SIZES", "(0.1,)"]
+CG = ["MODEL.UNROLLED.STEP_SIZES", "(0.1,)", "MODEL.UNROLLED.DC.MAX_ITER", "3"]
 
 
 # ---- batches

@@ -19,17 +19,18 @@ def run(*arguments):
 
 # ---- commands
 
-WITHOUT_TORCH = """
+REFUSING = """
 import contextlib, importlib, io, json, sys
 
 class Refusing:
     def find_spec(self, name, path=None, target=None):
-        if name in ("torch", "meddlr"):
+        if name in refused:
             raise AssertionError(f"{name} is imported")
 
+refused, asked = json.load(sys.stdin)
 sys.meta_path.insert(0, Refusing())
 ends = []
-for module, argv in json.load(sys.stdin):
+for module, argv in asked:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -85,7 +86,18 @@ ANSWERS = {
         ("images a --output b --matrxi 1 1", 2, "error: unrecognized arguments: --matrxi"),
         ("images a --output", 2, "error: argument --output: expected one argument"),
         ("maps a --output b --compression pca", 2, "error: argument --compression: invalid choice: 'pca'"),
+        ("--hlp", 2, "error: the following arguments are required: {cmrxrecon,"),
+        *((f"{reader} --hlp", 2, "error: ") for reader in READERS),
         ("phantom --output b --coils 0", 2, "error: --coils: found 0, allowed at least 1"),
+        ("phantom --output b --subjects 0", 2, "error: argument --subjects: found 0, allowed at least 1"),
+        ("images a --output b --acquired-matrix 4 4", 2, "error: --acquired-matrix: found 4, allowed at least 8"),
+        ("ismrmrd a --output b --tick 2.5", 2, "error: --tick: found 2.5, allowed only with --phases"),
+        ("fastmri a --output b --maps 3", 2, "error: --maps: found 3, allowed 1 or 2"),
+        ("cmrxrecon a --output b --subject-pattern P", 2, "error: --subject-pattern: found 'P', allowed"),
+    ],
+    "meddlr_greedy.show_zoo": [
+        ("cine-phantom-8", 2, "error: NAME: no network 'zoo://cine-phantom-8'; did you mean 'zoo://cine-phantom-8x'?;"),
+        ("a b", 2, "error: unrecognized arguments: b"),
     ],
     "projects.cine.demo": [
         ("--help", 0, "usage: python -m projects.cine.demo"),
@@ -94,15 +106,25 @@ ANSWERS = {
 }
 
 
-def test_commands_answer_before_torch_is_imported():
-    asked = [(module, *answer) for module, answers in ANSWERS.items() for answer in answers]
-    given = json.dumps([(module, line.split()) for module, line, *_ in asked])
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], cwd=ROOT, input=given, capture_output=True, text=True)
+def check_answers(asked, refused):
+    """Commands answer as they shall in a process that cannot import what is refused."""
+    given = json.dumps([refused, [(module, line.split()) for module, line, *_ in asked]])
+    done = subprocess.run([sys.executable, "-c", REFUSING], cwd=ROOT, input=given, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for (module, line, status, said), (code, out, err) in zip(asked, json.loads(done.stdout)):
+    for (module, line, status, said), (code, out, err) in zip(asked, json.loads(done.stdout), strict=True):
         shown, other = (err, out) if status else (out, err)
         assert (code, other) == (status, "") and shown.startswith(said), f"{module} {line}: {code} {out}{err}"
         assert not status or shown.count("\n") == 1
+
+
+def test_commands_answer_before_torch_is_imported():
+    check_answers([(module, *answer) for module, answers in ANSWERS.items() for answer in answers], ["torch", "meddlr"])
+
+
+def test_prepare_answers_before_numpy_is_imported():
+    asked = [("meddlr_greedy.prepare", *answer) for answer in ANSWERS["meddlr_greedy.prepare"]]
+    asked += [("meddlr_greedy.cli", *answer) for answer in ANSWERS["meddlr_greedy.cli"] if "prepare" in answer[0]]
+    check_answers(asked, ["torch", "meddlr", "numpy", "h5py"])
 
 
 # ---- the package and meddlr

@@ -10,6 +10,7 @@ from meddlr.config import CfgNode, get_cfg
 
 from meddlr_greedy.config.rules import is_finite, is_finite_from_0, is_int, is_one_of
 from meddlr_greedy.errors import UserError, shortened
+from meddlr_greedy.zoo import is_zoo_name, local_file, zoo_names
 
 __all__ = ["RANGES", "Range", "check_ranges"]
 
@@ -56,10 +57,17 @@ def _is_path(value: Any) -> bool:
     return isinstance(value, str) and "\0" not in value and ("://" not in value or value.startswith(_LOCAL_PREFIXES))
 
 
+def _is_weights(value: Any) -> bool:
+    if isinstance(value, str) and is_zoo_name(value):
+        return bool(local_file(value))  # refuses an unknown name, and says which is near
+    return _is_path(value)
+
+
 # meddlr's names of local folders. Its path manager downloads what has another prefix.
 _LOCAL_PREFIXES = ("results://", "data://", "cache://")
 
 _PATH = Range("the path of a local file or folder", _is_path)
+_WEIGHTS = Range(f"the path of a local file, or one of {', '.join(zoo_names())}", _is_weights)
 _NAMES = _list("a list of texts", lambda value: isinstance(value, str))
 _ACCELERATIONS = _list("one finite number from 1 on, or two (a range)", lambda r: is_finite(r) and r >= 1, (1, 2))
 _ANY_INTEGER = Range(f"an integer of at most {_LARGEST_COUNT}", lambda value: is_int(value) and value <= _LARGEST_COUNT)
@@ -79,7 +87,7 @@ _PADDING = Range("'' (zeros) or 'circular'", is_one_of("", "circular"))
 #: Key -> what it allows.
 RANGES: Dict[str, Range] = {
     "VERSION": Range("1", lambda value: value == 1),
-    "MODEL.WEIGHTS": _PATH,
+    "MODEL.WEIGHTS": _WEIGHTS,
     "MODEL.UNROLLED.NUM_UNROLLED_STEPS": _SIZE,
     "MODEL.UNROLLED.NUM_RESBLOCKS": _SIZE,
     "MODEL.UNROLLED.NUM_FEATURES": _SIZE,

@@ -37,7 +37,7 @@ from meddlr.data.slice_dataset import SliceData
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import check_room, reading, writing, written_atomically
-from meddlr_greedy.hdf5 import check_array, check_links
+from meddlr_greedy.hdf5 import check_array, check_links, reading_hdf5
 from meddlr_greedy.headers.placement import Placement, check_placement
 from meddlr_greedy.limits import LARGEST_LENGTH, is_length
 from meddlr_greedy.ops.axes import CINE_AXES, PLAIN_AXES
@@ -143,7 +143,7 @@ def read_header(
     names = names_in_file(mapping)
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file")
-    with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+    with reading_hdf5(path) as file:
         check_links(path, file, names.values())
         _check_cartesian(path, file, names["kspace"])
         _check_attributes(path, file)

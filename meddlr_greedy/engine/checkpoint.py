@@ -11,6 +11,7 @@ from meddlr.checkpoint import Checkpointer
 from meddlr_greedy.engine.stored_state import check_fits, check_weights
 from meddlr_greedy.errors import UserError, keep_cause, shortened
 from meddlr_greedy.files import reading, writing, written_atomically
+from meddlr_greedy.zoo import local_file
 
 __all__ = ["BEST_CHECKPOINT", "LAST_CHECKPOINT", "GreedyCheckpointer", "plain_name"]
 
@@ -107,7 +108,7 @@ class GreedyCheckpointer(Checkpointer):
         """Loads a checkpoint into the model and the checkpointables.
 
         Args:
-            path: The file; empty loads nothing.
+            path: The file, or a name in the zoo; empty loads nothing.
             checkpointables: Names of the parts to load beside the model, which must be in the file; None loads all.
 
         Returns:
@@ -120,10 +121,11 @@ class GreedyCheckpointer(Checkpointer):
         if not path:
             logger.info("No checkpoint: the network starts with new weights")
             return {}
-        if not os.path.isfile(path):
-            raise UserError(f"checkpoint {path}: no such file; set MODEL.WEIGHTS to a .pth file")
-        logger.info("Loading %s", path)
         where = f"checkpoint {path}"
+        logger.info("Loading %s", path)
+        path = local_file(path)
+        if not os.path.isfile(path):
+            raise UserError(f"{where}: no such file; set MODEL.WEIGHTS to a .pth file")
         with reading(where, "a checkpoint of a training"):
             checkpoint = self._load_file(path)
             wanted = list(self.checkpointables) if checkpointables is None else checkpointables

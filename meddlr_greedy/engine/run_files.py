@@ -10,10 +10,9 @@ from torch import nn
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer
 from meddlr_greedy.errors import UserError, naming
+from meddlr_greedy.zoo import is_zoo_name, local_file, zoo_names
 
 __all__ = ["CONFIG_FILE", "config_beside", "find_weights", "load_network", "load_run_config"]
-
-_HINT = "; nothing is downloaded, allowed is the path of a local file"
 
 #: The config of a run, beside its checkpoints.
 CONFIG_FILE = "config.yaml"
@@ -24,8 +23,8 @@ def find_weights(output_dir: str, given: str = "", fallback: str = "", last: boo
 
     Args:
         output_dir: Folder of the training run.
-        given: Path that the user asked for; it is taken.
-        fallback: Path from the config file (where training started), taken if the run left no checkpoint.
+        given: Path, or name in the zoo, that the user asked for; it is taken.
+        fallback: The same from the config file (where training started), taken if the run left no checkpoint.
         last: Take the last checkpoint even if there is a best one.
 
     Returns:
@@ -49,25 +48,32 @@ def find_weights(output_dir: str, given: str = "", fallback: str = "", last: boo
             f"OUTPUT_DIR: no {BEST_CHECKPOINT} and no last checkpoint in '{output_dir}'; train first "
             "(meddlr-greedy train), or name the weights with --weights FILE"
         )
-    if not os.path.isfile(weights):
-        raise UserError(f"MODEL.WEIGHTS: no file '{weights}'{_HINT if '://' in weights else ''}")
+    _check_is_there(weights, "MODEL.WEIGHTS")
     return weights
+
+
+def _check_is_there(weights: str, option: str) -> None:
+    """Refuses weights that are neither a file nor in the zoo; every other URL is neither."""
+    if not os.path.isfile(local_file(weights, option)):
+        hint = f"; nothing is downloaded, allowed are the path of a local file, {', '.join(zoo_names())}"
+        raise UserError(f"{option}: no file '{weights}'{hint if '://' in weights else ''}")
 
 
 def config_beside(weights: str) -> str:
     """The path of the ``config.yaml`` that a training wrote beside its weights; empty where there is none."""
-    config_file = os.path.join(os.path.dirname(weights), CONFIG_FILE)
+    config_file = os.path.join(os.path.dirname(local_file(weights)), CONFIG_FILE)
     return config_file if weights and os.path.isfile(config_file) else ""
 
 
 def load_run_config(config_file: str, weights: str, opts: Sequence[str] = ()) -> CfgNode:
     """Loads the config of a trained network: the one that is given, else the one beside its weights.
 
-    Of a config beside weights the folder is ``OUTPUT_DIR``, wherever it has been moved to.
+    Of a config beside weights the folder is ``OUTPUT_DIR``, wherever it has been moved to. That of the zoo belongs to
+    the installed package: there it is the folder that the config names.
 
     Args:
         config_file: Path of the config; empty: the one beside the weights.
-        weights: Path of the weights, if they are given.
+        weights: Path of the weights, or their name in the zoo, if they are given.
         opts: Overrides of the config.
 
     Returns:
@@ -78,8 +84,8 @@ def load_run_config(config_file: str, weights: str, opts: Sequence[str] = ()) ->
     """
     if config_file:
         return load_config(config_file, opts)
-    if weights and not os.path.isfile(weights):
-        raise UserError(f"--weights: no file '{weights}'{_HINT if '://' in weights else ''}")
+    if weights:
+        _check_is_there(weights, "--weights")
     beside = config_beside(weights)
     if not beside:
         found = f"no {CONFIG_FILE} beside '{weights}'" if weights else "missing"
@@ -87,7 +93,7 @@ def load_run_config(config_file: str, weights: str, opts: Sequence[str] = ()) ->
             f"--config-file: {found}; give the config of the training run, or --weights FILE with the run's"
             f" {CONFIG_FILE} beside it"
         )
-    if "OUTPUT_DIR" not in opts[::2]:
+    if "OUTPUT_DIR" not in opts[::2] and not is_zoo_name(weights):
         opts = [*opts, "OUTPUT_DIR", os.path.dirname(os.path.abspath(weights))]
     # The file came with the weights and was not given: it may name no code to run.
     return load_config(beside, opts, may_import=False)
@@ -98,7 +104,7 @@ def load_network(cfg: CfgNode, weights: str) -> Tuple[nn.Module, Optional[int]]:
 
     Args:
         cfg: The config.
-        weights: Path of the checkpoint.
+        weights: Path of the checkpoint, or its name in the zoo.
 
     Returns:
         Tuple[nn.Module, Optional[int]]: The network, and the iteration that wrote the checkpoint, where it says so.

@@ -28,6 +28,7 @@ from meddlr_greedy.evaluation.tables import LABELS, not_finite_images, undefined
 from meddlr_greedy.files import UniqueNames, writing
 from meddlr_greedy.locks import lock_until_end
 from meddlr_greedy.viewer.page import REPORT_FILE, Page
+from meddlr_greedy.zoo import is_zoo_name
 
 __all__ = ["evaluate_dataset", "evaluate_test_sets", "make_results_folder", "run_info"]
 
@@ -141,9 +142,9 @@ def evaluate_dataset(
 
 
 def run_info(cfg: CfgNode, model: nn.Module, weights: str, iteration: Optional[int]) -> Dict[str, Any]:
-    """What is evaluated: weights (relative to ``OUTPUT_DIR``) and their iteration, parameters, seed, versions."""
+    """What is evaluated: weights (relative to ``OUTPUT_DIR``, or in the zoo), iteration, parameters, seed, versions."""
     return {
-        "weights": os.path.relpath(weights, cfg.OUTPUT_DIR),
+        "weights": weights if is_zoo_name(weights) else os.path.relpath(weights, cfg.OUTPUT_DIR),
         "iteration": iteration,
         "architecture": cfg.MODEL.META_ARCHITECTURE,
         "parameters": sum(p.numel() for p in model.parameters()),

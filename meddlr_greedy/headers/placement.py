@@ -4,7 +4,7 @@ from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-__all__ = ["SAME_PLACE_MM", "Placement", "check_placement"]
+__all__ = ["SAME_PLACE_MM", "Placement", "check_placement", "slice_spacing"]
 
 #: Slices nearer than this are at one place.
 SAME_PLACE_MM = 0.1
@@ -135,4 +135,18 @@ def check_placement(attributes: Mapping[str, Any], num_slices: int) -> Optional[
     lengths = np.linalg.norm(directions, axis=1)
     if (np.abs(lengths - 1) > _LENGTH_TOLERANCE).any() or abs(directions[0] @ directions[1]) > _PARALLEL:
         return f"attributes {' and '.join(_NAMES[1:])} are no two unit vectors of different directions"
+    return None
+
+
+def slice_spacing(places: np.ndarray) -> Optional[float]:
+    """Distance of slices from one to the next, from their places along the normal in mm; ``None`` where it varies.
+
+    Args:
+        places: Of slices in order of their places, up or down.
+    """
+    distances = np.diff(places)
+    distances = -distances if distances.size and distances[0] < 0 else distances
+    # Written so that NaN has no spacing.
+    if distances.size and distances.min() > SAME_PLACE_MM and np.ptp(distances) <= SAME_PLACE_MM:
+        return float(distances.mean())
     return None

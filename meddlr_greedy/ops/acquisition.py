@@ -1,21 +1,13 @@
-"""Simulated acquisition: from a magnitude image to multi-coil k-space with phase, coil sensitivities and noise.
-
-sigpy is imported where it is used, since it imports torch: the help of ``meddlr-greedy prepare`` asks this module too.
-"""
+"""Simulated acquisition: from a magnitude image to multi-coil k-space with phase, coil sensitivities and noise."""
 
 import zlib
-from dataclasses import dataclass
 from typing import Any, Tuple
 
 import numpy as np
-
-from meddlr_greedy.errors import check
-from meddlr_greedy.limits import check_whole
+from sigpy import fft, resize
+from sigpy.mri import birdcage_maps
 
 __all__ = [
-    "LARGEST_MATRIX",
-    "MOST_COILS",
-    "Acquisition",
     "acquire",
     "coil_sensitivities",
     "crop_kspace",
@@ -23,11 +15,6 @@ __all__ = [
     "random_smooth_phase",
     "seeded_generator",
 ]
-
-
-#: Points along one axis.
-LARGEST_MATRIX = 4096
-MOST_COILS = 1024
 
 _SPACE = (-2, -1)  # (H, W) of arrays ordered (C, T, H, W)
 
@@ -58,8 +45,6 @@ def coil_sensitivities(shape: Tuple[int, int], num_coils: int, rng: np.random.Ge
     Returns:
         complex64, shape (C, H, W); the root sum of squares over coils is about 1 and varies smoothly.
     """
-    from sigpy.mri import birdcage_maps
-
     grid = [int(np.ceil(1.1 * n)) for n in shape]
     # Corners lie at sqrt(2): no coil stands inside the image.
     maps = birdcage_maps((num_coils, *grid), r=rng.uniform(1.42, 1.55))
@@ -72,8 +57,6 @@ def coil_sensitivities(shape: Tuple[int, int], num_coils: int, rng: np.random.Ge
 
 def crop_kspace(kspace: np.ndarray, matrix: Tuple[int, int]) -> np.ndarray:
     """The center (..., H, W) of a centered k-space, scaled so that image intensities stay (orthonormal FFTs)."""
-    from sigpy import resize
-
     scale = np.sqrt(np.prod(matrix) / np.prod(kspace.shape[-2:]))
     return resize(kspace, (*kspace.shape[:-2], *matrix)) * kspace.dtype.type(scale)
 
@@ -97,45 +80,10 @@ def acquire(
     Returns:
         complex64, shape (C, T, H, W).
     """
-    from sigpy import fft
-
     coil_images = sensitivities[:, None] * image.astype(np.complex64)
     kspace = crop_kspace(fft(coil_images, axes=_SPACE), matrix)
     noise = rng.standard_normal((2, *kspace.shape), np.float32)
     return kspace + np.float32(noise_std) * (noise[0] + 1j * noise[1])
-
-
-@dataclass(frozen=True)
-class Acquisition:
-    """How k-space is acquired from an image.
-
-    Args:
-        matrix: Acquired points (H, W) along readout and phase encode.
-        coils: Number of coils C.
-        noise: Standard deviation of the real and of the imaginary part of the noise in each coil image, relative to
-            :func:`noise_reference`. FFTs are orthonormal and maps have unit norm over coils: noise of the same standard
-            deviation is in k-space and, where maps are not zero, in the target.
-        seed: Decides every random choice.
-
-    Raises:
-        UserError: where a value is not allowed.
-    """
-
-    matrix: Tuple[int, int] = (96, 80)
-    coils: int = 8
-    noise: float = 0.01
-    seed: int = 0
-
-    def __post_init__(self):
-        check(
-            8 <= min(self.matrix) <= max(self.matrix) <= LARGEST_MATRIX,
-            "--matrix",
-            self.matrix,
-            f"at least 8, at most {LARGEST_MATRIX} along both axes",
-        )
-        check_whole("--coils", self.coils, 1, MOST_COILS)
-        check(0 <= self.noise <= 100, "--noise", self.noise, "0 to 100")
-        check(0 <= self.seed < 2**63, "--seed", self.seed, "0 to 2**63 - 1")
 
 
 def seeded_generator(seed: int, *key: Any) -> np.random.Generator:

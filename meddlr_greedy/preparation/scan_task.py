@@ -4,7 +4,7 @@ import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import h5py
 import numpy as np
@@ -13,10 +13,10 @@ import torch
 from meddlr_greedy.data.scan_file import check_values, write_scan
 from meddlr_greedy.errors import UserError, first_line
 from meddlr_greedy.headers.study import ATTRIBUTE, study_text
+from meddlr_greedy.preparation.missing_lines import ranges
 from meddlr_greedy.preparation.settings import Preparation
 from meddlr_greedy.preparation.slice import slice_arrays
 from meddlr_greedy.preparation.sources import Source
-from meddlr_greedy.readers.raw_scan import are_neighbors, ranges
 
 __all__ = ["ScanTask", "write_file"]
 
@@ -111,13 +111,18 @@ def write_file(task: ScanTask, on_slice: Callable[[], Any] = lambda: None) -> Li
     attributes = {
         **task.attributes,
         "pixel_spacing_mm": scan.pixel_spacing_mm or given.pixel_spacing_mm,
-        "slice_spacing_mm": scan.slice_spacing_mm if are_neighbors(task.slices) else None,
+        "slice_spacing_mm": scan.slice_spacing_mm if _are_neighbors(task.slices) else None,
         "frame_time_ms": (scan.frame_time_ms or given.frame_time_ms) if scan.is_cine else None,
         **(scan.placement.of_slices(task.slices).as_attributes() if scan.placement else {}),
         ATTRIBUTE: study_text(scan.dicom),
     }
     write_scan(task.output, len(task.slices), slices(), attributes)
     return [*scan.notes, *_told_once(scan.path, by_slice)]
+
+
+def _are_neighbors(slices: Sequence[int]) -> bool:
+    """Whether no slice is left out, so that the spacing of the scan is that of these."""
+    return all(after == before + 1 for before, after in zip(slices[:-1], slices[1:]))
 
 
 def _told_once(path: Path, by_slice: Dict[str, List[int]]) -> Iterator[str]:

@@ -4,8 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, Optional, Tuple
 
 from meddlr_greedy.errors import check
-from meddlr_greedy.limits import LARGEST_LENGTH, check_whole, is_length
-from meddlr_greedy.ops.acquisition import MOST_COILS
+from meddlr_greedy.limits import LARGEST_LENGTH, MOST_COILS, check_whole, is_length
 
 __all__ = ["COMPRESSIONS", "DEFAULT_COILS", "LEAST_CALIB_WIDTH", "MISSING", "CoilMaps", "Preparation"]
 

@@ -9,8 +9,9 @@ import torch
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.ops.coils import compress_coils, geometric_compression, svd_compression
 from meddlr_greedy.preparation.coil_maps import sense_arrays
+from meddlr_greedy.preparation.missing_lines import complete
 from meddlr_greedy.preparation.settings import LEAST_CALIB_WIDTH, Preparation
-from meddlr_greedy.readers.raw_scan import Calibration, RawScan, RawSlice, complete
+from meddlr_greedy.readers.raw_scan import Calibration, RawScan, RawSlice
 
 __all__ = ["slice_arrays"]
 

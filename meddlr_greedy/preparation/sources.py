@@ -5,14 +5,12 @@ import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence
-
-import numpy as np
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence
 
 from meddlr_greedy import readers as _  # noqa: F401 (they register)
 from meddlr_greedy.errors import UserError, check
 from meddlr_greedy.files import printable, reading
-from meddlr_greedy.readers.raw_scan import RawScan, RawSlice, check_scan, check_slice, plain_text
+from meddlr_greedy.readers.raw_scan import RawScan, plain_text
 from meddlr_greedy.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
 
@@ -78,15 +76,13 @@ class Source:
         Raises:
             UserError: It cannot be used, or the pattern finds no subject in its path.
         """
-        # Values that are not finite are refused where they arise, or later.
-        with reading(path), np.errstate(all="ignore"):
-            scan = self.reader.open_scan(path, **self.options)
-            check_scan(scan)
+        from meddlr_greedy.preparation.checks import checked_scan  # numpy waits until the options are known to be right
+
+        scan = checked_scan(self.reader, path, self.options)
         scan = replace(
             scan,
             subject_id=plain_text(scan.subject_id) or self.reader.subject_by_path(path),
             simulated=self.reader.simulates,
-            load_slice=_reading_slices(path, scan.load_slice, scan.is_cine),
         )
         if self.subject_pattern is not None:
             subject = self._matched(path)
@@ -124,18 +120,6 @@ class Source:
             return {"source": printable(path.name)}
         with reading(path):
             return {"source": printable(path.name), "sha256": sha256_of(self.reader.files(path))}
-
-
-def _reading_slices(path: Path, load_slice: Callable[[int], RawSlice], is_cine: bool) -> Callable[[int], RawSlice]:
-    """``load_slice``, whose failures are told in one line that names the file."""
-
-    def load(slice_id: int) -> RawSlice:
-        with reading(path), np.errstate(all="ignore"):
-            raw = load_slice(slice_id)
-            check_slice(f"{path}: slice {slice_id}", raw, is_cine)
-            return raw
-
-    return load
 
 
 def _check_pattern(pattern: str) -> None:

@@ -1,22 +1,11 @@
 """HDF5 files of k-space in the layout of scan files, meddlr's or this package's own, that lack coil maps."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Sequence
+from typing import List, Sequence
 
-import h5py
-import numpy as np
-
-from meddlr_greedy.errors import UserError
-from meddlr_greedy.files import reading
-from meddlr_greedy.limits import check_memory
-from meddlr_greedy.ops.axes import CINE_AXES
-from meddlr_greedy.readers.fastmri import HEADER_NAME
-from meddlr_greedy.readers.raw_scan import RawScan, RawSlice, find_files, not_zero, stem
+from meddlr_greedy.readers.raw_scan import RawScan, find_files
 from meddlr_greedy.readers.reader import Reader
 from meddlr_greedy.registry import READER_REGISTRY
-
-if TYPE_CHECKING:
-    from meddlr_greedy.data.scan_file import ScanHeader
 
 __all__ = ["KspaceFileReader"]
 
@@ -41,70 +30,7 @@ class KspaceFileReader(Reader):
         return find_files(inputs, (".h5", ".hdf5"))
 
     def open_scan(self, path: Path, undersampled: bool = False) -> RawScan:
-        """Opens an HDF5 file.
+        """Opens an HDF5 file, see :func:`meddlr_greedy.readers.formats.kspace_files.open_scan`."""
+        from meddlr_greedy.readers.formats.kspace_files import open_scan
 
-        The attributes of scan files (``subject_id``, spacings, frame time, where slices lie) are kept.
-
-        Args:
-            path: The file.
-            undersampled: Whether it is undersampled on purpose; so is one whose mask has zeros.
-
-        Raises:
-            UserError: The file cannot be used, or has maps.
-        """
-        from meddlr_greedy.data.scan_file import read_header  # only here: it imports meddlr
-
-        _refuse_other_formats(path)
-        header = read_header(str(path), for_training=False, needs_maps=False)
-        if "maps" in header.contents:
-            raise UserError(f"{path}: found maps in it, allowed a file without: it can be used as it is")
-        check_memory(f"{path}: kspace: a slice", 8 * int(np.prod(header.shape[1:], dtype=object)))
-        subject = header.attributes.get("subject_id", "")
-        subject = subject.decode("utf-8", "replace") if isinstance(subject, bytes) else str(subject)
-        has_mask = "mask" in header.contents
-        notes = [f"{path}: its target is not kept: one of the new maps is made"] if "target" in header.contents else []
-        return RawScan(
-            path=path,
-            subject_id=subject or stem(path),
-            num_slices=header.shape[0],
-            load_slice=lambda slice_id: _load_slice(path, slice_id, header),
-            names_subject=bool(subject),
-            is_cine=header.is_cine,
-            undersampled=undersampled or (has_mask and not _is_full(path, header)),
-            pixel_spacing_mm=header.geometry.pixel_spacing_mm,
-            slice_spacing_mm=header.slice_spacing_mm,
-            frame_time_ms=header.geometry.frame_time_ms,
-            placement=header.placement,
-            notes=tuple(notes),
-        )
-
-
-def _refuse_other_formats(path: Path) -> None:
-    with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
-        if HEADER_NAME in file:
-            raise UserError(f"{path}: found {HEADER_NAME} in it: for files of fastMRI use 'prepare fastmri'")
-
-
-def _is_full(path: Path, header: "ScanHeader") -> bool:
-    """Whether the mask of a file has no zeros."""
-    return all(_read(path, slice_id, ["mask"])["mask"].all() for slice_id in range(header.shape[0]))
-
-
-def _read(path: Path, slice_id: int, names: List[str]) -> Dict[str, np.ndarray]:
-    from meddlr_greedy.data.scan_file import check_mask, read_slice
-
-    arrays = read_slice(str(path), slice_id, names)
-    if "mask" in arrays:
-        check_mask(str(path), slice_id, "mask", arrays["mask"])
-    return arrays
-
-
-def _load_slice(path: Path, slice_id: int, header: "ScanHeader") -> RawSlice:
-    arrays = _read(path, slice_id, ["kspace", *(["mask"] if "mask" in header.contents else [])])
-    if len(header.shape) != CINE_AXES:
-        arrays = {name: array[:, :, None] for name, array in arrays.items()}
-    kspace = arrays["kspace"]
-    if "mask" not in arrays:
-        return RawSlice(kspace, not_zero(kspace))
-    # Where nothing was sampled values are of no meaning.
-    return RawSlice(kspace * (arrays["mask"] != 0), arrays["mask"][..., 0] != 0)
+        return open_scan(path, undersampled)

@@ -1,25 +1,13 @@
-"""The beating-heart phantom as a source of scans: a subject is a name, and is drawn where it is loaded."""
+"""The beating-heart phantom as a source of scans: a subject is a name."""
 
 import argparse
-import functools
 from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
-import numpy as np
-
 from meddlr_greedy.limits import MOST_SLICES, check_whole, in_digits
-from meddlr_greedy.ops.acquisition import Acquisition, seeded_generator
-from meddlr_greedy.readers.beating_heart import Anatomy, beating_heart
-from meddlr_greedy.readers.canvas import FIELD_OF_VIEW_MM
+from meddlr_greedy.readers.acquisition import Acquisition, add_acquisition_options, check_simulated
 from meddlr_greedy.readers.raw_scan import RawScan
 from meddlr_greedy.readers.reader import Reader
-from meddlr_greedy.readers.simulate import (
-    CineSeries,
-    acquired_spacing,
-    add_acquisition_options,
-    check_simulated,
-    simulated_scan,
-)
 from meddlr_greedy.registry import READER_REGISTRY
 
 __all__ = ["PhantomReader", "subject_names"]
@@ -34,7 +22,7 @@ def subject_names(count: int) -> List[str]:
 
 @READER_REGISTRY.register()
 class PhantomReader(Reader):
-    """Beating-heart phantoms, see :mod:`meddlr_greedy.readers.beating_heart`."""
+    """Beating-heart phantoms, see :mod:`meddlr_greedy.readers.simulation.beating_heart`."""
 
     command = "phantom"
     help = "a beating heart, drawn and simulated; needs no files"
@@ -91,29 +79,9 @@ class PhantomReader(Reader):
             frames: Number of cardiac phases T.
             **acquisition: For :class:`Acquisition`.
         """
-        subject_id, settings = path.name, _acquisition(**acquisition)
-        # Drawn finer than acquired: cropping k-space then blurs and rings as it does for a real object.
-        shape = (2 * settings.matrix[0], 2 * settings.matrix[1])
+        from meddlr_greedy.readers.simulation.phantom import phantom_scan
 
-        def anatomy() -> np.random.Generator:
-            return seeded_generator(settings.seed, subject_id, "anatomy")
-
-        spacing = (FIELD_OF_VIEW_MM / shape[0], FIELD_OF_VIEW_MM / shape[1])
-
-        @functools.cache
-        def drawn() -> RawScan:
-            positions = (np.arange(slices) + 0.5) / slices
-            magnitude = np.stack([beating_heart(shape, frames, position, anatomy()) for position in positions])
-            return simulated_scan(CineSeries(magnitude, path=path, subject_id=subject_id), settings)
-
-        return RawScan(
-            path=path,
-            subject_id=subject_id,
-            num_slices=slices,
-            load_slice=lambda slice_id: drawn().load_slice(slice_id),
-            pixel_spacing_mm=acquired_spacing(spacing, shape, settings.matrix),
-            frame_time_ms=60_000 / Anatomy.random(anatomy()).heart_rate_bpm / frames,
-        )
+        return phantom_scan(path, slices, frames, _acquisition(**acquisition))
 
 
 def _acquisition(matrix: Optional[Tuple[int, int]] = None, **settings: Any) -> Acquisition:

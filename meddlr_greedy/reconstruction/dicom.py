@@ -21,6 +21,7 @@ from meddlr_greedy.files import as_text, printable
 from meddlr_greedy.headers.placement import SAME_PLACE_MM
 from meddlr_greedy.headers.study import study_of
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
+from meddlr_greedy.zoo import is_zoo_name
 
 __all__ = ["bytes_needed", "check_placed", "write_series"]
 
@@ -155,7 +156,8 @@ def _common(scan: AcquiredScan, slope: str, made_by: Mapping[str, str]) -> Any:
     header.ManufacturerModelName, header.SoftwareVersions = "meddlr_greedy", meddlr_greedy.__version__
     header.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     header.SeriesDescription = _text(f"meddlr_greedy {scan.name}")
-    weights = _text("/".join(Path(made_by["weights"]).parts[-2:]))
+    weights = made_by["weights"]
+    weights = _text(weights if is_zoo_name(weights) else "/".join(Path(weights).parts[-2:]))
     modules = f", after the first {made_by['modules']} modules" if "modules" in made_by else ""
     header.DerivationDescription = (
         f"Reconstructed by meddlr_greedy {meddlr_greedy.__version__} with the weights {weights}{modules}"

@@ -1,16 +1,22 @@
 """No file, however it was changed, ends a command otherwise than well or in one line."""
 
-import subprocess
+import os
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from tests.helpers.runs import ROOT
+from meddlr_greedy.errors import UserError
+from tests.fuzz import run
+from tests.fuzz.targets import Target
+from tests.helpers.jobs import start_job  # noqa: F401 (a fixture)
 
 
-def fuzz(*arguments):
-    command = [sys.executable, "-m", "tests.fuzz.run", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def fuzz(arguments):
+    """The fuzzer, in a process that is forked where everything has been imported."""
+    sys.argv[1:] = arguments
+    run.main()
 
 
 @pytest.mark.parametrize(
@@ -21,29 +27,23 @@ def fuzz(*arguments):
         pytest.param(50, ["--seed", "2", "--commands"], marks=pytest.mark.stress),
     ],
 )
-def test_changed_files_are_read_or_refused(count, arguments):
-    ended = fuzz("--count", str(count), *arguments)
-    assert ended.stdout.endswith(f"{count} inputs, 0 faults\n"), ended.stdout[-5000:] + ended.stderr[-3000:]
+def test_changed_files_are_read_or_refused(start_job, count, arguments):  # noqa: F811
+    job = start_job(1, fuzz, ["--count", str(count), *arguments])
+    assert job.wait(7200) == [0] and job.text().endswith(f"{count} inputs, 0 faults\n"), job.text()[-5000:]
 
-
-def test_a_fault_is_found(tmp_path):
-    """A reader that raises something of its own, hangs, writes beside its output or prints two lines is reported."""
-    script = """
-import os, sys, tempfile
-from pathlib import Path
-from meddlr_greedy.errors import UserError
-from tests.fuzz import run
-from tests.fuzz.targets import Target
 
 def raise_two(folder):
     print("error: another", file=sys.stderr)
     raise UserError("one")
 
+
 def use_processor(folder):
     while True:
         pass
 
-faults = {
+
+#: What is to be said of a reader -> what it does.
+FAULTS = {
     "status 1": lambda folder: {}["key"],
     "longer": use_processor,
     "wrote": lambda folder: (folder / "beside").write_text(""),
@@ -51,14 +51,23 @@ faults = {
     "GB": lambda folder: bytes([1]) * 1_400_000_000,
     "signal": lambda folder: os.abort(),
 }
-run.SECONDS = 4
-for expected, read in faults.items():
-    make = lambda folder: (folder.mkdir(parents=True), (folder / "a").write_text("x"))
-    target = Target(expected, make, [("a", [])], read, None)
-    run.TARGETS[:] = [target]
-    with tempfile.TemporaryDirectory() as scratch:
-        (found,) = run.fuzz(range(1), 0, Path(scratch))
-    assert expected in found["fault"], (expected, found)
-"""
-    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+
+
+def make(folder):
+    folder.mkdir(parents=True)
+    (folder / "a").write_text("x")
+
+
+def find_faults():
+    run.SECONDS = 2
+    for expected, read in FAULTS.items():
+        run.TARGETS[:] = [Target(expected, make, [("a", [])], read, None)]
+        with tempfile.TemporaryDirectory() as scratch:
+            (found,) = run.fuzz(range(1), 0, Path(scratch))
+        assert expected in found["fault"], (expected, found)
+
+
+def test_a_fault_is_found(start_job):  # noqa: F811
+    """A reader that raises something of its own, hangs, writes beside its output or prints two lines is reported."""
+    job = start_job(1, find_faults)
+    assert job.wait() == [0], job.text()[-3000:]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from meddlr_greedy.headers.placement import Placement, check_placement
+from meddlr_greedy.headers.placement import Placement, check_placement, slice_spacing
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
@@ -85,3 +85,19 @@ def test_what_is_no_placement(name, value, words):
     else:
         attributes[name] = value
     assert words in check_placement(attributes, 3)
+
+
+@pytest.mark.parametrize(
+    "places,expected",
+    [
+        ([0, -8, -16.04], 8.02),
+        ([3.0], None),
+        ([0, 8, 24], None),
+        ([0, 0], None),
+        ([5, 13], 8),
+        ([0, 8, 0, 8], None),
+        ([0, np.nan, 8], None),
+    ],
+)
+def test_slices_have_a_spacing_where_it_is_one(places, expected):
+    assert slice_spacing(np.array(places, float)) == (expected and pytest.approx(expected))

@@ -10,9 +10,9 @@ from meddlr_greedy.ops.acquisition import coil_sensitivities, random_smooth_phas
 from meddlr_greedy.preparation.dataset import prepare_dataset
 from meddlr_greedy.preparation.settings import CoilMaps, Preparation
 from meddlr_greedy.preparation.sources import Source
-from meddlr_greedy.readers.beating_heart import beating_heart
 from meddlr_greedy.readers.images import ImagesReader
 from meddlr_greedy.readers.phantom import PhantomReader, subject_names
+from meddlr_greedy.readers.simulation.beating_heart import beating_heart
 
 SLICES, PHASES, HEIGHT, WIDTH, COILS = 2, 4, 64, 48, 6
 

@@ -15,7 +15,10 @@ import sys
 import traceback
 
 # What takes long of what meddlr imports.
-_PRELOADED = ("torch", "torchvision", "torchmetrics", "sigpy.mri", "pandas", "skimage.metrics", "silx.io.dictdump")
+_PRELOADED = (
+    *("torch", "torchvision", "torchmetrics", "sigpy.mri", "pandas", "skimage.metrics", "silx.io.dictdump"),
+    *("requests", "iopath.common.file_io", "fvcore.common.config", "fvcore.common.registry", "tabulate", "termcolor"),
+)
 
 
 def registered():

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import UserError, exit_with_one_line
@@ -16,7 +17,7 @@ from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.jobs.local import LocalJob, preload
 from meddlr_greedy.train_net import main
 from tests import conftest  # noqa: F401 (it imports the mask function of tests.helpers.scans, in every process)
-from tests.helpers.runs import PATIENCE_S
+from tests.helpers.runs import PATIENCE_S, ROOT
 
 preload("tests.helpers.jobs")
 
@@ -120,13 +121,46 @@ def wait_as_another(ranks):
         time.sleep(600)
 
 
+def _leave_job():
+    """From here on this process is no part of a job: it starts one."""
+    for name in ("WORLD_SIZE", "RANK"):
+        del os.environ[name]
+
+
 def launch_in(folder, module, end_s):
     """Starts two processes of a module in ``folder``; they write their numbers there."""
     os.chdir(folder)
-    for name in ("WORLD_SIZE", "RANK"):
-        del os.environ[name]
+    _leave_job()
     launch_module.END_S = end_s
     sys.exit(launch_module.launch(2, [], module))
+
+
+def train_by_launcher(*argv):
+    """The command, which starts its processes itself; the mask is one that they know."""
+    _leave_job()
+    os.chdir(ROOT)
+    main(list(argv))
+
+
+def train_by_torchrun(*argv):
+    """What torchrun does for two processes that it restarts once, but that they are forked: they import nothing."""
+    _leave_job()
+    options = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "max_restarts": 1, "monitor_interval": 0.1}
+    options.update(run_id="run", rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="fork")
+    elastic_launch(LaunchConfig(**options), train_until_killed)(*argv)
+
+
+def train_until_killed(*argv):
+    """The first attempt waits in iteration 8 for what the test does to it."""
+    run_step = GreedyTrainer.run_step
+
+    def wait(self):
+        if self.iter == 8 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            time.sleep(600)  # the test ends it
+        run_step(self)
+
+    GreedyTrainer.run_step = wait
+    main(list(argv))
 
 
 def fail_before_connecting():

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Tuple
 
+import h5py
 import ismrmrd
 import numpy as np
 from ismrmrd import constants
+from ismrmrd.hdf5 import acquisition_dtype, acquisition_header_dtype
 
 from tests.helpers.heart import fft
 
@@ -68,22 +70,38 @@ def header(*spaces):
     return x.ToXML(x.ismrmrdHeader(experimentalConditions=conditions, encoding=list(spaces)))
 
 
-def write_lines(path, xml, lines):
-    """Writes acquisitions, with their center in the middle of their samples."""
+def write_acquisitions(path, xml, acquisitions):
+    """Writes acquisitions of the library, which would write one after the other, in milliseconds each."""
     with ismrmrd.Dataset(str(path), "dataset", mode="w") as file:
         file.write_xml_header(xml)
-        for line in lines:
-            acquisition = ismrmrd.Acquisition.from_array(np.ascontiguousarray(line.data, np.complex64))
-            acquisition.center_sample, acquisition.sample_time_us = line.data.shape[1] // 2, 2.5
-            acquisition.encoding_space_ref = line.space
-            acquisition.acquisition_time_stamp = line.clock
-            acquisition.physiology_time_stamp[0] = line.since_trigger
-            acquisition.read_dir[0] = acquisition.phase_dir[1] = acquisition.slice_dir[2] = 1
-            acquisition.position[:] = 1, 2, 8 * line.slice
-            acquisition.idx.kspace_encode_step_1 = line.number
-            for name in ("slice", "phase", "repetition", "average"):
-                setattr(acquisition.idx, name, getattr(line, name))
-            for flag in line.flags:
-                acquisition.setFlag(flag)
-            file.append_acquisition(acquisition)
+        file.append_acquisition(acquisitions[0])
+    rows = np.empty(len(acquisitions), acquisition_dtype)
+    for i, acquisition in enumerate(acquisitions):
+        rows["head"][i] = np.frombuffer(acquisition.getHead(), acquisition_header_dtype)[0]
+        rows["data"][i], rows["traj"][i] = acquisition.data.view(np.float32).ravel(), acquisition.traj.ravel()
+    with h5py.File(path, "r+") as file:
+        data = file["dataset/data"]
+        data.resize(len(rows), axis=0)
+        data[:] = rows
     return path
+
+
+def write_lines(path, xml, lines):
+    """Writes acquisitions, with their center in the middle of their samples."""
+    return write_acquisitions(path, xml, [as_acquisition(line) for line in lines])
+
+
+def as_acquisition(line):
+    acquisition = ismrmrd.Acquisition.from_array(np.ascontiguousarray(line.data, np.complex64))
+    acquisition.center_sample, acquisition.sample_time_us = line.data.shape[1] // 2, 2.5
+    acquisition.encoding_space_ref = line.space
+    acquisition.acquisition_time_stamp = line.clock
+    acquisition.physiology_time_stamp[0] = line.since_trigger
+    acquisition.read_dir[0] = acquisition.phase_dir[1] = acquisition.slice_dir[2] = 1
+    acquisition.position[:] = 1, 2, 8 * line.slice
+    acquisition.idx.kspace_encode_step_1 = line.number
+    for name in ("slice", "phase", "repetition", "average"):
+        setattr(acquisition.idx, name, getattr(line, name))
+    for flag in line.flags:
+        acquisition.setFlag(flag)
+    return acquisition

@@ -9,7 +9,8 @@ from typing import Iterator, List, NamedTuple
 from tests.helpers.runs import ROOT
 
 STARTS = r"(?:(?:[A-Z_]+=\S+ )*python -m|meddlr-greedy|torchrun|sbatch|make)"
-PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("projects/**/*.md"), *ROOT.glob("docs/**/*.md")})
+_PLACES = ("*.md", "projects/**/*.md", "docs/**/*.md", "meddlr_greedy/zoo/*/*.md")
+PAGES = sorted({page for place in _PLACES for page in ROOT.glob(place)})
 SOURCES = sorted({*ROOT.glob("meddlr_greedy/**/*.py"), *ROOT.glob("projects/**/*.py")})
 CONFIGS = sorted(path for path in ROOT.glob("configs/**/*") if path.is_file())
 

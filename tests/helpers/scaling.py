@@ -1,6 +1,11 @@
-"""Given times of one module, from which the scaling model predicts."""
+"""A small network that is timed, and given times of one module, from which the scaling model predicts."""
 
+from projects.cine.scaling import __main__ as scaling
+from projects.cine.scaling import measure
 from projects.cine.scaling.model import Measured, predict
+
+#: In the place of ``sides.NETWORK``.
+SMALL = {"modules": 2, "features": 4, "shape": (16, 24, 4), "num_coils": 2}
 
 MEASURED = Measured(
     forward_s=0.05,
@@ -21,3 +26,9 @@ MEASURED = Measured(
 
 def predictions_by_way(measured, modules, devices):
     return {p.way: p for p in predict(measured, modules, devices)}
+
+
+def measure_small(args, path):
+    """What a process of the command's job does, of the small network."""
+    measure.NETWORK = scaling.NETWORK = SMALL
+    scaling._measure_in_job(args, path)

@@ -13,6 +13,7 @@ from ismrmrd import constants
 from pydicom.dataset import FileDataset, FileMetaDataset
 
 from tests.helpers.heart import COILS, HEIGHT, WIDTH, fft
+from tests.helpers.mrd_lines import write_acquisitions
 
 
 @dataclass(frozen=True)
@@ -85,65 +86,64 @@ def write_mrd(path, coil_images, scan=None, seed=0):
     pad = (scan.oversampling - 1) * HEIGHT // 2
     kspace = fft(np.pad(coil_images, [(0, 0)] * 3 + [(pad, pad), (0, 0)]), (-2, -1)).astype(np.complex64)
     first = scan.asymmetry - scan.discard
-    with ismrmrd.Dataset(str(path), "dataset", mode="w") as file:
-        file.write_xml_header(mrd_header(scan, num_phases, num_slices))
+    acquisitions = []
 
-        def append(data, center, dwell, flags=(), **counters):
-            acquisition = ismrmrd.Acquisition.from_array(np.ascontiguousarray(data, dtype=np.complex64))
-            acquisition.center_sample, acquisition.sample_time_us = center, dwell
-            for flag in flags:
-                acquisition.setFlag(flag)
-            number = counters.get("slice", 0)
-            acquisition.slice_dir[2] = 1
-            acquisition.position[2] = 8 * number if scan.places is None else scan.places[number]
-            for name, value in counters.items():
-                setattr(acquisition.idx, name, int(value))
-            if not flags:
-                acquisition.discard_pre, acquisition.discard_post = scan.discard, scan.discard_post
-            file.append_acquisition(acquisition)
+    def append(data, center, dwell, flags=(), **counters):
+        acquisition = ismrmrd.Acquisition.from_array(np.ascontiguousarray(data, dtype=np.complex64))
+        acquisition.center_sample, acquisition.sample_time_us = center, dwell
+        for flag in flags:
+            acquisition.setFlag(flag)
+        number = counters.get("slice", 0)
+        acquisition.slice_dir[2] = 1
+        acquisition.position[2] = 8 * number if scan.places is None else scan.places[number]
+        for name, value in counters.items():
+            setattr(acquisition.idx, name, int(value))
+        if not flags:
+            acquisition.discard_pre, acquisition.discard_post = scan.discard, scan.discard_post
+        acquisitions.append(acquisition)
 
-        for noise in scan.noise if scan.noise is not None else ():
-            append(noise, 0, scan.noise_dwell, [constants.ACQ_IS_NOISE_MEASUREMENT])
-        # Something that is no image, in the way.
-        append(1e3 + np.ones((num_coils, 8)), 4, 2.5, [constants.ACQ_IS_PHASECORR_DATA])
-        for s in range(num_slices):
-            for average in range(scan.averages):
-                for t in range(num_phases):
-                    for line in scan.lines:
-                        if (t, line) in scan.skipped or (scan.sampled is not None and not scan.sampled[line, t]):
-                            continue
-                        data = kspace[s, t, :, max(first, 0) :, line]
-                        if scan.averages > 1:  # whose mean is the data
-                            sign = 1 if average % 2 else -1
-                            data = data + sign * 0.1 * np.exp(1j * np.arange(data.size).reshape(data.shape))
-                        if scan.discard:
-                            data = data + 0
-                            data[:, : scan.discard] = 1e3 * rng.standard_normal((num_coils, scan.discard))
-                        data = np.pad(data, [(0, 0), (0, scan.discard_post)], constant_values=1e3)
-                        if scan.broken == "nan" and (s, t, line) == (0, 1, 5):
-                            data = data * np.nan
-                        if scan.broken == "coils" and (s, t, line) == (0, 1, 5):
-                            data = data[:-1]
-                        counters = {
-                            "kspace_encode_step_1": line - scan.lines[0],
-                            "slice": s,
-                            scan.time: t,
-                            "average": average,
-                            "segment": line % scan.segments,
-                            "set": t % scan.sets,
-                        }
-                        center = scan.oversampling * HEIGHT // 2 - max(first, 0)
-                        both = [
-                            constants.ACQ_IS_PARALLEL_CALIBRATION,
-                            constants.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING,
-                        ]
-                        append(data, center, 2.5, both if line in scan.calibration else (), **counters)
-                    for line in scan.calibration:  # acquired for calibration alone, and of another contrast
-                        counters = {"kspace_encode_step_1": line - scan.lines[0], "slice": s, scan.time: t}
-                        data = np.full((num_coils, scan.oversampling * HEIGHT), 1e3)
-                        alone = [constants.ACQ_IS_PARALLEL_CALIBRATION]
-                        append(data, scan.oversampling * HEIGHT // 2, 2.5, alone, **counters)
-    return path
+    for noise in scan.noise if scan.noise is not None else ():
+        append(noise, 0, scan.noise_dwell, [constants.ACQ_IS_NOISE_MEASUREMENT])
+    # Something that is no image, in the way.
+    append(1e3 + np.ones((num_coils, 8)), 4, 2.5, [constants.ACQ_IS_PHASECORR_DATA])
+    for s in range(num_slices):
+        for average in range(scan.averages):
+            for t in range(num_phases):
+                for line in scan.lines:
+                    if (t, line) in scan.skipped or (scan.sampled is not None and not scan.sampled[line, t]):
+                        continue
+                    data = kspace[s, t, :, max(first, 0) :, line]
+                    if scan.averages > 1:  # whose mean is the data
+                        sign = 1 if average % 2 else -1
+                        data = data + sign * 0.1 * np.exp(1j * np.arange(data.size).reshape(data.shape))
+                    if scan.discard:
+                        data = data + 0
+                        data[:, : scan.discard] = 1e3 * rng.standard_normal((num_coils, scan.discard))
+                    data = np.pad(data, [(0, 0), (0, scan.discard_post)], constant_values=1e3)
+                    if scan.broken == "nan" and (s, t, line) == (0, 1, 5):
+                        data = data * np.nan
+                    if scan.broken == "coils" and (s, t, line) == (0, 1, 5):
+                        data = data[:-1]
+                    counters = {
+                        "kspace_encode_step_1": line - scan.lines[0],
+                        "slice": s,
+                        scan.time: t,
+                        "average": average,
+                        "segment": line % scan.segments,
+                        "set": t % scan.sets,
+                    }
+                    center = scan.oversampling * HEIGHT // 2 - max(first, 0)
+                    both = [
+                        constants.ACQ_IS_PARALLEL_CALIBRATION,
+                        constants.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING,
+                    ]
+                    append(data, center, 2.5, both if line in scan.calibration else (), **counters)
+                for line in scan.calibration:  # acquired for calibration alone, and of another contrast
+                    counters = {"kspace_encode_step_1": line - scan.lines[0], "slice": s, scan.time: t}
+                    data = np.full((num_coils, scan.oversampling * HEIGHT), 1e3)
+                    alone = [constants.ACQ_IS_PARALLEL_CALIBRATION]
+                    append(data, scan.oversampling * HEIGHT // 2, 2.5, alone, **counters)
+    return write_acquisitions(path, mrd_header(scan, num_phases, num_slices), acquisitions)
 
 
 def write_mat(path, array, name="kspace_full", dtype=np.float32):

@@ -3,9 +3,7 @@
 import os
 import signal
 import subprocess
-import sys
 import time
-from contextlib import contextmanager
 
 import pytest
 import torch.distributed as dist
@@ -14,36 +12,25 @@ from meddlr_greedy.jobs import launch
 from meddlr_greedy.jobs.store import KeyValueStore
 from meddlr_greedy.train_net import main as train_main
 from tests.helpers import jobs
-from tests.helpers.jobs import CINE, assert_one_line, endless, modules_of, opts_with, wait_until
-from tests.helpers.runs import PATIENCE_S, ROOT, assert_same_training, wait_for
+from tests.helpers.jobs import CINE, assert_one_line, ended_well, endless, modules_of, opts_with, wait_until
+from tests.helpers.runs import assert_same_training, wait_for
 
 MASK = ["AUG_TRAIN.UNDERSAMPLE.NAME", "VariableDensityKtMaskFunc"]
 
 
-@contextmanager
-def running(command):
-    """The process of a command; where it still runs in the end, it is killed with its group."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+def children_of(job):
+    """The processes that the first process of a job has started, by rank."""
+    found = subprocess.run(["pgrep", "-P", str(job.processes[0].pid)], capture_output=True, text=True, check=True)
+    return [int(pid) for pid in found.stdout.split()]
 
 
-def test_num_gpus_starts_processes_and_says_which_was_killed(write_config, tmp_path):
+def test_num_gpus_starts_processes_and_says_which_was_killed(write_config, tmp_path, start_job):
     config, opts = endless(write_config, tmp_path)
-    command = [sys.executable, "-m", "meddlr_greedy.train_net", "--config-file", str(config), "--num-gpus", "2"]
-    with running([*command, *opts, *MASK]) as process:
-        wait_for(lambda: (tmp_path / "run" / "last_checkpoint").exists(), process)
-        found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-        os.kill(int(found.stdout.split()[1]), signal.SIGKILL)
-        output = process.communicate(timeout=PATIENCE_S)[0]
-    assert process.returncode == 1
-    assert_one_line(output, modules_of(1) + ".*(killed by SIGKILL|lost)")
+    job = start_job(1, jobs.train_by_launcher, "--config-file", str(config), "--num-gpus", "2", *opts, *MASK)
+    wait_until((tmp_path / "run" / "last_checkpoint").exists, job)
+    os.kill(children_of(job)[1], signal.SIGKILL)
+    assert job.wait() == [1]
+    assert_one_line(job.text(), modules_of(1) + ".*(killed by SIGKILL|lost)")
     assert subprocess.run(["pgrep", "-f", str(config)], capture_output=True).returncode == 1, "processes are left"
 
 
@@ -122,21 +109,12 @@ def test_a_process_that_dies_before_it_joins_ends_the_others(launched, tmp_path)
     assert_one_line(job.text(), r"rank 1: killed by SIGKILL \(out of memory, perhaps\)")
 
 
-def test_torchrun_restarts_and_resumes(write_config, tmp_path):
-    opts = [
-        *opts_with(**{"SOLVER.MAX_ITER": 100, "SOLVER.CHECKPOINT_PERIOD": 5}),
-        *MASK,
-        "MISC.GREEDY.RUN.LOG_PERIOD",
-        "1",
-    ]
+def test_torchrun_restarts_and_resumes(write_config, tmp_path, start_job):
+    opts = opts_with(**{"SOLVER.MAX_ITER": 12})
     train_main(["--config-file", str(write_config(**CINE, out=tmp_path / "whole")), *opts])
     config = write_config(**CINE, out=tmp_path / "killed")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    restarts = ["--max-restarts", "1", "--monitor-interval", "0.1", "-m", "meddlr_greedy.train_net"]
-    with running([*launcher, *restarts, "--config-file", str(config), "--resume", *opts]) as process:
-        wait_for(lambda: (tmp_path / "killed" / "last_checkpoint").exists(), process)
-        workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-        os.kill(int(workers.stdout.split()[0]), signal.SIGKILL)
-        output = process.communicate(timeout=PATIENCE_S)[0]
-    assert process.returncode == 0, output[-3000:]
+    job = start_job(1, jobs.train_by_torchrun, "--config-file", str(config), "--resume", *opts)
+    wait_until((tmp_path / "killed" / "last_checkpoint").exists, job)
+    os.kill(children_of(job)[0], signal.SIGKILL)
+    ended_well(job)
     assert_same_training(tmp_path / "whole" / "model_final.pth", tmp_path / "killed" / "model_final.pth")

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from meddlr_greedy.train_net import main as train_main
 from tests.helpers.runs import PATIENCE_S, ROOT, load, metrics, wait_for
 
 SCRIPT = ROOT / "configs" / "slurm" / "train_parallel.sbatch"
@@ -112,10 +113,14 @@ def test_time_limit_requeues_and_the_job_goes_on(slurm, write_config, tmp_path):
     iteration = load(tmp_path / "run" / last.read_text())["iteration"]
     assert f"written after iteration {iteration} " in output
 
+    # The same script in the place of the first one, on one node: what it starts then is run here.
     (tmp_path / "requeued").unlink()
     (tmp_path / "tasks").unlink()
-    process = slurm(str(config), *opts, "SOLVER.MAX_ITER", str(iteration + 3))  # on one node
+    (tmp_path / "bin" / "torchrun").write_text('#!/bin/bash\nprintf "%s\\n" "$@" > arguments\n')
+    process = slurm(str(config), *opts, "SOLVER.MAX_ITER", str(iteration + 3))
     output = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 0 and not (tmp_path / "requeued").exists(), output[-3000:]
+    arguments = (tmp_path / "arguments").read_text().splitlines()
+    train_main(arguments[arguments.index("meddlr_greedy.train_net") + 1 :])
     lines = metrics(tmp_path / "run")
     assert lines[-1]["iteration"] == iteration + 2

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from meddlr_greedy.ops.acquisition import acquire, coil_sensitivities
-from meddlr_greedy.readers.beating_heart import beating_heart
+from meddlr_greedy.readers.simulation.beating_heart import beating_heart
 
 SETTINGS = {"calib_width": 20, "kernel_width": 6, "thresh": 0.02}
 SOFT_CROP = 0.8

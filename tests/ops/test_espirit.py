@@ -10,7 +10,7 @@ from meddlr_greedy.ops.acquisition import acquire, coil_sensitivities
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient
 from meddlr_greedy.ops.espirit import eigenvalue_weights, espirit_eigenmaps, espirit_maps
-from meddlr_greedy.readers.beating_heart import beating_heart
+from meddlr_greedy.readers.simulation.beating_heart import beating_heart
 from tests.ops import make_bart_reference as bart
 
 

@@ -34,7 +34,7 @@ def problem(shape=SHAPE, seed=0, noise=0.02):
     return kspace + noise * mask * torch.from_numpy(random_complex(rng, *kspace.shape)), maps, mask
 
 
-def solve_by_sigpy(kspace, maps, mask, weight, spatial, iterations=1500):
+def solve_by_sigpy(kspace, maps, mask, weight, spatial, iterations=600):
     """The same by sigpy, from its linear operators, its proximal operator and its primal-dual algorithm."""
     maps = maps[0].permute(4, 3, 2, 0, 1).numpy()  # (M, C, 1, H, W)
     mask = mask[0].permute(3, 2, 0, 1).numpy()  # (1, T, H, W)
@@ -56,21 +56,20 @@ def solve_by_sigpy(kspace, maps, mask, weight, spatial, iterations=1500):
 @pytest.mark.parametrize(("weight", "spatial"), [(0.03, 0.3), (0.1, 0.05), (0.3, 1.0)])
 def test_agrees_with_sigpy(weight, spatial):
     data = problem()
-    ours = total_variation_reconstruction(*data, weight, spatial, iterations=1500)
+    ours = total_variation_reconstruction(*data, weight, spatial, iterations=600)
     theirs = solve_by_sigpy(*data, weight, spatial)
     assert objective(ours, *data, weight, spatial) <= objective(theirs, *data, weight, spatial) * (1 + 1e-4)
     assert (ours - theirs).norm() < 5e-3 * theirs.norm()
 
 
-@pytest.mark.parametrize("weight", [1e-3, 0.03, 0.3])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("weight", "seed"), [(1e-3, 0), (0.03, 1), (0.3, 0)])
 def test_objective_falls(weight, seed):
     data = problem(seed=seed)
     images = [total_variation_reconstruction(*data, weight, 0.2, iterations) for iterations in (0, 5, 20, 80, 320)]
     values = [objective(image, *data, weight, 0.2) for image in images]
     assert values == sorted(values, reverse=True) and values[-1] < 0.9 * values[0]
     # Hardly any of it is left to gain.
-    best = objective(total_variation_reconstruction(*data, weight, 0.2, 2000), *data, weight, 0.2)
+    best = objective(total_variation_reconstruction(*data, weight, 0.2, 1000), *data, weight, 0.2)
     assert values[-1] - best < 0.02 * (values[0] - best)
 
 

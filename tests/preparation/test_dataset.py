@@ -15,8 +15,8 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.preparation import scan_task
 from meddlr_greedy.preparation.dataset import _scan_names
 from meddlr_greedy.preparation.settings import CoilMaps
-from meddlr_greedy.readers.beating_heart import beating_heart
 from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
+from meddlr_greedy.readers.simulation.beating_heart import beating_heart
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.heart import kt_mask, prepare_phantom, prepared, read, read_scans
 from tests.helpers.scanners import Mrd, write_dicom, write_mrd, write_nifti

@@ -11,8 +11,9 @@ from meddlr_greedy import prepare
 from meddlr_greedy.data.catalog import register_datasets
 from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.preparation.checks import check_slice
 from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
-from meddlr_greedy.readers.raw_scan import RawSlice, check_slice
+from meddlr_greedy.readers.raw_scan import RawSlice
 from meddlr_greedy.train_net import main as train
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.heart import COILS, HEIGHT, SLICES, WIDTH, fft, ifft, prepared, psnr, read

@@ -9,7 +9,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from meddlr_greedy.readers.images import ImagesReader, load_images, load_series
+from meddlr_greedy.readers.formats.image_arrays import load_series
+from meddlr_greedy.readers.formats.images import load_images
+from meddlr_greedy.readers.images import ImagesReader
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.heart import PHASES, expected_magnitude, prepared, psnr, read, target_and_support
 from tests.helpers.scanners import write_dicom, write_enhanced, write_nifti

@@ -11,9 +11,9 @@ import pytest
 from ismrmrd.hdf5 import acquisition_header_dtype
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.headers.placement import slice_spacing
+from meddlr_greedy.readers.formats.ismrmrd_layout import ordered_slices
 from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
-from meddlr_greedy.readers.ismrmrd_layout import ordered_slices
-from meddlr_greedy.readers.raw_scan import slice_spacing
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.heart import (
     COILS,

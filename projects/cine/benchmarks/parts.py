@@ -20,7 +20,7 @@ from meddlr_greedy.modeling.regularizers.spatiotemporal import (
 from meddlr_greedy.ops.acquisition import acquire, coil_sensitivities
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.espirit import espirit_maps
-from meddlr_greedy.readers.beating_heart import beating_heart
+from meddlr_greedy.readers.simulation.beating_heart import beating_heart
 from projects.cine.benchmarks.options import Options
 from projects.cine.benchmarks.steps import training_step
 from projects.cine.support.measuring import Step, interleave, make_batch, make_cfg, ratio

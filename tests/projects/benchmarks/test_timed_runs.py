@@ -5,8 +5,7 @@ import pytest
 from projects.cine.benchmarks import timed_runs
 from projects.cine.benchmarks.sides import Side
 from projects.cine.benchmarks.timed_runs import TimingCase, run_side
-
-SMALL = {"modules": 2, "features": 4, "shape": (16, 24, 4), "num_coils": 2}
+from tests.helpers.scaling import SMALL
 
 
 @pytest.mark.parametrize("side", [Side(2, 2), Side(copies=2)], ids=["two processes", "two copies"])

@@ -7,11 +7,10 @@ from dataclasses import asdict
 import pytest
 
 from meddlr_greedy.jobs.local import LocalJob
-from projects.cine.benchmarks.sides import NETWORK
 from projects.cine.scaling import __main__ as scaling
 from projects.cine.scaling.figure import DEVICES, MODULES
 from projects.cine.scaling.model import GREEDY
-from tests.helpers.scaling import MEASURED, predictions_by_way
+from tests.helpers.scaling import MEASURED, SMALL, measure_small, predictions_by_way
 
 
 @pytest.fixture
@@ -54,13 +53,13 @@ def test_a_file_without_times_is_refused(tmp_path, capsys):
 
 def test_two_processes_measure(tmp_path):
     args, path = Namespace(threads=1, device="cpu", seconds=0.0), tmp_path / "scaling.json"
-    job = LocalJob(2, scaling._measure_in_job, (args, path), tmp_path / "job.txt")
+    job = LocalJob(2, measure_small, (args, path), tmp_path / "job.txt")
     assert job.wait(600) == [0, 0], job.text()[-3000:]
     measured = json.loads(path.read_text())["measured"]
     assert all(value > 0 for value in measured.values())
-    height, width, num_frames = NETWORK["shape"]
+    height, width, num_frames = SMALL["shape"]
     example = height * width * num_frames
     assert measured["image_bytes"] == 8 * example
     # Image, zero-filled image and target; the mask, one for all coils; maps without frames; mean and deviation.
-    maps = 8 * height * width * NETWORK["num_coils"]
+    maps = 8 * height * width * SMALL["num_coils"]
     assert measured["message_bytes"] == 3 * 8 * example + 4 * example + maps + 2 * 4

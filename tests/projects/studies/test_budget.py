@@ -47,15 +47,15 @@ def test_a_budget_that_nothing_fills(example):
 
 
 def test_a_budget_of_bytes_is_filled_by_the_widest(example):
-    memory = plan_step(load_config(str(SMALL.backprop), [STEPS, "2", FEATURES, "10"]), example).peak
-    budget = Budget.from_steps(replace(SMALL, memory=memory), example, 2)
-    cfg = load_config(str(SMALL.backprop), [STEPS, "2", FEATURES, str(budget.features)])
+    memory = plan_step(load_config(str(SMALL.backprop), [STEPS, "1", FEATURES, "10"]), example).peak
+    budget = Budget.from_steps(replace(SMALL, memory=memory), example, 1)
+    cfg = load_config(str(SMALL.backprop), [STEPS, "1", FEATURES, str(budget.features)])
     wider = with_value(cfg, FEATURES, budget.features + 1)
     assert plan_step(cfg, example).peak <= budget.bytes == memory < plan_step(wider, example).peak
     narrow = Candidate(SMALL.backprop, 1, 4, 1, plan_step(cfg, example))
     with pytest.raises(UserError, match="MB, measured .steps1-features4-modules1: "):
         budget.measured([narrow])
-    whole = Candidate(SMALL.backprop, 2, budget.features, 1, plan_step(cfg, example))
+    whole = Candidate(SMALL.backprop, 1, budget.features, 1, plan_step(cfg, example))
     assert list(budget.measured([narrow, whole])) == [whole]
     with pytest.raises(UserError, match="--times"):
         budget.greedy(1.0)

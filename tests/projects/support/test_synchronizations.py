@@ -21,8 +21,8 @@ CINE = "CineUnrolledCNN"
 
 
 def waits(cfg, spoil=None, constant_along_readout=True):
-    """The places at which a training step of a config waits; of two unrolled steps."""
-    cfg.MODEL.UNROLLED.NUM_UNROLLED_STEPS = 2
+    """The places at which a training step of a config waits; of two unrolled steps, with three iterations in each."""
+    cfg.MODEL.UNROLLED.NUM_UNROLLED_STEPS, cfg.MODEL.UNROLLED.DC.MAX_ITER = 2, 3
     name = cfg.MISC.GREEDY.META_ARCHITECTURE
     cine = traits_of(META_ARCH_REGISTRY.get(name)).kspace_axes == CINE_AXES
     cfg.MISC.GREEDY = GreedyConfig.from_cfg(cfg).as_node()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from meddlr_greedy.readers.raw_scan import remove_oversampling
+from meddlr_greedy.readers.formats.sampled import remove_oversampling
 from projects.cine.studies.border import SEEN, WHOLE
 from projects.cine.support.torso import TorsoReader, seen_by_scanner
 
