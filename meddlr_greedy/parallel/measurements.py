@@ -37,7 +37,12 @@ class ShareMeasurements(HookBase):
         done = trainer.iter + 1
         values = {}
         if trainer.place.replica == 0 and not trainer.is_io_rank:
-            names = ("loss_module_", "module_", *(["data_time"] if trainer.place.is_first else []))
+            names = (
+                "loss_module_",
+                "inversion_error_module_",
+                "module_",
+                *(["data_time"] if trainer.place.is_first else []),
+            )
             values = {k: v for k, v in trainer.storage.latest().items() if k.startswith(names)}
         self._values.append(values)
         if done != trainer.max_iter and not any(done % period == 0 for period in self._periods):

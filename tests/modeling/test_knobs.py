@@ -479,7 +479,7 @@ def test_a_weight_of_a_local_loss_cancels_under_adam(config_of):
         (2, knobs(PADDING="reflect"), ["MISC.GREEDY.PADDING: found 'reflect'", "'circular' or 'phase_encode'"]),
         (2, knobs(PADDING="circular"), ["MISC.GREEDY.PADDING: found 'circular'", "'ResNet'", "PaddedResNet"]),
         (None, ["MISC.GREEDY.AMP", "bf16"], ["MISC.GREEDY.AMP: found 'bf16'", "'GreedyUnrolled'"]),
-        (None, ["MISC.GREEDY.CHECKPOINT", "True"], ["MISC.GREEDY.CHECKPOINT: found True", "'GreedyUnrolled'"]),
+        (None, ["MISC.GREEDY.CHECKPOINT", "True"], ["MISC.GREEDY.CHECKPOINT: found 'step'", "'GreedyUnrolled'"]),
     ],
 )
 def test_mistakes_are_told_in_one_line(write_config, capsys, tmp_path, modules, opts, words):
