@@ -16,6 +16,7 @@ from meddlr_greedy.config.rules import (
     is_factors,
     is_finite_from_0,
     is_import_names,
+    is_memory,
     is_modules,
     is_name,
     is_names,
@@ -245,6 +246,14 @@ class GreedyConfig:
         is_tile,
         needs_greedy=True,
         suits_inversion=False,
+    )
+    DC_MEMORY: Union[str, int] = key(
+        "auto",
+        """Megabytes (10^6 bytes) of the coil images that data consistency makes at a time, in training and evaluation:
+        of as many cardiac phases as fit, or of as many coils of one. 0 is no limit. 'auto' is 64 with TILE, else 0.""",
+        "'auto', or a non-negative integer (MB; 0: no limit)",
+        is_memory,
+        needs_greedy=True,
     )
     LOSS_WEIGHTS: Tuple[float, ...] = key(
         (),

@@ -38,6 +38,9 @@ from meddlr_greedy.plugins import import_plugins
 
 __all__ = ["GreedyUnrolled"]
 
+# Of coil images, with tiles: not more than what a tile needs, and few parts of a large image.
+_AUTOMATIC_MB = 64
+
 #: Wrappers of meddlr that train an inner architecture with losses of their own.
 _WRAPPERS = ("N2R", "M2R", "NM2R", "A2R", "SSDU", "DENOISING")
 
@@ -65,6 +68,8 @@ class GreedyUnrolled(nn.Module):
         amp: "bf16" lets the layers of the regularizer compute in bfloat16, in evaluation too; "" does not.
         tile: Rows and columns of the tiles that the regularizer runs on, see
             :mod:`~meddlr_greedy.modeling.greedy.tiled_regularizer`; 0 is the whole axis.
+        dc_memory: MB of the coil images that data consistency makes at a time; 0 is no limit, "auto" limits them where
+            there are tiles.
         loss_weights: Weights of the local losses, that of the last module too, one for each; () is 1 for all.
         invertible: Trains end to end by :func:`~meddlr_greedy.modeling.greedy.inversion.run_inverting`: for one module
             and a network that can be run backwards. The outputs then also hold ``inversion_error``.
@@ -98,6 +103,7 @@ class GreedyUnrolled(nn.Module):
         overlap: int = 0,
         amp: str = "",
         tile: Sequence[int] = (0, 0),
+        dc_memory: Union[int, str] = "auto",
         loss_weights: Sequence[float] = (),
         invertible: bool = False,
         left_to_trainer: Optional[Mapping[str, Any]] = None,
@@ -105,12 +111,13 @@ class GreedyUnrolled(nn.Module):
         super().__init__()
         check_compatible(network)
         knobs = {"CHECKPOINT": checkpoint, "OVERLAP": overlap, "AMP": amp, "TILE": tile, "LOSS_WEIGHTS": loss_weights}
-        config = GreedyConfig.from_mapping(knobs)
+        config = GreedyConfig.from_mapping({**knobs, "DC_MEMORY": dc_memory})
         self.model = network
         self.unrolled = UnrolledModules(
             network, num_modules, checkpoint, amp == "bf16", (config.TILE[0], config.TILE[1])
         )
         self.whole: Optional[WholeNetwork] = None
+        self.largest_part = _bytes_of_coil_images(config)
         self.invertible = invertible
         if invertible:
             check_invertible(network, self.num_modules, config)
@@ -155,7 +162,7 @@ class GreedyUnrolled(nn.Module):
         """
         if self.training:
             self._check_trainable()
-        problem = UnrolledProblem.prepare(self.model, inputs)
+        problem = self.problem(inputs)
         outputs: Dict[str, Any] = {**problem.reference, "zf_image": problem.zf_image}
         if self.training and torch.is_grad_enabled():
             outputs["pred"], scalars = (
@@ -173,6 +180,10 @@ class GreedyUnrolled(nn.Module):
             outputs.update({key: problem.inputs[key] for key in ("mean", "std", "norm")})
         self._visualize(problem, outputs["pred"], vis_training)
         return outputs
+
+    def problem(self, inputs: Dict[str, Any]) -> UnrolledProblem:
+        """What the steps need of meddlr's batch, or of one that was handed on; it is left as it is."""
+        return UnrolledProblem.prepare(self.model, inputs, self.largest_part)
 
     def _check_trainable(self) -> None:
         if not any(p.requires_grad for p in self.model.parameters()):
@@ -269,6 +280,7 @@ class GreedyUnrolled(nn.Module):
             "overlap": greedy.OVERLAP,
             "amp": greedy.AMP,
             "tile": greedy.TILE,
+            "dc_memory": greedy.DC_MEMORY,
             "loss_weights": greedy.LOSS_WEIGHTS,
             "invertible": greedy.TRAINING == "invertible",
             "left_to_trainer": {
@@ -276,6 +288,14 @@ class GreedyUnrolled(nn.Module):
             },
             "loss": LeanLossComputer(cfg),
         }
+
+
+def _bytes_of_coil_images(config: GreedyConfig) -> Optional[int]:
+    """How many bytes of coil images data consistency may make at a time; None is no limit."""
+    megabytes = config.DC_MEMORY
+    if megabytes == "auto":
+        megabytes = _AUTOMATIC_MB if any(config.TILE) else 0
+    return int(megabytes) * 10**6 or None
 
 
 def _check_inference_modules(found: int, num_modules: int) -> None:
