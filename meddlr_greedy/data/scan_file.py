@@ -270,8 +270,9 @@ def read_slice(path: str, slice_id: int, names: Iterable[str], part: Sequence[sl
     Raises:
         UserError: The file is truncated or damaged.
     """
+    index = (slice_id, *part)
     with reading_slice(path, slice_id), h5py.File(path, "r") as file:
-        return {name: file[name][(slice_id, *part)] for name in names}
+        return {name: file[name][index] for name in names}
 
 
 @contextmanager

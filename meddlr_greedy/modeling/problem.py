@@ -128,7 +128,7 @@ def prepare_inputs(network: Any, inputs: Dict[str, Any], largest_part: Optional[
     return prepared
 
 
-def _in_parts(signal_model: nn.Module, largest_part: Optional[int]) -> nn.Module:
+def _in_parts(signal_model: Any, largest_part: Optional[int]) -> Any:
     """The signal model, or one in its place, that makes coil images of ``largest_part`` bytes at a time, if it can."""
     if largest_part is None:
         return signal_model

@@ -129,8 +129,7 @@ class CineSenseModel(nn.Module):
 
         def of_part(part: Part) -> torch.Tensor:
             coil_images = self._expand(image[:, :, part.frames], part)
-            kspace = from_fft_layout(centered_fft(coil_images, _READOUT_AND_PHASE_ENCODE))
-            return kspace if self.weights is None else _of_part(self.weights, part, 3, 4) * kspace
+            return self._masked(from_fft_layout(centered_fft(coil_images, _READOUT_AND_PHASE_ENCODE)), part)
 
         parts = self._parts(image)
         if len(parts) == 1:
@@ -142,9 +141,8 @@ class CineSenseModel(nn.Module):
 
     def _adjoint(self, kspace: torch.Tensor, masked: bool = False) -> torch.Tensor:
         def of_part(part: Part) -> torch.Tensor:
-            own = kspace[:, :, :, part.frames, part.coils]
-            for _ in range(0 if self.weights is None else 1 + masked):
-                own = _of_part(self.weights, part, 3, 4) * own
+            own = self._masked(kspace[:, :, :, part.frames, part.coils], part)
+            own = self._masked(own, part) if masked else own
             return self._combine(centered_ifft(to_fft_layout(own), _READOUT_AND_PHASE_ENCODE), part)
 
         return from_fft_layout(self._summed(to_fft_layout(kspace), of_part))
@@ -164,6 +162,10 @@ class CineSenseModel(nn.Module):
             return self._combine(coil_images, part)
 
         return from_fft_layout(self._summed(image, of_part))
+
+    def _masked(self, kspace: torch.Tensor, part: Part) -> torch.Tensor:
+        """A part of k-space (B, H, W, T, C) times the mask."""
+        return kspace if self.weights is None else _of_part(self.weights, part, 3, 4) * kspace
 
     def _parts(self, x: torch.Tensor) -> List[Part]:
         """The parts of the coil images of an image or of k-space, (B, M or C, T, H, W)."""
