@@ -170,6 +170,8 @@ class CineSenseModel(nn.Module):
     def _parts(self, x: torch.Tensor) -> List[Part]:
         """The parts of the coil images of an image or of k-space, (B, M or C, T, H, W)."""
         batch, _, num_frames, height, width = x.shape
+        if self.largest_part is not None and self.weights is not None and self.weights.shape[3] not in (1, num_frames):
+            raise ValueError(f"{num_frames} frames: as many as the mask's are needed, found {self.weights.shape[3]}")
         plane_bytes = batch * height * width * self.maps.element_size()
         return parts_of(num_frames, self.maps.shape[4], plane_bytes, self.largest_part)
 

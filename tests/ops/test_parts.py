@@ -135,6 +135,12 @@ def test_gradients_that_parts_do_not_give_are_refused(name):
             run()
 
 
+def test_frames_have_to_be_those_of_the_mask():
+    A, (x, _) = model(SHAPES[1], "lines", 1), image_and_kspace(SHAPES[1])
+    with pytest.raises(ValueError, match="1 frames: as many as the mask's are needed, found 3"):
+        A(x[:, :, :, :1])
+
+
 @pytest.mark.parametrize("planes", [1, 2, 1000])
 @pytest.mark.parametrize("mask_of_coils", [False, True])
 @pytest.mark.parametrize("sets", [1, 2])

@@ -39,7 +39,7 @@ def write_scan(path, num_maps=1, mask_rows=1, shape=(H, W, T, C), slices=2, empt
     if mask_rows > 1:
         mask[:, : height // 4] = 0  # a partial echo
     if empty_frame:
-        mask[:, :, :, 1] = 0
+        mask[:, :, :, [1, -1]] = kspace[:, :, :, -1] = 0
     with h5py.File(path, "w") as file:
         file["maps"] = maps / np.linalg.norm(maps, axis=-2, keepdims=True)
         file["kspace"] = kspace if mask_rows else kspace * mask
@@ -73,7 +73,7 @@ NORMALIZERS = ["TopMagnitudeNormalizer", "TimeAverageNormalizer"]
 def test_batch_is_that_of_formulas(tmp_path, normalizer, num_maps, mask_rows):
     scan = write_scan(tmp_path / "scan.h5", num_maps, mask_rows, empty_frame=mask_rows == 1)
     cfg, _ = make(num_maps=num_maps, normalizer=normalizer)
-    batch = FrameByFrame(lean(build_normalizer(cfg)), FRAME // 4)(scan, 1)
+    batch = FrameByFrame(lean(build_normalizer(cfg)), FRAME // 4)(scan, 1)  # reads frame by frame
     whole = scan.read(1)
 
     def adjoint(kspace):

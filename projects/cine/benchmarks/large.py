@@ -22,9 +22,8 @@ _SMALL_SHAPE, _SMALL_COILS, _SMALL_ROWS = (48, 40, 6), 4, 16
 
 #: What stands in ``MISC.GREEDY``, ``ROWS`` for the rows of a tile.
 _SIDES = {
-    "whole": "{}",
-    "tiles, coil images as a whole": "{TILE: [ROWS, 0], DC_MEMORY: 0}",
-    "tiles, coil images by parts": "{TILE: [ROWS, 0]}",
+    "whole": "{NUM_MODULES: 2}",
+    "by tiles, coil images by parts": "{NUM_MODULES: 2, TILE: [ROWS, 0]}",
 }
 
 
@@ -48,13 +47,13 @@ def large(options: Options) -> Dict[str, Any]:
             whole = image if whole is None else whole
             difference = float(np.abs(image - whole).max() / np.abs(whole).max())
             found.append({"reconstruct": side, "peak_mb": peak / 1e6, "seconds": seconds, "difference": difference})
-    return {"shape": [*shape, num_coils], "kspace_mb": np.prod([*shape, num_coils]) * 8 / 1e6, "rows": found}
+    return {"shape": [*shape, num_coils], "kspace_mb": int(np.prod([*shape, num_coils])) * 8 / 1e6, "rows": found}
 
 
 def _write_config(path: Path, greedy: str, options: Options) -> Path:
     base = CONFIGS / "greedy.yaml"
     path.write_text(
-        f"_BASE_: {base}\nMODEL: {{DEVICE: {options.device}, UNROLLED: {{NUM_FEATURES: 8}}}}\n"
+        f"_BASE_: {base}\nMODEL: {{DEVICE: {options.device}, UNROLLED: {{NUM_UNROLLED_STEPS: 2, NUM_FEATURES: 8}}}}\n"
         f"MISC: {{GREEDY: {greedy}}}\n"
     )
     return path
