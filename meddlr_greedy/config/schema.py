@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Tuple, Type, 
 
 from meddlr.config import CfgNode
 
+from meddlr_greedy.config.cine_section import CineConfig
 from meddlr_greedy.config.rules import (
     KeyRule,
     is_bool,
@@ -20,7 +21,6 @@ from meddlr_greedy.config.rules import (
     is_modules,
     is_name,
     is_names,
-    is_number,
     is_one_of,
     is_partition,
     is_positive,
@@ -137,43 +137,6 @@ class RunConfig:
         so.""",
         "a list of 'tensorboard', 'wandb', 'mlflow', each once",
         is_subset_of("tensorboard", "wandb", "mlflow"),
-    )
-
-
-@dataclass(frozen=True)
-class CineConfig:
-    """``MISC.GREEDY.CINE``: the data of cine (2D+t). For 2D data, any value but the default is refused."""
-
-    PARTIAL_ECHO: float = key(
-        0.0,
-        "The part of every readout that is not sampled, at its beginning (asymmetric echo).",
-        "a number from 0 to below 0.5",
-        lambda value: is_number(value) and 0 <= value < 0.5,
-    )
-    READOUT_CROP: int = key(
-        0,
-        "Training only: points to keep along the readout, around a random center. 0 keeps all. Evaluation keeps all.",
-        "a non-negative integer (0: no crop)",
-        is_count,
-    )
-    READOUT_CROP_JITTER: float = key(
-        32.0,
-        "Standard deviation of the center of READOUT_CROP, in pixels.",
-        "a non-negative number of pixels",
-        is_finite_from_0,
-    )
-    FLIP_PROBABILITY: float = key(
-        0.0,
-        "Training only: probability of a flip, for each of readout, phase encode and time.",
-        "a number from 0 to 1",
-        lambda value: is_number(value) and 0 <= value <= 1,
-    )
-    LOSS_LINES: float = key(
-        0.0,
-        """Training without targets (SSDU): the part of the acquired lines, the central ones apart, that each example
-        holds out for the loss. The loss is then in k-space (MODEL.RECON_LOSS.NAME). 0 trains with targets.""",
-        "a number from 0 to below 1",
-        lambda value: is_number(value) and 0 <= value < 1,
     )
 
 
