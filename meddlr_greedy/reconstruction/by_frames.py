@@ -12,9 +12,8 @@ from meddlr_greedy.reconstruction.acquired import AcquiredScan, AcquiredSlice
 
 __all__ = ["FrameByFrame"]
 
-# HDF5 goes through the whole slice for each part that is read, so that there are to be few; and that many copies of the
-# coil images of a part are there where data consistency computes.
-_READ_AT_A_TIME = 4
+# HDF5 goes through the whole slice for each part that is read, so that there are to be few.
+_READ_AT_A_TIME = 16
 
 
 class FrameByFrame:
@@ -25,7 +24,7 @@ class FrameByFrame:
 
     Args:
         normalizer: Scales the example.
-        largest_part: Bytes of coil images that may be there at a time, a few times.
+        largest_part: Bytes of coil images that are made at a time; of k-space 16 times as many are read.
     """
 
     def __init__(self, normalizer: LeanTopMagnitudeNormalizer, largest_part: int):

@@ -163,7 +163,7 @@ def test_kspace_is_not_copied():
     [
         ({}, None),
         ({"DC_MEMORY": 0, "TILE": [8, 0]}, None),
-        ({"TILE": [8, 0]}, 64 * 10**6),
+        ({"TILE": [8, 0]}, 16 * 10**6),
         ({"DC_MEMORY": 5}, 5 * 10**6),
         ({"DC_MEMORY": 5, "TILE": [0, 8]}, 5 * 10**6),
     ],

@@ -56,7 +56,7 @@ def make(name="CineUnrolledCNN", num_maps=1, normalizer="TopMagnitudeNormalizer"
     return cfg, build_model(cfg.clone().freeze()).eval()
 
 
-def by_frames(cfg, model, largest_part=FRAME // 3):
+def by_frames(cfg, model, largest_part=FRAME // 12):
     """A reconstructor that reads one or two frames at a time."""
     model.largest_part = largest_part
     reconstructor = Reconstructor(cfg, model)
@@ -73,7 +73,7 @@ NORMALIZERS = ["TopMagnitudeNormalizer", "TimeAverageNormalizer"]
 def test_batch_is_that_of_formulas(tmp_path, normalizer, num_maps, mask_rows):
     scan = write_scan(tmp_path / "scan.h5", num_maps, mask_rows, empty_frame=mask_rows == 1)
     cfg, _ = make(num_maps=num_maps, normalizer=normalizer)
-    batch = FrameByFrame(lean(build_normalizer(cfg)), FRAME // 4)(scan, 1)  # reads frame by frame
+    batch = FrameByFrame(lean(build_normalizer(cfg)), FRAME // 16)(scan, 1)  # reads frame by frame
     whole = scan.read(1)
 
     def adjoint(kspace):
@@ -120,7 +120,7 @@ def test_frames_are_read_a_few_at_a_time(tmp_path, monkeypatch):
 
     read_slice = acquired_module.read_slice
     monkeypatch.setattr(acquired_module, "read_slice", reading)
-    by_frames(*make(), FRAME // 2)(scan, 0)
+    by_frames(*make(), FRAME // 8)(scan, 0)
     assert [shape[2] for shape in shapes] == [2, 2, 1]
 
 
@@ -204,7 +204,7 @@ def test_memory_stays_below_that_of_kspace(tmp_path):
     cfg, model = make()
     whole = _peak(Reconstructor(cfg, model), scan)
     model.unrolled.tile = (16, 0)
-    bounded = _peak(by_frames(cfg, model, kspace_bytes // 20), scan)
+    bounded = _peak(by_frames(cfg, model, kspace_bytes // 80), scan)
     assert bounded < 1.2 * kspace_bytes < whole / 4
 
 
