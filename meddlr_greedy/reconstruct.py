@@ -19,6 +19,7 @@ DICOM needs that place. Its images are a new series of the study that INPUT's at
 They hold neither the patient's name nor birth date, which scan files do not keep. A folder that is there is replaced.
 
 Slices are read, reconstructed and written one at a time: memory does not depend on their number.
+With MISC.GREEDY.TILE in the config, k-space of a slice of cine is read some cardiac phases at a time.
 
 Config: --config-file, else the config.yaml beside the weights. One that is found there may not name packages to import
 (MISC.GREEDY.RUN.IMPORTS): give it by --config-file, if you trust it.

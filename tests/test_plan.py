@@ -12,6 +12,7 @@ from meddlr_greedy import plan
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.engine.trainer import GreedyTrainer
+from meddlr_greedy.modeling.greedy import wrapper
 from meddlr_greedy.planning import plan as plan_module
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.search import FEATURES, STEPS, alternatives, largest, with_modules, with_value
@@ -102,6 +103,19 @@ def test_tiles_are_planned(plan_cfg, data, arch, modules):
         peaks.append(plan_step(cfg, Example.from_data(cfg)).peak)
         if any(tile):
             measured_peak(cfg)  # the reach of the regularizer is found once, which takes memory for a moment
+        assert peaks[-1] == pytest.approx(measured_peak(cfg), rel=0.05)
+    assert peaks[1] < 0.9 * peaks[0]
+
+
+@pytest.mark.parametrize(("data", "arch"), [("flatmem", "GeneralizedUnrolledCNN"), ("beatmem", "CGCineUnrolledCNN")])
+def test_parts_of_coil_images_are_planned(plan_cfg, monkeypatch, data, arch):
+    """Parts of 20 kB, which no config can ask for; coil images are 0.1 and 0.3 MB."""
+    monkeypatch.setattr(wrapper, "_bytes_of_coil_images", lambda config: 20_000 * config.DC_MEMORY or None)
+    tile, peaks = ["MISC.GREEDY.TILE", [8, 8], "MODEL.UNROLLED.NUM_FEATURES", 2], []
+    for megabytes in (0, 1):
+        cfg = plan_cfg(data, arch, 4, *tile, "MISC.GREEDY.DC_MEMORY", megabytes)
+        peaks.append(plan_step(cfg, Example.from_data(cfg)).peak)
+        measured_peak(cfg)
         assert peaks[-1] == pytest.approx(measured_peak(cfg), rel=0.05)
     assert peaks[1] < 0.9 * peaks[0]
 

@@ -366,11 +366,11 @@ def expect_error(capsys, words, config, weights, *args):
 
 
 def test_memory_does_not_grow_with_the_number_of_slices(trained, tmp_path):
-    """In one process, first a scan of 4 slices and then one of 64: what is 1 MB a slice leaves the peak as it was."""
+    """In one process, first a scan of 4 slices and then one of 64, each 1 MB: the peak grows by the report alone."""
     config, weights = trained(*CINE)
     paths = [tmp_path / f"slices{count}.h5" for count in (4, 64)]
     for path, count in zip(paths, (4, 64)):
         write_acquired(path, count, shape=(80, 48, 8), num_coils=4)
     of_4, of_64 = peaks_of_reconstruct(Path(config), Path(weights), tmp_path / "out", paths)
     assert paths[1].stat().st_size > 60 * 2**20
-    assert of_64 - of_4 < 8 * 2**20
+    assert of_64 - of_4 < 24 * 2**20

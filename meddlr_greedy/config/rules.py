@@ -12,6 +12,7 @@ __all__ = [
     "is_factors",
     "is_finite_from_0",
     "is_import_names",
+    "is_memory",
     "is_modules",
     "is_name",
     "is_names",
@@ -167,6 +168,11 @@ def is_factors(value: Any) -> bool:
 def is_tile(value: Any) -> bool:
     """Whether a value is the size of a tile: a list of two non-negative integers."""
     return isinstance(value, (list, tuple)) and len(value) == 2 and all(is_count(size) for size in value)
+
+
+def is_memory(value: Any) -> bool:
+    """Whether a value is "auto" or a non-negative integer."""
+    return value == "auto" or is_count(value)
 
 
 def is_partition(value: Any) -> bool:

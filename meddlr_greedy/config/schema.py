@@ -15,6 +15,7 @@ from meddlr_greedy.config.rules import (
     is_count,
     is_factors,
     is_finite_from_0,
+    is_memory,
     is_modules,
     is_name,
     is_one_of,
@@ -128,6 +129,15 @@ class GreedyConfig:
         needs_greedy=True,
         not_with=("TRAINING",),
         methods=((8, 0),),
+    )
+    DC_MEMORY: Union[str, int] = key(
+        "auto",
+        """Megabytes (10^6 bytes) of the coil images that data consistency makes at a time, in training and evaluation:
+        of as many cardiac phases as fit, or of as many coils of one. 0 is no limit. 'auto' is 16 with TILE, else 0.""",
+        "'auto', or a non-negative integer (MB; 0: no limit)",
+        is_memory,
+        needs_greedy=True,
+        methods=(1,),
     )
     LOSS_WEIGHTS: Tuple[float, ...] = key(
         (),

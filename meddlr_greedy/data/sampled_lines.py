@@ -1,7 +1,7 @@
 """The sampled lines of an undersampled example, on which it is cropped, scaled and averaged."""
 
 import math
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Tuple, Union
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ import torch
 from meddlr_greedy.data.augment import Augmentation
 from meddlr_greedy.ops.fft import centered_ifft
 
-__all__ = ["SampledLines"]
+__all__ = ["SampledLines", "TimeAverage"]
 
 
 class SampledLines(NamedTuple):
@@ -55,12 +55,9 @@ class SampledLines(NamedTuple):
 
     def time_average(self) -> "SampledLines":
         """One frame of W lines: each line's sum over the frames that sampled it, divided by their number."""
-        num_lines, num_frames = self.mask.shape[1:3]
-        w, count = torch.div(self.places, num_frames, rounding_mode="floor"), self.mask.sum(dim=2)
-        total = torch.zeros(self.values.shape[0], num_lines, self.values.shape[2], dtype=self.values.dtype)
-        total.index_add_(1, w, self.values)
-        mask = (count > 0).float().unsqueeze(2)
-        return SampledLines(total / count.clamp(min=1), torch.arange(num_lines), mask)
+        average = TimeAverage()
+        average.add(self)
+        return average.lines()
 
     def adjoint(self, maps: torch.Tensor) -> torch.Tensor:
         """A^H: the zero-filled image (H, W, T, M) for maps (H, W, 1, C, M).
@@ -87,6 +84,29 @@ class SampledLines(NamedTuple):
             for m in range(num_maps):
                 torch.sum(maps_conj[m] * coil_images, dim=0, out=image[m, frame])
         return image.permute(2, 3, 1, 0)
+
+
+class TimeAverage:
+    """:meth:`SampledLines.time_average` of frames that come in parts, in their order."""
+
+    def __init__(self) -> None:
+        self._total: Union[torch.Tensor, int] = 0
+        self._count: Union[torch.Tensor, int] = 0
+
+    def add(self, lines: SampledLines) -> None:
+        """Adds the lines of some frames."""
+        num_lines, num_frames = lines.mask.shape[1:3]
+        w = torch.div(lines.places, num_frames, rounding_mode="floor")
+        if isinstance(self._total, int):
+            self._total = torch.zeros(lines.values.shape[0], num_lines, lines.values.shape[2], dtype=lines.values.dtype)
+        self._total.index_add_(1, w, lines.values)
+        self._count = self._count + lines.mask.sum(dim=2)
+
+    def lines(self) -> SampledLines:
+        """One frame of W lines, the average of what has been added."""
+        assert isinstance(self._total, torch.Tensor) and isinstance(self._count, torch.Tensor)
+        mask = (self._count > 0).float().unsqueeze(2)
+        return SampledLines(self._total / self._count.clamp(min=1), torch.arange(self._total.shape[1]), mask)
 
 
 def _with_signal(values: torch.Tensor) -> torch.Tensor:

@@ -48,11 +48,13 @@ __all__ = [
     "ScanHeader",
     "check_mask",
     "check_values",
+    "holds_values",
     "names_in_file",
     "read_header",
     "read_slice",
     "reading_slice",
     "write_scan",
+    "zeros_error",
 ]
 
 #: meddlr's name in the file for a target that is a magnitude image; such a file needs no maps.
@@ -262,14 +264,15 @@ def _allowed_shapes(
 # --- Reading ---
 
 
-def read_slice(path: str, slice_id: int, names: Iterable[str]) -> Dict[str, np.ndarray]:
-    """Reads one slice of the arrays of these names, without the axis S.
+def read_slice(path: str, slice_id: int, names: Iterable[str], part: Sequence[slice] = ()) -> Dict[str, np.ndarray]:
+    """Reads one slice of the arrays of these names, without the axis S; or a part of it.
 
     Raises:
         UserError: The file is truncated or damaged.
     """
+    index = (slice_id, *part)
     with reading_slice(path, slice_id), h5py.File(path, "r") as file:
-        return {name: file[name][slice_id] for name in names}
+        return {name: file[name][index] for name in names}
 
 
 @contextmanager
@@ -291,13 +294,27 @@ def check_values(path: str, slice_id: int, arrays: Mapping[str, np.ndarray]) -> 
         UserError: An array holds NaN, infinity or nothing but zeros.
     """
     for name, array in arrays.items():
-        # One fast pass; only what is suspicious (or over- or underflows when squared) is looked at closely.
-        if array.dtype == np.complex64 and 0 < np.vdot(array, array).real < np.inf:
-            continue
-        if not np.isfinite(array).all():
-            raise UserError(f"{path}: slice {slice_id}: {name} holds NaN or infinity")
-        if not array.any():
-            raise UserError(f"{path}: slice {slice_id}: {name} holds nothing but zeros")
+        if not holds_values(path, slice_id, name, array):
+            raise zeros_error(path, slice_id, name)
+
+
+def holds_values(path: str, slice_id: int, name: str, array: np.ndarray) -> bool:
+    """Whether an array, or a part of one, of a slice holds anything but zeros.
+
+    Raises:
+        UserError: It holds NaN or infinity.
+    """
+    # One fast pass; only what is suspicious (or over- or underflows when squared) is looked at closely.
+    if array.dtype == np.complex64 and 0 < np.vdot(array, array).real < np.inf:
+        return True
+    if not np.isfinite(array).all():
+        raise UserError(f"{path}: slice {slice_id}: {name} holds NaN or infinity")
+    return bool(array.any())
+
+
+def zeros_error(path: str, slice_id: int, name: str) -> UserError:
+    """The error of an array of a slice that holds nothing but zeros."""
+    return UserError(f"{path}: slice {slice_id}: {name} holds nothing but zeros")
 
 
 def check_mask(path: str, slice_id: int, name: str, mask: np.ndarray) -> None:

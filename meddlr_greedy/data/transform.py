@@ -21,7 +21,7 @@ from meddlr_greedy.data.sampled_lines import SampledLines
 from meddlr_greedy.data.seeding import EVAL_EPOCH, example_name, example_seed
 from meddlr_greedy.errors import UserError
 
-__all__ = ["CineDataTransform"]
+__all__ = ["CineDataTransform", "check_scale", "narrowed"]
 
 # meddlr's mask functions that cannot make a mask of shape (1, H, W, T, 1).
 _PLANE_MASKS = ("RandomMaskFunc", "PoissonDiskMaskFunc", "EquispacedMaskFunc1D", "EquispacedMaskFunc2D")
@@ -123,7 +123,7 @@ class CineDataTransform(DataTransform):
         lines = _sampled_lines(kspace, sampling, augmentation, f"{fname}: slice {slice_id}")
         coil_maps = augmentation.image(torch.from_numpy(maps))
         lines, scaled = self._scaled(lines, coil_maps, target, augmentation)
-        _check_scale(scaled["std"], f"{fname}, slice {slice_id}", len(augmentation.rows), len(kspace))
+        check_scale(scaled["std"], f"{fname}, slice {slice_id}", len(augmentation.rows), len(kspace))
         lines, held_out = self._without_loss_lines(lines, shape, loss_lines_seed, f"{fname}, slice {slice_id}")
         out = {
             "kspace": self._corrupted(lines.kspace(shape), is_fixed, seed),
@@ -152,7 +152,7 @@ class CineDataTransform(DataTransform):
         if is_fixed and not acceleration:
             raise ValueError("acceleration is needed for a fixed mask")
         mask = self.mask_func((1, *shape[:-1], 1), seed, acceleration).float().expand(1, *shape[:-1], 1)
-        return _narrowed(partial_echo(mask, self._partial_echo)[0])
+        return narrowed(partial_echo(mask, self._partial_echo)[0])
 
     def _scaled(
         self, lines: SampledLines, maps: torch.Tensor, target: Optional[np.ndarray], augmentation: Augmentation
@@ -213,7 +213,7 @@ def _sampled_lines(kspace: np.ndarray, mask: torch.Tensor, augmentation: Augment
     return lines
 
 
-def _check_scale(scale: torch.Tensor, where: str, num_rows: int, height: int) -> None:
+def check_scale(scale: torch.Tensor, where: str, num_rows: int, height: int) -> None:
     """Refuses an example without a scale: divided by it, everything would be NaN."""
     if bool(torch.isfinite(scale).all() and (scale > 0).all()):
         return
@@ -224,7 +224,7 @@ def _check_scale(scale: torch.Tensor, where: str, num_rows: int, height: int) ->
     raise UserError(f"{where}: {image} holds no signal to scale it by (the scale is {scale.tolist()[0]:g}); {cure}")
 
 
-def _narrowed(mask: torch.Tensor) -> torch.Tensor:
+def narrowed(mask: torch.Tensor) -> torch.Tensor:
     """A mask (H, W, T, 1) as (1, W, T, 1), if it does not vary along the readout."""
     varies = not torch.equal(mask[0], mask[len(mask) // 2]) or bool((mask != mask[:1]).any())
     return mask if varies else mask[:1]
@@ -232,7 +232,7 @@ def _narrowed(mask: torch.Tensor) -> torch.Tensor:
 
 def _own_mask(mask: np.ndarray, augmentation: Augmentation, where: str) -> torch.Tensor:
     """The augmented mask of a scan that has its own: (1, W, T, 1), or (H, W, T, 1) if it varies along the readout."""
-    sampling = _narrowed(torch.from_numpy(mask.astype(np.float32)))
+    sampling = narrowed(torch.from_numpy(mask.astype(np.float32)))
     num_rows = len(augmentation.rows)
     if sampling.shape[0] == 1:
         return augmentation._replace(rows=np.arange(1)).image(sampling)

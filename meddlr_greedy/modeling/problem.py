@@ -4,12 +4,14 @@ import functools
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
+from meddlr.forward.mri import SenseModel
 from meddlr.ops import complex as cplx
 from torch import nn
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.contract import traits_of
 from meddlr_greedy.ops.devices import to_device
+from meddlr_greedy.ops.plane_sense import PlaneSenseModel
 
 __all__ = ["MeasuredLines", "UnrolledProblem", "prepare_inputs"]
 
@@ -57,25 +59,28 @@ class UnrolledProblem(NamedTuple):
     inversion_errors: Dict[str, torch.Tensor]
 
     @classmethod
-    def prepare(cls, network: Any, batch: Dict[str, Any]) -> "UnrolledProblem":
+    def prepare(cls, network: Any, batch: Dict[str, Any], largest_part: Optional[int] = None) -> "UnrolledProblem":
         """Signal model and zero-filled image of a batch, as the plain network makes them.
 
         Args:
             network: An :class:`~meddlr_greedy.modeling.contract.UnrolledNetwork`.
-            batch: meddlr's, or one that :meth:`handed_on` gave; it stays as it is.
+            batch: meddlr's, or one that :meth:`handed_on` gave, or one with "zf_image" and the shape "dims" in place of
+                "kspace"; it stays as it is.
+            largest_part: See :func:`prepare_inputs`.
         """
-        inputs = prepare_inputs(network, batch)
+        inputs = prepare_inputs(network, batch, largest_part)
         A = inputs["signal_model"]  # noqa: N806
-        if "image" in inputs:  # handed on by the process of the modules before
-            zf_image, image, dims = inputs["zf_image"], inputs["image"], inputs["dims"]
+        if "zf_image" in inputs:  # by the process of the modules before, or made of k-space that is nowhere as a whole
+            zf_image, dims = inputs["zf_image"], inputs["dims"]
         else:
-            zf_image = image = A(inputs["kspace"], adjoint=True)
-            dims = inputs["kspace"].size()
+            kspace = inputs["kspace"]
+            zf_image = A.zero_filled(kspace) if _runs_in_parts(A) else A(kspace, adjoint=True)
+            dims = kspace.size()
         return cls(
             inputs=inputs,
             A=A,
             zf_image=zf_image,
-            image=image,
+            image=inputs.get("image", zf_image),
             target=inputs.get("target"),
             measured=inputs.get("measured"),
             dims=tuple(dims),
@@ -96,13 +101,16 @@ class UnrolledProblem(NamedTuple):
         return {**kept, "zf_image": self.zf_image, "image": image.detach(), "dims": self.dims}
 
 
-def prepare_inputs(network: Any, inputs: Dict[str, Any]) -> Dict[str, Any]:
+def prepare_inputs(network: Any, inputs: Dict[str, Any], largest_part: Optional[int] = None) -> Dict[str, Any]:
     """The batch on the network's device with masked k-space, mask and signal model; the batch given stays as it is.
 
     The signal model is the one that the network's traits name. A batch without k-space (handed on by another process,
     which has used it up) has a mask. What the loader says of the mask (``constant_along_readout``) is believed, so that
     the host need not wait for the device to look at it. Where lines are held out for the loss (``loss_kspace`` and
     ``loss_mask``), ``measured`` are :class:`MeasuredLines`.
+
+    With ``largest_part``, signal models make coil images of so many bytes at a time (those of this plugin and, of
+    complex tensors, meddlr's in 2D). Then k-space is the batch's own: a masked one would be a copy of the whole.
 
     Raises:
         UserError: where the maps do not fit the network.
@@ -120,12 +128,27 @@ def prepare_inputs(network: Any, inputs: Dict[str, Any]) -> Dict[str, Any]:
         build_signal_model = functools.partial(build_signal_model, constant_along_readout=form)
     signal_model = inputs.get("signal_model")
     if signal_model is None:
-        signal_model = build_signal_model(maps, mask)
+        signal_model = _in_parts(build_signal_model(maps, mask), largest_part)
     prepared = {**inputs, "mask": mask, "signal_model": signal_model}
-    if kspace is not None:
+    if kspace is not None and not _runs_in_parts(signal_model):
         prepared["kspace"] = kspace * mask
     if "loss_kspace" in inputs:
-        loss_model = build_signal_model(maps, inputs["loss_mask"])
+        loss_model = _in_parts(build_signal_model(maps, inputs["loss_mask"]), largest_part)
         lines = (inputs["loss_kspace"], inputs["loss_mask"], mask, maps)
         prepared["measured"] = MeasuredLines.of(*lines, loss_model)
     return prepared
+
+
+def _in_parts(signal_model: Any, largest_part: Optional[int]) -> Any:
+    """The signal model, or one in its place, that makes coil images of ``largest_part`` bytes at a time, if it can."""
+    if largest_part is None:
+        return signal_model
+    if type(signal_model) is SenseModel and signal_model.maps.is_complex():
+        signal_model = PlaneSenseModel(signal_model.maps, signal_model.weights)
+    if hasattr(signal_model, "largest_part"):
+        signal_model.largest_part = largest_part
+    return signal_model
+
+
+def _runs_in_parts(signal_model: Any) -> bool:
+    return getattr(signal_model, "largest_part", None) is not None

@@ -1,11 +1,12 @@
 """The SENSE signal model of Cartesian cine: A, A^H and A^H A."""
 
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import Callable, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import nn
 
 from meddlr_greedy.ops.fft import centered_fft, centered_ifft, from_fft_layout, to_fft_layout
+from meddlr_greedy.ops.parts import Part, linear, parts_of
 
 __all__ = ["CineSenseModel"]
 
@@ -48,12 +49,20 @@ class CineSenseModel(nn.Module):
     Images have shape (B, H, W, T, M), k-space (B, H, W, T, C), both complex. Results of :meth:`normal` and of the
     adjoint are views of that shape on memory ordered (B, M, T, H, W), so that the next operation need not copy.
 
+    Frames are independent of each other, and coils are but for a sum. So all operators run part by part where
+    ``largest_part`` says so, forward and backward.
+
+    Attributes:
+        largest_part: Bytes that the coil images that are made at a time may have, see
+            :func:`~meddlr_greedy.ops.parts.parts_of`; None is no limit.
+
     Raises:
         ValueError: where the shapes of maps and weights disagree.
     """
 
     #: Of what makes signal models: it takes ``constant_along_readout``.
     takes_form_of_mask = True
+    largest_part: Optional[int] = None
 
     def __init__(
         self,
@@ -76,7 +85,15 @@ class CineSenseModel(nn.Module):
 
     def forward(self, input: torch.Tensor, adjoint: bool = False) -> torch.Tensor:
         """A (image to k-space) or, with ``adjoint``, A^H (k-space to image), as in meddlr's SenseModel."""
-        return self._adjoint(input) if adjoint else self._forward(input)
+        operators = (self._adjoint, self._forward) if adjoint else (self._forward, self._adjoint)
+        if self.largest_part is None:
+            return operators[0](input)
+        self._check_constant()
+        return linear(input, *operators)
+
+    def zero_filled(self, kspace: torch.Tensor) -> torch.Tensor:
+        """A^H of k-space (B, H, W, T, C) that is multiplied by the mask once more, as the networks' first image is."""
+        return self._adjoint(kspace, masked=True)
 
     def normal(self, image: torch.Tensor) -> torch.Tensor:
         """A^H A: image (B, H, W, T, M) to image. Differentiable in the image; nothing is kept for backward.
@@ -84,10 +101,13 @@ class CineSenseModel(nn.Module):
         Raises:
             ValueError: where maps or mask want a gradient, which this form of A^H A does not give.
         """
+        self._check_constant()
+        return linear(image, self._normal, self._normal)
+
+    def _check_constant(self) -> None:
         for name, tensor in (("maps", self.maps), ("mask", self.weights)):
             if tensor is not None and tensor.requires_grad:
-                raise ValueError(f"{name}: requires a gradient, which the normal operator gives to the image alone")
-        return _SelfAdjoint.apply(image, self._normal)
+                raise ValueError(f"{name}: requires a gradient, which this operator gives to its argument alone")
 
     def largest_eigenvalue_bound(self) -> torch.Tensor:
         """Bounds the largest eigenvalue of A^H A of each example, shape (B, 1, 1, 1, 1), for images (B, H, W, T, M).
@@ -105,45 +125,83 @@ class CineSenseModel(nn.Module):
         return self._largest_eigenvalue
 
     def _forward(self, image: torch.Tensor) -> torch.Tensor:
-        coil_images = self._expand(to_fft_layout(image))
-        kspace = from_fft_layout(centered_fft(coil_images, _READOUT_AND_PHASE_ENCODE))
-        return kspace if self.weights is None else self.weights * kspace
+        image = to_fft_layout(image)
 
-    def _adjoint(self, kspace: torch.Tensor) -> torch.Tensor:
-        kspace = kspace if self.weights is None else self.weights * kspace
-        coil_images = centered_ifft(to_fft_layout(kspace), _READOUT_AND_PHASE_ENCODE)
-        return from_fft_layout(self._combine(coil_images))
+        def of_part(part: Part) -> torch.Tensor:
+            coil_images = self._expand(image[:, :, part.frames], part)
+            return self._masked(from_fft_layout(centered_fft(coil_images, _READOUT_AND_PHASE_ENCODE)), part)
+
+        parts = self._parts(image)
+        if len(parts) == 1:
+            return of_part(parts[0])
+        kspace = from_fft_layout(self.maps.new_empty(image.shape[0], self.maps.shape[4], *image.shape[2:]))
+        for part in parts:
+            kspace[:, :, :, part.frames, part.coils] = of_part(part)
+        return kspace
+
+    def _adjoint(self, kspace: torch.Tensor, masked: bool = False) -> torch.Tensor:
+        def of_part(part: Part) -> torch.Tensor:
+            own = self._masked(kspace[:, :, :, part.frames, part.coils], part)
+            own = self._masked(own, part) if masked else own
+            return self._combine(centered_ifft(to_fft_layout(own), _READOUT_AND_PHASE_ENCODE), part)
+
+        return from_fft_layout(self._summed(to_fft_layout(kspace), of_part))
 
     def _normal(self, image: torch.Tensor) -> torch.Tensor:
-        coil_images = self._expand(to_fft_layout(image).contiguous())
-        if self.weights is not None:
-            if self._form is None:  # not all signal models are asked for A^H A: that of lines for the loss is not
-                self._form = _NormalForm.of(self.weights, self._constant_along_readout)
-            kspace = torch.fft.fftn(coil_images, dim=self._form.dims, norm="ortho")
-            kspace = kspace.mul_(self._form.shifted_mask)
-            coil_images = torch.fft.ifftn(kspace, dim=self._form.dims, norm="ortho")
-        return from_fft_layout(self._combine(coil_images))
+        image = to_fft_layout(image)
+        form = self._form
+        if form is None and self.weights is not None:  # not all signal models are asked for A^H A: those of losses
+            form = self._form = _NormalForm.of(self.weights, self._constant_along_readout)
 
-    def _expand(self, image: torch.Tensor) -> torch.Tensor:
+        def of_part(part: Part) -> torch.Tensor:
+            coil_images = self._expand(image[:, :, part.frames].contiguous(), part)
+            if form is not None:
+                coil_images = torch.fft.fftn(coil_images, dim=form.dims, norm="ortho")
+                coil_images.mul_(_of_part(form.shifted_mask, part, 2, 1))
+                coil_images = torch.fft.ifftn(coil_images, dim=form.dims, norm="ortho")
+            return self._combine(coil_images, part)
+
+        return from_fft_layout(self._summed(image, of_part))
+
+    def _masked(self, kspace: torch.Tensor, part: Part) -> torch.Tensor:
+        """A part of k-space (B, H, W, T, C) times the mask."""
+        return kspace if self.weights is None else _of_part(self.weights, part, 3, 4) * kspace
+
+    def _parts(self, x: torch.Tensor) -> List[Part]:
+        """The parts of the coil images of an image or of k-space, (B, M or C, T, H, W)."""
+        batch, _, num_frames, height, width = x.shape
+        if self.largest_part is not None and self.weights is not None and self.weights.shape[3] not in (1, num_frames):
+            raise ValueError(f"{num_frames} frames: as many as the mask's are needed, found {self.weights.shape[3]}")
+        plane_bytes = batch * height * width * self.maps.element_size()
+        return parts_of(num_frames, self.maps.shape[4], plane_bytes, self.largest_part)
+
+    def _summed(self, x: torch.Tensor, of_part: Callable[[Part], torch.Tensor]) -> torch.Tensor:
+        """The image (B, M, T, H, W) whose parts ``of_part`` gives of ``x``, (B, M or C, T, H, W)."""
+        parts = self._parts(x)
+        if len(parts) == 1:
+            return of_part(parts[0])
+        image = self.maps.new_zeros(x.shape[0], self.maps.shape[5], *x.shape[2:])
+        for part in parts:
+            image[:, :, part.frames] += of_part(part)
+        return image
+
+    def _expand(self, image: torch.Tensor, part: Part) -> torch.Tensor:
         """Image of each map set (B, M, T, H, W) to coil images (B, C, T, H, W)."""
-        coil_images = self._coil_maps[:, 0] * image[:, :1]
-        for m in range(1, self._coil_maps.shape[1]):
-            coil_images = torch.addcmul(coil_images, self._coil_maps[:, m], image[:, m : m + 1])
+        maps = self._coil_maps[:, :, part.coils]
+        coil_images = maps[:, 0] * image[:, :1]
+        for m in range(1, maps.shape[1]):
+            coil_images = torch.addcmul(coil_images, maps[:, m], image[:, m : m + 1])
         return coil_images
 
-    def _combine(self, coil_images: torch.Tensor) -> torch.Tensor:
+    def _combine(self, coil_images: torch.Tensor, part: Part) -> torch.Tensor:
         """Coil images (B, C, T, H, W) to the image of each map set (B, M, T, H, W)."""
-        return torch.stack([(maps.conj() * coil_images).sum(dim=1) for maps in self._coil_maps.unbind(1)], dim=1)
+        maps_of_sets = self._coil_maps[:, :, part.coils].unbind(1)
+        return torch.stack([(maps.conj() * coil_images).sum(dim=1) for maps in maps_of_sets], dim=1)
 
 
-class _SelfAdjoint(torch.autograd.Function):
-    """A linear operator that is its own adjoint: its backward is itself, so it saves nothing."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, operator: Any) -> torch.Tensor:  # type: ignore[override]
-        ctx.operator = operator
-        return operator(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
-        return ctx.operator(grad), None
+def _of_part(mask: torch.Tensor, part: Part, frame_axis: int, coil_axis: int) -> torch.Tensor:
+    """A part of a mask, whose axes of one element count for all frames or coils."""
+    for axis, own in ((frame_axis, part.frames), (coil_axis, part.coils)):
+        if mask.shape[axis] > 1:
+            mask = mask[(slice(None),) * axis + (own,)]
+    return mask

@@ -15,7 +15,6 @@ from meddlr_greedy.files import written_atomically
 from meddlr_greedy.modeling.greedy.local_gradients import forward_greedily
 from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
-from meddlr_greedy.modeling.problem import UnrolledProblem
 
 __all__ = [
     "PARTITION_FILE",
@@ -112,7 +111,7 @@ def measure_modules(model: GreedyUnrolled, batch: Dict[str, Any], repetitions: i
             marks.clear()
             with model.unrolled.observed(mark):
                 start = time.perf_counter()
-                problem = UnrolledProblem.prepare(model.model, batch)
+                problem = model.problem(batch)
                 image, _ = forward_greedily(model.unrolled, model.losses, problem)
                 loss = model.losses.loss(problem.inputs, {"pred": image, **problem.reference})
                 torch.autograd.grad(loss, model.unrolled.trainable_parameters(), allow_unused=True)

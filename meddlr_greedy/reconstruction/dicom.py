@@ -192,7 +192,7 @@ def _of_study(scan: AcquiredScan) -> Dict[str, Any]:
     """Values by keyword: what the scan's file keeps of the study or, where it keeps none, those of a new one."""
     study = study_of(scan.path, scan.attributes)
     # k-space holds noise, so no other scan has this one's.
-    acquired = hashlib.sha256(scan.read(0).kspace.tobytes()).hexdigest()
+    acquired = scan.kspace_hash(0)
     if "StudyInstanceUID" not in study:
         study["StudyInstanceUID"] = _uid("study", scan.name, acquired)
         study.setdefault("PatientID", _text(str(scan.attributes.get("subject_id", scan.name))))

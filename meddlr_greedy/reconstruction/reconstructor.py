@@ -1,6 +1,6 @@
 """Scans as they were acquired, without targets -> images, slice by slice."""
 
-from typing import Dict, NamedTuple
+from typing import Any, Dict, NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -10,12 +10,14 @@ from meddlr.data.transforms.transform import DataTransform, build_normalizer
 from meddlr.forward.mri import hard_data_consistency
 from torch import nn
 
+from meddlr_greedy.data.normalizers import LeanTopMagnitudeNormalizer, lean
 from meddlr_greedy.data.transform import CineDataTransform
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.images import as_complex, in_file_units
 from meddlr_greedy.modeling.contract import inner_network, traits_of
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.reconstruction.acquired import AcquiredScan, AcquiredSlice
+from meddlr_greedy.reconstruction.by_frames import FrameByFrame
 
 __all__ = ["Reconstruction", "Reconstructor", "use_modules"]
 
@@ -47,6 +49,15 @@ class Reconstructor:
         self._takes_cine = traits_of(self._network).is_cine
         self._transform = _CineTransform(cfg) if self._takes_cine else _ImageTransform(cfg)
         self._normalizer = build_normalizer(cfg)
+        self._by_frames = self._frame_by_frame(cfg)
+
+    def _frame_by_frame(self, cfg: CfgNode) -> Optional[FrameByFrame]:
+        """What makes batches of frames, where memory is limited and nothing asks for k-space as a whole."""
+        largest_part = getattr(self._model, "largest_part", None)
+        normalizer = lean(self._normalizer)
+        if not self._takes_cine or largest_part is None or cfg.TEST.POSTPROCESSOR.NAME:
+            return None
+        return FrameByFrame(normalizer, largest_part) if isinstance(normalizer, LeanTopMagnitudeNormalizer) else None
 
     def check(self, scan: AcquiredScan) -> None:
         """Checks that a scan fits the network.
@@ -67,15 +78,24 @@ class Reconstructor:
             )
 
     @torch.no_grad()
-    def __call__(self, acquired: AcquiredSlice) -> Reconstruction:
-        """Reconstructs one slice of a scan that has been checked."""
-        batch = {name: value.unsqueeze(0) for name, value in self._transform(acquired).items()}
+    def __call__(self, scan: AcquiredScan, slice_id: int) -> Reconstruction:
+        """Reconstructs one slice of a scan that has been checked.
+
+        Raises:
+            UserError: The slice cannot be used.
+        """
+        batch = self._batch(scan, slice_id)
         outputs = self._model(dict(batch))
         image = as_complex(outputs["pred"])
         if "postprocessing_mask" in batch:
             image = hard_data_consistency(image, batch["kspace"], batch["postprocessing_mask"], batch["maps"])
         images = (image, as_complex(outputs["zf_image"]))
         return Reconstruction(*(in_file_units(self._normalizer, x, batch)[0] for x in images))
+
+    def _batch(self, scan: AcquiredScan, slice_id: int) -> Dict[str, Any]:
+        if self._by_frames is not None:
+            return self._by_frames(scan, slice_id)
+        return {name: value.unsqueeze(0) for name, value in self._transform(scan.read(slice_id)).items()}
 
 
 class _CineTransform:

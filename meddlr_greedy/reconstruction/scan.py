@@ -125,15 +125,15 @@ def reconstruct_scan(
             h5_file.attrs.update({**scan.attributes, **(attributes or {})})
             images = h5_file.create_dataset("image", (num_slices, *shape), np.complex64, chunks=(1, *shape))
             volumes = _nifti_writer(nifti_file, scan)
-            for acquired in Followed(scan, scan.name, "slices"):
-                recon = reconstructor(acquired)
+            for slice_id in Followed(range(num_slices), scan.name, "slices"):
+                recon = reconstructor(scan, slice_id)
                 magnitude = np.linalg.norm(recon.image, axis=-1)
                 # The magnitude may overflow where the image does not.
-                check_values(scan.path, acquired.slice_id, {"the image": recon.image, "its magnitude": magnitude})
-                images[acquired.slice_id] = recon.image
-                volumes.write_slice(acquired.slice_id, magnitude)
-                looked_at(scan, acquired.slice_id, recon)
-                if acquired.slice_id == middle:
+                check_values(scan.path, slice_id, {"the image": recon.image, "its magnitude": magnitude})
+                images[slice_id] = recon.image
+                volumes.write_slice(slice_id, magnitude)
+                looked_at(scan, slice_id, recon)
+                if slice_id == middle:
                     shown = recon
             if folder is not None:
                 (folder / _ROOM).unlink()

@@ -40,6 +40,9 @@ from meddlr_greedy.plugins import import_plugins
 
 __all__ = ["GreedyUnrolled"]
 
+# Of coil images, with tiles: what fits into the cache of a processor, where FFTs of parts take half the time.
+_AUTOMATIC_MB = 16
+
 #: Wrappers of meddlr that train an inner architecture with losses of their own.
 _WRAPPERS = ("N2R", "M2R", "NM2R", "A2R", "SSDU", "DENOISING")
 
@@ -69,6 +72,8 @@ class GreedyUnrolled(nn.Module):
         amp: "bf16" lets the layers of the regularizer compute in bfloat16, in evaluation too; "" does not.
         tile: Rows and columns of the tiles that the regularizer runs on, see
             :mod:`~meddlr_greedy.modeling.greedy.tiled_regularizer`; 0 is the whole axis.
+        dc_memory: MB of the coil images that data consistency makes at a time; 0 is no limit, "auto" limits them where
+            there are tiles.
         loss_weights: Weights of the local losses, that of the last module too, one for each; () is 1 for all.
         invertible: Whether backward runs the steps of a module back, see
             :func:`~meddlr_greedy.modeling.greedy.inversion.run_inverting`: for networks that have an inverse. The
@@ -104,6 +109,7 @@ class GreedyUnrolled(nn.Module):
         overlap: int = 0,
         amp: str = "",
         tile: Sequence[int] = (0, 0),
+        dc_memory: Union[int, str] = "auto",
         loss_weights: Sequence[float] = (),
         invertible: bool = False,
         left_to_trainer: Optional[Mapping[str, Any]] = None,
@@ -117,6 +123,7 @@ class GreedyUnrolled(nn.Module):
                 "OVERLAP": overlap,
                 "AMP": amp,
                 "TILE": tile,
+                "DC_MEMORY": dc_memory,
                 "LOSS_WEIGHTS": loss_weights,
                 "TRAINING": "invertible" if invertible else "greedy",
             }
@@ -134,6 +141,7 @@ class GreedyUnrolled(nn.Module):
         self.model = network
         self.unrolled = UnrolledModules(network, num_modules, mode)
         self.whole: Optional[WholeNetwork] = None
+        self.largest_part = _bytes_of_coil_images(config)
         _check_inference_modules(num_inference_modules, self.num_modules)
         self.num_inference_modules = num_inference_modules
         self._check_one_per_module(config)
@@ -175,7 +183,7 @@ class GreedyUnrolled(nn.Module):
         """
         if self.training:
             self._check_trainable()
-        problem = UnrolledProblem.prepare(self.model, inputs)
+        problem = self.problem(inputs)
         outputs: Dict[str, Any] = {**problem.reference, "zf_image": problem.zf_image}
         if self.training and torch.is_grad_enabled():
             outputs["pred"], scalars = forward_greedily(self.unrolled, self.losses, problem, seed, takes_last_loss)
@@ -189,6 +197,10 @@ class GreedyUnrolled(nn.Module):
             outputs.update({key: problem.inputs[key] for key in ("mean", "std", "norm")})
         self._visualize(problem, outputs["pred"], vis_training)
         return outputs
+
+    def problem(self, inputs: Dict[str, Any]) -> UnrolledProblem:
+        """What the steps need of meddlr's batch, or of one that was handed on; it is left as it is."""
+        return UnrolledProblem.prepare(self.model, inputs, self.largest_part)
 
     def _check_trainable(self) -> None:
         if not any(p.requires_grad for p in self.model.parameters()):
@@ -281,6 +293,7 @@ class GreedyUnrolled(nn.Module):
             "overlap": greedy.OVERLAP,
             "amp": greedy.AMP,
             "tile": greedy.TILE,
+            "dc_memory": greedy.DC_MEMORY,
             "loss_weights": greedy.LOSS_WEIGHTS,
             "invertible": greedy.TRAINING == "invertible",
             "left_to_trainer": {
@@ -288,6 +301,14 @@ class GreedyUnrolled(nn.Module):
             },
             "loss": LeanLossComputer(cfg),
         }
+
+
+def _bytes_of_coil_images(config: GreedyConfig) -> Optional[int]:
+    """How many bytes of coil images data consistency may make at a time; None is no limit."""
+    megabytes = config.DC_MEMORY
+    if megabytes == "auto":
+        megabytes = _AUTOMATIC_MB if any(config.TILE) else 0
+    return int(megabytes) * 10**6 or None
 
 
 def _check_inference_modules(found: int, num_modules: int) -> None:

@@ -12,6 +12,7 @@ as the median with its 95 % bootstrap interval. Prints a table and writes <outpu
     parts        the parts of the cine networks against stock ones
     loader       making an example against reading it
     reconstruct  peak memory of reconstruction, against the number of slices (3 GB of temporary files)
+    large        peak memory of reconstruction of one slice of (512, 512, 30) with 16 coils (1 GB of temporary files)
     gpu          all that a GPU is to show, in eight minutes; --small and --device cpu: a dry run
 
 Example::
@@ -34,6 +35,7 @@ from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.engine.setup import check_device
 from meddlr_greedy.errors import exit_with_one_line
 from projects.cine.benchmarks.gpu import gpu
+from projects.cine.benchmarks.large import large
 from projects.cine.benchmarks.loader import loader
 from projects.cine.benchmarks.memory import memory, plan
 from projects.cine.benchmarks.options import Options
@@ -54,6 +56,7 @@ COMMANDS: Dict[str, Callable[[Options], Dict[str, Any]]] = {
     "parts": parts,
     "loader": loader,
     "reconstruct": reconstruct,
+    "large": large,
     "gpu": gpu,
 }
 
@@ -68,7 +71,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 keeps torch's choice")
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help="of each comparison; 0 keeps its own number")
-    parser.add_argument("--small", action="store_true", help="of gpu and tiles: small networks and data, a dry run")
+    parser.add_argument("--small", action="store_true", help="of gpu, tiles and large: small data, a dry run")
     parser.add_argument("--page", type=Path, metavar="FILE", help="also put the table between its marks in FILE")
     return parser
 

@@ -13,7 +13,6 @@ from meddlr.modeling import build_model
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
-from meddlr_greedy.modeling.problem import UnrolledProblem
 from meddlr_greedy.parallel.backend import GLOO, connect
 from meddlr_greedy.parallel.channel import Message, Receiver, Sender
 from projects.cine.benchmarks.sides import NETWORK
@@ -51,11 +50,11 @@ def measure_modules(model: GreedyUnrolled, batch: Batch, device: str, seconds: f
     is_warm, start = False, time.perf_counter()
     while True:
         with watch.measuring("prepare_first_s"):
-            problem = UnrolledProblem.prepare(model.model, batch)
+            problem = model.problem(batch)
         image = problem.image
         handed_on = problem.handed_on(image)
         with watch.measuring("prepare_later_s"):
-            UnrolledProblem.prepare(model.model, handed_on)
+            model.problem(handed_on)
         for k, parameters in enumerate(model.unrolled.own_parameters()):
             leaf = image.detach().requires_grad_()
             reached = model.unrolled.run(k, leaf, problem)
@@ -129,7 +128,7 @@ def measure(device: str, seconds: float) -> Measured:
     dist.barrier()
     means = measure_modules(model, batch, device, seconds) if own_device else None
     dist.barrier()
-    handed_on = UnrolledProblem.prepare(model.model, batch).handed_on(batch["target"])
+    handed_on = model.problem(batch).handed_on(batch["target"])
     message = {key: value for key, value in handed_on.items() if isinstance(value, torch.Tensor)}
     stage_on_cpu = backend == GLOO
     transfers = [measure_transfer(job, m, device, stage_on_cpu) for m in ({}, message)]
