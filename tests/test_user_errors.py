@@ -93,7 +93,7 @@ def test_unknown_keys_are_found_below_misc_only_where_typed():
 def test_every_config_loads_and_pairs_differ_in_the_greedy_lines_alone():
     configs = Path(__file__).resolve().parents[1] / "configs"
     paths = sorted(configs.glob("*/*.yaml"))
-    assert len(paths) > 20 and {path.parent.name for path in paths} == {"cine", "knee"}
+    assert len(paths) > 20 and {path.parent.name for path in paths} == {"cine", "knee", "zoo"}
     for path in paths:
         load_config(str(path))
     pairs = [(pair.format("backprop"), pair.format("greedy")) for pair in ("cine/{}", "cine/cg_{}", "knee/{}")]

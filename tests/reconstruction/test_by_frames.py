@@ -103,7 +103,7 @@ def test_images_are_those_of_the_whole(tmp_path, name, num_maps, mask_rows):
     whole = Reconstructor(cfg, model)
     assert whole._by_frames is None
     expected = [whole(scan, i) for i in range(2)]
-    model.unrolled.tile = (6, 0)
+    model.unrolled.mode = model.unrolled.mode._replace(tile=(6, 0))
     for i, found in enumerate(map(lambda i: by_frames(cfg, model)(scan, i), range(2))):
         for image, other in zip(found, expected[i]):
             assert image.dtype == np.complex64 and image.shape == (H, W, T, num_maps)
@@ -203,7 +203,7 @@ def test_memory_stays_below_that_of_kspace(tmp_path):
     kspace_bytes = int(np.prod(shape)) * 8
     cfg, model = make()
     whole = _peak(Reconstructor(cfg, model), scan)
-    model.unrolled.tile = (16, 0)
+    model.unrolled.mode = model.unrolled.mode._replace(tile=(16, 0))
     bounded = _peak(by_frames(cfg, model, kspace_bytes // 80), scan)
     assert bounded < 1.2 * kspace_bytes < whole / 4
 
