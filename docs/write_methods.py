@@ -9,7 +9,7 @@ import itertools
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
-from meddlr.config import CfgNode, get_cfg
+from meddlr.config import CfgNode
 from meddlr.modeling import build_model
 
 from meddlr_greedy.arguments import CommandParser
@@ -19,6 +19,7 @@ from meddlr_greedy.files import writing, written_atomically
 from meddlr_greedy.modeling.contract import check_keys_of_network
 from meddlr_greedy.parallel.limits import check_possible
 from meddlr_greedy.parallel.place import Place
+from projects.cine.support.measuring import make_cfg
 
 HEAD = """# What can be combined
 
@@ -61,22 +62,19 @@ def methods() -> List[Method]:
 def config_of(network: str, chosen: Sequence[Method]) -> CfgNode:
     """A small config of a network of :data:`NETWORKS`; modules of two steps where no method says another thing."""
     name, step_size = NETWORKS[network]
-    cfg = get_cfg()
-    cfg.MODEL.DEVICE, cfg.MODEL.META_ARCHITECTURE = "cpu", "GreedyUnrolled"
-    unrolled = cfg.MODEL.UNROLLED
-    unrolled.NUM_UNROLLED_STEPS, unrolled.NUM_FEATURES, unrolled.NUM_RESBLOCKS, unrolled.KERNEL_SIZE = 4, 4, 1, (3,)
-    unrolled.STEP_SIZES = (step_size,)
-    cfg.MODEL.RECON_LOSS.NAME, cfg.MODEL.RECON_LOSS.RENORMALIZE_DATA = "l1", False
+    cfg = make_cfg("cpu", name, steps=4, features=4, modules=2).clone().defrost()
+    cfg.MODEL.UNROLLED.NUM_RESBLOCKS, cfg.MODEL.UNROLLED.STEP_SIZES = 1, (step_size,)
+    cfg.MODEL.RECON_LOSS.NAME = "l1"
     cfg.SOLVER.TRAIN_BATCH_SIZE = 2
-    values = {method.key: list(method.value) if isinstance(method.value, tuple) else method.value for method in chosen}
-    cfg.MISC.GREEDY = CfgNode({"META_ARCHITECTURE": name, "NUM_MODULES": 2, **values})
+    for method in chosen:
+        cfg.MISC.GREEDY[method.key] = method.value
     return cfg
 
 
 def refusal(cfg: CfgNode, place: Place) -> str:
     """The error line of a config; none where it can be trained."""
     cfg = cfg.clone()
-    cfg.MISC.GREEDY.PARALLEL = CfgNode({"REPLICAS": place.num_replicas})
+    cfg.MISC.GREEDY.PARALLEL.REPLICAS = place.num_replicas
     try:
         if place.num_processes > 1:
             check_possible(cfg, place)

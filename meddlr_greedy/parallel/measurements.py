@@ -37,13 +37,9 @@ class ShareMeasurements(HookBase):
         done = trainer.iter + 1
         values = {}
         if trainer.place.replica == 0 and not trainer.is_io_rank:
-            names = (
-                "loss_module_",
-                "inversion_error_module_",
-                "module_",
-                *(["data_time"] if trainer.place.is_first else []),
-            )
-            values = {k: v for k, v in trainer.storage.latest().items() if k.startswith(names)}
+            latest = trainer.storage.latest()
+            shared = [name for name in latest if "module_" in name or name == "data_time" and trainer.place.is_first]
+            values = {name: latest[name] for name in shared}
         self._values.append(values)
         if done != trainer.max_iter and not any(done % period == 0 for period in self._periods):
             return  # nothing is written in this iteration

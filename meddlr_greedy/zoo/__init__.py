@@ -11,7 +11,6 @@ from meddlr_greedy.errors import UserError, did_you_mean, shortened
 
 __all__ = [
     "CARD_FILE",
-    "CONFIG_FILE",
     "FOLDER",
     "WEIGHTS_FILE",
     "card",
@@ -25,7 +24,6 @@ __all__ = [
 FOLDER = Path(__file__).resolve().parent
 
 WEIGHTS_FILE = "weights.pth"
-CONFIG_FILE = "config.yaml"
 CARD_FILE = "card.md"
 
 _PREFIX = "zoo://"

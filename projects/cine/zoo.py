@@ -24,7 +24,7 @@ from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import datasets_root
 from meddlr_greedy.engine.checkpoint import plain_name
-from meddlr_greedy.engine.run_files import find_weights
+from meddlr_greedy.engine.run_files import CONFIG_FILE, find_weights
 from meddlr_greedy.errors import UserError, exit_with_one_line
 from meddlr_greedy.files import written_atomically
 from projects.cine.paths import README_PAGE
@@ -182,7 +182,7 @@ def publish(name: str, run: Path) -> None:
         if partial.stat().st_size > MAX_BYTES:
             raise UserError(f"{name}: found {partial.stat().st_size} bytes, allowed are {MAX_BYTES}")
     config = load_config(str(run / "config.yaml"), ["OUTPUT_DIR", f"results/zoo/{name}"])
-    with written_atomically(folder / zoo.CONFIG_FILE) as partial:
+    with written_atomically(folder / CONFIG_FILE) as partial:
         partial.write_text(config.dump())
 
 
@@ -207,7 +207,7 @@ def card_text(name: str, results: Dict[str, Any]) -> str:
         results: What ``eval`` has written for the weights in the zoo.
     """
     network, folder = NETWORKS[name], zoo.FOLDER / name
-    config = load_config(str(folder / zoo.CONFIG_FILE))
+    config = load_config(str(folder / CONFIG_FILE))
     undersample = config.AUG_TRAIN.UNDERSAMPLE
     accelerations = ", ".join(f"{acceleration:g}" for acceleration in undersample.ACCELERATIONS)
     weights = folder / zoo.WEIGHTS_FILE

@@ -132,13 +132,14 @@ class UnrolledModules:
         Returns:
             torch.Tensor: The image after them, complex, (B, H, W, [T,] M).
         """
-        if self.mode.inverts and len(steps) > 1 and self.network.training and torch.is_grad_enabled():
+        mode = self._mode
+        if mode.inverts and len(steps) > 1 and torch.is_grad_enabled():
             error = problem.inversion_errors.setdefault(
                 f"inversion_error_module_{self._module_of(steps.start) + 1}", torch.zeros((), device=image.device)
             )
-            return run_inverting(self.network, steps, image, problem, self.mode, error)
+            return run_inverting(self.network, steps, image, problem, mode, error)
         for i in steps:
-            image = run_step(self.network, i, image, problem, self._mode, None if seed is None else seed + i)
+            image = run_step(self.network, i, image, problem, mode, None if seed is None else seed + i)
         return image
 
     def _module_of(self, i: int) -> int:
@@ -146,7 +147,7 @@ class UnrolledModules:
 
     @property
     def _mode(self) -> StepMode:
-        return self.mode if self.network.training else self.mode._replace(recompute="", saved="")
+        return self.mode if self.network.training else self.mode._replace(recompute="", saved="", inverts=False)
 
     def data_consistency(self, i: int, image: torch.Tensor, problem: UnrolledProblem) -> torch.Tensor:
         """Data consistency of unrolled step ``i`` (from 0), which comes before its regularizer: image to image."""

@@ -54,7 +54,8 @@ class RecomputingBlocks:
 
     def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], regularizer: nn.Module):
         lists = [part for part in regularizer.children() if isinstance(part, nn.ModuleList)]
-        self._run, self._blocks = run, [block for part in lists for block in part]
+        self._run = run
+        self._blocks = list(dict.fromkeys(block for part in lists for block in part))  # one may stand in several places
         if not self._blocks:
             raise UserError(
                 f"MISC.GREEDY.CHECKPOINT: found 'block', but the regularizer {type(regularizer).__name__} has no list"

@@ -74,14 +74,12 @@ def run_step(
 
 def regularizer_of(block: nn.Module, mode: StepMode, seed: Optional[int] = None) -> Any:
     """The regularizer ``block`` as a step calls it: maps (B, channels, [T,] H, W) to the same shape."""
-    if mode == StepMode():
-        return block
-    run: Any = _InBfloat16(block) if mode.bfloat16 else forward_of(block)
+    run: Any = _InBfloat16(block) if mode.bfloat16 else block
     if mode.recompute == "block":
-        run = RecomputingBlocks(run, block)
+        run = RecomputingBlocks(forward_of(run), block)
     if mode.saved:
-        run = SavedInInt8(run, block)
-    return TiledRegularizer(run, block, mode.tile, seed) if any(mode.tile) else run
+        run = SavedInInt8(forward_of(run), block)
+    return TiledRegularizer(forward_of(run), block, mode.tile, seed) if any(mode.tile) else run
 
 
 @contextmanager

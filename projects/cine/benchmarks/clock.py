@@ -27,8 +27,8 @@ def timed_forward(model: Any) -> Callable[[], float]:
     seconds = 0.0
     # The forward of a greedy network contains backwards, too, and its observers are told of both together. So the
     # function that runs the unrolled steps is replaced.
-    runs_modules = isinstance(model, GreedyUnrolled) and not model.unrolled.mode.inverts
-    owner, name = (model.unrolled, "run_steps") if runs_modules else (model, "forward")
+    is_greedy = isinstance(model, GreedyUnrolled)
+    owner, name = (model.unrolled, "run_steps") if is_greedy else (model, "forward")
     function = getattr(owner, name)
 
     def timed(*args: Any, **kwargs: Any) -> Any:
