@@ -116,6 +116,16 @@ def test_checkpointing_changes_no_bit(config_of, kind, modules, seed, checkpoint
         assert torch.equal(a, b), name
 
 
+def test_a_block_that_stands_in_a_list_twice_is_recomputed_as_often(config_of):
+    def gradients_of(checkpoint):
+        model = model_of(config_of("cine", 2, *knobs(CHECKPOINT=checkpoint)))
+        for regularizer in model.model.resnets:
+            regularizer.blocks.append(regularizer.blocks[0])
+        return gradients(model, batch_of(config_of("cine", 2)), seed=5)
+
+    assert_equal(gradients_of("block"), gradients_of(""))
+
+
 def allocated_peak(step):
     """Most bytes that a step has allocated at one time; also those of a recomputation, which no hook sees."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:

@@ -139,3 +139,14 @@ def test_what_was_overwritten_is_not_taken_for_the_same():
 def test_it_is_refused_with_checkpoints():
     with pytest.raises(UserError, match="MISC.GREEDY.SAVED: found 'int8', which MISC.GREEDY.CHECKPOINT 'step'"):
         build_model(small_config("CineUnrolledCNN", SAVED="int8", CHECKPOINT=True))
+
+
+def test_outside_of_training_a_gradient_is_exact():
+    batch = make_batch("cpu", (20, 18, 5), num_coils=3)
+    found = []
+    for saved in ("", "int8"):
+        torch.manual_seed(0)
+        model = build_model(small_config("CineUnrolledCNN", SAVED=saved)).eval()
+        complex_l1(model(batch)["pred"], batch["target"]).backward()
+        found.append([p.grad for p in model.parameters()])
+    assert all(map(torch.equal, *found))
