@@ -59,8 +59,8 @@ def make(folder):
 
 
 def find_faults():
-    run.SECONDS = 2
     for expected, read in FAULTS.items():
+        run.SECONDS = 2 if read is use_processor else 60  # the others end by themselves, on a loaded machine later
         run.TARGETS[:] = [Target(expected, make, [("a", [])], read, None)]
         with tempfile.TemporaryDirectory() as scratch:
             (found,) = run.fuzz(range(1), 0, Path(scratch))
