@@ -83,6 +83,8 @@ class TrainingStep:
         """
         assert self.model.training, "the model was left in evaluation mode"
         inputs = to_device(inputs, next(self.model.parameters()).device)
+        # Before the forward, which makes gradients in a greedy network: those of the last step need no memory then.
+        self.optimizer.zero_grad()
         outputs = self._forward(inputs, iteration)
         self.hand_on(outputs)
         outputs.update({key: inputs[key] for key in ("mean", "std", "norm") if key in inputs})
@@ -92,7 +94,6 @@ class TrainingStep:
         scalars.update(computed)
         del outputs
 
-        self.optimizer.zero_grad()
         loss.backward()
         values = self.read(scalars)
         self.check(StepResult.of(values), iteration)

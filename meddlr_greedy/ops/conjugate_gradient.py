@@ -3,7 +3,7 @@
 No step waits for the device (no host synchronization), so that a GPU never runs dry.
 """
 
-from typing import Any, Callable, Tuple, Union
+from typing import Any, Callable, Optional, Tuple, Union
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -16,7 +16,7 @@ Operator = Callable[[torch.Tensor], torch.Tensor]
 def conjugate_gradient(
     normal_op: Operator,
     b: torch.Tensor,
-    x: torch.Tensor,
+    x: Optional[torch.Tensor],
     mu: Union[torch.Tensor, float],
     max_iter: int = 10,
     eps: Union[torch.Tensor, float] = 1e-4,
@@ -26,12 +26,13 @@ def conjugate_gradient(
 
     An example whose squared residual norm falls below ``eps ** 2`` is frozen: its later updates are zero. Unlike
     :func:`meddlr.ops.opt.conjgrad`, whose stop looks at the whole batch, examples never influence each other, the
-    number of operator applications is fixed, and a zero residual divides nothing by zero.
+    number of operator applications is fixed, and a zero residual divides nothing by zero. Without autograd, four images
+    besides ``b`` and the start are all there is; the bits are the same.
 
     Args:
         normal_op: :math:`N = A^H A`, from and to tensors shaped like ``b``.
         b: Right-hand side, complex, shape (B, ...).
-        x: Start, the same shape.
+        x: Start, the same shape; None is zero, which saves an application of N.
         mu: Non-negative weight of the identity; a number, or one of each example, shape (B, 1, ..., 1).
         max_iter: Number of iterations.
         eps: Residual norm at which an example is frozen; a number, or one of each example, shape (B, 1, ..., 1).
@@ -46,19 +47,32 @@ def conjugate_gradient(
         zero, one = torch.zeros_like(numerator), torch.ones_like(denominator)
         return torch.where(active, numerator / torch.where(active, denominator, one), zero)
 
-    r = b - (normal_op(x) + mu * x)
+    r = b if x is None else b - _plus(normal_op(x), mu, x)
     p = r
     rr = _dot(r, r)
+    own_x = own_r = own_p = None  # where the next x, r and p go without autograd: nobody else has them
     for _ in range(max_iter):
         active = (rr > 0) & (rr.amax() >= eps**2) if together else rr > eps**2
-        normal_p = normal_op(p) + mu * p
+        normal_p = _plus(normal_op(p), mu, p)
         alpha = divide(rr, _dot(p, normal_p), active)
-        x = x + alpha * p
-        r = r - alpha * normal_p
+        x = own_x = alpha * p if x is None else _plus(x, alpha, p, own_x)
+        r = own_r = _plus(r, -alpha, normal_p, own_r)
+        del normal_p
         rr_next = _dot(r, r)
-        p = r + divide(rr_next, rr, active) * p
+        p = own_p = _plus(r, divide(rr_next, rr, active), p, own_p)
         rr = rr_next
-    return x
+    return torch.zeros_like(b) if x is None else x
+
+
+def _plus(
+    u: torch.Tensor, factor: Union[torch.Tensor, float], v: torch.Tensor, room: Optional[torch.Tensor] = None
+) -> torch.Tensor:
+    """u + factor v in one pass over memory, for complex images; into ``room``, where there is one and no autograd."""
+    if not isinstance(factor, torch.Tensor):
+        factor = torch.full((), factor, dtype=u.real.dtype, device=u.device)
+    out = None if room is None or torch.is_grad_enabled() else torch.view_as_real(room)
+    real = torch.addcmul(torch.view_as_real(u), factor.to(u.real.dtype)[..., None], torch.view_as_real(v), out=out)
+    return torch.view_as_complex(real)
 
 
 def implicit_conjugate_gradient(
@@ -109,10 +123,9 @@ class _ImplicitSolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Tuple[Any, ...]:  # type: ignore[override]
         solution, mu, relative_eps = ctx.saved_tensors
-        start = torch.zeros_like(grad)
         # Of unit norm, so that the squares of a small gradient do not underflow.
         scale = _norm(grad).clamp(min=torch.finfo(mu.dtype).tiny)
-        adjoint = scale * conjugate_gradient(ctx.normal_op, grad / scale, start, mu, ctx.max_iter, relative_eps)
+        adjoint = conjugate_gradient(ctx.normal_op, grad / scale, None, mu, ctx.max_iter, relative_eps).mul_(scale)
         mu_grad = -_dot(adjoint, solution).sum_to_size(mu.shape) if ctx.needs_input_grad[1] else None
         return adjoint, mu_grad, None, None, None, None
 

@@ -85,7 +85,12 @@ def forward_greedily(
     *others, last = modules.own
     for k in others:
         modules.mark(k, begins=True)
-        image, scalars[f"loss_module_{k + 1}"], found = run.module(k, image)
+        one_pass = run.one_pass(k)
+        if one_pass is None:
+            image, scalars[f"loss_module_{k + 1}"], found = run.module(k, image)
+        else:
+            image = one_pass.data_consistency(image)
+            image, scalars[f"loss_module_{k + 1}"], found = one_pass.run(image)
         add_gradients(gradients, found)
         modules.mark(k, begins=False)
     modules.mark(last, begins=True)
@@ -94,6 +99,7 @@ def forward_greedily(
     if one_pass is None:
         image = run.steps(modules.steps[last], image)
     else:
+        image = one_pass.data_consistency(image)
         image, scalars[f"loss_module_{last + 1}"], found = one_pass.run(image)
         add_gradients(gradients, found)
     graph = _Graph(image, reached, losses.weights[last], gradients, lambda: modules.mark(last, begins=False))
@@ -139,9 +145,6 @@ class _Run(NamedTuple):
 
         The image comes with the graph of the module's tail; nothing else of the module's graph outlives the call.
         """
-        one_pass = self.one_pass(k)
-        if one_pass is not None:
-            return one_pass.run(image)
         modules, problem = self.modules, self.problem
         start, end = modules.steps[k].start, modules.steps[k].stop
         tail = range(end - self.losses.overlap, end)

@@ -3,7 +3,7 @@ r"""A greedy module of one unrolled step whose regularizer and loss run tile by 
 The input x of a greedy module is detached, and its data consistency :math:`v = x + s (A^H A x - A^H y)` needs no
 gradient but that of the scalar s. What follows, the regularizer R and a loss that is a sum over pixels, is local::
 
-    v = dc(x)                                   # with a graph of s alone
+    v = dc(x)                                   # with a graph of s alone; x is freed
     for each tile:
         y = R(v[core + halo])[core]
         image[core] = y
@@ -59,19 +59,25 @@ class OnePass(NamedTuple):
         assert self.problem.target is not None
         return self.problem.target
 
-    def run(self, image: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, Gradients]:
-        """Runs the step.
+    def data_consistency(self, image: torch.Tensor) -> torch.Tensor:
+        """What the tiles are taken of: an image (B, H, W, [T,] M) without a graph, after data consistency.
+
+        Apart from :meth:`run`, so that the caller need not keep the image meanwhile.
+        """
+        return self.modules.data_consistency(self.step, image, self.problem)
+
+    def run(self, v: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, Gradients]:
+        """Runs regularizer and loss.
 
         Args:
-            image: Complex, (B, H, W, [T,] M), without a graph.
+            v: What :meth:`data_consistency` gave, complex, (B, H, W, [T,] M).
 
         Returns:
             The image after the step, without a graph; the loss, a scalar; and the gradients of the weighted loss.
         """
-        v = self.modules.data_consistency(self.step, image, self.problem)
         before, after = v.detach(), torch.empty_like(v)
         v_gradient = torch.zeros_like(before) if v.requires_grad else None
-        groups = self.loss.groups(len(image))
+        groups = self.loss.groups(len(v))
         losses: List[torch.Tensor] = []
         gradients: Gradients = {}
         for group in groups:

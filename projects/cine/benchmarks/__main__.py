@@ -7,7 +7,9 @@ as the median with its 95 % bootstrap interval. Prints a table and writes <outpu
     plan         peak memory of a training step, as planned and as measured
     step         time of a training step, greedy against end to end
     all          peak memory and time of a training step of every method (20 minutes)
-    tiles        memory and time of a training step by tiles, against the whole image
+    tiles        memory and time of a training step by tiles, against the whole image (an hour)
+    bounded      peak memory of a training step by tiles, against the size of the image and the depth of the network
+    deep         one training step of 34 unrolled steps with 64 features, by tiles (an hour)
     timing       time of a mini-batch in trainings of one and of two processes
     parts        the parts of the cine networks against stock ones
     loader       making an example against reading it
@@ -34,6 +36,7 @@ from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.engine.setup import check_device
 from meddlr_greedy.errors import exit_with_one_line
+from projects.cine.benchmarks.bounded import bounded, deep
 from projects.cine.benchmarks.gpu import gpu
 from projects.cine.benchmarks.large import large
 from projects.cine.benchmarks.loader import loader
@@ -52,6 +55,8 @@ COMMANDS: Dict[str, Callable[[Options], Dict[str, Any]]] = {
     "step": step,
     "all": methods,
     "tiles": tiles,
+    "bounded": bounded,
+    "deep": deep,
     "timing": timing,
     "parts": parts,
     "loader": loader,
@@ -71,7 +76,9 @@ def build_parser() -> CommandParser:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 keeps torch's choice")
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help="of each comparison; 0 keeps its own number")
-    parser.add_argument("--small", action="store_true", help="of gpu, tiles and large: small data, a dry run")
+    parser.add_argument(
+        "--small", action="store_true", help="of gpu, tiles, bounded, deep and large: small data, a dry run"
+    )
     parser.add_argument("--page", type=Path, metavar="FILE", help="also put the table between its marks in FILE")
     return parser
 
