@@ -1,9 +1,10 @@
 r"""Predicts the memory of a training step before training: no GPU, no weights, nothing is computed.
 
-Tells for a config as it is, and for its network in other numbers of modules with and without activation checkpointing,
-what parameters, optimizer and activations need and the peak of a step; for the config also the peak of an evaluation.
-With --memory also in which of them training and evaluation fit, the one with the fewest operations among those, and how
-many features or unrolled steps would fit.
+Tells for a config as it is what parameters, optimizer and activations need and the peak of a step and of an evaluation;
+and the same for its network in other numbers of modules, with activation checkpointing, 8-bit activations and tiles.
+With --memory also in which of them training and evaluation fit, the fastest among those, and how many features or
+unrolled steps and how large an image would fit. The time of a step is predicted: each kind of operation is timed on
+this machine, where it has the device.
 
 Example::
 
@@ -46,6 +47,9 @@ def build_parser(prog: Optional[str] = None) -> CommandParser:
         help="k-space of a slice of the data (2D: H,W,C); default: that of the first example of DATASETS.TRAIN",
     )
     parser.add_argument("--maps", type=int, metavar="M", help="map sets, with --shape (default: 1)")
+    parser.add_argument(
+        "--untimed", action="store_true", help="with --memory: count operations instead of timing them, which is faster"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the plan, in bytes")
     return parser
 
@@ -68,15 +72,17 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> Di
     # What needs torch, whose import takes seconds, is imported once the arguments are known to be right.
     from meddlr_greedy.config.loading import load_config
     from meddlr_greedy.config.shipped import find_config
+    from meddlr_greedy.engine.memory import keep_freed_memory
     from meddlr_greedy.modeling.contract import check_keys_of_network
     from meddlr_greedy.planning.plan import as_text, make_plan
 
     if args.json:
         check_not_read("--json", [args.json], [find_config(args.config_file)] if args.config_file else [])
+    keep_freed_memory()  # as a training does, whose operations are timed
     cfg = load_config(args.config_file, args.opts)
     check_keys_of_network(cfg)
     example = _example(cfg, args.shape, args.maps)
-    plan = make_plan(cfg, example, budget)
+    plan = make_plan(cfg, example, budget, timed=not args.untimed)
     plan["seconds"] = round(time.perf_counter() - start, 1)
     print(as_text(plan))
     if args.json:

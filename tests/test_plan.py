@@ -3,6 +3,7 @@
 import gc
 import itertools
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -10,14 +11,28 @@ from meddlr.utils.events import EventStorage
 
 from meddlr_greedy import plan
 from meddlr_greedy.config.loading import load_config
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.modeling.greedy import wrapper
-from meddlr_greedy.planning import plan as plan_module
+from meddlr_greedy.planning import search
 from meddlr_greedy.planning.example import Example
-from meddlr_greedy.planning.search import FEATURES, STEPS, alternatives, largest, with_modules, with_value
+from meddlr_greedy.planning.plan import _fastest
+from meddlr_greedy.planning.search import (
+    FEATURES,
+    IMAGE,
+    STEPS,
+    Method,
+    alternatives,
+    growth_of,
+    image_of,
+    largest,
+    with_method,
+    with_value,
+)
 from meddlr_greedy.planning.step_memory import plan_step
 from meddlr_greedy.planning.trace import traced
+from meddlr_greedy.planning.work import Work, seconds_of
 from projects.cine.support.measuring import peak_bytes
 from tests.helpers.errors import without_progress
 from tests.helpers.scans import write_dataset
@@ -85,10 +100,10 @@ def test_peak_within_five_percent_of_the_trainer(plan_cfg, data, arch, modules):
     assert planned > 2**21  # not of a trivial size
 
 
-@pytest.mark.parametrize("key", ["CHECKPOINT", "OVERLAP", "CLIP_NORM", "LR_FACTORS", "LOSS_WEIGHTS"])
+@pytest.mark.parametrize("key", ["CHECKPOINT", "SAVED", "OVERLAP", "CLIP_NORM", "LR_FACTORS", "LOSS_WEIGHTS"])
 @pytest.mark.parametrize(("data", "arch"), [("flatmem", "GeneralizedUnrolledCNN"), ("beatmem", "CGCineUnrolledCNN")])
 def test_peak_with_the_knobs(plan_cfg, data, arch, key):
-    value = {"CHECKPOINT": True, "LR_FACTORS": [0.5, 2], "LOSS_WEIGHTS": [0.1, 0.7]}.get(key, 1)
+    value = {"CHECKPOINT": "block", "SAVED": "int8", "LR_FACTORS": [0.5, 2], "LOSS_WEIGHTS": [0.1, 0.7]}.get(key, 1)
     steps = 4 if key in ("CHECKPOINT", "OVERLAP") else 2  # for these, modules of more than one step
     cfg = plan_cfg(data, arch, 2, STEPS, steps, f"MISC.GREEDY.{key}", value)
     assert plan_step(cfg, Example.from_data(cfg)).peak == pytest.approx(measured_peak(cfg), rel=0.05)
@@ -149,7 +164,7 @@ def test_invertible_networks_and_their_alternatives(plan_cfg, arch):
     example = Example.from_data(cfg)
     own = plan_step(cfg, example).peak
     assert own == pytest.approx(measured_peak(cfg), rel=0.05)
-    backprop, *others = alternatives(cfg).values()
+    backprop, *others = alternatives(cfg, 32).values()
     assert own < plan_step(backprop, example).peak
     if arch == "InvertibleCineUnrolledCNN":  # those of the other take long
         assert all(plan_step(other, example).peak for other in others)
@@ -159,7 +174,7 @@ def test_alternatives_of_what_one_module_alone_allows(plan_cfg):
     opts = ["MODEL.UNROLLED.SHARE_WEIGHTS", True, "MISC.GREEDY.CLIP_NORM", 1, "MISC.GREEDY.LR_FACTORS", [2]]
     opts += ["MISC.GREEDY.LOSS_WEIGHTS", [2]]
     cfg = plan_cfg("beatmem", "CineUnrolledCNN", 1, *opts)
-    assert all(plan_step(other, Example.from_data(cfg)).peak for other in alternatives(cfg).values())
+    assert all(plan_step(other, Example.from_data(cfg)).peak for other in alternatives(cfg, 32).values())
 
 
 def test_readout_crop_and_partial_echo_are_planned(plan_cfg):
@@ -201,20 +216,24 @@ def test_parts_of_a_step(plan_cfg):
     assert found.batch == sum(x.nbytes for x in example.batch(2).values())
     assert len(found.activations) == 2
     assert max(found.activations) < found.peak
-    four, one = plan_step(with_modules(cfg, 4, False), example), plan_step(with_modules(cfg, 1, False), example)
+    four, one = (plan_step(with_method(cfg, Method(k)), example) for k in (4, 1))
     assert four.peak < found.peak < one.peak
     assert max(four.activations) < 0.35 * max(one.activations)
-    again = plan_step(with_modules(cfg, 1, True), example)
+    again = plan_step(with_method(cfg, Method(1, checkpoint="step")), example)
     assert again.peak < one.peak
     assert 1.2 * one.operations < again.operations < 1.6 * one.operations
 
 
 def test_alternatives(plan_cfg):
-    assert list(alternatives(plan_cfg("flatmem", "GeneralizedUnrolledCNN", None))) == [
-        (k, again) for k in (1, 2, 4) for again in (False, True)
-    ]
+    found = alternatives(plan_cfg("flatmem", "GeneralizedUnrolledCNN", None), rows=48)
+    ends = [Method(k, *other) for k in (1, 4) for other in (("block",), ("", "int8"), ("", "", 24))]
+    whole = [Method(1), Method(1, "step"), Method(2), Method(2, "step"), Method(4)]
+    assert set(found) == {*ends, *whole}
+    for method, cfg in found.items():
+        greedy = GreedyConfig.from_cfg(cfg)
+        assert (greedy.NUM_MODULES, greedy.CHECKPOINT, greedy.SAVED, greedy.TILE[0]) == method
     overlapping = plan_cfg("flatmem", "GeneralizedUnrolledCNN", 2, "MISC.GREEDY.OVERLAP", 2)
-    assert {k for k, _ in alternatives(overlapping)} == {1, 2}
+    assert {method.modules for method in alternatives(overlapping, rows=48)} == {1, 2}
 
 
 @pytest.mark.parametrize(("modules", "expected"), [(None, 1), (1, 1), (2, 4), (4, 8), ([1, 3], 3)])
@@ -234,16 +253,77 @@ def test_steps_cost_backpropagation_more_than_greedy(plan_cfg):
 
 
 @pytest.mark.parametrize("key", [FEATURES, STEPS])
-def test_the_largest_fits_and_one_more_does_not(plan_cfg, key):
+def test_the_largest_fits_and_one_more_does_not(plan_cfg, monkeypatch, key):
+    monkeypatch.setitem(search._BOUNDS, key, 100)
     cfg = plan_cfg("flatmem", "GeneralizedUnrolledCNN", 1, STEPS, 2)
     example = Example.from_data(cfg)
     budget = int(1.6 * plan_step(cfg, example).peak)
-    found = largest(cfg, example, budget, key, bound=100)
+    growth = growth_of(cfg, example, key)
+    found = largest(growth, budget)
     assert found.value > cfg.get_recursive(key) and not found.is_bound
     assert plan_step(with_value(cfg, key, found.value), example).fits(budget)
     assert not plan_step(with_value(cfg, key, found.value + 1), example).fits(budget)
-    assert largest(cfg, example, 10**12, key, bound=3).is_bound
-    assert largest(cfg, example, 1000, key, bound=2).value == 0
+    assert largest(growth._replace(bound=3), 10**12).is_bound
+    assert largest(growth._replace(bound=2), 1000).value == 0
+
+
+def test_the_largest_image(plan_cfg):
+    cfg = plan_cfg("beatmem", "CineUnrolledCNN", 2, STEPS, 2, "MISC.GREEDY.CINE.READOUT_CROP", 16)
+    example = Example.from_shape(cfg, (32, 24, 6, 4))
+    assert image_of(example, 3) == (48, 72)  # of the readout that training sees
+    larger = example.resized(64, 96)
+    assert larger == Example.from_shape(plan_cfg("beatmem", "CineUnrolledCNN", 2), (64, 96, 6, 4))
+    budget = plan_step(cfg, larger).peak
+    found = largest(growth_of(cfg, example, IMAGE)._replace(bound=8), budget)
+    assert (found.value, found.memory.peak) == (4, budget)
+
+
+@pytest.mark.parametrize("data", ["flatmem", "beatmem"])
+def test_every_operation_of_a_step_can_be_timed(plan_cfg, data):
+    arch = "GeneralizedUnrolledCNN" if data == "flatmem" else "CGCineUnrolledCNN"
+    cfg = plan_cfg(data, arch, 2, STEPS, 2)
+    example = Example.from_data(cfg)
+    seconds = {}
+    for method in (Method(1), Method(1, checkpoint="block"), Method(2, saved="int8"), Method(2, tile=12)):
+        work = plan_step(with_method(cfg, method), example).work
+        seconds[method] = seconds_of(work)
+        assert seconds[method] == seconds_of(work) > 0  # timed once
+    kinds = [plan_step(with_method(cfg, method), example).work.counts for method in (Method(1), Method(1, "block"))]
+    assert sum(kinds[1].values()) > sum(kinds[0].values())  # forwards are run again
+
+
+def test_time_is_a_sum_over_operations():
+    with traced() as trace:
+        image, filters = torch.empty(1, 3, 8, 8), torch.empty(5, 3, 3, 3)
+        signal = torch.empty(4, 8, dtype=torch.complex64).conj()[1:, ::2]
+        trace.reset_work()
+        for _ in range(3):
+            torch.nn.functional.conv2d(image, filters).relu_()
+        signal.clone()
+        image.flatten()  # a view
+    names = Counter({kind[0].overloadpacket.__name__: n for kind, n in trace.work.counts.items()})
+    assert names == {"convolution": 3, "relu_": 3, "clone": 1}
+    once = {kind: seconds_of(one_of(trace.work, kind)) for kind in trace.work.counts}
+    assert seconds_of(trace.work) == pytest.approx(sum(n * once[kind] for kind, n in trace.work.counts.items()))
+
+
+def one_of(work, kind):
+    found = Work()
+    found.add(kind, *dict(work.operations())[kind])
+    return found
+
+
+def test_the_fastest_is_the_least_of_what_takes_longest():
+    def row(seconds, operations=1.0, **method):
+        return {**Method(**method)._asdict(), "seconds": seconds, "operations": operations, "peak": method["modules"]}
+
+    rows = [row(1.0, modules=4), row(1.015, modules=2), row(1.5, modules=1), row(0.5, modules=1, saved="int8")]
+    assert _fastest(rows) == Method(2)._asdict()
+    tiles = [row(1.0, modules=4), row(1.01, modules=4, tile=24)]
+    tiles[1]["peak"] = 1
+    assert _fastest(tiles) == Method(4, tile=24)._asdict()
+    assert _fastest([row(None, 2.0, modules=1), row(None, 1.0, modules=8)]) == Method(8)._asdict()
+    assert _fastest([]) is None
 
 
 def test_a_trace_frees_what_is_freed_and_counts_operations():
@@ -279,18 +359,27 @@ def test_operations_of_matrix_products_and_ffts():
 
 
 def test_table_and_json(write_config, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(plan_module, "_BOUNDS", {FEATURES: 6, STEPS: 5})
+    monkeypatch.setattr(search, "_BOUNDS", {FEATURES: 6, STEPS: 5, IMAGE: 3})
     config = write_config(arch="CineUnrolledCNN", modules=2, data="beatmem")
     path = tmp_path / "plan.json"
     plan.main(["--config-file", str(config), "--memory", "8 MB", "--json", str(path), STEPS, "2"])
     text, planned = capsys.readouterr().out, json.loads(path.read_text())
-    for words in ("peak of a training step", "activations of module 2", "checkpoint", "fastest", "most features"):
+    for words in ("peak of a training step", "activations of module 2", "CHECKPOINT", "fastest", "largest image"):
         assert words in text
     rows = planned["alternatives"]
     assert [row["fits"] for row in rows] == [max(row["peak"], row["evaluation"]) <= 8e6 for row in rows]
-    fastest = next(row for row in rows if row["modules"] == planned["fastest"]["modules"] and row["fits"])
-    assert fastest["checkpoint"] == planned["fastest"]["checkpoint"]
-    assert {row["training"] for row in planned["largest"]} == {"backpropagation", "greedy"}
+    assert [row["seconds"] is not None for row in rows] == [row["fits"] for row in rows]
+    least = min(row["seconds"] for row in rows if row["fits"] and not row["saved"])
+    (fastest,) = (row for row in rows if planned["fastest"].items() <= row.items())
+    assert fastest["fits"] and fastest["seconds"] <= 1.02 * least
+    assert [row["training"] for row in planned["largest"]] == [
+        "backpropagation",
+        "greedy",
+        "greedy, tiles of 24 rows",
+    ]
+    plan.main(["--config-file", str(config), "--memory", "8 MB", "--json", str(path), STEPS, "2", "--untimed"])
+    assert all(row["seconds"] is None for row in json.loads(path.read_text())["alternatives"])
+    assert "number of operations" in capsys.readouterr().out
 
 
 def test_without_data_and_memory(write_config, capsys):

@@ -68,6 +68,14 @@ class Example(NamedTuple):
         """Whether its k-space has a frame axis."""
         return len(self.tensors["kspace"][0]) == 4
 
+    def resized(self, height: int, width: int) -> "Example":
+        """An example with ``height`` rows (readout) and ``width`` columns (phase encode), of which none is cropped."""
+        tensors = {
+            name: ((height, width, *shape[2:]) if len(shape) > 2 else shape, dtype)
+            for name, (shape, dtype) in self.tensors.items()
+        }
+        return self._replace(tensors=tensors, evaluated=tensors)
+
     def batch(
         self, size: int, make: Callable[..., torch.Tensor] = torch.empty, evaluated: bool = False
     ) -> Dict[str, torch.Tensor]:

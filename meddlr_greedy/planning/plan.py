@@ -1,30 +1,48 @@
 """The plan of a config: its memory as it is, that of its alternatives, and what would fit; and the plan as text."""
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+import torch
 from meddlr.config import CfgNode
 from tabulate import tabulate
 
 from meddlr_greedy.console import Progress
+from meddlr_greedy.errors import UserError
 from meddlr_greedy.planning.example import Example
-from meddlr_greedy.planning.search import FEATURES, STEPS, alternatives, largest, modules_of, with_modules
-from meddlr_greedy.planning.step_memory import plan_step, work_area_of_ffts
+from meddlr_greedy.planning.search import (
+    FEATURES,
+    IMAGE,
+    STEPS,
+    Method,
+    alternatives,
+    growth_of,
+    image_of,
+    largest,
+    modules_of,
+    with_method,
+)
+from meddlr_greedy.planning.step_memory import StepMemory, plan_step, work_area_of_ffts
+from meddlr_greedy.planning.work import seconds_of
 
 __all__ = ["as_text", "make_plan"]
 
-# The largest values that are tried.
-_BOUNDS = {FEATURES: 2048, STEPS: 32}
+# What grows until it does not fit, and its name in the plan.
+_GROWING = {FEATURES: "features", STEPS: "steps", IMAGE: "image"}
 
-# Of features and of steps, for backpropagation and greedy.
-_SEARCHES = 4
+# Of the tiles that are searched with.
+_SEARCHED_TILE = 24
 
-# Operations closer than this count as equal.
-_TIE = 0.01
+# What takes the same time but for this counts as equally fast.
+_TIE = 0.02
 
 _RULE = (
-    "fastest: the fewest operations of those that fit, an estimate (2 for each multiplication and addition of"
-    " convolutions, 5 n log2 n for an FFT, 1 for each number that another operation writes; recomputation included);"
-    f" within {_TIE:.0%} the fewest modules"
+    "fastest: the least {} of those that fit, but for 8-bit activations, whose gradient is another one; within"
+    f" {_TIE:.0%} the fewest modules, then the least memory"
+)
+_TIME = "predicted time (each kind of operation was timed on this machine)"
+_OPERATIONS = (
+    "number of operations, an estimate (2 for each multiplication and addition of convolutions, 5 n log2 n for an FFT,"
+    " 1 for each number that another operation writes; recomputation included)"
 )
 
 _NOT_SEEN = (
@@ -33,16 +51,18 @@ _NOT_SEEN = (
 )
 
 
-def make_plan(cfg: CfgNode, example: Example, budget: Optional[int]) -> Dict[str, Any]:
+def make_plan(cfg: CfgNode, example: Example, budget: Optional[int], timed: bool = True) -> Dict[str, Any]:
     """Plans a config as it is and its alternatives.
 
     Args:
         cfg: The config.
         example: What the data look like.
         budget: Memory of the device in bytes; ``None`` asks for no more than the needs.
+        timed: Whether the alternatives that fit a budget are compared by the predicted time of a training step; else,
+            and where the device is not there, by their operations.
 
     Returns:
-        The plan in bytes, as the command writes it to JSON.
+        The plan in bytes and seconds, as the command writes it to JSON.
     """
     plan: Dict[str, Any] = {
         "device": cfg.MODEL.DEVICE,
@@ -50,51 +70,93 @@ def make_plan(cfg: CfgNode, example: Example, budget: Optional[int]) -> Dict[str
         "kspace": list(example.tensors["kspace"][0]),
         "memory": budget,
         "work_area_of_ffts": work_area_of_ffts(cfg, example) if cfg.MODEL.DEVICE.startswith("cuda") else 0,
-        "config": plan_step(cfg, example)._asdict(),
+        "config": plan_step(cfg, example).as_numbers(),
         "alternatives": [],
     }
-    others = alternatives(cfg)
-    with Progress(len(others) + (0 if budget is None else _SEARCHES), "planning", "parts") as progress:
-        for (modules, checkpoint), other in others.items():
-            memory = plan_step(other, example)
-            row: Dict[str, Any] = {"modules": modules, "checkpoint": checkpoint, **memory._asdict()}
-            if budget is not None:
-                row["fits"] = memory.fits(budget)
-            plan["alternatives"].append(row)
+    others = alternatives(cfg, example.tensors["kspace"][0][0])
+    searches = [] if budget is None else _searches(cfg)
+    with Progress(len(others) + sum(len(search.keys) for search in searches), "planning", "parts") as progress:
+        for method, other in others.items():
+            memory = _plan_if_possible(other, example)
+            if memory is not None:
+                plan["alternatives"].append(_row(method, memory, cfg.MODEL.DEVICE, budget, timed))
             progress.update()
         if budget is not None:
             plan["fastest"] = _fastest([row for row in plan["alternatives"] if row["fits"]])
-            plan["largest"] = _all_largest(cfg, example, budget, progress)
+            plan["largest"] = [_largest(search, example, budget, progress) for search in searches]
     return plan
 
 
+def _plan_if_possible(cfg: CfgNode, example: Example) -> Optional[StepMemory]:
+    """None where the network cannot be trained like that: no tiles of what sees the whole image, for example."""
+    try:
+        return plan_step(cfg, example)
+    except UserError:
+        if cfg.MISC.GREEDY.CHECKPOINT or cfg.MISC.GREEDY.SAVED or any(cfg.MISC.GREEDY.TILE):
+            return None
+        raise
+
+
+def _row(method: Method, memory: StepMemory, device: str, budget: Optional[int], timed: bool) -> Dict[str, Any]:
+    row: Dict[str, Any] = {**method._asdict(), **memory.as_numbers()}
+    if budget is not None:
+        row["fits"] = memory.fits(budget)
+        is_there = device == "cpu" or torch.cuda.is_available()
+        row["seconds"] = seconds_of(memory.work, device) if row["fits"] and timed and is_there else None
+    return row
+
+
 def _fastest(rows: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
-    """Modules and checkpointing of the row with the fewest operations; None where there are no rows."""
+    """The method of the row that takes the least; None where there are no rows."""
+    rows = [row for row in rows if not _method(row).gives_up_digits]
     if not rows:
         return None
-    fewest = min(row["operations"] for row in rows)
-    row = min((row for row in rows if row["operations"] <= (1 + _TIE) * fewest), key=lambda row: row["modules"])
-    return {"modules": row["modules"], "checkpoint": row["checkpoint"]}
+    measure = "operations" if rows[0]["seconds"] is None else "seconds"
+    least = min(row[measure] for row in rows)
+    ties = [row for row in rows if row[measure] <= (1 + _TIE) * least]
+    return _method(min(ties, key=lambda row: (row["modules"], row["peak"])))._asdict()
 
 
-def _all_largest(cfg: CfgNode, example: Example, budget: int, progress: Progress) -> List[Dict[str, Any]]:
-    """Most features at the config's steps, and most steps at its features, for backpropagation and greedy."""
+def _method(row: Dict[str, Any]) -> Method:
+    return Method(**{key: row[key] for key in Method._fields})
+
+
+class _Search(NamedTuple):
+    """For the largest network and image of a way to train."""
+
+    training: str
+    cfg: CfgNode
+    keys: Sequence[str]  #: of what is searched for
+
+
+def _searches(cfg: CfgNode) -> List[_Search]:
     steps = cfg.get_recursive(STEPS)
-    sides = {
-        "backpropagation": with_modules(cfg, 1, False),
-        "greedy": cfg if modules_of(cfg) != 1 else with_modules(cfg, steps, False),
-    }
-    rows = []
-    for side, side_cfg in sides.items():
-        row: Dict[str, Any] = {"training": side}
-        for name, key in (("features", FEATURES), ("steps", STEPS)):
-            found = largest(side_cfg, example, budget, key, _BOUNDS[key])
-            row[name] = found.value
-            row[f"{name}_is_bound"] = found.is_bound
-            row[f"parameters_with_{name}"] = found.memory.parameters if found.memory else 0
-            progress.update()
-        rows.append(row)
-    return rows
+    greedy = cfg if modules_of(cfg) != 1 else with_method(cfg, Method(steps))
+    tiles = with_method(cfg, Method(steps, tile=_SEARCHED_TILE))
+    return [
+        _Search("backpropagation", with_method(cfg, Method(1)), list(_GROWING)),
+        _Search("greedy", greedy, list(_GROWING)),
+        _Search(f"greedy, tiles of {_SEARCHED_TILE} rows", tiles, [IMAGE]),
+    ]
+
+
+def _largest(search: _Search, example: Example, budget: int, progress: Progress) -> Dict[str, Any]:
+    """Most features at the config's steps, most steps at its features, and the largest image for both."""
+    row: Dict[str, Any] = {"training": search.training}
+    for key in search.keys:
+        label = _GROWING[key]
+        try:
+            found = largest(growth_of(search.cfg, example, key), budget)
+        except UserError:
+            if not any(search.cfg.MISC.GREEDY.TILE):
+                raise
+            row[label], found = None, None  # no tiles of this network
+        if found is not None:
+            row[label] = list(image_of(example, found.value)) if key == IMAGE and found.value else found.value
+            row[f"{label}_is_bound"] = found.is_bound
+            row[f"parameters_with_{label}"] = found.memory.parameters if found.memory else 0
+        progress.update()
+    return row
 
 
 # ---- on the console
@@ -109,8 +171,9 @@ def as_text(plan: Dict[str, Any], style: str = "simple") -> str:
         tabulate(_rows_of_alternatives(plan), headers="keys", floatfmt=".1f", tablefmt=style),
     ]
     if plan["memory"] is not None:
-        fastest = plan["fastest"]
-        parts.append(_RULE if fastest else "none of them fits")
+        is_timed = any(row["seconds"] is not None for row in plan["alternatives"])
+        rule = _RULE.format(_TIME if is_timed else _OPERATIONS)
+        parts.append(rule if plan["fastest"] else "none of them fits")
         parts.append(tabulate(_rows_of_largest(plan["largest"]), headers="keys", floatfmt=".1f", tablefmt=style))
     if plan["work_area_of_ffts"]:
         parts.append(_NOT_SEEN.format(plan["work_area_of_ffts"] / 1e6))
@@ -128,28 +191,42 @@ def _rows_of_alternatives(plan: Dict[str, Any]) -> List[Dict[str, Any]]:
     end_to_end = plan["alternatives"][0]["operations"]
     rows = []
     for found in plan["alternatives"]:
+        method = _method(found)
         row = {
-            "modules": found["modules"],
-            "checkpoint": "yes" if found["checkpoint"] else "no",
-            "parameters MB": found["parameters"] / 1e6,
-            "optimizer MB": found["optimizer"] / 1e6,
+            "modules": method.modules,
+            "method": _name(method),
             "activations MB": max(found["activations"]) / 1e6,
             "peak MB": found["peak"] / 1e6,
             "operations": f"{found['operations'] / end_to_end:.2f}x",
         }
         if plan["memory"] is not None:
-            chosen = plan["fastest"] == {key: found[key] for key in ("modules", "checkpoint")}
+            chosen = plan["fastest"] == method._asdict()
+            row["time s"] = "" if found["seconds"] is None else f"{found['seconds']:.3g}"
             row["fits"] = "yes, fastest" if chosen else "yes" if found["fits"] else "no"
         rows.append(row)
     return rows
+
+
+def _name(method: Method) -> str:
+    """What is set besides the number of modules, as keys of MISC.GREEDY."""
+    parts = {
+        "CHECKPOINT": method.checkpoint,
+        "SAVED": method.saved,
+        "TILE": f"[{method.tile}, 0]" if method.tile else "",
+    }
+    return ", ".join(f"{key} {value}" for key, value in parts.items() if value)
 
 
 def _rows_of_largest(rows: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
     out = []
     for row in rows:
         line: Dict[str, Any] = {"training": row["training"]}
-        for name in ("features", "steps"):
-            line[f"most {name}"] = f"at least {row[name]}" if row[f"{name}_is_bound"] else row[name]
-            line[f"parameters MB with most {name}"] = row[f"parameters_with_{name}"] / 1e6
+        for name in _GROWING.values():
+            value = row.get(name)
+            text = "x".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+            text = f"at least {text}" if row.get(f"{name}_is_bound") else text
+            line["largest image" if name == "image" else f"most {name}"] = text
+            if name != "image" and value is not None:
+                line[f"parameters MB with most {name}"] = row[f"parameters_with_{name}"] / 1e6
         out.append(line)
     return out

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 
 from meddlr.config import CfgNode
 
@@ -14,19 +14,31 @@ from meddlr_greedy.planning.step_memory import StepMemory, plan_step
 
 __all__ = [
     "FEATURES",
+    "Growth",
+    "IMAGE",
     "Largest",
+    "Method",
     "STEPS",
     "alternatives",
+    "growth_of",
+    "image_of",
     "largest",
     "modules_of",
-    "with_modules",
+    "with_method",
     "with_value",
 ]
 
 
 FEATURES = "MODEL.UNROLLED.NUM_FEATURES"
 STEPS = "MODEL.UNROLLED.NUM_UNROLLED_STEPS"
+IMAGE = "image"
 
+# The largest values that are tried; of the image, rows in units of this many.
+_BOUNDS = {FEATURES: 2048, STEPS: 32, IMAGE: 128}
+_ROWS = 16
+
+# Rows of the tiles that are tried; more rows than half of the image are none.
+_TILES = (96, 48, 24)
 
 # A share of the growth by one step that rounding of sizes may take away.
 _ROUNDED = 0.05
@@ -56,8 +68,22 @@ def with_value(cfg: CfgNode, key: str, value: int) -> CfgNode:
     return new.freeze()
 
 
-def with_modules(cfg: CfgNode, num_modules: int, checkpoint: bool) -> CfgNode:
-    """The config with its network in ``num_modules`` modules; one module without checkpointing is backpropagation.
+class Method(NamedTuple):
+    """A way to train a network; one module and nothing else is backpropagation."""
+
+    modules: int
+    checkpoint: str = ""  #: as MISC.GREEDY.CHECKPOINT
+    saved: str = ""  #: as MISC.GREEDY.SAVED
+    tile: int = 0  #: rows of a tile, as wide as the image; 0 is the whole image
+
+    @property
+    def gives_up_digits(self) -> bool:
+        """Whether its gradient is another one than that of backpropagation through the same modules."""
+        return bool(self.saved)
+
+
+def with_method(cfg: CfgNode, method: Method) -> CfgNode:
+    """The config whose network is trained in another way.
 
     An invertible network is trained without being run backwards.
     """
@@ -65,22 +91,41 @@ def with_modules(cfg: CfgNode, num_modules: int, checkpoint: bool) -> CfgNode:
     if not is_greedy(new):
         new.MISC.GREEDY.META_ARCHITECTURE = new.MODEL.META_ARCHITECTURE
         new.MODEL.META_ARCHITECTURE = GreedyUnrolled.__name__
-    new.MISC.GREEDY.NUM_MODULES = num_modules
+    new.MISC.GREEDY.NUM_MODULES = method.modules
     _forget_modules(new)
-    new.MISC.GREEDY.CHECKPOINT = checkpoint
+    new.MISC.GREEDY.CHECKPOINT, new.MISC.GREEDY.SAVED = method.checkpoint, method.saved
+    new.MISC.GREEDY.TILE = (method.tile, 0)
     new.MISC.GREEDY.TRAINING = "greedy"
     return new.freeze()
 
 
-def alternatives(cfg: CfgNode) -> Dict[Tuple[int, bool], CfgNode]:
-    """(modules, checkpointed) -> config: 1, 2, 4, ... and N modules of the N unrolled steps, each both ways.
+def alternatives(cfg: CfgNode, rows: int) -> Dict[Method, CfgNode]:
+    """Ways to train the network of a config: 1, 2, 4, ... and N modules of its N unrolled steps.
 
-    Without those that ``MISC.GREEDY.OVERLAP`` is too long for.
+    With checkpoints where a module has several steps; of the fewest and the most modules also with checkpoints of
+    blocks, activations of 8 bits, and tiles. Without what ``MISC.GREEDY.OVERLAP`` is too long for.
+
+    Args:
+        cfg: The config.
+        rows: H, of the image in training.
     """
     steps, overlap = cfg.get_recursive(STEPS), cfg.MISC.GREEDY.OVERLAP
     counts = {steps, *itertools.takewhile(lambda k: k < steps, (2**i for i in itertools.count()))}
     counts = {k for k in counts if k == 1 or min(map(len, partition_steps(steps, k)[:-1])) >= overlap}
-    return {(k, again): with_modules(cfg, k, again) for k in sorted(counts) for again in (False, True)}
+    methods = [method for k in sorted(counts) for method in _with_modules(k, steps, k in (1, max(counts)), rows)]
+    return {method: with_method(cfg, method) for method in methods}
+
+
+def _with_modules(modules: int, steps: int, is_end: bool, rows: int) -> Iterator[Method]:
+    yield Method(modules)
+    if modules < steps or steps == 1:
+        yield Method(modules, checkpoint="step")
+    if is_end:
+        yield Method(modules, checkpoint="block")
+        yield Method(modules, saved="int8")
+        for tile in _TILES:
+            if 2 * tile <= rows:
+                yield Method(modules, tile=tile)
 
 
 def modules_of(cfg: CfgNode) -> Any:
@@ -88,37 +133,61 @@ def modules_of(cfg: CfgNode) -> Any:
     return cfg.MISC.GREEDY.NUM_MODULES if is_greedy(cfg) else 1
 
 
+class Growth(NamedTuple):
+    """What grows until it does not fit."""
+
+    start: int  #: the value to begin with
+    bound: int  #: the largest value to try
+    plan: Callable[[int], StepMemory]  #: of a value
+    in_lines: bool = False  #: whether the memory of each moment of a step is a line in the value
+
+
+def growth_of(cfg: CfgNode, example: Example, key: str) -> Growth:
+    """What is known of a config when one thing of it grows, and everything else is kept.
+
+    Args:
+        cfg: The config.
+        example: A training example.
+        key: :data:`FEATURES`, :data:`STEPS` (in modules of the same size) or :data:`IMAGE`, see :func:`image_of`.
+    """
+    bound = _BOUNDS[key]
+    if key == IMAGE:
+        start = max(example.tensors["kspace"][0][0] // _ROWS, 1)
+        return Growth(start, bound, lambda n: plan_step(cfg, example.resized(*image_of(example, n))))
+    return Growth(
+        cfg.get_recursive(key), bound, lambda n: plan_step(with_value(cfg, key, n), example), in_lines=key == STEPS
+    )
+
+
+def image_of(example: Example, value: int) -> Tuple[int, int]:
+    """H and W of an image of ``16 value`` rows, of the proportions of the example's."""
+    height, width = example.tensors["kspace"][0][:2]
+    return _ROWS * value, max(round(_ROWS * value * width / height), 1)
+
+
 class Largest(NamedTuple):
-    """The largest value of a key whose training step fits; 0 if none does."""
+    """The largest value whose training step fits; 0 if none does."""
 
     value: int
     memory: Optional[StepMemory]
     is_bound: bool  #: the largest that was tried: more might fit
 
 
-def largest(cfg: CfgNode, example: Example, budget: int, key: str, bound: int) -> Largest:
-    """The largest value of ``key`` with which training and evaluation stay within a budget.
-
-    Args:
-        cfg: The config; everything but ``key`` is kept (and the steps of a module, not the number of modules).
-        example: A training example.
-        budget: Bytes.
-        key: :data:`FEATURES` or :data:`STEPS`.
-        bound: The largest value to try.
-
-    Returns:
-        The value, and what its step needs.
-    """
+def largest(growth: Growth, budget: int) -> Largest:
+    """The largest value with which training and evaluation stay within a budget, in bytes, and what its step needs."""
     plans: Dict[int, StepMemory] = {}
-    low, high = 0, bound + 1  # the largest that is known to fit, the smallest that does not or is not to be tried
-    value = min(cfg.get_recursive(key), bound)
+    low, high = (
+        0,
+        growth.bound + 1,
+    )  # the largest that is known to fit, the smallest that does not or is not to be tried
+    value = min(growth.start, growth.bound)
     while high - low > 1:
-        plans[value] = plan_step(with_value(cfg, key, value), example)
+        plans[value] = growth.plan(value)
         low, high = (max(low, value), high) if plans[value].fits(budget) else (low, min(high, value))
-        if key == STEPS and _is_last_to_fit(plans, budget, low):
+        if growth.in_lines and _is_last_to_fit(plans, budget, low):
             high = low + 1
         value = _next(plans, budget, low, high)
-    return Largest(low, plans.get(low), is_bound=low == bound)
+    return Largest(low, plans.get(low), is_bound=low == growth.bound)
 
 
 def _is_last_to_fit(plans: Dict[int, StepMemory], budget: int, low: int) -> bool:

@@ -17,6 +17,7 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.contract import inner_network, traits_of
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.trace import Trace, traced
+from meddlr_greedy.planning.work import Work
 
 __all__ = ["StepMemory", "plan_step", "work_area_of_ffts"]
 
@@ -36,7 +37,12 @@ class StepMemory(NamedTuple):
     peak: int  #: of the whole step, everything included
     evaluation: int  #: the same of the network's forward in evaluation, with a batch of SOLVER.TEST_BATCH_SIZE
     operations: float  #: of the whole step, recomputation included; see :class:`~meddlr_greedy.planning.trace.Trace`
+    work: Work  #: of the whole step, for :func:`~meddlr_greedy.planning.work.seconds_of`
     copied_ahead: int = 0  #: of the peak: the next batch, which a trainer copies to a GPU during the step
+
+    def as_numbers(self) -> Dict[str, Any]:
+        """All but the work, by name."""
+        return {name: value for name, value in self._asdict().items() if name != "work"}
 
     @property
     def largest(self) -> int:
@@ -125,10 +131,11 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
         trace.reset_peak()
 
     trace.reset_peak()
-    trace.operations = 0.0
+    trace.reset_work()
     with step.observe(observe):
         step.run()
-    peak, operations = max(*peaks, trace.peak) + copied_ahead, trace.operations
+    peak, operations, work = max(*peaks, trace.peak) + copied_ahead, trace.operations, trace.work
+    trace.reset_work()
     evaluation = _evaluation(step.model, example.batch(cfg.SOLVER.TEST_BATCH_SIZE, evaluated=True), trace)
     return StepMemory(
         parameters,
@@ -139,6 +146,7 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
         peak,
         evaluation,
         operations,
+        work,
         copied_ahead,
     )
 

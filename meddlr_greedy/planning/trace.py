@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from meddlr_greedy.planning.outcomes import Outcome, described, form, learn, recall
+from meddlr_greedy.planning.work import Work
 
 __all__ = ["Trace", "traced"]
 
@@ -43,13 +44,14 @@ class Trace(TorchDispatchMode):
         peak: Largest ``alive`` since :meth:`reset_peak`.
         operations: Floating point operations so far: 2 for each multiplication and addition of convolutions and matrix
             products, 5 n log2 n for an FFT of n points, and 1 for each number that any other operation writes.
+        work: The operations so far.
     """
 
     def __init__(self, like: FakeTensor, block: int = 1, answer_to_all: bool = True):
         super().__init__()
         self.like, self.block, self.answer_to_all = like, block, answer_to_all
         self.alive = self.peak = 0
-        self.operations = 0.0
+        self.reset_work()
         self._bytes: Dict[int, int] = {}  # of each storage alive
         self._results_of_all: Set[int] = set()
 
@@ -60,6 +62,10 @@ class Trace(TorchDispatchMode):
     def reset_peak(self) -> None:
         """Sets ``peak`` to what is allocated now."""
         self.peak = self.alive
+
+    def reset_work(self) -> None:
+        """Forgets the operations so far."""
+        self.operations, self.work = 0.0, Work()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is _DEVICE and isinstance(args[0], FakeTensor):
@@ -82,6 +88,8 @@ class Trace(TorchDispatchMode):
             outcome = _known.get(key)
         except TypeError:  # something in it is no key
             key = None
+        if key is not None and not _is_view(func):
+            self.work.add(key, func, args, kwargs)
         if outcome is not None:
             out, new = recall(outcome, tensors, self.like)
             for made in new:
@@ -147,9 +155,13 @@ def _operations(func: Any, args: Any, outputs: Any) -> float:
         for dim in dims:
             points *= x.shape[dim]
         return 5.0 * x.numel() * max(points - 1, 1).bit_length()
-    if any(result.alias_info is not None and not result.alias_info.is_write for result in func._schema.returns):
-        return 0.0  # a view
+    if _is_view(func):
+        return 0.0
     return float(sum(x.numel() * (2 if x.is_complex() else 1) for x in outputs))
+
+
+def _is_view(func: Any) -> bool:
+    return any(result.alias_info is not None and not result.alias_info.is_write for result in func._schema.returns)
 
 
 def _convolution_operations(pixels: torch.Tensor, weight: torch.Tensor) -> float:

@@ -3,44 +3,32 @@
 import numpy as np
 import pytest
 
-from meddlr_greedy.planning import search
-from meddlr_greedy.planning.search import FEATURES, STEPS, largest
+from meddlr_greedy.planning.search import Growth, largest
 from meddlr_greedy.planning.step_memory import StepMemory
-
-
-class Config:
-    """A config whose one value is that of the key."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def get_recursive(self, key):
-        return self.value
+from meddlr_greedy.planning.work import Work
 
 
 @pytest.fixture
-def find(monkeypatch):
+def find():
     """find(need, budget, start, bound): what is found where a value needs ``need(value)`` bytes, and the plans made."""
-    return finding(monkeypatch, FEATURES)
+    return finding(in_lines=False)
 
 
 @pytest.fixture
-def find_steps(monkeypatch):
-    """The same for unrolled steps."""
-    return finding(monkeypatch, STEPS)
+def find_steps():
+    """The same for what grows in lines."""
+    return finding(in_lines=True)
 
 
-def finding(monkeypatch, key):
+def finding(in_lines):
     def found(need, budget, start, bound):
         planned = []
 
-        def plan_step(cfg, example):
-            planned.append(cfg.value)
-            return StepMemory(cfg.value, 0, 0, 0, (), int(need(cfg.value)), 0, 0.0)
+        def plan(value):
+            planned.append(value)
+            return StepMemory(value, 0, 0, 0, (), int(need(value)), 0, 0.0, Work())
 
-        monkeypatch.setattr(search, "plan_step", plan_step)
-        monkeypatch.setattr(search, "with_value", lambda cfg, key, value: Config(value))
-        return largest(Config(start), None, budget, key, bound), planned
+        return largest(Growth(start, bound, plan, in_lines), budget), planned
 
     return found
 
