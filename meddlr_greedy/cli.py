@@ -15,8 +15,8 @@ meddlr-greedy COMMAND --help tells more of each. A config is a file of your own,
 Example::
 
     meddlr-greedy prepare phantom --output datasets/phantom
-    meddlr-greedy train --config-file cine/greedy.yaml OUTPUT_DIR results/my_run
-    meddlr-greedy eval --config-file cine/greedy.yaml OUTPUT_DIR results/my_run
+    meddlr-greedy train --config-file cine/demo.yaml OUTPUT_DIR results/my_run
+    meddlr-greedy eval --weights results/my_run/model_best.pth
 """
 
 import importlib
