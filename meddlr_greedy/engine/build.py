@@ -12,13 +12,16 @@ from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from meddlr.solver import GradAccumOptimizer
 from meddlr.solver import build_optimizer as build_stock_optimizer
 
-from meddlr_greedy.config.schema import schema_keys
+from meddlr_greedy.config.schema import is_greedy, schema_keys
+from meddlr_greedy.config.wrappers import GREEDY_NETWORK, SECTIONS, wrappers_of
 from meddlr_greedy.engine.accumulation import ResumableGradAccumOptimizer
 from meddlr_greedy.engine.update_sets import update_in_sets
 from meddlr_greedy.engine.updates import clip_gradients, scale_learning_rates
 from meddlr_greedy.errors import UserError, naming
 from meddlr_greedy.jobs.environment import in_job
 from meddlr_greedy.modeling.contract import REPLACED, network_class
+from meddlr_greedy.modeling.wrappers.limits import check_wrappers
+from meddlr_greedy.modeling.wrappers.losses import WrapperLossComputer
 from meddlr_greedy.registry import HOOK_REGISTRY, TRAINER_REGISTRY, look_up
 
 __all__ = [
@@ -68,10 +71,16 @@ def build_network_to_train(cfg: CfgNode, handled_keys: Sequence[str] = HANDLED_K
     Raises:
         UserError: names the key that is wrong.
     """
+    check_wrappers(cfg)
     cfg = cfg.clone().defrost()
     for key in schema_keys():
         if key.name in handled_keys:
             cfg.set_recursive(key.full_name, key.default)
+    if wrappers_of(cfg) and is_greedy(cfg):  # every batch seeds what it draws; meddlr's VORTEX fails without a seed
+        cfg.SEED = max(cfg.SEED, 0)
+    for section in {*SECTIONS.values()} - {*wrappers_of(cfg)}:  # of wrappers that are not used
+        if cfg.MODEL[section].META_ARCHITECTURE == GREEDY_NETWORK:
+            cfg.MODEL[section].META_ARCHITECTURE = cfg.MISC.GREEDY.META_ARCHITECTURE
     with naming("MODEL"):
         name = cfg.MODEL.META_ARCHITECTURE
         if name in META_ARCH_REGISTRY and META_ARCH_REGISTRY.get(name) in REPLACED:
@@ -98,12 +107,14 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> Any:
 
 
 def build_loss_computer(cfg: CfgNode) -> Any:
-    """The lean loss computer; meddlr's for its networks that have losses of their own.
+    """The lean loss computer; for meddlr's networks that have losses of their own meddlr's, or that of their parts.
 
     Raises:
         UserError: names the key that is wrong.
     """
     name = cfg.MODEL.META_ARCHITECTURE
+    if wrappers_of(cfg) and is_greedy(cfg):
+        return WrapperLossComputer(cfg)
     if name not in _CONSISTENCY_MODELS:
         return build_loss_computer_by_name(cfg, "LeanLossComputer")
     if cfg.MISC.GREEDY.CINE.LOSS_LINES:
