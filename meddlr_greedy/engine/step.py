@@ -3,7 +3,8 @@
 Trainers, the planner of memory and the benchmarks own one each; a process of a chain overrides the extension points.
 """
 
-from typing import Any, Dict, NamedTuple, Optional, Tuple, Type, TypeVar
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Type, TypeVar
 
 import torch
 from meddlr.config import CfgNode
@@ -57,6 +58,7 @@ class TrainingStep:
 
     Attributes:
         greedy: The greedy network, which may stand inside of a wrapper of meddlr; None where there is none.
+        in_wrapper: Whether it stands inside of one.
     """
 
     draws: Draws  #: what a wrapper around a greedy network draws for a batch
@@ -65,8 +67,8 @@ class TrainingStep:
         self.model, self.optimizer, self.loss_computer = model, optimizer, loss_computer
         self.run_seed = run_seed
         self.greedy = greedy_inside(model)
-        self._in_wrapper = self.greedy is not None and self.greedy is not model
-        if self._in_wrapper:
+        self.in_wrapper = self.greedy is not None and self.greedy is not model
+        if self.in_wrapper:
             self.draws = Draws(loss_computer.use_consistency)
         _keep_fixed_step_sizes_with(model)
 
@@ -94,7 +96,7 @@ class TrainingStep:
         """
         assert self.model.training, "the model was left in evaluation mode"
         inputs = to_device(inputs, next(self.model.parameters()).device)
-        outputs, scalars = self._forward(inputs, iteration)
+        outputs, scalars = self.forward(inputs, iteration)
         loss, computed = self.last_loss(inputs, outputs)
         scalars.update(computed)
         del outputs
@@ -115,13 +117,13 @@ class TrainingStep:
         Of a network that is not trained greedily, the whole step is the one module.
         """
         # Backpropagation through several parts of a batch has no modules to tell of.
-        if self.greedy is None or self._in_wrapper and self.greedy.num_modules == 1:
+        if self.greedy is None or self.in_wrapper and self.greedy.num_modules == 1:
             return _WholeStep(observer)
         return self.greedy.unrolled.observed(observer)
 
-    def _forward(self, inputs: Dict[str, Any], iteration: int) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+    def forward(self, inputs: Dict[str, Any], iteration: int) -> Tuple[Dict[str, Any], Dict[str, Any]]:
         """The outputs of the network, of a wrapper those of each part, and the scalars to log."""
-        if self._in_wrapper:
+        if self.in_wrapper:
             assert self.greedy is not None
             parts, losses = self.parts(inputs, iteration), self.loss_computer.local_losses
             outputs, scalars = self.greedy.forward_parts(parts, losses, self.seed(iteration))
@@ -136,13 +138,19 @@ class TrainingStep:
         # As meddlr's trainer does, of the outputs those with "loss" in their name are logged.
         return outputs, {key: value for key, value in outputs.items() if "loss" in key or "inversion_error" in key}
 
-    # ---- extension points
-
-    def parts(self, inputs: Dict[str, Any], iteration: int) -> Dict[str, Part]:
-        """What a wrapper makes of a batch; all that it draws is a function of the run's seed and the iteration."""
+    @contextmanager
+    def drawing(self, iteration: int) -> Iterator[None]:
+        """Inside the block, all that a wrapper draws is a function of the run's seed and the iteration."""
         seed = example_seed(self.run_seed, iteration, "draws of wrappers")
         with isolated_generators(seed), torch.no_grad():
             seed_draws(self.model, seed, next(self.model.parameters()).device)
+            yield
+
+    # ---- extension points
+
+    def parts(self, inputs: Dict[str, Any], iteration: int) -> Dict[str, Part]:
+        """What a wrapper makes of a batch."""
+        with self.drawing(iteration):
             return self.draws.parts(self.model, inputs)
 
     def seed(self, iteration: int) -> Optional[int]:

@@ -48,7 +48,7 @@ def wrapped_config(name, network="GeneralizedUnrolledCNN", overrides=(), **greed
     """A config of a wrapper around a greedy network of four small steps."""
     cfg = small_config(network, **greedy)
     outer, section, opts = WRAPPERS[name]
-    cfg.MODEL.META_ARCHITECTURE = outer
+    cfg.MODEL.META_ARCHITECTURE, cfg.SEED = outer, 0
     if name == "N2R around SSDU":
         cfg.MODEL.N2R.META_ARCHITECTURE = "SSDUModel"
     cfg.MODEL[section].META_ARCHITECTURE = "GreedyUnrolled"
@@ -211,3 +211,11 @@ def train_wrapped(cfg, batches, change=None):
         with EventStorage(iteration):
             results.append(step(batch, iteration))
     return start, network.state_dict(), results
+
+
+def wrapped_opts(name, inside="GreedyUnrolled"):
+    """The lines of a config, as overrides, that put ``inside`` into a wrapper; one training scan has no target."""
+    outer, section, opts = WRAPPERS[name]
+    between = ["MODEL.N2R.META_ARCHITECTURE", "SSDUModel"] if name == "N2R around SSDU" else []
+    lines = ["MODEL.META_ARCHITECTURE", outer, *between, f"MODEL.{section}.META_ARCHITECTURE", inside, *opts]
+    return [str(value) for value in [*lines, "DATALOADER.SUBSAMPLE_TRAIN.NUM_UNDERSAMPLED", 1]]

@@ -269,7 +269,8 @@ class _HandOutGradients(torch.autograd.Function):
         if graph is None:
             raise RuntimeError("GreedyUnrolled: backward was called twice for one forward")
         ctx.graph = None  # frees the activations
-        gradients, of_module = graph.gradients, {}
+        gradients = graph.gradients
+        of_module: Gradients = {}
         for image, grad in zip(graph.images, grads):
             if image.requires_grad and grad is not None:
                 found = _gradient(image, graph.parameters, _weighted(graph.weight, grad))

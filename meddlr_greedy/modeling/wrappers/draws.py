@@ -36,7 +36,7 @@ def is_known(model: nn.Module) -> bool:
     return isinstance(model, (*_WITH_CONSISTENCY, SSDUModel, DenoisingModel))
 
 
-def seed_draws(model: nn.Module, seed: int, device: torch.device) -> None:
+def seed_draws(model: Any, seed: int, device: torch.device) -> None:
     """Sets every generator that a wrapper, or one inside of it, draws from.
 
     Args:
@@ -50,7 +50,7 @@ def seed_draws(model: nn.Module, seed: int, device: torch.device) -> None:
         model = model.model
     for wrapper, state in zip(wrappers, np.random.SeedSequence(seed).generate_state(len(wrappers)).tolist()):
         noiser, masker = getattr(wrapper, "noiser", None), getattr(wrapper, "masker", None)
-        augmentor = getattr(wrapper, "augmentor", None)
+        augmentor: Any = getattr(wrapper, "augmentor", None)
         if noiser is not None:
             noiser.generator = torch.Generator(device).manual_seed(state)
         if masker is not None:

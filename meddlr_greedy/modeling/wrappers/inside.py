@@ -5,7 +5,7 @@ from typing import Any, Optional
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.modeling.wrappers.draws import is_known
 
-__all__ = ["greedy_inside"]
+__all__ = ["greedy_inside", "prefix_inside"]
 
 
 def greedy_inside(model: Any) -> Optional[GreedyUnrolled]:
@@ -13,3 +13,8 @@ def greedy_inside(model: Any) -> Optional[GreedyUnrolled]:
     while is_known(model):
         model = model.model
     return model if isinstance(model, GreedyUnrolled) else None
+
+
+def prefix_inside(model: Any) -> str:
+    """What the names of parameters of the network inside of wrappers of meddlr begin with."""
+    return "model." + prefix_inside(model.model) if is_known(model) else ""
