@@ -14,12 +14,15 @@ from meddlr.solver import build_optimizer as build_stock_optimizer
 
 from meddlr_greedy.config.schema import is_greedy, schema_keys
 from meddlr_greedy.config.wrappers import GREEDY_NETWORK, SECTIONS, wrappers_of
+from meddlr_greedy.data.seeding import EVAL_EPOCH, example_seed
 from meddlr_greedy.engine.accumulation import ResumableGradAccumOptimizer
 from meddlr_greedy.engine.update_sets import update_in_sets
 from meddlr_greedy.engine.updates import clip_gradients, scale_learning_rates
 from meddlr_greedy.errors import UserError, naming
 from meddlr_greedy.jobs.environment import in_job
 from meddlr_greedy.modeling.contract import REPLACED, network_class
+from meddlr_greedy.modeling.wrappers.draws import seed_draws
+from meddlr_greedy.modeling.wrappers.inside import greedy_inside
 from meddlr_greedy.modeling.wrappers.limits import check_wrappers
 from meddlr_greedy.modeling.wrappers.losses import WrapperLossComputer
 from meddlr_greedy.registry import HOOK_REGISTRY, TRAINER_REGISTRY, look_up
@@ -30,6 +33,7 @@ __all__ = [
     "build_loss_computer",
     "build_network_to_train",
     "build_optimizer",
+    "seed_evaluation",
     "trainer_class",
 ]
 
@@ -85,7 +89,26 @@ def build_network_to_train(cfg: CfgNode, handled_keys: Sequence[str] = HANDLED_K
         name = cfg.MODEL.META_ARCHITECTURE
         if name in META_ARCH_REGISTRY and META_ARCH_REGISTRY.get(name) in REPLACED:
             return network_class(name)(cfg.freeze())
-        return build_model(cfg.freeze())
+        model = build_model(cfg.freeze())
+    seed_evaluation(model, cfg.SEED)
+    return model
+
+
+def seed_evaluation(model: torch.nn.Module, seed: int) -> None:
+    """Lets what a wrapper around a greedy network draws in evaluation be a function of the seed and the examples.
+
+    meddlr's denoising adds noise there, too.
+    """
+    if greedy_inside(model) in (None, model):
+        return
+
+    def reseed(model: torch.nn.Module, args: Any) -> None:
+        if not model.training:
+            names = [f"{example['scan_id']}-{example['slice_id']}" for example in args[0].get("metadata", [])]
+            drawn = example_seed(max(seed, 0), EVAL_EPOCH, f"{', '.join(names)}, draws of wrappers")
+            seed_draws(model, drawn, next(model.parameters()).device)
+
+    model.register_forward_pre_hook(reseed)
 
 
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> Any:

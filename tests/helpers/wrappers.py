@@ -213,9 +213,19 @@ def train_wrapped(cfg, batches, change=None):
     return start, network.state_dict(), results
 
 
+MASKER = "  SSDU: {MASKER: {PARAMS: {p: 1.0, rhos: 0.4, per_example: true}}}\n"
+
+
+def with_masker(config, masker=MASKER):
+    """The config file with meddlr's masker for SSDU, which no override can set."""
+    config.write_text(config.read_text().replace("MODEL:\n", f"MODEL:\n{masker}", 1))
+    return config
+
+
 def wrapped_opts(name, inside="GreedyUnrolled"):
     """The lines of a config, as overrides, that put ``inside`` into a wrapper; one training scan has no target."""
     outer, section, opts = WRAPPERS[name]
     between = ["MODEL.N2R.META_ARCHITECTURE", "SSDUModel"] if name == "N2R around SSDU" else []
     lines = ["MODEL.META_ARCHITECTURE", outer, *between, f"MODEL.{section}.META_ARCHITECTURE", inside, *opts]
+    lines = [text for pair in zip(lines[::2], lines[1::2]) if "MASKER" not in pair[0] for text in pair]
     return [str(value) for value in [*lines, "DATALOADER.SUBSAMPLE_TRAIN.NUM_UNDERSAMPLED", 1]]

@@ -38,14 +38,12 @@ class WrapperLossComputer(LossComputer):
     def __init__(self, cfg: CfgNode):
         super().__init__(cfg)
         consistency = cfg.MODEL.CONSISTENCY
-        for_consistency = cfg.clone().defrost()
-        for_consistency.MODEL.RECON_LOSS.NAME = consistency.LOSS_NAME
         self._computers = {RECON: LeanLossComputer(cfg)}
         self._weights = {RECON: 1.0, CONSISTENCY: consistency.LOSS_WEIGHT}
         self.use_consistency = consistency.USE_CONSISTENCY
         self._has_consistency = wrappers_of(cfg)[0] in CONSISTENCY_SECTIONS
         if self._has_consistency:
-            self._computers[CONSISTENCY] = LeanLossComputer(for_consistency.freeze())
+            self._computers[CONSISTENCY] = LeanLossComputer(cfg, "MODEL.CONSISTENCY.LOSS_NAME")
         self.local_losses: Dict[str, LocalLoss] = {name: self._local_loss(name) for name in self._computers}
 
     def __call__(self, input: Inputs, output: Dict[str, Outputs]) -> Dict[str, torch.Tensor]:  # noqa: ARG002 (meddlr's)
