@@ -17,6 +17,7 @@ from meddlr_greedy.modeling.greedy.modules import Observer
 from meddlr_greedy.modeling.parts import Part
 from meddlr_greedy.modeling.wrappers.draws import Draws, seed_draws
 from meddlr_greedy.modeling.wrappers.inside import greedy_inside
+from meddlr_greedy.modeling.wrappers.pictures import draw_pictures
 from meddlr_greedy.ops.devices import to_device
 
 __all__ = ["StepOnBatch", "StepResult", "TrainingStep"]
@@ -128,6 +129,8 @@ class TrainingStep:
             parts, losses = self.parts(inputs, iteration), self.loss_computer.local_losses
             outputs, scalars = self.greedy.forward_parts(parts, losses, self.seed(iteration))
             self.hand_on(outputs)
+            if self.greedy.unrolled.holds_last:
+                draw_pictures(self.model, outputs)
             return outputs, scalars
         if self.greedy is not None:
             outputs = self.greedy(inputs, seed=self.seed(iteration), takes_last_loss=True)

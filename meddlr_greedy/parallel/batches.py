@@ -60,9 +60,12 @@ class HandOn(DatasetEvaluator):
         assert sender is not None
         self._sender = sender
 
-    def process(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:  # noqa: ARG002 (meddlr's signature)
+    def process(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:
         """Sends a batch on; the outputs lose their ``problem``."""
-        self._sender.put(batch_message("evaluation", outputs))
+        message = batch_message("evaluation", outputs)
+        if "metadata" in inputs:  # of which meddlr's denoising makes something else on the way
+            message["metadata"] = inputs["metadata"]
+        self._sender.put(message)
 
 
 def batch_message(kind: str, outputs: Dict[str, Any]) -> Message:

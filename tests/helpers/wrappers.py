@@ -117,6 +117,11 @@ def on_the_cpu():
         vortex.move_to_device = moved
 
 
+def block(network, i):
+    """The regularizer of step i, which all steps may share."""
+    return network.resnets[i] if isinstance(network.resnets, nn.ModuleList) else network.resnets
+
+
 class UpTo(nn.Module):
     """f_k: the modules 1 to k of a plain network with gradient in k alone; f_K where there is no gradient at all."""
 
@@ -134,7 +139,7 @@ class UpTo(nn.Module):
         for k in range(len(self.ranges) if whole else self.k + 1):
             x = x.detach()
             for i in self.ranges[k]:
-                parts = {"model": network.resnets[i], "step_size": network.step_sizes[i], "dims": tuple(kspace.size())}
+                parts = {"model": block(network, i), "step_size": network.step_sizes[i], "dims": tuple(kspace.size())}
                 x = network.step(image=x, A=A, zf_image=zf_image, **parts)
         out = {"pred": x, "target": inputs.get("target"), "signal_model": A, "zf_image": zf_image}
         return {**out, **({key: inputs[key] for key in ("mean", "std", "norm")} if return_pp else {})}
@@ -184,15 +189,23 @@ def train_by_definition(cfg, batches, state):
         innermost = innermost.model
     ranges = partition_steps(len(network.step_sizes), greedy.NUM_MODULES)
     of_network = greedy.CONSISTENCY_TARGET == "network"
-    optimizers = [
-        adam(cfg, [p for i in r for p in (*network.resnets[i].parameters(), network.step_sizes[i])]) for r in ranges
-    ]
+    shared = not isinstance(network.resnets, nn.ModuleList)
+    own = [list(network.parameters())]
+    if not shared:
+        own = [[p for i in r for p in (*block(network, i).parameters(), network.step_sizes[i])] for r in ranges]
+    optimizers = [adam(cfg, parameters) for parameters in own]
     computer = stock_loss_computer(cfg)
     for iteration, batch in enumerate(batches):
-        network.zero_grad()
+        total = {}
         for k in range(len(ranges)):
             innermost.model = UpTo(network, ranges, k, of_network)
+            network.zero_grad()
             loss_of(wrapper, batch, computer, draw_seed(0, iteration), iteration).backward()
+            for p in network.parameters():  # the gradient of a module is complete before it is added
+                if p.grad is not None:
+                    total[p] = total[p] + p.grad if p in total else p.grad
+        for p in network.parameters():
+            p.grad = total.get(p)
         for optimizer in optimizers:
             optimizer.step()
     return network.state_dict()

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from meddlr.utils.events import EventStorage
 
+from meddlr_greedy.engine.memory import HeldForBackward
+from meddlr_greedy.engine.step import TrainingStep
 from tests.helpers.wrappers import (
     WRAPPERS,
     train_by_definition,
@@ -45,3 +48,99 @@ def test_modules_by_definition(name, target):
     start, end, _ = train_wrapped(cfg, batches)
     assert_moved(start, end)
     assert_same_bits(end, train_by_definition(cfg, batches, start))
+
+
+@pytest.mark.parametrize("kinds", [("supervised",), ("unsupervised",)])
+@pytest.mark.parametrize("name", ["N2R", "VORTEX", "SSDU", "Denoising"])
+def test_batches_of_one_kind(name, kinds):
+    cfg = wrapped_config(name, overrides=SOLVER, NUM_MODULES=4)
+    cfg.MODEL.DENOISING.NOISE.USE_FULLY_SAMPLED_TARGET = False
+    batches = wrapped_batches(2, kinds)
+    start, end, results = train_wrapped(cfg, batches)
+    assert_same_bits(end, train_by_definition(cfg, batches, start))
+    of_parts = {"N2R": {"supervised": "recon_loss", "unsupervised": "cons_loss"}}
+    assert of_parts.get(name, {}).get(kinds[0], "loss") in results[0].losses
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("N2R", ["MODEL.CONSISTENCY.USE_CONSISTENCY", False]),
+        ("N2R", ["MODEL.RECON_LOSS.NAME", "ssim_loss", "MODEL.CONSISTENCY.LOSS_NAME", "k_l1"]),
+        ("N2R", ["MODEL.RECON_LOSS.RENORMALIZE_DATA", True]),
+        ("N2R", ["MODEL.N2R.USE_SUPERVISED_CONSISTENCY", True]),
+        ("SSDU", ["MODEL.SSDU.POSTPROCESSOR.NAME", "hard_dc_edge"]),
+        ("SSDU", ["MODEL.SSDU.POSTPROCESSOR.NAME", "hard_dc_all", "MODEL.RECON_LOSS.NAME", "k_l1_l2_sum_normalized"]),
+        ("N2R around SSDU", ["MODEL.RECON_LOSS.NAME", "k_l1"]),
+    ],
+)
+def test_keys_of_wrappers_by_definition(name, change):
+    cfg = wrapped_config(name, overrides=[*SOLVER, *change], NUM_MODULES=[1, 3])
+    batches = wrapped_batches(2)
+    start, end, _ = train_wrapped(cfg, batches)
+    assert_same_bits(end, train_by_definition(cfg, batches, start))
+
+
+def test_modules_that_share_weights_add_up_in_their_order():
+    """The gradients of both parts of a module first, then those of the next module."""
+    cfg = wrapped_config("N2R", overrides=[*SOLVER, "MODEL.UNROLLED.SHARE_WEIGHTS", True], NUM_MODULES=4)
+    batches = wrapped_batches(3)
+    start, end, _ = train_wrapped(cfg, batches)
+    assert_same_bits(end, train_by_definition(cfg, batches, start))
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_pictures(name):
+    cfg = wrapped_config(name, overrides=[*SOLVER, "VIS_PERIOD", 2], NUM_MODULES=2)
+    drawn = [set() for _ in range(3)]
+    torch.manual_seed(1)
+    step = TrainingStep.from_config(cfg.clone().freeze())
+    for iteration, batch in enumerate(wrapped_batches(3)):
+        with EventStorage(iteration) as storage:
+            step(batch, iteration)
+            drawn[iteration] = {image[0].split("/")[0] for image in storage.vis_data}
+    expected = {"Denoising": {"train"}, "SSDU": {"ssdu"}, "N2R around SSDU": {"ssdu", "train_aug"}}
+    assert drawn == [expected.get(name, {"train", "train_aug"}), set(), expected.get(name, {"train", "train_aug"})]
+
+
+def test_two_batches_are_held_of_the_last_module_alone():
+    """Bytes held for backward do not grow with the number of modules."""
+    held = {}
+    for modules in (1, 2, 4):
+        cfg = wrapped_config("N2R", overrides=SOLVER, NUM_MODULES=modules)
+        step = TrainingStep.from_config(cfg.clone().freeze())
+        (batch,) = wrapped_batches(1)
+        with EventStorage(0), HeldForBackward(exclude=step.model.parameters()) as bytes_held:
+            step(batch, 0)
+        held[modules] = bytes_held.peak_bytes
+    assert held[4] < 0.6 * held[2] < 0.4 * held[1]
+
+
+# Keys of the configs of meddlr's repository that put an unrolled network into a wrapper.
+MEDDLRS = {
+    "n2r/standard": ("N2R", [], {}),
+    "n2r/stddev-range": ("N2R", ["MODEL.CONSISTENCY.AUG.NOISE.STD_DEV", (0.05, 1.0)], {}),
+    "m2r/standard": ("M2R", [], {}),
+    "ssdu-paper": (
+        "SSDU",
+        [
+            *("MODEL.UNROLLED.BLOCK_ARCHITECTURE", "ResNetModel", "MODEL.UNROLLED.SHARE_WEIGHTS", True),
+            *("MODEL.UNROLLED.STEP_SIZES", (0.05,), "MODEL.UNROLLED.DC.EPS", 1e-8),
+            *("MODEL.RESNET.CHANNELS", 4, "MODEL.RESNET.NUM_BLOCKS", 2, "MODEL.RESNET.PRE_CONV", True),
+            *("MODEL.RESNET.POST_CONV", True, "MODEL.RESNET.BIAS", False, "MODEL.RESNET.CONV_BLOCK.NUM_BLOCKS", 1),
+            "MODEL.RESNET.CONV_BLOCK.ORDER",
+            ("conv", "act", "conv", {"name": "scale", "factor": 0.1, "trainable": False}),
+            *("MODEL.RECON_LOSS.NAME", "k_l1", "MODEL.RECON_LOSS.RENORMALIZE_DATA", False),
+        ],
+        {"network": "CGUnrolledCNN"},
+    ),
+}
+
+
+@pytest.mark.parametrize("config", MEDDLRS)
+def test_configs_of_meddlrs_repository(config):
+    name, keys, options = MEDDLRS[config]
+    cfg = wrapped_config(name, overrides=[*SOLVER, *keys], NUM_MODULES=2, **options)
+    start, end, results = train_wrapped(cfg, wrapped_batches(2))
+    assert any(not torch.equal(start[key], end[key]) for key in start)
+    assert set(results[0].losses) >= {"loss_module_1", "loss_module_2", "total_loss"}

@@ -217,8 +217,9 @@ class GreedyUnrolled(nn.Module):
             seed: Of the random layers, see :meth:`UnrolledModules.run_steps`; each part draws on its own.
 
         Returns:
-            Of each part the outputs that :meth:`forward` gives of a batch, with the "inputs" that the network saw; and
-            the scalars, the modules' losses, which are sums over the parts, among them.
+            Of each part the outputs that :meth:`forward` gives of a batch, with the "inputs" that the network saw and
+            the "clean_inputs" before they were perturbed; and the scalars, the modules' losses, which are sums over the
+            parts, among them.
 
         Raises:
             UserError: where the network has no trainable parameters.
@@ -229,9 +230,9 @@ class GreedyUnrolled(nn.Module):
         outputs = {}
         for name, stream, image in zip(parts, streams, images):
             problem, targets = stream.problem, stream.targets
-            target = {} if targets is None else {"target": targets.target}
-            outputs[name] = {**problem.reference, **target, "zf_image": problem.zf_image, "pred": image}
-            outputs[name]["inputs"] = problem.inputs
+            outputs[name] = {**problem.reference, "zf_image": problem.zf_image, "pred": image, "inputs": problem.inputs}
+            if targets is not None:
+                outputs[name].update({"target": targets.target, "clean_inputs": targets.problem.inputs})
             scalars.update(problem.inversion_errors)
             if not self.unrolled.holds_last:
                 outputs[name]["problem"] = problem
