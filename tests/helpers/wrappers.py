@@ -164,12 +164,11 @@ def loss_of(wrapper, batch, computer, seed, iteration):
         return computer(batch, wrapper(batch))["loss"]
 
 
-def train_stock_wrapper(cfg, batches, state):
-    """Backpropagation of meddlr's wrapper around the plain network."""
-    cfg = plain(cfg)
+def train_stock_wrapper(cfg, batches, state, computer=None):
+    """Trains meddlr's wrapper by its own ``forward``, as meddlr's trainer does."""
     wrapper = build_model(cfg).train()
     inner_network(wrapper).load_state_dict(state)
-    optimizer, computer = adam(cfg, list(wrapper.parameters())), stock_loss_computer(cfg)
+    optimizer, computer = adam(cfg, list(wrapper.parameters())), computer or stock_loss_computer(cfg)
     for iteration, batch in enumerate(batches):
         loss = loss_of(wrapper, batch, computer, draw_seed(0, iteration), iteration)
         optimizer.zero_grad()
