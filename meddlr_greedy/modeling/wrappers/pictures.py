@@ -33,8 +33,8 @@ def draw_pictures(wrapper: Any, outputs: Dict[str, Dict[str, Any]]) -> None:
     consistency = outputs.get(CONSISTENCY)
     if consistency is not None and _draws_now(wrapper):
         clean = {**consistency, "inputs": consistency["clean_inputs"]}
-        images = (consistency["pred"].detach(), consistency["target"])
-        wrapper.visualize_aug_training(_kspace(clean), _kspace(consistency), *images)
+        pair = (consistency["pred"].detach(), consistency["target"])
+        wrapper.visualize_aug_training(_kspace(clean), _kspace(consistency), *pair)
 
 
 def _draws_now(*models: Any) -> bool:
