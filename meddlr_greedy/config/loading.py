@@ -63,7 +63,9 @@ def load_config(config_file: str, opts: Sequence[str] = (), may_import: bool = T
     for key, value in overrides.items():
         if not key.startswith(PREFIX):
             if isinstance(_value_or_section(cfg, key), CfgNode):
-                raise UserError(f"{key}: a section; allowed are its keys, for example {_all_keys(cfg, key)[0]}")
+                keys = _all_keys(cfg, key)
+                example = f", for example {keys[0]}" if keys else ", set in the config file"
+                raise UserError(f"{key}: a section; allowed are its keys{example}")
             _merge(f"override {key}", cfg.merge_from_list, [key, value])
     cfg.MISC.GREEDY = config.as_node()
     fill_in_templates(cfg)
