@@ -19,11 +19,12 @@ from meddlr_greedy.data.catalog import check_dataset_names
 from meddlr_greedy.data.coverage import time_average_coverage
 from meddlr_greedy.data.dataset import CheckedSliceData, CineSliceData, ExampleKind
 from meddlr_greedy.data.loader import ExampleLoader, SeededDataset
-from meddlr_greedy.data.poisson import checked_mask_func, try_masks
+from meddlr_greedy.data.poisson import checked_mask_func
 from meddlr_greedy.data.sampler import ResumableBatchSampler, batches_in_order, check_minimum
 from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.data.seeding import EVAL_EPOCH, SeededMaskFunc
 from meddlr_greedy.data.transform import CineDataTransform
+from meddlr_greedy.data.tried_masks import try_masks
 from meddlr_greedy.errors import UserError, did_you_mean, naming
 
 __all__ = ["build_train_loader", "build_val_loader"]
@@ -64,9 +65,7 @@ def build_train_loader(cfg, seed: int, share: Tuple[int, int] = (0, 1)) -> Examp
     with naming(_KEYS_OF_DATA):
         stock = build_recon_train_loader(stock_cfg, dataset_type=build_dataset)
     _check_schedules(cfg, stock.dataset.transform)
-    try_masks(
-        stock.dataset.transform.mask_func.mask_func, [shape[:2] for shape in stock.dataset.example_shapes.values()]
-    )
+    _try_masks(stock.dataset)
     kinds = stock.dataset.kinds
     sampler = ResumableBatchSampler(kinds, cfg.SOLVER.TRAIN_BATCH_SIZE, cfg.DATALOADER.DROP_LAST, seed, share)
     _log_kinds(kinds, sampler)
@@ -100,6 +99,7 @@ def build_val_loader(cfg, dataset_name: str, as_test: bool = True, hold_out: boo
     build_dataset = functools.partial(_build_dataset, cfg, is_test=as_test, hold_out=hold_out)
     with naming(_KEYS_OF_DATA):
         stock = build_recon_val_loader(stock_cfg, dataset_name, as_test=as_test, dataset_type=build_dataset)
+    _try_masks(stock.dataset)
     batches = batches_in_order(stock.dataset.kinds, cfg.SOLVER.TEST_BATCH_SIZE)
     return ExampleLoader(
         SeededDataset(stock.dataset, max(cfg.SEED, 0)),
@@ -204,6 +204,12 @@ def _log_kinds(kinds: Sequence[ExampleKind], sampler: ResumableBatchSampler) -> 
             f" {sampler.batches_per_epoch} batches in an epoch, {len(sampler.smaller)} of them smaller than"
             f" {sampler.batch_size}"
         )
+
+
+def _try_masks(dataset: CheckedSliceData) -> None:
+    """Draws a few of the masks that scans without one of their own get."""
+    drawn = [shape for path, shape in dataset.example_shapes.items() if "mask" not in dataset.contents[path]]
+    try_masks(dataset.transform.mask_func.mask_func, [shape[:2] for shape in drawn])
 
 
 def _log_coverage(dataset: CheckedSliceData) -> None:

@@ -7,9 +7,8 @@ drawn again with the next seed. All other masks are meddlr's, bit for bit.
 """
 
 import functools
-import logging
 import types
-from typing import Any, Callable, Iterable, Optional, Sequence, Tuple
+from typing import Any, Callable, Optional, Sequence
 
 import numba
 import numpy as np
@@ -19,13 +18,11 @@ from meddlr.data.transforms.subsample import MaskFunc, PoissonDiskMaskFunc
 
 from meddlr_greedy.errors import UserError
 
-__all__ = ["CheckedPoissonMaskFunc", "checked_mask_func", "try_masks"]
+__all__ = ["CheckedPoissonMaskFunc", "checked_mask_func"]
 
 # meddlr halves an interval of floats; after as many steps its ends have met, or never will.
 _LONGEST_SEARCH = 64
 _MOST_DRAWS = 8
-_TRIED_SEEDS = (1, 2, 3)
-_MOST_DEVIATION = 0.1  # of the acceleration, before it is told of
 
 
 class _EndlessSearchError(Exception):
@@ -69,41 +66,6 @@ def checked_mask_func(mask_func: MaskFunc) -> MaskFunc:
     checked = CheckedPoissonMaskFunc.__new__(CheckedPoissonMaskFunc)
     checked.__dict__.update(vars(mask_func))
     return checked
-
-
-def try_masks(mask_func: MaskFunc, planes: Iterable[Tuple[int, int]]) -> None:
-    """Draws a few masks of each plane (H, W), where they are Poisson disc masks: what fails, fails before the training.
-
-    Raises:
-        UserError: A plane has no mask.
-    """
-    if not isinstance(mask_func, CheckedPoissonMaskFunc):
-        return
-    accelerations = mask_func.accelerations
-    accelerations = [accelerations] if isinstance(accelerations, (int, float)) else accelerations
-    for plane in sorted(set(planes)):
-        for acceleration in sorted({min(accelerations), max(accelerations)}):
-            told = _tried(plane, acceleration, mask_func.calib_size, mask_func.max_attempts, mask_func.crop_corner)
-            if told:
-                logging.getLogger(__name__).warning(told)
-
-
-@functools.cache
-def _tried(
-    plane: Tuple[int, int], acceleration: float, calib_size: Tuple[int, int], max_attempts: int, crop_corner: bool
-) -> str:
-    """What there is to tell of the masks of a plane; empty where there is nothing."""
-    mask_func = CheckedPoissonMaskFunc(acceleration, calib_size, None, max_attempts, crop_corner)
-    masks = [mask_func((1, *plane, 1), seed, acceleration) for seed in _TRIED_SEEDS]
-    found = [mask.numel() / float(mask.sum()) for mask in masks]
-    told = []
-    if mask_func.num_redrawn:
-        told.append("for some seeds meddlr's code fails, and the next seed is taken")
-    farthest = max(found, key=lambda reached: abs(reached - acceleration))
-    if abs(farthest - acceleration) > _MOST_DEVIATION * acceleration:
-        told.append(f"the acceleration is {farthest:.1f}, since CALIBRATION_SIZE is {calib_size[0]}")
-    where = f"Poisson disc masks of acceleration {acceleration:g} for planes of {plane[0]} x {plane[1]}"
-    return f"{where}: {'; '.join(told)}" if told else ""
 
 
 def _draw(

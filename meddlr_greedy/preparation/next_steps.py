@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import Sequence
+from typing import NamedTuple, Sequence, Tuple
 
 import h5py
 import torch
@@ -16,10 +16,27 @@ from meddlr_greedy.preparation.splits import SPLITS
 
 __all__ = ["say_what_is_next"]
 
-# Configs that come with the package.
-_CONFIG = "cine/greedy.yaml"
-_CONFIG_OF_2D = "knee/greedy.yaml"
-_CONFIG_WITHOUT_TARGETS = "cine/dl_espirit_greedy_self_supervised.yaml"
+
+class _Recipe(NamedTuple):
+    """A config that comes with the package, and what a data set of one's own needs besides."""
+
+    config: str
+    overrides: Tuple[str, ...] = ()
+
+
+# Of 2D scans lines are undersampled along one axis: their readout is always sampled in full. The mask of
+# knee/greedy.yaml has two phase encodes.
+_LINES = {"NAME": "RandomMaskFunc1D", "ACCELERATIONS": "(4,)", "CALIBRATION_SIZE": "0", "CENTER_FRACTIONS": "(0.08,)"}
+_OF_LINES = tuple(word for name, value in _LINES.items() for word in (f"AUG_TRAIN.UNDERSAMPLE.{name}", value))
+
+# For a GPU, and for a CPU: there a training of minutes.
+_CINE = (_Recipe("cine/greedy.yaml"), _Recipe("cine/pig.yaml"))
+_PLANE = (_Recipe("knee/greedy.yaml", _OF_LINES), _Recipe("knee/demo.yaml"))
+_WITHOUT_TARGETS = (
+    _Recipe("cine/dl_espirit_greedy_self_supervised.yaml"),
+    # The scans have masks of their own; the config makes some of the phantom's.
+    _Recipe("cine/demo_self_supervised.yaml", ("DATALOADER.SUBSAMPLE_TRAIN.NUM_UNDERSAMPLED", "0")),
+)
 
 
 def say_what_is_next(output: Path, seconds: float) -> None:
@@ -39,9 +56,9 @@ def say_what_is_next(output: Path, seconds: float) -> None:
     with h5py.File(output / first_file, "r") as file:
         has_target, num_maps = "target" in file, file["maps"].shape[-1]
     used = [split for split, found in sizes.items() if found]
-    config = _CONFIG if is_cine else _CONFIG_OF_2D
+    recipes = _CINE if is_cine else _PLANE
     if has_target and "train" in used:
-        print(f"Next, train on it:\n  {_training_command(config, output, used, num_maps)}")
+        print(f"Next, train on it:\n  {_training_command(recipes, output, used, num_maps)}")
         return
     if has_target:
         print(f"Next, score a network on it, one for map sets: {num_maps} (RUN is the folder of its training):")
@@ -54,7 +71,7 @@ def say_what_is_next(output: Path, seconds: float) -> None:
     print(f"  {shlex.join(command)}")
     if "train" in used and is_cine:
         # Nothing of it can be scored by targets.
-        command_line = _training_command(_CONFIG_WITHOUT_TARGETS, output, [s for s in used if s != "test"], num_maps)
+        command_line = _training_command(_WITHOUT_TARGETS, output, [s for s in used if s != "test"], num_maps)
         print(f"Or train on it, without targets (MISC.GREEDY.CINE.LOSS_LINES):\n  {command_line}")
 
 
@@ -75,12 +92,12 @@ def _evaluation_command(output: Path, splits: Sequence[str]) -> str:
     return _where(output) + shlex.join(command)
 
 
-def _training_command(config: str, output: Path, splits: Sequence[str], num_maps: int) -> str:
-    command = ["meddlr-greedy", "train", "--config-file", config]
+def _training_command(recipes: Sequence[_Recipe], output: Path, splits: Sequence[str], num_maps: int) -> str:
+    recipe = recipes[0 if torch.cuda.is_available() else 1]
+    command = ["meddlr-greedy", "train", "--config-file", recipe.config]
     for split in SPLITS:
         command += [f"DATASETS.{split.upper()}", _names(output, [split] if split in splits else [])]
-    if num_maps != load_config(config).MODEL.UNROLLED.NUM_EMAPS:
+    command += recipe.overrides
+    if num_maps != load_config(recipe.config).MODEL.UNROLLED.NUM_EMAPS:
         command += ["MODEL.UNROLLED.NUM_EMAPS", str(num_maps)]
-    if not torch.cuda.is_available():
-        command += ["MODEL.DEVICE", "cpu"]
-    return _where(output) + shlex.join(command)
+    return _where(output) + shlex.join([*command, "OUTPUT_DIR", f"results/{output.name}"])

@@ -6,7 +6,7 @@ import torch
 from meddlr.data.transforms.subsample import PoissonDiskMaskFunc, RandomMaskFunc
 
 from meddlr_greedy.data.build import build_train_loader
-from meddlr_greedy.data.poisson import _MOST_DRAWS, CheckedPoissonMaskFunc, checked_mask_func, try_masks
+from meddlr_greedy.data.poisson import CheckedPoissonMaskFunc, checked_mask_func
 from meddlr_greedy.errors import UserError
 from tests.helpers.examples import scan_arrays
 
@@ -54,42 +54,9 @@ def test_what_would_be_written_out_of_bounds_is_drawn_with_the_next_seed():
     assert torch.equal(drawn[1], drawn[5]) and set(drawn[1].unique().tolist()) == {0, 1}
 
 
-@pytest.mark.parametrize(
-    "plane, acceleration, calib_size, words",
-    [((16, 16), 4, 20, "searches without end"), ((64, 64), 2, 20, "writes beyond its arrays")],
-)
-def test_no_mask_is_one_line(plane, acceleration, calib_size, words):
-    _, checked = masks(acceleration, calib_size)
-    with pytest.raises(UserError) as error:
-        try_masks(checked, [(48, 40), plane])
-    for text in (
-        "AUG_TRAIN.UNDERSAMPLE: PoissonDiskMaskFunc gives no mask",
-        f"acceleration {acceleration} for a plane of {plane[0]} x {plane[1]}",
-        f"of {_MOST_DRAWS} seeds; it {words}",
-        f"CALIBRATION_SIZE (found {calib_size})",
-    ):
-        assert text in str(error.value)
-
-
-def test_what_the_masks_are_is_told_of(caplog):
-    with caplog.at_level("WARNING", "meddlr_greedy"):
-        try_masks(masks(4, 8)[1], [(48, 40)])
-        assert not caplog.messages
-        try_masks(masks(4, 20)[1], [(24, 24)])
-    assert caplog.messages == [
-        "Poisson disc masks of acceleration 4 for planes of 24 x 24: the acceleration is 1.3, since CALIBRATION_SIZE is"
-        " 20"
-    ]
-    caplog.clear()
-    with caplog.at_level("WARNING", "meddlr_greedy"):
-        try_masks(masks(4, 8)[1], [(32, 32)])
-    assert "for some seeds meddlr's code fails, and the next seed is taken" in caplog.text
-
-
 def test_other_masks_are_left_alone():
     stock = RandomMaskFunc((4,), 8)
     assert checked_mask_func(stock) is stock
-    try_masks(stock, [(16, 16)])
 
 
 def test_a_training_is_refused_before_it_begins(data_cfg, annotate):

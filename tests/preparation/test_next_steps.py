@@ -8,12 +8,18 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from meddlr.data.transforms.subsample import build_mask_func
 
 from meddlr_greedy import eval_net, prepare, train_net
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.preparation.next_steps import say_what_is_next
+from tests.helpers.scans import write_scans
 
+SCANS = {
+    "cine": {"num_slices": 1, "height": 20, "width": 24, "num_frames": 3, "num_coils": 2},
+    "plane": {"num_slices": 1, "height": 20, "width": 24, "num_coils": 2},
+}
 SIZES = ["--slices", "1", "--frames", "2", "--matrix", "16", "16", "--coils", "2", "--calib", "16"]
 
 
@@ -43,6 +49,44 @@ def test_the_printed_command_works(registry, tmp_path, monkeypatch, capsys, root
     assert found == ["a 'heart'_train", f"a 'heart'_{'val' if split[1] == '1' else 'test'}"]
     check_dataset_names(found)
     assert cfg.MODEL.UNROLLED.NUM_EMAPS == maps
+    assert cfg.OUTPUT_DIR == "results/a 'heart'"
+
+
+# What the configs for a GPU train is 64 or 128 features, in thousands of iterations.
+@pytest.mark.parametrize("has_gpu", [False, True])
+@pytest.mark.parametrize(
+    "kind, of_cpu, of_gpu",
+    [("cine", "cine/pig.yaml", "cine/greedy.yaml"), ("plane", "knee/demo.yaml", "knee/greedy.yaml")],
+)
+def test_the_printed_command_is_for_this_machine(
+    registry, write_scan, tmp_path, monkeypatch, capsys, has_gpu, kind, of_cpu, of_gpu
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    say_what_is_next(write_scan(kind), 0)
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    monkeypatch.setenv(*words.pop(0).split("=", 1))
+    assert words[3] == (of_gpu if has_gpu else of_cpu)
+    register_datasets()
+    cfg = load_config(words[3], words[4:])
+    assert cfg.MODEL.DEVICE == ("cuda" if has_gpu else "cpu") and cfg.OUTPUT_DIR == "results/some"
+    if not has_gpu:
+        assert cfg.MODEL.UNROLLED.NUM_FEATURES <= 16 and cfg.SOLVER.MAX_ITER <= 500 and cfg.TIME_SCALE == "iter"
+    if kind == "plane":
+        mask_func = build_mask_func(cfg.AUG_TRAIN)
+        masks = torch.cat([mask_func((1, 3, 100, 1), seed) for seed in range(100)])
+        assert torch.equal(masks[:, :1].expand_as(masks), masks)  # whole lines
+        assert 1 / masks.mean() == pytest.approx(4, rel=0.05)
+
+
+@pytest.fixture
+def write_scan(tmp_path):
+    """write_scan(kind): the data set ``some`` of one scan to train on."""
+
+    def write(kind):
+        write_scans(tmp_path / "root", "some", {"train_0": SCANS[kind]})
+        return tmp_path / "root" / "some"
+
+    return write
 
 
 def test_the_printed_command_of_a_data_set_to_test_on_works(registry, write_config, tmp_path, monkeypatch, capsys):
