@@ -5,7 +5,7 @@ import pytest
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.planning.example import Example
-from meddlr_greedy.planning.search import with_modules
+from meddlr_greedy.planning.search import Method, with_method
 from meddlr_greedy.planning.step_memory import plan_step
 from tests.helpers.wrappers import WRAPPERS, with_masker, wrapped_opts
 
@@ -18,7 +18,7 @@ def planned(write_config, name, *opts):
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_modules_hold_less(write_config, name):
     cfg, example = planned(write_config, name)
-    greedy, end_to_end = plan_step(cfg, example), plan_step(with_modules(cfg, 1, False), example)
+    greedy, end_to_end = plan_step(cfg, example), plan_step(with_method(cfg, Method(1)), example)
     assert len(greedy.activations) == 4 and len(end_to_end.activations) == 1
     assert max(greedy.activations) < 0.6 * end_to_end.activations[0]
     assert 0 < greedy.evaluation < greedy.peak < end_to_end.peak
