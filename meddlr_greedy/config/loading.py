@@ -1,5 +1,6 @@
 """From a config file and overrides to a checked config of meddlr that holds the plugin's keys."""
 
+import re
 from typing import Any, Callable, List, Mapping, Sequence
 
 from meddlr.config import CfgNode, get_cfg
@@ -16,6 +17,9 @@ from meddlr_greedy.plugins import import_plugins
 from meddlr_greedy.registry import look_up
 
 __all__ = ["load_config"]
+
+# Lists of names, of which one alone may be given plainly.
+_DATA_SETS = ("DATASETS.TRAIN", "DATASETS.VAL", "DATASETS.TEST")
 
 
 def _all_keys(cfg: CfgNode, section: str = "") -> List[str]:
@@ -50,7 +54,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), may_import: bool = T
         raise UserError("--config-file: missing; give a YAML file, for example cine/greedy.yaml of the package")
     config_file = find_config(config_file)
     values = read_yaml(config_file)
-    overrides = dict(zip(opts[::2], opts[1::2]))
+    overrides = {key: _as_names(key, value) for key, value in zip(opts[::2], opts[1::2])}
     cfg = get_cfg()
     _check_sections(values, cfg)
     greedy = values.get("MISC", {}).pop("GREEDY", None) or {}
@@ -63,7 +67,9 @@ def load_config(config_file: str, opts: Sequence[str] = (), may_import: bool = T
     for key, value in overrides.items():
         if not key.startswith(PREFIX):
             if isinstance(_value_or_section(cfg, key), CfgNode):
-                raise UserError(f"{key}: a section; allowed are its keys, for example {_all_keys(cfg, key)[0]}")
+                keys = _all_keys(cfg, key)
+                example = f", for example {keys[0]}" if keys else ", set in the config file"
+                raise UserError(f"{key}: a section; allowed are its keys{example}")
             _merge(f"override {key}", cfg.merge_from_list, [key, value])
     cfg.MISC.GREEDY = config.as_node()
     fill_in_templates(cfg)
@@ -73,6 +79,11 @@ def load_config(config_file: str, opts: Sequence[str] = (), may_import: bool = T
     if not cfg.MODEL.META_ARCHITECTURE.startswith("monai/"):
         look_up(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
     return cfg.freeze()
+
+
+def _as_names(key: str, value: str) -> str:
+    """An override as it is; the name of one data set, which is meant as a list of one, as that list."""
+    return f"('{value}',)" if key in _DATA_SETS and re.fullmatch(r"[A-Za-z]\w*", value) else value
 
 
 def _value_or_section(cfg: CfgNode, key: str) -> Any:

@@ -68,6 +68,14 @@ _LOCAL_PREFIXES = ("results://", "data://", "cache://")
 
 _PATH = Range("the path of a local file or folder", _is_path)
 _WEIGHTS = Range(f"the path of a local file, or one of {', '.join(zoo_names())}", _is_weights)
+
+
+def _is_layer(value: Any) -> bool:
+    """Whether meddlr can take a value for a layer of a block: a name, or a mapping with "name" and options."""
+    return isinstance(value, str) or isinstance(value, dict) and isinstance(value.get("name"), str)
+
+
+_LAYERS = _list("a list of texts, or of mappings with a text 'name'", _is_layer)
 _NAMES = _list("a list of texts", lambda value: isinstance(value, str))
 _ACCELERATIONS = _list("one finite number from 1 on, or two (a range)", lambda r: is_finite(r) and r >= 1, (1, 2))
 _ANY_INTEGER = Range(f"an integer of at most {_LARGEST_COUNT}", lambda value: is_int(value) and value <= _LARGEST_COUNT)
@@ -98,7 +106,7 @@ RANGES: Dict[str, Range] = {
     "MODEL.UNROLLED.NUM_EMAPS": _integer(1, 100),
     "MODEL.UNROLLED.CONV_BLOCK.ACTIVATION": _ACTIVATION,
     "MODEL.UNROLLED.CONV_BLOCK.NORM": _NORM,
-    "MODEL.UNROLLED.CONV_BLOCK.ORDER": _NAMES,
+    "MODEL.UNROLLED.CONV_BLOCK.ORDER": _LAYERS,
     "MODEL.UNROLLED.DC.MAX_ITER": _SIZE,
     "MODEL.UNROLLED.DC.EPS": _FROM_0,
     "MODEL.UNET.OUT_CHANNELS": _SIZE,
@@ -116,7 +124,7 @@ RANGES: Dict[str, Range] = {
     "MODEL.RESNET.CONV_BLOCK.NUM_BLOCKS": _SIZE,
     "MODEL.RESNET.CONV_BLOCK.ACTIVATION": _ACTIVATION,
     "MODEL.RESNET.CONV_BLOCK.NORM": _NORM,
-    "MODEL.RESNET.CONV_BLOCK.ORDER": _NAMES,
+    "MODEL.RESNET.CONV_BLOCK.ORDER": _LAYERS,
     "MODEL.CONSISTENCY.AUG.NOISE.STD_DEV": _list("a list of finite numbers from 0 on", is_finite_from_0),
     "MODEL.CONSISTENCY.AUG.NOISE.MASK.RHO": _PROBABILITY,
     "MODEL.CONSISTENCY.AUG.MOTION.RANGE": _list("two finite numbers", is_finite, (2,)),

@@ -25,6 +25,7 @@ from meddlr_greedy.config.rules import (
     section,
 )
 from meddlr_greedy.config.sections import CineConfig, ParallelConfig, RunConfig
+from meddlr_greedy.config.wrappers import GREEDY_NETWORK, name_inside
 from meddlr_greedy.errors import UserError, did_you_mean, shortened
 
 __all__ = [
@@ -188,6 +189,15 @@ class GreedyConfig:
         is_one_of("zeros", "circular", "phase_encode"),
         needs_regularizer="takes_padding",
     )
+    CONSISTENCY_TARGET: str = key(
+        "network",
+        """Inside of meddlr's wrappers with consistency (N2R, M2R, NM2R, VORTEX): what a module's image of the perturbed
+        batch is compared with. The image that the whole network makes of the clean batch, or ('module') the one that
+        the same module makes of it. A chain of processes needs 'module'.""",
+        "'network' or 'module'",
+        is_one_of("network", "module"),
+        needs_greedy=True,
+    )
     PARALLEL: ParallelConfig = section(ParallelConfig)
     RUN: RunConfig = section(RunConfig)
     CINE: CineConfig = section(CineConfig)
@@ -215,8 +225,8 @@ class GreedyConfig:
 
 
 def is_greedy(cfg: CfgNode) -> bool:
-    """Whether a config trains its network greedily: with the wrapper, whatever the number of modules."""
-    return cfg.MODEL.META_ARCHITECTURE == "GreedyUnrolled"
+    """Whether a config trains its network greedily, whatever the number of modules, also inside of a wrapper."""
+    return name_inside(cfg) == GREEDY_NETWORK
 
 
 class Key(NamedTuple):

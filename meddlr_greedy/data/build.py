@@ -209,7 +209,7 @@ def _log_kinds(kinds: Sequence[ExampleKind], sampler: ResumableBatchSampler) -> 
 def _try_masks(dataset: CheckedSliceData) -> None:
     """Draws a few of the masks that scans without one of their own get."""
     drawn = [shape for path, shape in dataset.example_shapes.items() if "mask" not in dataset.contents[path]]
-    try_masks(dataset.transform.mask_func.mask_func, [shape[:2] for shape in drawn])
+    try_masks(dataset.transform.mask_func.mask_func, [(shape[0], shape[1]) for shape in drawn])
 
 
 def _log_coverage(dataset: CheckedSliceData) -> None:

@@ -12,13 +12,19 @@ from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from meddlr.solver import GradAccumOptimizer
 from meddlr.solver import build_optimizer as build_stock_optimizer
 
-from meddlr_greedy.config.schema import schema_keys
+from meddlr_greedy.config.schema import is_greedy, schema_keys
+from meddlr_greedy.config.wrappers import GREEDY_NETWORK, SECTIONS, wrappers_of
+from meddlr_greedy.data.seeding import EVAL_EPOCH, example_seed
 from meddlr_greedy.engine.accumulation import ResumableGradAccumOptimizer
 from meddlr_greedy.engine.update_sets import update_in_sets
 from meddlr_greedy.engine.updates import clip_gradients, scale_learning_rates
 from meddlr_greedy.errors import UserError, naming
 from meddlr_greedy.jobs.environment import in_job
 from meddlr_greedy.modeling.contract import REPLACED, network_class
+from meddlr_greedy.modeling.wrappers.draws import seed_draws
+from meddlr_greedy.modeling.wrappers.inside import greedy_inside
+from meddlr_greedy.modeling.wrappers.limits import check_wrappers
+from meddlr_greedy.modeling.wrappers.losses import WrapperLossComputer
 from meddlr_greedy.registry import HOOK_REGISTRY, TRAINER_REGISTRY, look_up
 
 __all__ = [
@@ -27,6 +33,7 @@ __all__ = [
     "build_loss_computer",
     "build_network_to_train",
     "build_optimizer",
+    "seed_evaluation",
     "trainer_class",
 ]
 
@@ -68,15 +75,40 @@ def build_network_to_train(cfg: CfgNode, handled_keys: Sequence[str] = HANDLED_K
     Raises:
         UserError: names the key that is wrong.
     """
+    check_wrappers(cfg)
     cfg = cfg.clone().defrost()
     for key in schema_keys():
         if key.name in handled_keys:
             cfg.set_recursive(key.full_name, key.default)
+    if wrappers_of(cfg) and is_greedy(cfg):  # every batch seeds what it draws; meddlr's VORTEX fails without a seed
+        cfg.SEED = max(cfg.SEED, 0)
+    for section in {*SECTIONS.values()} - {*wrappers_of(cfg)}:  # of wrappers that are not used
+        if cfg.MODEL[section].META_ARCHITECTURE == GREEDY_NETWORK:
+            cfg.MODEL[section].META_ARCHITECTURE = cfg.MISC.GREEDY.META_ARCHITECTURE
     with naming("MODEL"):
         name = cfg.MODEL.META_ARCHITECTURE
         if name in META_ARCH_REGISTRY and META_ARCH_REGISTRY.get(name) in REPLACED:
             return network_class(name)(cfg.freeze())
-        return build_model(cfg.freeze())
+        model = build_model(cfg.freeze())
+    seed_evaluation(model, cfg.SEED)
+    return model
+
+
+def seed_evaluation(model: torch.nn.Module, seed: int) -> None:
+    """Lets what a wrapper around a greedy network draws in evaluation be a function of the seed and the examples.
+
+    meddlr's denoising adds noise there, too.
+    """
+    if greedy_inside(model) in (None, model):
+        return
+
+    def reseed(model: torch.nn.Module, args: Any) -> None:
+        if not model.training:
+            names = [f"{example['scan_id']}-{example['slice_id']}" for example in args[0].get("metadata", [])]
+            drawn = example_seed(max(seed, 0), EVAL_EPOCH, f"{', '.join(names)}, draws of wrappers")
+            seed_draws(model, drawn, next(model.parameters()).device)
+
+    model.register_forward_pre_hook(reseed)
 
 
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> Any:
@@ -98,12 +130,14 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> Any:
 
 
 def build_loss_computer(cfg: CfgNode) -> Any:
-    """The lean loss computer; meddlr's for its networks that have losses of their own.
+    """The lean loss computer; for meddlr's networks that have losses of their own meddlr's, or that of their parts.
 
     Raises:
         UserError: names the key that is wrong.
     """
     name = cfg.MODEL.META_ARCHITECTURE
+    if wrappers_of(cfg) and is_greedy(cfg):
+        return WrapperLossComputer(cfg)
     if name not in _CONSISTENCY_MODELS:
         return build_loss_computer_by_name(cfg, "LeanLossComputer")
     if cfg.MISC.GREEDY.CINE.LOSS_LINES:

@@ -21,7 +21,7 @@ from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC
 from meddlr_greedy.evaluation.metrics.definitions import higher_is_better
 from meddlr_greedy.files import reading
-from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.modeling.wrappers.inside import greedy_inside
 from meddlr_greedy.registry import HOOK_REGISTRY
 
 __all__ = [
@@ -222,9 +222,9 @@ class ModuleMonitor(HookBase):
 
     def before_step(self) -> None:
         """Begins to measure, where the iteration is logged."""
-        model = self.trainer.model
-        self._active = isinstance(model, GreedyUnrolled) and (self.trainer.iter + 1) % self.period == 0
-        if not self._active:
+        model = greedy_inside(self.trainer.model)
+        self._active = model is not None and (self.trainer.iter + 1) % self.period == 0
+        if model is None or not self._active:
             return
         self._cuda = next(model.parameters()).is_cuda
         self._marks, self._memory = [], []
@@ -254,7 +254,9 @@ class ModuleMonitor(HookBase):
         if not self._active:
             return
         self.close()
-        modules = self.trainer.model.unrolled
+        model = greedy_inside(self.trainer.model)
+        assert model is not None
+        modules = model.unrolled
         scalars = {}
         marks = zip(self._marks[::2], self._marks[1::2])
         for k, parameters, memory, (begin, end) in zip(modules.own, modules.own_parameters(), self._memory, marks):

@@ -8,6 +8,7 @@ from meddlr.modeling.meta_arch.build import build_model
 from torch import nn
 
 from meddlr_greedy.config.loading import load_config
+from meddlr_greedy.engine.build import seed_evaluation
 from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer
 from meddlr_greedy.errors import UserError, naming
 from meddlr_greedy.zoo import is_zoo_name, local_file, zoo_names
@@ -114,4 +115,5 @@ def load_network(cfg: CfgNode, weights: str) -> Tuple[nn.Module, Optional[int]]:
     """
     with naming("MODEL"):
         model = build_model(cfg).to(cfg.MODEL.DEVICE)
+    seed_evaluation(model, cfg.SEED)
     return model, GreedyCheckpointer(model, cfg.OUTPUT_DIR).load(weights).get("iteration")

@@ -3,17 +3,21 @@
 Trainers, the planner of memory and the benchmarks own one each; a process of a chain overrides the extension points.
 """
 
-from typing import Any, Dict, NamedTuple, Optional, Tuple, Type, TypeVar
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Type, TypeVar
 
 import torch
 from meddlr.config import CfgNode
 
-from meddlr_greedy.data.seeding import example_seed
+from meddlr_greedy.data.seeding import example_seed, isolated_generators
 from meddlr_greedy.engine.build import build_loss_computer, build_network_to_train, build_optimizer
 from meddlr_greedy.errors import NonFiniteLossError
 from meddlr_greedy.modeling.contract import inner_network
 from meddlr_greedy.modeling.greedy.modules import Observer
-from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.modeling.parts import Part
+from meddlr_greedy.modeling.wrappers.draws import Draws, seed_draws
+from meddlr_greedy.modeling.wrappers.inside import greedy_inside
+from meddlr_greedy.modeling.wrappers.pictures import draw_pictures
 from meddlr_greedy.ops.devices import to_device
 
 __all__ = ["StepOnBatch", "StepResult", "TrainingStep"]
@@ -44,19 +48,29 @@ class StepResult(NamedTuple):
 class TrainingStep:
     """The step of a network under an optimizer.
 
-    The extension points are :meth:`seed`, :meth:`hand_on`, :meth:`last_loss`, :meth:`read`, :meth:`check` and
-    :meth:`average`, in the order in which they are called.
+    The extension points are :meth:`parts`, :meth:`seed`, :meth:`hand_on`, :meth:`last_loss`, :meth:`read`,
+    :meth:`check` and :meth:`average`, in the order in which they are called.
 
     Args:
         model: The network, in training mode.
         optimizer: meddlr's.
         loss_computer: Of the last image.
         run_seed: The seed of the run.
+
+    Attributes:
+        greedy: The greedy network, which may stand inside of a wrapper of meddlr; None where there is none.
+        in_wrapper: Whether it stands inside of one.
     """
+
+    draws: Draws  #: what a wrapper around a greedy network draws for a batch
 
     def __init__(self, model: torch.nn.Module, optimizer: Any, loss_computer: Any, run_seed: int = 0):
         self.model, self.optimizer, self.loss_computer = model, optimizer, loss_computer
         self.run_seed = run_seed
+        self.greedy = greedy_inside(model)
+        self.in_wrapper = self.greedy is not None and self.greedy is not model
+        if self.in_wrapper:
+            self.draws = Draws(loss_computer.use_consistency)
         _keep_fixed_step_sizes_with(model)
 
     @classmethod
@@ -85,11 +99,7 @@ class TrainingStep:
         inputs = to_device(inputs, next(self.model.parameters()).device)
         # Before the forward, which makes gradients in a greedy network: those of the last step need no memory then.
         self.optimizer.zero_grad()
-        outputs = self._forward(inputs, iteration)
-        self.hand_on(outputs)
-        outputs.update({key: inputs[key] for key in ("mean", "std", "norm") if key in inputs})
-        # As meddlr's trainer does, of the outputs those with "loss" in their name are logged.
-        scalars = {key: value for key, value in outputs.items() if "loss" in key or "inversion_error" in key}
+        outputs, scalars = self.forward(inputs, iteration)
         loss, computed = self.last_loss(inputs, outputs)
         scalars.update(computed)
         del outputs
@@ -108,16 +118,44 @@ class TrainingStep:
 
         Of a network that is not trained greedily, the whole step is the one module.
         """
-        if isinstance(self.model, GreedyUnrolled):
-            return self.model.unrolled.observed(observer)
-        return _WholeStep(observer)
+        # Backpropagation through several parts of a batch has no modules to tell of.
+        if self.greedy is None or self.in_wrapper and self.greedy.num_modules == 1:
+            return _WholeStep(observer)
+        return self.greedy.unrolled.observed(observer)
 
-    def _forward(self, inputs: Dict[str, Any], iteration: int) -> Dict[str, Any]:
-        if isinstance(self.model, GreedyUnrolled):
-            return self.model(inputs, seed=self.seed(iteration), takes_last_loss=True)
-        return self.model(inputs)
+    def forward(self, inputs: Dict[str, Any], iteration: int) -> Tuple[Dict[str, Any], Dict[str, Any]]:
+        """The outputs of the network, of a wrapper those of each part, and the scalars to log."""
+        if self.in_wrapper:
+            assert self.greedy is not None
+            parts, losses = self.parts(inputs, iteration), self.loss_computer.local_losses
+            outputs, scalars = self.greedy.forward_parts(parts, losses, self.seed(iteration))
+            self.hand_on(outputs)
+            if self.greedy.unrolled.holds_last:
+                draw_pictures(self.model, outputs)
+            return outputs, scalars
+        if self.greedy is not None:
+            outputs = self.greedy(inputs, seed=self.seed(iteration), takes_last_loss=True)
+        else:
+            outputs = self.model(inputs)
+        self.hand_on(outputs)
+        outputs.update({key: inputs[key] for key in ("mean", "std", "norm") if key in inputs})
+        # As meddlr's trainer does, of the outputs those with "loss" in their name are logged.
+        return outputs, {key: value for key, value in outputs.items() if "loss" in key or "inversion_error" in key}
+
+    @contextmanager
+    def drawing(self, iteration: int) -> Iterator[None]:
+        """Inside the block, all that a wrapper draws is a function of the run's seed and the iteration."""
+        seed = example_seed(self.run_seed, iteration, "draws of wrappers")
+        with isolated_generators(seed), torch.no_grad():
+            seed_draws(self.model, seed, next(self.model.parameters()).device)
+            yield
 
     # ---- extension points
+
+    def parts(self, inputs: Dict[str, Any], iteration: int) -> Dict[str, Part]:
+        """What a wrapper makes of a batch."""
+        with self.drawing(iteration):
+            return self.draws.parts(self.model, inputs)
 
     def seed(self, iteration: int) -> Optional[int]:
         """What random layers draw (dropout) is a function of the run's seed, the iteration and the unrolled step."""
@@ -132,8 +170,8 @@ class TrainingStep:
         """The loss of the last image, and the scalars to log of it."""
         computed = self.loss_computer(inputs, outputs)
         loss = computed["loss"]
-        if isinstance(self.model, GreedyUnrolled):
-            name = f"loss_module_{self.model.num_modules}"
+        if self.greedy is not None:
+            name = f"loss_module_{self.greedy.num_modules}"
             return loss, {name: outputs.get(name, loss), **computed}
         return loss, computed
 

@@ -7,7 +7,7 @@ from meddlr.engine.hooks import LRScheduler
 from torch import nn
 
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.modeling.wrappers.inside import greedy_inside
 
 __all__ = ["LearningRates", "clip_gradients", "scale_learning_rates"]
 
@@ -47,9 +47,10 @@ def scale_learning_rates(optimizer: Any, model: nn.Module, factors: Sequence[flo
         UserError: for another number of factors, and where modules share weights.
     """
     modules = _parameters_of_modules(model, "LR_FACTORS", list(factors))
-    assert isinstance(model, GreedyUnrolled), "refused with the config"
-    model.unrolled.check_one_for_each("LR_FACTORS", factors)
-    factor_of = {id(p): factors[k] for k, parameters in zip(model.unrolled.own, modules) for p in parameters}
+    greedy = greedy_inside(model)
+    assert greedy is not None, "refused with the config"
+    greedy.unrolled.check_one_for_each("LR_FACTORS", factors)
+    factor_of = {id(p): factors[k] for k, parameters in zip(greedy.unrolled.own, modules) for p in parameters}
     for group in optimizer.param_groups:
         (parameter,) = group["params"]
         group["lr"] *= factor_of[id(parameter)]
@@ -58,11 +59,13 @@ def scale_learning_rates(optimizer: Any, model: nn.Module, factors: Sequence[flo
 class LearningRates(LRScheduler):
     """meddlr's hook where each module has a learning rate: logs ``module_<k>/lr``, and the last one as ``lr``."""
 
-    def __init__(self, optimizer: Any, scheduler: Any, model: GreedyUnrolled):
+    def __init__(self, optimizer: Any, scheduler: Any, model: nn.Module):
         super().__init__(optimizer, scheduler)
+        greedy = greedy_inside(model)
+        assert greedy is not None, "refused with the config"
         position = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
         self._groups: Dict[int, int] = {}  # of each module, one with its most common rate
-        for k, parameters in zip(model.unrolled.own, model.unrolled.own_parameters()):
+        for k, parameters in zip(greedy.unrolled.own, greedy.unrolled.own_parameters()):
             rates = {position[id(p)]: optimizer.param_groups[position[id(p)]]["lr"] for p in parameters}
             if rates:
                 common = Counter(rates.values()).most_common(1)[0][0]
@@ -79,11 +82,12 @@ class LearningRates(LRScheduler):
 
 def _parameters_of_modules(model: nn.Module, key: str, value: Any) -> List[List[nn.Parameter]]:
     """The parameters of each module, each in one module alone; of any other network, all in one."""
-    if not isinstance(model, GreedyUnrolled):
+    greedy = greedy_inside(model)
+    if greedy is None:
         return [[p for p in model.parameters() if p.requires_grad]]
-    modules = model.unrolled.own_parameters()
+    modules = greedy.unrolled.own_parameters()
     owners = Counter(id(p) for parameters in modules for p in parameters)
-    for name, p in model.model.named_parameters():
+    for name, p in greedy.model.named_parameters():
         if owners[id(p)] > 1:
             raise UserError(
                 f"MISC.GREEDY.{key}: found {value}, but modules share '{name}', which has one gradient and one update;"

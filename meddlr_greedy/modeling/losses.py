@@ -207,12 +207,16 @@ class LeanLossComputer(LossComputer):
     With ``MISC.GREEDY.CINE.LOSS_LINES`` the loss is :func:`measured_loss` of ``outputs["measured"]``, the lines held
     out, and there are no metrics.
 
+    Args:
+        cfg: meddlr's config.
+        key: The key that names the loss.
+
     Raises:
         UserError: The loss is unknown, or none for lines held out.
     """
 
-    def __init__(self, cfg):
-        name = cfg.MODEL.RECON_LOSS.NAME
+    def __init__(self, cfg, key: str = "MODEL.RECON_LOSS.NAME"):
+        name = cfg.get_recursive(key)
         super().__init__(cfg)
         self.renormalize_data = cfg.MODEL.RECON_LOSS.RENORMALIZE_DATA
         self.name, self.loss_lines = name, GreedyConfig.from_cfg(cfg).CINE.LOSS_LINES
@@ -228,7 +232,7 @@ class LeanLossComputer(LossComputer):
         elif name in IMAGE_LOSSES + KSPACE_LOSSES:
             self.loss = lambda pred, target, signal_model: recon_loss(name, pred, target, signal_model)
         else:
-            self.loss = _metric_loss(name, cfg.MODEL.DEVICE)
+            self.loss = _metric_loss(name, cfg.MODEL.DEVICE, key)
 
     def __call__(self, input: Inputs, output: Outputs) -> Dict[str, torch.Tensor]:
         """Computes the loss and, where there are targets, the metrics of the image; scalars by name."""
@@ -279,20 +283,19 @@ class LeanLossComputer(LossComputer):
         return self.renormalized(scale, pred, outputs["target"].to(pred.device))
 
 
-def _metric_loss(name: str, device: str):
+def _metric_loss(name: str, device: str, key: str):
     """Any of meddlr's differentiable metrics that is lower for better images, as a loss."""
     allowed = [*IMAGE_LOSSES, *KSPACE_LOSSES, *(registered for registered, _ in LOSS_REGISTRY)]
     try:
         metric = next(iter(build_metrics([name]).values(copy_state=False))).to(device)
     except ValueError:
         raise UserError(
-            f"MODEL.RECON_LOSS.NAME: found '{name}', allowed are {', '.join(allowed)} and meddlr's"
+            f"{key}: found '{name}', allowed are {', '.join(allowed)} and meddlr's"
             f" differentiable metrics{did_you_mean(name, allowed)}"
         ) from None
     if not metric.is_differentiable or metric.higher_is_better:
         raise UserError(
-            f"MODEL.RECON_LOSS.NAME: '{name}' is no loss: a differentiable metric that is lower for better"
-            " images is allowed"
+            f"{key}: '{name}' is no loss: a differentiable metric that is lower for better images is allowed"
         )
 
     def loss(pred: torch.Tensor, target: torch.Tensor, _signal_model: Any) -> torch.Tensor:

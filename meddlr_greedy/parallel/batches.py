@@ -6,7 +6,12 @@ import torch
 from meddlr.evaluation import DatasetEvaluator
 
 from meddlr_greedy.jobs.end_request import JobEndRequest
+from meddlr_greedy.modeling.parts import Part
+from meddlr_greedy.modeling.problem import UnrolledProblem
 from meddlr_greedy.parallel.channel import Message, Receiver, Sender
+
+# Before the name of a part: its batch before it was perturbed.
+_CLEAN = "clean "
 
 #: Tag of batches between two processes, so that they are not taken for reports.
 BATCHES = 0
@@ -55,9 +60,12 @@ class HandOn(DatasetEvaluator):
         assert sender is not None
         self._sender = sender
 
-    def process(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:  # noqa: ARG002 (meddlr's signature)
+    def process(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:
         """Sends a batch on; the outputs lose their ``problem``."""
-        self._sender.put(batch_message("evaluation", outputs))
+        message = batch_message("evaluation", outputs)
+        if "metadata" in inputs:  # of which meddlr's denoising makes something else on the way
+            message["metadata"] = inputs["metadata"]
+        self._sender.put(message)
 
 
 def batch_message(kind: str, outputs: Dict[str, Any]) -> Message:
@@ -67,7 +75,36 @@ def batch_message(kind: str, outputs: Dict[str, Any]) -> Message:
         kind: "training" or "evaluation".
         outputs: Of the modules of this process; the ``problem`` is taken out.
     """
-    batch = outputs.pop("problem").handed_on(outputs["pred"])
+    return {**_packed(outputs.pop("problem"), outputs["pred"]), "kind": kind}
+
+
+def parts_message(kind: str, outputs: Dict[str, Dict[str, Any]]) -> Message:
+    """Packs the batches to hand on that a wrapper of meddlr has made of one, with what their targets are made of.
+
+    Args:
+        kind: "training".
+        outputs: Of the modules of this process, for each part; the ``problem`` and ``clean`` are taken out.
+    """
+    message: Message = {"kind": kind, "parts": list(outputs)}
+    for name, of_part in outputs.items():
+        packed = {name: _packed(of_part.pop("problem"), of_part["pred"])}
+        if "clean" in of_part:
+            targets = of_part.pop("clean")
+            packed[_CLEAN + name] = _packed(targets.problem, targets.image)
+        message.update({f"{batch}/{key}": value for batch, values in packed.items() for key, value in values.items()})
+    return message
+
+
+def received_parts(message: Message) -> Dict[str, Part]:
+    """The parts of a batch that :func:`parts_message` has packed, without what the perturbation does to images."""
+
+    def batch(name: str) -> Dict[str, Any]:
+        return {key[len(name) + 1 :]: value for key, value in message.items() if key.startswith(f"{name}/")}
+
+    return {name: Part(batch(name), batch(_CLEAN + name) or None) for name in message["parts"]}
+
+
+def _packed(problem: UnrolledProblem, image: torch.Tensor) -> Message:
+    batch = problem.handed_on(image)
     kept = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
-    named = {key: batch[key] for key in ("metadata", "dims", "constant_along_readout") if key in batch}
-    return {**kept, **named, "kind": kind}
+    return {**kept, **{key: batch[key] for key in ("metadata", "dims", "constant_along_readout") if key in batch}}

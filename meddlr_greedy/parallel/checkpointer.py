@@ -4,10 +4,11 @@ import io
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
+from torch import nn
 
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, plain_name
 from meddlr_greedy.jobs.failure import PeerLostError, is_lost_connection
-from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.modeling.wrappers.inside import greedy_inside, prefix_inside
 from meddlr_greedy.parallel.channel import END, Message, Sender, receive
 from meddlr_greedy.parallel.place import Place
 from meddlr_greedy.parallel.shards import merge_optimizers, merge_schedulers, select_optimizer, select_scheduler
@@ -30,11 +31,12 @@ class ChainCheckpointer(GreedyCheckpointer):
         **checkpointables: What else a checkpoint holds: ``optimizer`` and ``scheduler`` of the own parameters, ``run``.
     """
 
-    def __init__(self, model: GreedyUnrolled, save_dir: str, *, place: Place, **checkpointables: Any):
+    def __init__(self, model: nn.Module, save_dir: str, *, place: Place, **checkpointables: Any):
         super().__init__(model, save_dir, **checkpointables)
-        assert model.whole is not None
-        self._whole = model.whole
-        own = model.own_state_dict()
+        greedy = greedy_inside(model)
+        assert greedy is not None and greedy.whole is not None
+        self._greedy, self._whole, self._prefix = greedy, greedy.whole, prefix_inside(model)
+        own = greedy.own_state_dict()
         self._positions = [i for i, name in enumerate(self._whole.trainable) if name in own]
         self._place = place
         self._reports: Optional[Sender] = None
@@ -86,7 +88,7 @@ class ChainCheckpointer(GreedyCheckpointer):
         """Collects the state after an iteration, once, however often it is called; all processes have to call it."""
         if self._gathered[0] == iteration or self._place.replica > 0:
             return
-        part = {**super().state(), "model": self.model.own_state_dict(), "positions": self._positions}
+        part = {**super().state(), "model": self._greedy.own_state_dict(), "positions": self._positions}
         part.pop("run")  # that of the I/O rank is the run's
         if not self._place.is_io_rank:
             self.report("state", _pack(part))
@@ -96,7 +98,7 @@ class ChainCheckpointer(GreedyCheckpointer):
         positions = [p["positions"] for p in parts]
         weights = {name: value for p in parts for name, value in p["model"].items()}
         whole = {
-            "model": {name: weights[name] for name in self._whole.shapes},
+            "model": {self._prefix + name: weights[name] for name in self._whole.shapes},
             "optimizer": merge_optimizers([p["optimizer"] for p in parts], positions),
             "scheduler": merge_schedulers([p["scheduler"] for p in parts], positions),
         }
@@ -130,8 +132,8 @@ class ChainCheckpointer(GreedyCheckpointer):
         return self._whole.shapes
 
     def _load_weights(self, weights: Dict[str, torch.Tensor]) -> None:
-        own = {key: weights[plain_name(key)] for key in self.model.own_state_dict()}
-        self.model.load_state_dict(own, strict=False)
+        own = {key: weights[plain_name(key)] for key in self._greedy.own_state_dict()}
+        self._greedy.load_state_dict(own, strict=False)
 
 
 def _pack(state: Dict[str, Any]) -> Message:

@@ -3,10 +3,10 @@
 from meddlr.config import CfgNode
 from torch import nn
 
-from meddlr_greedy.config.schema import GreedyConfig, changed_keys
+from meddlr_greedy.config.schema import GreedyConfig, changed_keys, is_greedy
+from meddlr_greedy.config.wrappers import CONSISTENCY_SECTIONS, GREEDY_NETWORK, key_of_network, wrappers_of
 from meddlr_greedy.data.sampler import ResumableBatchSampler
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.parallel.partition import check_partition
 from meddlr_greedy.parallel.place import Place
 
@@ -23,13 +23,15 @@ def check_possible(cfg: CfgNode, place: Place) -> None:
     Raises:
         UserError: names the key, and what would allow it.
     """
-    if cfg.MODEL.META_ARCHITECTURE != GreedyUnrolled.__name__:
+    key = key_of_network(cfg)
+    if not is_greedy(cfg):
         raise UserError(
-            f"MODEL.META_ARCHITECTURE: found '{cfg.MODEL.META_ARCHITECTURE}', but {place.num_processes} processes were"
-            f" started; only '{GreedyUnrolled.__name__}' can be spread (NUM_MODULES 1 with REPLICAS"
+            f"{key}: found '{cfg.get_recursive(key)}', but {place.num_processes} processes were"
+            f" started; only '{GREEDY_NETWORK}' can be spread (NUM_MODULES 1 with REPLICAS"
             f" {place.num_processes} is backpropagation with data parallelism)"
         )
     _check_keys(GreedyConfig.from_cfg(cfg), place)
+    _check_wrappers(cfg, place)
     check_partition(cfg, place.num_stages)
     if cfg.MODEL.UNROLLED.SHARE_WEIGHTS and place.num_stages > 1:
         raise UserError(
@@ -48,6 +50,21 @@ def check_possible(cfg: CfgNode, place: Place) -> None:
         raise UserError(
             f"MODEL.RECON_LOSS.NAME: found '{loss}', which is no mean over examples, so that replicas"
             " (MISC.GREEDY.PARALLEL.REPLICAS above 1) cannot average it"
+        )
+
+
+def _check_wrappers(cfg: CfgNode, place: Place) -> None:
+    wrappers = wrappers_of(cfg)
+    if wrappers and place.num_replicas > 1:
+        raise UserError(
+            f"MISC.GREEDY.PARALLEL.REPLICAS: found {place.num_replicas}, but {cfg.MODEL.META_ARCHITECTURE} draws for a"
+            " batch as a whole, and its losses are no means over the examples of a batch; allowed is 1"
+        )
+    target = cfg.MISC.GREEDY.CONSISTENCY_TARGET
+    if place.num_stages > 1 and target == "network" and set(wrappers) & set(CONSISTENCY_SECTIONS):
+        raise UserError(
+            f"MISC.GREEDY.CONSISTENCY_TARGET: found '{target}', but a chain has {place.num_stages} processes, and the"
+            " image of the last would have to travel back to the first; allowed is 'module'"
         )
 
 

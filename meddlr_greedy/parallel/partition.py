@@ -10,11 +10,11 @@ from meddlr.config import CfgNode
 
 from meddlr_greedy.config.rules import is_modules
 from meddlr_greedy.config.schema import GreedyConfig
+from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import written_atomically
-from meddlr_greedy.modeling.greedy.local_gradients import forward_greedily
 from meddlr_greedy.modeling.greedy.modules import partition_steps
-from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.ops.devices import to_device
 
 __all__ = [
     "PARTITION_FILE",
@@ -85,17 +85,17 @@ def balanced_partition(seconds: Sequence[float], num_stages: int) -> List[int]:
     return sizes
 
 
-def measure_modules(model: GreedyUnrolled, batch: Dict[str, Any], repetitions: int = 3) -> List[float]:
+def measure_modules(step: TrainingStep, batch: Dict[str, Any], repetitions: int = 3) -> List[float]:
     """Seconds of each module for one batch: forward, local loss and backward; the first includes the preparation.
 
     The model's weights, gradients and the generators are left as they are. The shortest of several repetitions counts.
 
     Args:
-        model: The whole network.
+        step: Of the whole network, which is greedy.
         batch: meddlr's, on any device.
         repetitions: Their number, after one that warms up.
     """
-    marks: List[float] = []
+    model, marks = step.model, []
 
     def mark(k: int, begins: bool) -> None:  # noqa: ARG001 (an observer)
         if next(model.parameters()).is_cuda:
@@ -103,21 +103,18 @@ def measure_modules(model: GreedyUnrolled, batch: Dict[str, Any], repetitions: i
         marks.append(time.perf_counter())
 
     devices = [next(model.parameters()).device] if next(model.parameters()).is_cuda else []
-    was_training = model.training
-    model.train()
     seconds: List[List[float]] = []
     with torch.random.fork_rng(devices=devices):
         for _ in range(repetitions + 1):
             marks.clear()
-            with model.unrolled.observed(mark):
+            with step.observe(mark):
                 start = time.perf_counter()
-                problem = model.problem(batch)
-                image, _ = forward_greedily(model.unrolled, model.losses, problem)
-                loss = model.losses.loss(problem.inputs, {"pred": image, **problem.reference})
-                torch.autograd.grad(loss, model.unrolled.trainable_parameters(), allow_unused=True)
+                inputs = to_device(batch, next(model.parameters()).device)
+                outputs, _ = step.forward(inputs, 0)
+                loss, _ = step.last_loss(inputs, outputs)
+                torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
             begins, ends = [start, *marks[2::2]], marks[1::2]
             seconds.append([end - begin for begin, end in zip(begins, ends)])
-    model.train(was_training)
     return [min(repetitions) for repetitions in zip(*seconds[1:])]
 
 

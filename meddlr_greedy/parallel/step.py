@@ -6,14 +6,16 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 
 import torch
 import torch.distributed as dist
+from meddlr.modeling.meta_arch.vortex import VortexModel
 from torch import nn
 
 from meddlr_greedy.data.seeding import example_seed
 from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.jobs.end_request import EndRequest
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.modeling.parts import CONSISTENCY, Part
 from meddlr_greedy.ops.devices import to_device
-from meddlr_greedy.parallel.batches import batch_message
+from meddlr_greedy.parallel.batches import batch_message, parts_message, received_parts
 from meddlr_greedy.parallel.channel import Sender
 from meddlr_greedy.parallel.place import Place
 
@@ -37,7 +39,7 @@ class ChainStep(TrainingStep):
         waited_s: Seconds that this process has waited for other replicas so far.
     """
 
-    model: GreedyUnrolled
+    greedy: GreedyUnrolled
 
     def __init__(
         self,
@@ -60,10 +62,24 @@ class ChainStep(TrainingStep):
             return super().seed(iteration)
         return example_seed(self.run_seed, iteration, f"random layers, replica {self.place.replica}")
 
+    def parts(self, inputs: Dict[str, Any], iteration: int) -> Dict[str, Part]:
+        """The first process draws; where images are transformed, the others draw the same transforms once more."""
+        if self.place.is_first:
+            return super().parts(inputs, iteration)
+        parts = received_parts(inputs)
+        if CONSISTENCY in parts and isinstance(self.model, VortexModel):
+            part = parts[CONSISTENCY]
+            kspace = part.inputs["zf_image"].new_ones(part.inputs["dims"])
+            with self.drawing(iteration):
+                *_, transform = self.draws.augmented(self.model.augmentor, kspace, part.inputs["maps"])
+            parts[CONSISTENCY] = part._replace(transform=transform)
+        return parts
+
     def hand_on(self, outputs: Dict[str, Any]) -> None:
         """Sends the image on before backward, so that the next process need not wait for it."""
         if self.sender is not None:
-            self.sender.put({**batch_message("training", outputs), "end_signal": self.end_request.signal})
+            message = parts_message("training", outputs) if self.in_wrapper else batch_message("training", outputs)
+            self.sender.put({**message, "end_signal": self.end_request.signal})
 
     def last_loss(
         self, inputs: Dict[str, Any], outputs: Dict[str, Any]
@@ -71,8 +87,13 @@ class ChainStep(TrainingStep):
         """The local loss of the last module that runs here."""
         if self.place.is_last:
             return super().last_loss(inputs, outputs)
-        loss = self.model.losses.loss(inputs, outputs)
-        name = f"loss_module_{self.model.unrolled.own.stop}"
+        if self.in_wrapper:
+            local_losses = self.loss_computer.local_losses
+            of_parts = [local_losses[name](of_part["inputs"], of_part) for name, of_part in outputs.items()]
+            loss = sum(of_parts[1:], of_parts[0])
+        else:
+            loss = self.greedy.losses.loss(inputs, outputs)
+        name = f"loss_module_{self.greedy.unrolled.own.stop}"
         return loss, {name: outputs.get(name, loss)}
 
     def average(self, values: Dict[str, float]) -> None:

@@ -24,12 +24,13 @@ from meddlr.evaluation import inference_on_dataset
 from meddlr.evaluation.testing import print_csv_format
 
 from meddlr_greedy.data.build import build_train_loader
+from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.errors import PreemptedError, UserError
 from meddlr_greedy.jobs.end_request import JobEndRequest
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.modeling.greedy.modules import partition_steps
-from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
+from meddlr_greedy.modeling.wrappers.inside import greedy_inside
 from meddlr_greedy.parallel.backend import GLOO, connect
 from meddlr_greedy.parallel.batches import BATCHES, HandOn, ReceivedBatches
 from meddlr_greedy.parallel.channel import Receiver, Sender
@@ -64,7 +65,6 @@ class ParallelGreedyTrainer(GreedyTrainer):
         UserError: for what cannot be spread over these processes, before anything is trained.
     """
 
-    model: GreedyUnrolled
     step: ChainStep
     data_loader: Any  # a loader, then perhaps ReceivedBatches
     end_request: JobEndRequest
@@ -110,7 +110,9 @@ class ParallelGreedyTrainer(GreedyTrainer):
         """The network with the modules of this process; whole, as long as the partition is not known."""
         model: Any = super().build_model(cfg)  # whole, so that the weights start as in a single process
         if cfg.MISC.GREEDY.PARALLEL.PARTITION != "auto":
-            model.keep_modules(_own_modules(cfg, _place_of_this_process(cfg)))
+            greedy = greedy_inside(model)
+            assert greedy is not None, "refused by check_possible"
+            greedy.keep_modules(_own_modules(cfg, _place_of_this_process(cfg)))
         return model
 
     def build_checkpointer(self, **parts: Any) -> ChainCheckpointer:
@@ -156,7 +158,8 @@ class ParallelGreedyTrainer(GreedyTrainer):
         cfg.DATALOADER.NUM_WORKERS = 0
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
             model = self.build_model(cfg.freeze()).to(cfg.MODEL.DEVICE)
-            seconds = measure_modules(model, next(iter(self.build_train_loader(cfg))))
+            step = TrainingStep(model.train(), None, self.build_loss_computer(cfg), max(cfg.SEED, 0))
+            seconds = measure_modules(step, next(iter(self.build_train_loader(cfg))))
         del model
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()  # of the whole network, of which this process will run a part
@@ -265,7 +268,9 @@ class ParallelGreedyTrainer(GreedyTrainer):
             for name in self.cfg.DATASETS.VAL or self.cfg.DATASETS.TEST:
                 evaluator = self.build_evaluator(self.cfg, name, is_val=True) if self.place.is_last else None
                 batches = self._evaluation_batches(name)
-                results[name] = inference_on_dataset(self.model, batches, evaluator or HandOn(self.step.sender))
+                # A wrapper of meddlr prepares a batch; what is handed on is for the network inside of it.
+                model = self.model if self.place.is_first else self.step.greedy
+                results[name] = inference_on_dataset(model, batches, evaluator or HandOn(self.step.sender))
         if self.cfg.DATASETS.VAL:  # whether this becomes the best checkpoint is known at the end of the chain alone
             self.checkpointer.gather(min(self.iter, self.max_iter - 1))  # a finished run stands one behind its end
         if not self.is_io_rank:

@@ -7,8 +7,8 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
 from meddlr.config import CfgNode
 
 from meddlr_greedy.config.schema import is_greedy, schema_keys
+from meddlr_greedy.config.wrappers import GREEDY_NETWORK
 from meddlr_greedy.modeling.greedy.modules import partition_steps
-from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.step_memory import StepMemory, plan_step
 
@@ -90,7 +90,7 @@ def with_method(cfg: CfgNode, method: Method) -> CfgNode:
     new = cfg.clone().defrost()
     if not is_greedy(new):
         new.MISC.GREEDY.META_ARCHITECTURE = new.MODEL.META_ARCHITECTURE
-        new.MODEL.META_ARCHITECTURE = GreedyUnrolled.__name__
+        new.MODEL.META_ARCHITECTURE = GREEDY_NETWORK
     new.MISC.GREEDY.NUM_MODULES = method.modules
     _forget_modules(new)
     new.MISC.GREEDY.CHECKPOINT, new.MISC.GREEDY.SAVED = method.checkpoint, method.saved

@@ -15,9 +15,11 @@ from meddlr.config import CfgNode
 from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.contract import inner_network, traits_of
+from meddlr_greedy.modeling.parts import Part
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.trace import Trace, traced
 from meddlr_greedy.planning.work import Work
+from meddlr_greedy.planning.wrapped import PlannedDraws, largest_batch
 
 __all__ = ["StepMemory", "plan_step", "work_area_of_ffts"]
 
@@ -56,6 +58,14 @@ class StepMemory(NamedTuple):
 
 class _PlannedStep(StepOnBatch):
     """The step on tensors without values."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        if self.in_wrapper:
+            self.draws = PlannedDraws(self.loss_computer.use_consistency)
+
+    def parts(self, inputs: Dict[str, Any], iteration: int) -> Dict[str, Part]:  # noqa: ARG002 (an extension point)
+        return self.draws.parts(self.model, inputs)
 
     def seed(self, iteration: int) -> Optional[int]:  # noqa: ARG002 (an extension point)
         return None  # what random layers draw does not matter
@@ -100,7 +110,7 @@ def _plan(cfg: CfgNode, example: Example) -> StepMemory:
 
 
 def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> StepMemory:
-    batch = example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE)
+    batch = largest_batch(cfg, example.batch(cfg.SOLVER.TRAIN_BATCH_SIZE))
     batch_bytes = trace.alive
     copied_ahead = batch_bytes if on_cuda else 0
     step = _PlannedStep.from_config(cfg, batch=batch)
@@ -136,7 +146,9 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
         step.run()
     peak, operations, work = max(*peaks, trace.peak) + copied_ahead, trace.operations, trace.work
     trace.reset_work()
-    evaluation = _evaluation(step.model, example.batch(cfg.SOLVER.TEST_BATCH_SIZE, evaluated=True), trace)
+    evaluation = _evaluation(
+        step.greedy or step.model, example.batch(cfg.SOLVER.TEST_BATCH_SIZE, evaluated=True), trace
+    )
     return StepMemory(
         parameters,
         gradients,

@@ -71,19 +71,23 @@ def seconds_of(work: Work, device: str = "cpu") -> float:
 
 
 def _seconds(operation: _Operation, device: str) -> float:
-    function, args, kwargs = operation
-    args, kwargs = (
-        tree_map(lambda x: _made(x.form, device) if isinstance(x, _Form) else _on(device, x), part, is_leaf=_is_form)
-        for part in (args, kwargs)
-    )
     runs: List[float] = []
     with torch.no_grad():
-        function(*args, **kwargs)
         while len(runs) < _LEAST_RUNS or (sum(runs) < _LEAST_SECONDS and len(runs) < _MOST_RUNS):
+            # Made anew: in a training, too, arguments have just been written, by another operation.
+            args, kwargs = _made_arguments(operation, device)
             start = _now(device)
-            function(*args, **kwargs)
+            operation.function(*args, **kwargs)
             runs.append(_now(device) - start)
     return min(runs)
+
+
+def _made_arguments(operation: _Operation, device: str) -> Any:
+    return tree_map(
+        lambda x: _made(x.form, device) if isinstance(x, _Form) else _on(device, x),
+        (operation.args, operation.kwargs),
+        is_leaf=_is_form,
+    )
 
 
 def _is_form(x: Any) -> bool:

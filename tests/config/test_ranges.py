@@ -20,6 +20,7 @@ NOT_ALLOWED = [
     ("MODEL.UNROLLED.DC.MAX_ITER", [-1, 0]),
     ("MODEL.UNROLLED.DC.EPS", [-1e-4, float("nan")]),
     ("MODEL.UNROLLED.CONV_BLOCK.NORM", ["layer"]),
+    ("MODEL.RESNET.CONV_BLOCK.ORDER", [(1,), ({"factor": 0.1},), ({"name": 3},)]),
     ("DATALOADER.NUM_WORKERS", [-1, 10**6]),
     ("DATASETS.TEST", [(5,), ("a", None)]),
     ("AUG_TRAIN.UNDERSAMPLE.ACCELERATIONS", [(), (0,), (0.5,), (float("nan"),), (2, float("inf")), ("2",), (2, 3, 4)]),
@@ -53,6 +54,13 @@ def test_out_of_range(key, values):
         with pytest.raises(UserError) as error:
             check_ranges(cfg)
         assert str(error.value).startswith(f"{key}: found ") and "allowed" in str(error.value)
+
+
+def test_layers_with_options():
+    """As in meddlr's config of the SSDU paper."""
+    cfg = get_cfg()
+    cfg.MODEL.RESNET.CONV_BLOCK.ORDER = ("conv", "act", {"name": "scale", "factor": 0.1, "trainable": False})
+    check_ranges(cfg)
 
 
 def test_defaults_and_the_configs_of_the_package_are_allowed():

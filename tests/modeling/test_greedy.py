@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from meddlr.modeling import build_loss_computer, build_model
+from meddlr.utils.events import EventStorage
 from torch import nn
 
 from meddlr_greedy.engine.memory import HeldForBackward
@@ -252,9 +253,13 @@ class TestRefusals:
             build_model(make_cfg()).train()(batch)
 
     @pytest.mark.parametrize("wrapper", ["N2R", "SSDU", "A2R"])
-    def test_inside_a_wrapper(self, make_cfg, wrapper):
-        with pytest.raises(UserError, match=f"MODEL.{wrapper}.META_ARCHITECTURE"):
-            build_model(make_cfg([f"MODEL.{wrapper}.META_ARCHITECTURE", "GreedyUnrolled"]))
+    def test_inside_a_wrapper_under_meddlrs_trainer(self, make_cfg, batch, wrapper):
+        names = {"N2R": "N2RModel", "SSDU": "SSDUModel", "A2R": "VortexModel"}
+        masker = ["MODEL.SSDU.MASKER.PARAMS", {"p": 1.0, "rhos": 0.4}]
+        inside = ["MODEL.META_ARCHITECTURE", names[wrapper], f"MODEL.{wrapper}.META_ARCHITECTURE", "GreedyUnrolled"]
+        model = build_model(make_cfg([*inside, *masker])).train()
+        with pytest.raises(UserError, match=f"MODEL.{wrapper}.META_ARCHITECTURE"), EventStorage(0):
+            model({"supervised": batch})
 
     @pytest.mark.parametrize("name", ["UnetModel", "GreedyUnrolled", "GeneralizedUnroledCNN", "N2RModel"])
     def test_network(self, make_cfg, name):

@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
-from meddlr.modeling import build_model
 
+from meddlr_greedy.config.loading import load_config
+from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.parallel.partition import balanced_partition, measure_modules
 from tests.helpers.jobs import ended_well
 
@@ -25,15 +26,15 @@ def test_balanced_partition(seconds, num, expected):
     assert balanced_partition(seconds, num) == expected
 
 
-def test_measured_modules(make_cfg, batch_of):
-    cfg = make_cfg(modules=3)
-    model = build_model(cfg)
+def test_measured_modules(write_config, batch_of):
+    cfg = load_config(str(write_config(modules=3)))
+    step = TrainingStep.from_config(cfg)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    seconds = measure_modules(model, batch_of(cfg), repetitions=1)
+    seconds = measure_modules(step, batch_of(cfg), repetitions=1)
     assert len(seconds) == 3 and min(seconds) > 0
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(p.grad is None for p in model.parameters())
+    assert all(p.grad is None for p in step.model.parameters())
 
 
 def test_automatic_partition_is_measured_once(write_config, tmp_path, start):

@@ -18,17 +18,23 @@ twice for that: the graph is cut at the tail, and the tail's graph lives until t
         gradient of w_k loss_k with respect to tail_k and cut; keeps the graph of tail_k
         from the gradient of cut, that with respect to head_k and tail_{k-1}; frees their graphs
 
+A wrapper of meddlr gives its network several batches for one mini-batch, a perturbed one for example, and its loss is
+a sum over them. Each module then trains on all of them, one after the other: its gradient is that of its loss of the
+first batch plus that of the second, each computed completely. Only of the last module are the activations of several
+batches held at once.
+
 Weights that grow from module to module let a tail be trained for the image of the next module rather than for its own
 (weights of local losses: Corda-D'Incan et al., "Memory-efficient training for fully unrolled deep learned PET image
 reconstruction with iteration-dependent targets", IEEE TRPMS 2022).
 """
 
-from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.greedy.clean_targets import CleanTargets
 from meddlr_greedy.modeling.greedy.gradients import Gradients, add_gradients
 from meddlr_greedy.modeling.greedy.modules import StepParameters, UnrolledModules
 from meddlr_greedy.modeling.greedy.one_pass import OnePass, suits_one_pass
@@ -36,7 +42,7 @@ from meddlr_greedy.modeling.losses import LocalLoss
 from meddlr_greedy.modeling.pixel_losses import SeparableLoss
 from meddlr_greedy.modeling.problem import UnrolledProblem
 
-__all__ = ["LocalLosses", "forward_greedily"]
+__all__ = ["LocalLosses", "Stream", "forward_greedily", "forward_streams"]
 
 
 class LocalLosses(NamedTuple):
@@ -46,6 +52,15 @@ class LocalLosses(NamedTuple):
     weights: Sequence[float]  #: of the local losses, one for each module
     overlap: int  #: m, the unrolled steps of the module before that a loss reaches, too
     separable: Optional[SeparableLoss] = None  #: the loss as a sum over pixels, where it is one
+
+
+class Stream(NamedTuple):
+    """A batch on its way through the modules."""
+
+    problem: UnrolledProblem
+    losses: LocalLosses
+    seed: Optional[int] = None  #: of random layers, see :meth:`UnrolledModules.run_steps`
+    targets: Optional[CleanTargets] = None  #: of the modules' images, in the place of the batch's own
 
 
 def forward_greedily(
@@ -77,33 +92,56 @@ def forward_greedily(
             "GreedyUnrolled: the training batch has no 'target'; every module has a loss of its own, which needs"
             " fully sampled targets, or lines held out of the acquired ones (MISC.GREEDY.CINE.LOSS_LINES, for cine)"
         )
+    (image,), scalars = forward_streams(modules, [Stream(problem, losses, seed)], takes_last_loss)
+    return image, scalars
+
+
+def forward_streams(
+    modules: UnrolledModules, streams: Sequence[Stream], takes_last_loss: bool = False
+) -> Tuple[List[torch.Tensor], Dict[str, torch.Tensor]]:
+    """As :func:`forward_greedily`, for a loss that is a sum over several batches: the last module's image of each.
+
+    The batches have the same weights of modules and the same overlap. One backward of a loss of all images gives every
+    parameter its gradient.
+    """
     parameters = modules.step_parameters()
-    run = _Run(modules, parameters, losses, problem, seed)
+    runs = [_Run(modules, parameters, stream) for stream in streams]
     gradients: Gradients = {}
     scalars: Dict[str, torch.Tensor] = {}
-    image = problem.image
+    images = [stream.problem.image for stream in streams]
     *others, last = modules.own
     for k in others:
         modules.mark(k, begins=True)
-        one_pass = run.one_pass(k)
-        if one_pass is None:
-            image, scalars[f"loss_module_{k + 1}"], found = run.module(k, image)
-        else:
-            image = one_pass.data_consistency(image)
-            image, scalars[f"loss_module_{k + 1}"], found = one_pass.run(image)
-        add_gradients(gradients, found)
+        of_module: Gradients = {}
+        losses: List[torch.Tensor] = []
+        for i, run in enumerate(runs):
+            one_pass = run.one_pass(k)
+            if one_pass is None:
+                images[i], loss, found = run.module(k, images[i])
+            else:
+                images[i] = one_pass.data_consistency(images[i])
+                images[i], loss, found = one_pass.run(images[i])
+            add_gradients(of_module, found)
+            losses.append(loss)
+        add_gradients(gradients, of_module)
+        scalars[f"loss_module_{k + 1}"] = sum(losses[1:], losses[0])
         modules.mark(k, begins=False)
+    weight = streams[0].losses.weights[last]
+    if len(modules) == 1 and len(streams) > 1 and weight == 1:
+        # Backpropagation as without greedy learning: where a parameter is used more than twice, autograd adds up the
+        # gradients of all batches in an order of its own.
+        return [run.last(last, image) for run, image in zip(runs, images)], scalars
     modules.mark(last, begins=True)
-    reached = parameters.of(run.reached_steps(last))
-    one_pass = run.one_pass(last) if takes_last_loss else None
+    reached = parameters.of(runs[0].reached_steps(last))
+    one_pass = runs[0].one_pass(last) if takes_last_loss and len(runs) == 1 else None
     if one_pass is None:
-        image = run.steps(modules.steps[last], image)
+        images = [run.last(last, image) for run, image in zip(runs, images)]
     else:
-        image = one_pass.data_consistency(image)
-        image, scalars[f"loss_module_{last + 1}"], found = one_pass.run(image)
+        images[0] = one_pass.data_consistency(images[0])
+        images[0], scalars[f"loss_module_{last + 1}"], found = one_pass.run(images[0])
         add_gradients(gradients, found)
-    graph = _Graph(image, reached, losses.weights[last], gradients, lambda: modules.mark(last, begins=False))
-    return _HandOutGradients.apply(graph, *parameters.parameters), scalars
+    graph = _Graph(images, reached, weight, gradients, lambda: modules.mark(last, begins=False))
+    return list(_HandOutGradients.apply(graph, *parameters.parameters)), scalars
 
 
 class _Run(NamedTuple):
@@ -111,12 +149,29 @@ class _Run(NamedTuple):
 
     modules: UnrolledModules
     parameters: StepParameters
-    losses: LocalLosses
-    problem: UnrolledProblem
-    seed: Optional[int]
+    stream: Stream
+
+    @property
+    def problem(self) -> UnrolledProblem:
+        return self.stream.problem
+
+    @property
+    def losses(self) -> LocalLosses:
+        return self.stream.losses
 
     def steps(self, steps: range, image: torch.Tensor) -> torch.Tensor:
-        return self.modules.run_steps(steps, image, self.problem, self.seed)
+        return self.modules.run_steps(steps, image, self.problem, self.stream.seed)
+
+    def last(self, k: int, image: torch.Tensor) -> torch.Tensor:
+        """The image of module ``k``, with its graph; the targets then hold that of the module."""
+        if self.stream.targets is not None:
+            self.stream.targets.of(k)
+        return self.steps(self.modules.steps[k], image)
+
+    def reference(self, k: int) -> Dict[str, Any]:
+        """What the image of module ``k`` is compared with."""
+        targets = self.stream.targets
+        return self.problem.reference if targets is None else {**self.problem.reference, "target": targets.of(k)}
 
     def reached_steps(self, k: int) -> range:
         """The unrolled steps in the graph of the local loss of module k."""
@@ -129,7 +184,7 @@ class _Run(NamedTuple):
         suits = any(self.modules.mode.tile) and suits_one_pass(self.modules.network)
         if not suits or len(steps) > 1 or losses.overlap or losses.separable is None or self.problem.target is None:
             return None
-        regularizer = self.modules.tiled_regularizer(steps.start, self.seed)
+        regularizer = self.modules.tiled_regularizer(steps.start, self.stream.seed)
         return OnePass(
             self.modules,
             steps.start,
@@ -146,6 +201,7 @@ class _Run(NamedTuple):
         The image comes with the graph of the module's tail; nothing else of the module's graph outlives the call.
         """
         modules, problem = self.modules, self.problem
+        reference = self.reference(k)
         start, end = modules.steps[k].start, modules.steps[k].stop
         tail = range(end - self.losses.overlap, end)
         head_parameters = self.parameters.of(range(self.reached_steps(k).start, tail.start))
@@ -155,7 +211,7 @@ class _Run(NamedTuple):
         # Where nothing is to be cut, it is still the image that the network started from: some have a step for it.
         cut = before.detach().requires_grad_() if before.requires_grad else before
         image = self.steps(tail, cut)
-        loss = self.losses.loss(problem.inputs, {"pred": image, **problem.reference})
+        loss = self.losses.loss(problem.inputs, {"pred": image, **reference})
 
         gradients: Gradients = {}
         if loss.requires_grad:  # a frozen module only passes its image on
@@ -188,9 +244,9 @@ def _weighted(weight: float, image_gradient: torch.Tensor) -> torch.Tensor:
 
 
 class _Graph(NamedTuple):
-    """The last module's image with its graph, and the gradients of the modules before it."""
+    """The last module's image of each batch with its graph, and the gradients of the modules before it."""
 
-    image: torch.Tensor
+    images: Sequence[torch.Tensor]
     parameters: Sequence[nn.Parameter]  #: that the last module's loss reaches
     weight: float  #: of its loss
     gradients: Gradients
@@ -198,26 +254,30 @@ class _Graph(NamedTuple):
 
 
 class _HandOutGradients(torch.autograd.Function):
-    """The last module's image; backward gives every parameter its gradient, summed over modules in module order.
+    """The last module's images; backward gives every parameter its gradient, summed over modules in module order.
 
     The graph is passed as one object, which autograd does not unpack: so the last module's gradient is complete
     before it is added to those of the modules before it, also where weights are shared.
     """
 
     @staticmethod
-    def forward(ctx: Any, graph: _Graph, *parameters: nn.Parameter) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, graph: _Graph, *parameters: nn.Parameter) -> Tuple[torch.Tensor, ...]:  # type: ignore[override]
         ctx.graph, ctx.parameters = graph, parameters
-        return graph.image.detach()
+        ctx.set_materialize_grads(False)
+        return tuple(image.detach() for image in graph.images)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Optional[torch.Tensor]) -> Any:
         graph, parameters = ctx.graph, ctx.parameters
         if graph is None:
             raise RuntimeError("GreedyUnrolled: backward was called twice for one forward")
         ctx.graph = None  # frees the activations
         gradients = graph.gradients
-        if graph.image.requires_grad:
-            found = _gradient(graph.image, graph.parameters, _weighted(graph.weight, grad))
-            add_gradients(gradients, dict(zip(graph.parameters, found)))
+        of_module: Gradients = {}
+        for image, grad in zip(graph.images, grads):
+            if image.requires_grad and grad is not None:
+                found = _gradient(image, graph.parameters, _weighted(graph.weight, grad))
+                add_gradients(of_module, dict(zip(graph.parameters, found)))
+        add_gradients(gradients, of_module)
         graph.on_done()
         return (None, *(gradients.pop(p, None) for p in parameters))

@@ -15,7 +15,7 @@ may reach beyond its module, are in :mod:`~meddlr_greedy.modeling.greedy.local_g
 :mod:`~meddlr_greedy.modeling.greedy.unrolled_step`.
 """
 
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from meddlr.config import CfgNode
@@ -28,13 +28,16 @@ from torch import nn
 
 from meddlr_greedy.config.combinations import check_combinable
 from meddlr_greedy.config.schema import GreedyConfig, changed_keys
+from meddlr_greedy.config.wrappers import SECTIONS
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.contract import build_network, check_compatible
+from meddlr_greedy.modeling.greedy.clean_targets import CleanTargets
 from meddlr_greedy.modeling.greedy.inversion import check_invertible
-from meddlr_greedy.modeling.greedy.local_gradients import LocalLosses, forward_greedily
+from meddlr_greedy.modeling.greedy.local_gradients import LocalLosses, Stream, forward_greedily, forward_streams
 from meddlr_greedy.modeling.greedy.modules import UnrolledModules, WholeNetwork
 from meddlr_greedy.modeling.greedy.unrolled_step import StepMode
-from meddlr_greedy.modeling.losses import LeanLossComputer, as_local_loss, as_separable_loss, complex_l1
+from meddlr_greedy.modeling.losses import LeanLossComputer, LocalLoss, as_local_loss, as_separable_loss, complex_l1
+from meddlr_greedy.modeling.parts import Part
 from meddlr_greedy.modeling.problem import UnrolledProblem
 from meddlr_greedy.plugins import import_plugins
 
@@ -43,8 +46,8 @@ __all__ = ["GreedyUnrolled"]
 # Of coil images, with tiles: what fits into the cache of a processor, where FFTs of parts take half the time.
 _AUTOMATIC_MB = 16
 
-#: Wrappers of meddlr that train an inner architecture with losses of their own.
-_WRAPPERS = ("N2R", "M2R", "NM2R", "A2R", "SSDU", "DENOISING")
+# What each part of a batch adds to the seed of random layers, so that no two draw the same.
+_SEEDS_APART = 2**32
 
 
 @META_ARCH_REGISTRY.register()
@@ -78,6 +81,8 @@ class GreedyUnrolled(nn.Module):
         invertible: Whether backward runs the steps of a module back, see
             :func:`~meddlr_greedy.modeling.greedy.inversion.run_inverting`: for networks that have an inverse. The
             outputs then also hold ``inversion_error_module_<k>``, which backward writes.
+        consistency_target: Inside of meddlr's wrappers with consistency, whose image of the clean batch the images of
+            the perturbed one are compared with: that of the whole "network", or of the same "module".
         left_to_trainer: Keys of the config that the trainer has to act on, with their values; with any of them,
             training is refused. A trainer that acts on them builds the network from a config without them.
 
@@ -112,6 +117,7 @@ class GreedyUnrolled(nn.Module):
         dc_memory: Union[int, str] = "auto",
         loss_weights: Sequence[float] = (),
         invertible: bool = False,
+        consistency_target: str = "network",
         left_to_trainer: Optional[Mapping[str, Any]] = None,
     ):
         super().__init__()
@@ -126,6 +132,7 @@ class GreedyUnrolled(nn.Module):
                 "DC_MEMORY": dc_memory,
                 "LOSS_WEIGHTS": loss_weights,
                 "TRAINING": "invertible" if invertible else "greedy",
+                "CONSISTENCY_TARGET": consistency_target,
             }
         )
         check_combinable(config)
@@ -148,6 +155,7 @@ class GreedyUnrolled(nn.Module):
         _check_overlap(overlap, self.unrolled)
         weights = list(loss_weights) or [1.0] * self.num_modules
         self.losses = LocalLosses(as_local_loss(loss), weights, overlap, as_separable_loss(loss))
+        self.consistency_target = consistency_target
         self._left_to_trainer = dict(left_to_trainer or {})
 
     @property
@@ -198,20 +206,75 @@ class GreedyUnrolled(nn.Module):
         self._visualize(problem, outputs["pred"], vis_training)
         return outputs
 
+    def forward_parts(
+        self, parts: Mapping[str, Part], losses: Mapping[str, LocalLoss], seed: Optional[int] = None
+    ) -> Tuple[Dict[str, Dict[str, Any]], Dict[str, torch.Tensor]]:
+        """Trains on the parts of a batch that a wrapper of meddlr gives to the network inside of it.
+
+        Args:
+            parts: By name, in the order in which their gradients are added up.
+            losses: The local loss of each part, with its weight inside.
+            seed: Of the random layers, see :meth:`UnrolledModules.run_steps`; each part draws on its own.
+
+        Returns:
+            Of each part the outputs that :meth:`forward` gives of a batch, with the "inputs" that the network saw and
+            the "clean_inputs" before they were perturbed; and the scalars, the modules' losses, which are sums over the
+            parts, among them.
+
+        Raises:
+            UserError: where the network has no trainable parameters.
+        """
+        self._check_parameters()
+        streams = [self._stream(part, losses[name], seed, i) for i, (name, part) in enumerate(parts.items())]
+        images, scalars = forward_streams(self.unrolled, streams)
+        outputs = {}
+        for name, stream, image in zip(parts, streams, images):
+            problem, targets = stream.problem, stream.targets
+            outputs[name] = {**problem.reference, "zf_image": problem.zf_image, "pred": image, "inputs": problem.inputs}
+            if targets is not None:
+                outputs[name].update({"target": targets.target, "clean_inputs": targets.problem.inputs})
+            scalars.update(problem.inversion_errors)
+            if not self.unrolled.holds_last:
+                outputs[name]["problem"] = problem
+                if targets is not None:
+                    outputs[name]["clean"] = targets
+        return outputs, scalars
+
+    def _stream(self, part: Part, loss: LocalLoss, seed: Optional[int], i: int) -> Stream:
+        seeds = [None if seed is None else seed + j * _SEEDS_APART for j in (2 * i, 2 * i + 1)]
+        losses = self.losses._replace(loss=loss, separable=None)
+        targets = None
+        if part.clean is not None:
+            of_network = self.consistency_target == "network"
+            targets = CleanTargets(self.unrolled, self.problem(part.clean), seeds[1], part.transform, of_network)
+        return Stream(self.problem(part.inputs), losses, seeds[0], targets)
+
+    @property
+    def vis_period(self) -> int:
+        """Iterations between two pictures; wrappers of meddlr set it to -1 where they make them themselves."""
+        return self.model.vis_period
+
+    @vis_period.setter
+    def vis_period(self, period: int) -> None:
+        self.model.vis_period = period
+
     def problem(self, inputs: Dict[str, Any]) -> UnrolledProblem:
         """What the steps need of meddlr's batch, or of one that was handed on; it is left as it is."""
         return UnrolledProblem.prepare(self.model, inputs, self.largest_part)
 
     def _check_trainable(self) -> None:
-        if not any(p.requires_grad for p in self.model.parameters()):
-            raise UserError(
-                "GreedyUnrolled: no trainable parameters (a replica of torch.nn.DataParallel has none: use one device)"
-            )
+        self._check_parameters()
         if self._left_to_trainer:
             key, value = next(iter(self._left_to_trainer.items()))
             raise UserError(
                 f"{key}: found {value!r}, which this trainer does not know; train with python -m"
                 " meddlr_greedy.train_net, or leave the key out"
+            )
+
+    def _check_parameters(self) -> None:
+        if not any(p.requires_grad for p in self.model.parameters()):
+            raise UserError(
+                "GreedyUnrolled: no trainable parameters (a replica of torch.nn.DataParallel has none: use one device)"
             )
 
     def _check_one_per_module(self, config: GreedyConfig) -> None:
@@ -278,12 +341,10 @@ class GreedyUnrolled(nn.Module):
         """
         greedy = GreedyConfig.from_cfg(cfg)
         import_plugins(greedy.RUN.IMPORTS, "MISC.GREEDY.RUN.IMPORTS")  # under meddlr's own train_net nothing else does
-        for wrapper in _WRAPPERS:
-            if cfg.MODEL[wrapper].META_ARCHITECTURE == cls.__name__:
-                raise UserError(
-                    f"MODEL.{wrapper}.META_ARCHITECTURE: found '{cls.__name__}', which cannot be used inside"
-                    f" {wrapper}: its losses are not the modules' local losses. Name the plain network there"
-                )
+        # A wrapper does not tell the network inside of it what its images are compared with; the plugin's trainer does.
+        # Denoising puts it into the batch.
+        names = {f"MODEL.{section}.META_ARCHITECTURE" for section in SECTIONS.values() if section != "DENOISING"}
+        around = {name: cls.__name__ for name in sorted(names) if cfg.get_recursive(name) == cls.__name__}
         return {
             "network": build_network(cfg, greedy.META_ARCHITECTURE),
             "num_modules": greedy.NUM_MODULES,
@@ -296,8 +357,10 @@ class GreedyUnrolled(nn.Module):
             "dc_memory": greedy.DC_MEMORY,
             "loss_weights": greedy.LOSS_WEIGHTS,
             "invertible": greedy.TRAINING == "invertible",
+            "consistency_target": greedy.CONSISTENCY_TARGET,
             "left_to_trainer": {
-                key.full_name: value for key, value in changed_keys(greedy) if key.rule.acts_in_trainer
+                **{key.full_name: value for key, value in changed_keys(greedy) if key.rule.acts_in_trainer},
+                **around,
             },
             "loss": LeanLossComputer(cfg),
         }

@@ -10,7 +10,7 @@ from meddlr.config import CfgNode
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.planning.example import Example
-from meddlr_greedy.planning.search import FEATURES, STEPS, Largest, largest, with_value
+from meddlr_greedy.planning.search import FEATURES, STEPS, Largest, growth_of, largest, with_value
 from meddlr_greedy.planning.step_memory import StepMemory, plan_step
 from projects.cine.paths import CONFIGS
 from projects.cine.support.measuring import measured_peak
@@ -134,7 +134,7 @@ class Budget:
         if size.memory is None:
             memory = plan_step(cfg, example)
         else:
-            features, memory, _ = largest(cfg, example, size.memory, FEATURES, bound=1024)
+            features, memory, _ = largest(growth_of(cfg, example, FEATURES), size.memory)
         if memory is None:
             raise UserError(f"{size.backprop}: no network of {steps} steps fits in {size.memory} bytes")
         return cls(size, example, steps, features, size.memory or memory.peak, memory)
@@ -198,7 +198,7 @@ class Budget:
     def _widest(self, cfg: CfgNode, held_steps: int) -> Largest:
         """The most features that fit; the search starts where memory is about that of the budget's network."""
         cfg = with_value(cfg, FEATURES, max(1, round(self.features * self.steps / held_steps)))
-        return largest(cfg, self.example, self.bytes, FEATURES, bound=1024)
+        return largest(growth_of(cfg, self.example, FEATURES), self.bytes)
 
     def _fullest(self, shape: Callable[[int], Optional[Candidate]], times: float) -> Optional[Candidate]:
         """Of neighboring depths the one that fills the budget best; the number of features is whole, so not all can."""
