@@ -55,7 +55,7 @@ $(READY): pyproject.toml setup.py $(CONSTRAINTS)
 	  echo "error: Python 3.10 to 3.13 needed, found $(PYTHON) ($(or $(VERSION),not there));" \
 	    "give one: make PYTHON=python3.12" >&2; exit 2;; esac
 	@[ -e $@ ] || rm -rf $(VENV)
-	@echo "setting up $(VENV): minutes, and about 6 GB where torch comes with CUDA"
+	@echo "setting up $(VENV): some minutes, and several gigabytes where torch comes with CUDA"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c $(CONSTRAINTS) -e ".[dev]"
 	$(if $(PINNED),,$(BIN)/pip install --quiet --no-deps -c $(CONSTRAINTS) meddlr)

@@ -100,10 +100,20 @@ def test_peak_within_five_percent_of_the_trainer(plan_cfg, data, arch, modules):
     assert planned > 2**21  # not of a trivial size
 
 
-@pytest.mark.parametrize("key", ["CHECKPOINT", "SAVED", "OVERLAP", "CLIP_NORM", "LR_FACTORS", "LOSS_WEIGHTS"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("CHECKPOINT", True),
+        ("CHECKPOINT", "block"),
+        ("SAVED", "int8"),
+        ("OVERLAP", 1),
+        ("CLIP_NORM", 1),
+        ("LR_FACTORS", [0.5, 2]),
+        ("LOSS_WEIGHTS", [0.1, 0.7]),
+    ],
+)
 @pytest.mark.parametrize(("data", "arch"), [("flatmem", "GeneralizedUnrolledCNN"), ("beatmem", "CGCineUnrolledCNN")])
-def test_peak_with_the_knobs(plan_cfg, data, arch, key):
-    value = {"CHECKPOINT": "block", "SAVED": "int8", "LR_FACTORS": [0.5, 2], "LOSS_WEIGHTS": [0.1, 0.7]}.get(key, 1)
+def test_peak_with_the_knobs(plan_cfg, data, arch, key, value):
     steps = 4 if key in ("CHECKPOINT", "OVERLAP") else 2  # for these, modules of more than one step
     cfg = plan_cfg(data, arch, 2, STEPS, steps, f"MISC.GREEDY.{key}", value)
     assert plan_step(cfg, Example.from_data(cfg)).peak == pytest.approx(measured_peak(cfg), rel=0.05)

@@ -63,17 +63,16 @@ def _is_weights(value: Any) -> bool:
     return _is_path(value)
 
 
+def _is_layer(value: Any) -> bool:
+    """Whether meddlr can take a value for a layer of a block: a name, or a mapping with "name" and options."""
+    return isinstance(value, str) or isinstance(value, dict) and isinstance(value.get("name"), str)
+
+
 # meddlr's names of local folders. Its path manager downloads what has another prefix.
 _LOCAL_PREFIXES = ("results://", "data://", "cache://")
 
 _PATH = Range("the path of a local file or folder", _is_path)
 _WEIGHTS = Range(f"the path of a local file, or one of {', '.join(zoo_names())}", _is_weights)
-
-
-def _is_layer(value: Any) -> bool:
-    """Whether meddlr can take a value for a layer of a block: a name, or a mapping with "name" and options."""
-    return isinstance(value, str) or isinstance(value, dict) and isinstance(value.get("name"), str)
-
 
 _LAYERS = _list("a list of texts, or of mappings with a text 'name'", _is_layer)
 _NAMES = _list("a list of texts", lambda value: isinstance(value, str))

@@ -7,7 +7,7 @@ The k-t masks of this package refuse what cannot be (:mod:`meddlr_greedy.data.kt
 import functools
 import logging
 import math
-from typing import Iterable, Optional, Tuple
+from typing import Dict, Hashable, Iterable, Tuple
 
 from meddlr.data.transforms.subsample import (
     EquispacedMaskFunc1D,
@@ -26,6 +26,12 @@ _SEEDS = (1, 2, 3)
 _SEEDS_OF_LINES = range(1, 257)  # how many lines one of these masks has is random, and few of them are drawn
 _MOST_DEVIATION = 0.1  # of the acceleration, before it is told of
 
+# What decides the masks of a plane, besides type and acceleration.
+_OPTIONS = ("calib_size", "center_fractions", "max_attempts", "crop_corner")
+
+# Of masks that were tried what there is to tell: every validation asks again.
+_known: Dict[Hashable, str] = {}
+
 
 def try_masks(mask_func: MaskFunc, planes: Iterable[Tuple[int, int]]) -> None:
     """Draws a few masks of each plane (H, W), where they are meddlr's: what fails, fails before the run.
@@ -41,13 +47,13 @@ def try_masks(mask_func: MaskFunc, planes: Iterable[Tuple[int, int]]) -> None:
     accelerations = [accelerations] if isinstance(accelerations, (int, float)) else accelerations
     for plane in sorted(set(planes)):
         for acceleration in sorted({min(accelerations), max(accelerations)}):
-            if isinstance(mask_func, CheckedPoissonMaskFunc):
-                options = (mask_func.calib_size, mask_func.max_attempts, mask_func.crop_corner)
-                told = _tried_poisson(plane, acceleration, *options)
-            else:
-                told = _tried(mask_func, plane, acceleration)
-            if told:
-                _warn_once(told)
+            options = [repr(getattr(mask_func, name, None)) for name in _OPTIONS]
+            kind = (type(mask_func), *options, plane, acceleration)
+            if kind not in _known:
+                is_poisson = isinstance(mask_func, CheckedPoissonMaskFunc)
+                _known[kind] = (_tried_poisson if is_poisson else _tried)(mask_func, plane, acceleration)
+            if _known[kind]:
+                _warn_once(_known[kind])
 
 
 @functools.cache
@@ -55,12 +61,10 @@ def _warn_once(line: str) -> None:
     logging.getLogger(__name__).warning(line)
 
 
-@functools.cache
-def _tried_poisson(
-    plane: Tuple[int, int], acceleration: float, calib_size: Tuple[int, int], max_attempts: int, crop_corner: bool
-) -> str:
+def _tried_poisson(mask_func: CheckedPoissonMaskFunc, plane: Tuple[int, int], acceleration: float) -> str:
     """What there is to tell of the masks of a plane; empty where there is nothing."""
-    mask_func = CheckedPoissonMaskFunc(acceleration, calib_size, None, max_attempts, crop_corner)
+    calib_size = mask_func.calib_size
+    mask_func = CheckedPoissonMaskFunc(acceleration, calib_size, None, mask_func.max_attempts, mask_func.crop_corner)
     masks = [mask_func((1, *plane, 1), seed, acceleration) for seed in _SEEDS]
     found = [mask.numel() / float(mask.sum()) for mask in masks]
     told = []
@@ -89,7 +93,7 @@ def _tried(mask_func: MaskFunc, plane: Tuple[int, int], acceleration: float) -> 
 
 def _reason(mask_func: MaskFunc, num_lines: int, acceleration: float) -> str:
     """The size of the center, and how many central lines would be possible, where masks are of whole lines."""
-    fractions: Optional[object] = getattr(mask_func, "center_fractions", None)
+    fractions = getattr(mask_func, "center_fractions", None)
     told = f", with CENTER_FRACTIONS {fractions}" if fractions else f", with CALIBRATION_SIZE {mask_func.calib_size}"
     if isinstance(mask_func, RandomMaskFunc1D):
         most = math.floor(num_lines / acceleration)

@@ -26,8 +26,8 @@ def conjugate_gradient(
 
     An example whose squared residual norm falls below ``eps ** 2`` is frozen: its later updates are zero. Unlike
     :func:`meddlr.ops.opt.conjgrad`, whose stop looks at the whole batch, examples never influence each other, the
-    number of operator applications is fixed, and a zero residual divides nothing by zero. Without autograd, four images
-    besides ``b`` and the start are all there is; the bits are the same.
+    number of operator applications is fixed, and a zero residual divides nothing by zero. Without autograd, at most
+    five images are there at a time besides ``b``, the start and what N needs.
 
     Args:
         normal_op: :math:`N = A^H A`, from and to tensors shaped like ``b``.
@@ -47,32 +47,33 @@ def conjugate_gradient(
         zero, one = torch.zeros_like(numerator), torch.ones_like(denominator)
         return torch.where(active, numerator / torch.where(active, denominator, one), zero)
 
+    mu = _as_weight(mu, b)
     r = b if x is None else b - _plus(normal_op(x), mu, x)
     p = r
     rr = _dot(r, r)
-    own_x = own_r = own_p = None  # where the next x, r and p go without autograd: nobody else has them
     for _ in range(max_iter):
         active = (rr > 0) & (rr.amax() >= eps**2) if together else rr > eps**2
         normal_p = _plus(normal_op(p), mu, p)
         alpha = divide(rr, _dot(p, normal_p), active)
-        x = own_x = alpha * p if x is None else _plus(x, alpha, p, own_x)
-        r = own_r = _plus(r, -alpha, normal_p, own_r)
+        x = alpha * p if x is None else _plus(x, alpha, p)
+        r = _plus(r, -alpha, normal_p)
         del normal_p
         rr_next = _dot(r, r)
-        p = own_p = _plus(r, divide(rr_next, rr, active), p, own_p)
+        p = _plus(r, divide(rr_next, rr, active), p)
         rr = rr_next
     return torch.zeros_like(b) if x is None else x
 
 
-def _plus(
-    u: torch.Tensor, factor: Union[torch.Tensor, float], v: torch.Tensor, room: Optional[torch.Tensor] = None
-) -> torch.Tensor:
-    """u + factor v in one pass over memory, for complex images; into ``room``, where there is one and no autograd."""
-    if not isinstance(factor, torch.Tensor):
-        factor = torch.full((), factor, dtype=u.real.dtype, device=u.device)
-    out = None if room is None or torch.is_grad_enabled() else torch.view_as_real(room)
-    real = torch.addcmul(torch.view_as_real(u), factor.to(u.real.dtype)[..., None], torch.view_as_real(v), out=out)
-    return torch.view_as_complex(real)
+def _as_weight(mu: Union[torch.Tensor, float], b: torch.Tensor) -> torch.Tensor:
+    """mu as a real tensor that goes with ``b``."""
+    if not isinstance(mu, torch.Tensor):
+        mu = torch.full((), mu, dtype=b.real.dtype, device=b.device)  # on the device: nothing is copied there
+    return mu.to(b.device, b.real.dtype)
+
+
+def _plus(u: torch.Tensor, factor: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """u + factor v of complex images and a real factor, in one pass over memory."""
+    return torch.view_as_complex(torch.addcmul(torch.view_as_real(u), factor[..., None], torch.view_as_real(v)))
 
 
 def implicit_conjugate_gradient(
@@ -95,10 +96,7 @@ def implicit_conjugate_gradient(
     Arguments and result as there. The start ``x`` gets no gradient (a solution does not depend on it), and neither does
     anything inside ``normal_op``, which must be self-adjoint and without parameters to train.
     """
-    if not isinstance(mu, torch.Tensor):
-        mu = torch.full((), mu, dtype=b.real.dtype, device=b.device)  # on the device: nothing is copied there
-    mu = mu.to(b.device, b.real.dtype)
-    return _ImplicitSolution.apply(b, mu, normal_op, x, max_iter, eps)
+    return _ImplicitSolution.apply(b, _as_weight(mu, b), normal_op, x, max_iter, eps)
 
 
 class _ImplicitSolution(torch.autograd.Function):

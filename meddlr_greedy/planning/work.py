@@ -7,6 +7,7 @@ does not count.
 
 import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any, Dict, Hashable, List, NamedTuple, Tuple
 
 import torch
@@ -17,7 +18,7 @@ from meddlr_greedy.planning.outcomes import form
 
 __all__ = ["Work", "seconds_of"]
 
-# An operation is run once to warm up, then until both are reached. The shortest run counts: others wait for something.
+# An operation is run until both are reached, but at most so often. The shortest run counts: others wait for something.
 _LEAST_RUNS, _LEAST_SECONDS = 3, 0.01
 _MOST_RUNS = 20
 
@@ -25,7 +26,8 @@ _MOST_RUNS = 20
 _known: Dict[Tuple[Hashable, int, str], float] = {}
 
 
-class _Form(NamedTuple):
+@dataclass(frozen=True)
+class _Form:
     """Stands for a tensor in the arguments of an operation; see :func:`~meddlr_greedy.planning.outcomes.form`."""
 
     form: Tuple[Any, ...]
@@ -48,9 +50,7 @@ class Work:
         """Counts an operation; ``kind`` is a key for it and the forms of its arguments."""
         self.counts[kind] += 1
         if kind not in self._operations:
-            without = [
-                tree_map(lambda x: _Form(form(x)) if isinstance(x, FakeTensor) else x, part) for part in (args, kwargs)
-            ]
+            without = tree_map(lambda x: _Form(form(x)) if isinstance(x, FakeTensor) else x, (args, kwargs))
             self._operations[kind] = _Operation(function, *without)
 
     def operations(self) -> List[Tuple[Hashable, _Operation]]:
@@ -86,12 +86,7 @@ def _made_arguments(operation: _Operation, device: str) -> Any:
     return tree_map(
         lambda x: _made(x.form, device) if isinstance(x, _Form) else _on(device, x),
         (operation.args, operation.kwargs),
-        is_leaf=_is_form,
     )
-
-
-def _is_form(x: Any) -> bool:
-    return isinstance(x, _Form)
 
 
 def _on(device: str, x: Any) -> Any:

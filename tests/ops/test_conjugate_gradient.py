@@ -6,6 +6,7 @@ from meddlr.ops.opt import conjgrad
 
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient, implicit_conjugate_gradient
+from meddlr_greedy.planning.trace import traced
 from tests.helpers.operators import SHAPES, make_sense, randn, relative
 
 pytestmark = pytest.mark.short
@@ -175,3 +176,14 @@ class TestImplicitGradient:
 
         assert held(conjugate_gradient, 20) > 3 * held(conjugate_gradient, 5)
         assert held(implicit_conjugate_gradient, 20) == held(implicit_conjugate_gradient, 5) < 1.1 * 8 * x.numel()
+
+
+@pytest.mark.parametrize("start", [None, 1])
+def test_images_at_a_time(start):
+    with torch.no_grad(), traced() as trace:
+        b = torch.empty(1, 64, 64, 8, dtype=torch.complex64)
+        x = None if start is None else torch.empty_like(b)
+        there = trace.alive
+        trace.reset_peak()
+        conjugate_gradient(lambda v: 2 * v, b, x, mu=0.1, max_iter=4)
+    assert trace.peak - there < 5.1 * b.nbytes

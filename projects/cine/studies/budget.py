@@ -134,7 +134,7 @@ class Budget:
         if size.memory is None:
             memory = plan_step(cfg, example)
         else:
-            features, memory, _ = largest(growth_of(cfg, example, FEATURES), size.memory)
+            features, memory, _ = _widest(cfg, example, size.memory)
         if memory is None:
             raise UserError(f"{size.backprop}: no network of {steps} steps fits in {size.memory} bytes")
         return cls(size, example, steps, features, size.memory or memory.peak, memory)
@@ -198,7 +198,7 @@ class Budget:
     def _widest(self, cfg: CfgNode, held_steps: int) -> Largest:
         """The most features that fit; the search starts where memory is about that of the budget's network."""
         cfg = with_value(cfg, FEATURES, max(1, round(self.features * self.steps / held_steps)))
-        return largest(growth_of(cfg, self.example, FEATURES), self.bytes)
+        return _widest(cfg, self.example, self.bytes)
 
     def _fullest(self, shape: Callable[[int], Optional[Candidate]], times: float) -> Optional[Candidate]:
         """Of neighboring depths the one that fills the budget best; the number of features is whole, so not all can."""
@@ -219,3 +219,8 @@ class Budget:
             f"no network fills {FILLED:.0%} to 100 % of {self.bytes / 1e6:.0f} MB, {how}"
             f" ({tried or 'none fits, within the operations that --times allows'})"
         )
+
+
+def _widest(cfg: CfgNode, example: Example, budget: int) -> Largest:
+    """The most features with which a training step fits, of at most 1024; the search starts at those of the config."""
+    return largest(growth_of(cfg, example, FEATURES)._replace(bound=1024), budget)
