@@ -20,6 +20,7 @@ def test_one_data_set_may_be_given_plainly(key, given, expected):
     assert tuple(load_config("cine/demo.yaml", [key, given]).get_recursive(key)) == expected
 
 
-def test_other_lists_are_given_as_lists():
+def test_other_keys_are_taken_as_they_are():
+    assert load_config("cine/demo.yaml", ["OUTPUT_DIR", "results"]).OUTPUT_DIR == "results"
     with pytest.raises(UserError, match=r"MODEL\.UNROLLED\.KERNEL_SIZE"):
         load_config("cine/demo.yaml", ["MODEL.UNROLLED.KERNEL_SIZE", "wide"])
