@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from meddlr_greedy import prepare
 from meddlr_greedy.data.scan_file import write_scan
@@ -84,13 +85,14 @@ def test_corners_of_k_space_may_be_missing(heart, tmp_path):
     assert "target" in read(path)[0]
 
 
-def test_options_are_those_of_the_others(heart, tmp_path, capsys):
+def test_options_are_those_of_the_others(heart, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # the command at the end is for the machine
     write(tmp_path / "in" / "a.h5", {"subject_id": "P7"}, kspace=stored(heart, "2D"))
     options = "--maps 2 --crop 0.5 --compression svd --coils 4 --split 1 1 0"
     prepare.main(f"maps {tmp_path}/in --output {tmp_path}/out {options}".split())
     arrays, _ = read(tmp_path / "out" / "scans" / "a_train.h5")
     assert arrays["maps"].shape == (1, HEIGHT, WIDTH, 4, 2)
-    assert "knee/greedy.yaml" in capsys.readouterr().out
+    assert "knee/demo.yaml" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
