@@ -53,11 +53,9 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     if args.num_figures < 0:
         raise UserError(f"--num-figures: found {args.num_figures}, allowed is a number from 0 on")
     # What needs torch, whose import takes seconds, is imported once the arguments are known to be right.
-    from meddlr.utils import env
-
     from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
     from meddlr_greedy.engine.run_files import find_weights, load_network, load_run_config
-    from meddlr_greedy.engine.setup import setup_run
+    from meddlr_greedy.engine.setup import check_axes, check_device, output_dir, setup_run
     from meddlr_greedy.evaluation.run import evaluate_test_sets, make_results_folder, run_info
     from meddlr_greedy.modeling.contract import check_keys_of_network
 
@@ -68,12 +66,13 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST: missing; name at least one data set to evaluate on")
     check_dataset_names(cfg.DATASETS.TEST)
-    # Before setup_run makes the output folder: a misspelled one stays absent.
-    output_dir = env.get_path_manager().get_local_path(cfg.OUTPUT_DIR)
-    weights = find_weights(output_dir, given, fallback=cfg.MODEL.WEIGHTS, last=args.resume)
+    check_axes(cfg, "TEST")
+    # Before folders are made: a misspelled one stays absent.
+    weights = find_weights(output_dir(cfg), given, fallback=cfg.MODEL.WEIGHTS, last=args.resume)
+    check_device(cfg)
+    folder = make_results_folder(output_dir(cfg))
     args.resume = True  # so that setup_run takes the seed, which decides the masks, of the training run
     cfg = setup_run(cfg, args, trains=False)
-    folder = make_results_folder(cfg)
     model, iteration = load_network(cfg, weights)
     info = run_info(cfg, model, weights, iteration)
     print(f"weights: {weights}, {info['parameters']} parameters")

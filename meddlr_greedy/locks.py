@@ -136,7 +136,7 @@ class FolderLock:
         threading.Thread(target=self._renew, daemon=True).start()
 
     def release(self) -> None:
-        """Gives the lock back; a folder that was made for it, and holds nothing else but a log, goes, too."""
+        """Gives the lock back; folders that were made for it, and hold nothing else but a log, go, too."""
         if self._released.is_set() or os.getpid() != self._mine.pid:
             return
         self._released.set()
@@ -155,12 +155,10 @@ class FolderLock:
         self._made = missing
 
     def _remove_what_was_made(self) -> None:
-        if not self._made:
-            return
         with suppress(OSError):
-            if [path.name for path in self.folder.iterdir()] == [LOG_FILE]:
-                (self.folder / LOG_FILE).unlink()
             for folder in self._made:
+                if [path.name for path in folder.iterdir()] == [LOG_FILE]:
+                    (folder / LOG_FILE).unlink()
                 folder.rmdir()
 
     @contextmanager

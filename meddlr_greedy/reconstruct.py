@@ -102,7 +102,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
 
     cfg = load_run_config(args.config_file, args.weights, [] if args.device is None else ["MODEL.DEVICE", args.device])
     check_keys_of_network(cfg)
-    check_device(cfg)
+    check_device(cfg, "MODEL.DEVICE" if args.device is None else "--device")
     if cfg.MISC.GREEDY.RUN.THREADS:
         torch.set_num_threads(cfg.MISC.GREEDY.RUN.THREADS)
     weights = find_weights(

@@ -34,6 +34,13 @@ def trained_run(write_config, tmp_path):
     return make
 
 
+def expect_error(capsys, words, *arguments):
+    with pytest.raises(SystemExit) as exit_:
+        eval_net.main([*map(str, arguments)])
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2 and words in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "arch,modules,data", [("CineUnrolledCNN", 2, "beat"), ("GeneralizedUnrolledCNN", None, "flat")]
 )
@@ -138,7 +145,7 @@ def test_kept_images_are_in_the_units_of_the_file(trained_run, tmp_path, dataset
 
 @pytest.mark.parametrize(
     "in_the_way,says",
-    [("run", "cannot be written (File exists)"), ("run/test_results", "cannot be written (File exists)")],
+    [("run", "cannot be written (Not a directory)"), ("run/test_results", "cannot be written (File exists)")],
 )
 def test_no_room_for_the_results(trained_run, tmp_path, capsys, in_the_way, says):
     config, _ = trained_run("GeneralizedUnrolledCNN", 2, "flat")
@@ -159,6 +166,29 @@ def test_a_misspelled_output_folder_stays_absent(trained_run, tmp_path, capsys):
         eval_net.main(["--config-file", config, "OUTPUT_DIR", str(tmp_path / "rnu")])
     assert "train first" in capsys.readouterr().err
     assert not (tmp_path / "rnu").exists()
+
+
+def test_an_evaluation_that_fails_leaves_no_folder(trained_run, tmp_path, capsys):
+    config, _ = trained_run("GeneralizedUnrolledCNN", 2, "flat")
+    weights = str(tmp_path / "run" / "model_best.pth")
+    arguments = ["--config-file", config, "--weights", weights, "MODEL.UNROLLED.NUM_FEATURES", "3"]
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "notes.txt").touch()
+    for output in (tmp_path / "new" / "run", there):
+        expect_error(capsys, "use the config that the checkpoint", *arguments, "OUTPUT_DIR", output)
+    assert not (tmp_path / "new").exists()
+    assert sorted(path.name for path in there.iterdir()) == ["log.txt", "notes.txt"]
+
+
+@pytest.mark.parametrize(
+    "arch,data,of", [("CineUnrolledCNN", "beat", "2D"), ("GeneralizedUnrolledCNN", "flat", "cine")]
+)
+def test_data_of_the_other_kind(trained_run, capsys, arch, data, of):
+    config, _ = trained_run(arch, 2, data)
+    other = {"beat": "flat_test", "flat": "beat_test"}[data]
+    words = f"DATASETS.TEST: '{other}' is {of}, but the network {arch} takes"
+    expect_error(capsys, words, "--config-file", config, "DATASETS.TEST", f"('{other}',)")
 
 
 @pytest.mark.parametrize(

@@ -321,7 +321,7 @@ def test_wrong_options(trained, prospective, tmp_path, capsys):
     expect_error(capsys, "--modules: found 0", config, weights, path, *out, "--modules", 0)
     expect_error(capsys, "CineUnrolledCNN (MODEL.META_ARCHITECTURE) has no", plain, weights, path, *out, "--modules", 1)
     expect_error(capsys, "found 'gpu'", config, weights, path, *out, "--device", "gpu")
-    expect_error(capsys, "cuda:3", config, weights, path, *out, "--device", "cuda:3")
+    expect_error(capsys, "--device: found 'cuda:3', but", config, weights, path, *out, "--device", "cuda:3")
     expect_error(capsys, "no file 'gone.pth'", config, "gone.pth", path, *out)
     expect_error(capsys, "train first", config, "", path, *out)
     expect_error(capsys, "takes cine, 5 axes", config, weights, prospective("flat", name="flat"), *out)

@@ -16,6 +16,7 @@ import torch
 from meddlr_greedy.data.leaks import Identity
 from meddlr_greedy.data.loader import SeededDataset
 from meddlr_greedy.data.seeding import EVAL_EPOCH
+from meddlr_greedy.engine import trainer as trainer_module
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.jobs.failure import PeerLostError
@@ -121,9 +122,26 @@ def test_without_validation_data_there_is_no_best_checkpoint(write_config, tmp_p
 def test_a_training_says_what_is_next(write_config, tmp_path, capsys):
     """With nothing to score the network on, what it is for."""
     train(write_config(), "DATASETS.TEST", "()", "TEST.EVAL_PERIOD", "0")
+    command = f"meddlr-greedy reconstruct --weights {tmp_path}/run/model_best.pth SCAN.h5 --output FOLDER"
+    assert capsys.readouterr().out.splitlines()[-1] == f"Next, reconstruct with it: {command}"
+
+
+def test_what_is_next_gives_a_config_that_names_packages(write_config, tmp_path, capsys, monkeypatch):
+    """``eval`` takes no such config that it finds beside the weights."""
+    (tmp_path / "of_ours.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    train(write_config(), "MISC.GREEDY.RUN.IMPORTS", "['of_ours']", "TEST.EVAL_PERIOD", "0")
     folder = tmp_path / "run"
-    command = f"meddlr-greedy reconstruct --config-file {folder}/config.yaml --weights {folder}/model_best.pth"
-    assert capsys.readouterr().out.splitlines()[-1].startswith(f"Next, reconstruct with it: {command} ")
+    options = f"--config-file {folder}/config.yaml --weights {folder}/model_best.pth"
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f": meddlr-greedy eval {options}")
+
+
+@pytest.mark.parametrize("period,told", [(1, 1), (2, 0), (0, 0)])
+def test_a_training_that_validates_all_the_time_is_told_of(write_config, capsys, monkeypatch, period, told):
+    monkeypatch.setattr(trainer_module, "_MANY_EVALUATIONS", 4)
+    train(write_config(), "TEST.EVAL_PERIOD", str(period))
+    words = "TEST.EVAL_PERIOD: every 1 iterations, so the network is validated 5 times"
+    assert capsys.readouterr().out.count(words) == told
 
 
 #: Of meddlr: the build of torch, the config, data sets, evaluations, each iteration.

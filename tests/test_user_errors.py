@@ -47,7 +47,10 @@ from tests.helpers.errors import expect_error
         (["MODEL.NORMALIZER.NAME", "TopMagnitude"], ["MODEL.NORMALIZER.NAME", "did you mean"]),
         (["MODEL.UNROLLED.NUM_EMAPS", "2"], ["MODEL.UNROLLED.NUM_EMAPS", "1 map sets"]),
         (["MODEL.RECON_LOSS.NAME", "L1"], ["MODEL.RECON_LOSS.NAME", "did you mean 'l1'"]),
-        (["MISC.GREEDY.META_ARCHITECTURE", "CineUnrolledCNN"], ["CineUnrolledCNN takes cine data"]),
+        (
+            ["MISC.GREEDY.META_ARCHITECTURE", "CineUnrolledCNN"],
+            ["DATASETS.TRAIN: 'flat_train' is 2D", "CineUnrolledCNN takes cine"],
+        ),
         (["DATASETS.TRAIN", "('flat_trian',)"], ["flat_trian", "did you mean 'flat_train'"]),
         (["SOLVER.MAX_ITER"], ["KEY VALUE"]),
         (["SOLVER.MAX_ITER", "many"], ["many"]),

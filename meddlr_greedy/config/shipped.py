@@ -38,8 +38,6 @@ def find_config(name: str) -> str:
         return name
     names = shipped_configs()
     if name not in names:
-        raise UserError(
-            f"--config-file {name}: No such file or config of the package{did_you_mean(name, names)};"
-            f" the package has {', '.join(names)}"
-        )
+        near = did_you_mean(name, names) or f"; the package has {', '.join(names)}"
+        raise UserError(f"--config-file {name}: No such file or config of the package{near}")
     return str(_folder() / name)

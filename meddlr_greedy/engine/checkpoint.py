@@ -13,7 +13,7 @@ from meddlr_greedy.errors import UserError, keep_cause, shortened
 from meddlr_greedy.files import reading, writing, written_atomically
 from meddlr_greedy.zoo import local_file
 
-__all__ = ["BEST_CHECKPOINT", "LAST_CHECKPOINT", "GreedyCheckpointer", "plain_name"]
+__all__ = ["BEST_CHECKPOINT", "LAST_CHECKPOINT", "GreedyCheckpointer", "OtherNetworkError", "plain_name"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,10 @@ LAST_CHECKPOINT = "last_checkpoint"
 _LONGEST_NAME = 255  # of a file
 
 _NUMBERED = re.compile(r"model_\d{7}\.pth")
+
+
+class OtherNetworkError(UserError):
+    """Weights are of another network than that of the config."""
 
 
 class GreedyCheckpointer(Checkpointer):
@@ -169,7 +173,7 @@ class GreedyCheckpointer(Checkpointer):
         expected = {plain_name(key): shape for key, shape in self._shapes().items()}
         for name in sorted(expected.keys() | shapes.keys()):
             if expected.get(name) != shapes.get(name):
-                raise UserError(
+                raise OtherNetworkError(
                     f"{where}: '{name}' has shape {shapes.get(name, 'none')}, the model of this config has"
                     f" {expected.get(name, 'none')}; use the config that the checkpoint was trained with"
                 )

@@ -9,7 +9,7 @@ from torch import nn
 
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine.build import seed_evaluation
-from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer
+from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer, OtherNetworkError
 from meddlr_greedy.errors import UserError, naming
 from meddlr_greedy.zoo import is_zoo_name, local_file, zoo_names
 
@@ -17,6 +17,8 @@ __all__ = ["CONFIG_FILE", "config_beside", "find_weights", "load_network", "load
 
 #: The config of a run, beside its checkpoints.
 CONFIG_FILE = "config.yaml"
+
+_NAMED = 5  # checkpoints of a folder, at most: "model_best.pth" is the last of them
 
 
 def find_weights(output_dir: str, given: str = "", fallback: str = "", last: bool = False) -> str:
@@ -55,9 +57,15 @@ def find_weights(output_dir: str, given: str = "", fallback: str = "", last: boo
 
 def _check_is_there(weights: str, option: str) -> None:
     """Refuses weights that are neither a file nor in the zoo; every other URL is neither."""
-    if not os.path.isfile(local_file(weights, option)):
+    if os.path.isfile(local_file(weights, option)):
+        return
+    if "://" in weights:
         hint = f"; nothing is downloaded, allowed are the path of a local file, {', '.join(zoo_names())}"
-        raise UserError(f"{option}: no file '{weights}'{hint if '://' in weights else ''}")
+    else:
+        folder = weights if os.path.isdir(weights) else os.path.dirname(weights) or os.curdir
+        there = sorted(name for name in os.listdir(folder) if name.endswith(".pth")) if os.path.isdir(folder) else []
+        hint = f"; {folder} holds {', '.join(there[-_NAMED:])}" if there else ""
+    raise UserError(f"{option}: no file '{weights}'{hint}")
 
 
 def config_beside(weights: str) -> str:
@@ -116,4 +124,10 @@ def load_network(cfg: CfgNode, weights: str) -> Tuple[nn.Module, Optional[int]]:
     with naming("MODEL"):
         model = build_model(cfg).to(cfg.MODEL.DEVICE)
     seed_evaluation(model, cfg.SEED)
-    return model, GreedyCheckpointer(model, cfg.OUTPUT_DIR).load(weights).get("iteration")
+    try:
+        loaded = GreedyCheckpointer(model, cfg.OUTPUT_DIR).load(weights)
+    except OtherNetworkError as error:
+        beside = config_beside(weights)
+        hint = f", {beside}, which is taken where no --config-file is given" if beside else ""
+        raise UserError(f"{error}{hint}") from None
+    return model, loaded.get("iteration")

@@ -17,6 +17,7 @@ from meddlr.utils.logger import setup_logger
 from meddlr_greedy.config.safe_yaml import read_yaml
 from meddlr_greedy.config.shipped import find_config
 from meddlr_greedy.console import show_messages
+from meddlr_greedy.data.catalog import is_cine
 from meddlr_greedy.engine.checkpoint import LAST_CHECKPOINT, GreedyCheckpointer
 from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.engine.run_files import CONFIG_FILE
@@ -24,28 +25,68 @@ from meddlr_greedy.errors import UserError, log_causes
 from meddlr_greedy.files import writing, written_atomically
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.locks import LOG_FILE, lock_until_end
+from meddlr_greedy.modeling.contract import inner_class, traits_of
 
-__all__ = ["check_device", "save_config", "setup_run"]
+__all__ = ["check_axes", "check_device", "output_dir", "save_config", "setup_run"]
 
 _LOGGERS = ("meddlr_greedy", "meddlr", "fvcore")
 
 
-def check_device(cfg: CfgNode) -> torch.device:
+def check_device(cfg: CfgNode, option: str = "MODEL.DEVICE") -> torch.device:
     """The device of ``MODEL.DEVICE``.
+
+    Args:
+        cfg: meddlr's config.
+        option: By what the user named it.
 
     Raises:
         UserError: It names no device, or one that is not there.
     """
     name = cfg.MODEL.DEVICE
     if not re.fullmatch(r"cpu|cuda(:\d{1,4})?", name, re.ASCII):
-        raise UserError(f"MODEL.DEVICE: found '{name}', allowed are 'cpu', 'cuda' and 'cuda:N'")
+        raise UserError(f"{option}: found '{name}', allowed are 'cpu', 'cuda' and 'cuda:N'")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
-            f"MODEL.DEVICE: found '{name}', but {torch.cuda.device_count()} CUDA devices are available;"
-            " set MODEL.DEVICE cpu to use the CPU"
+            f"{option}: found '{name}', but {torch.cuda.device_count()} CUDA devices are available;"
+            f" set {option} cpu to use the CPU"
         )
     return device
+
+
+def output_dir(cfg: CfgNode) -> str:
+    """The path of the folder ``OUTPUT_DIR``.
+
+    Raises:
+        UserError: The config names none.
+    """
+    if not cfg.OUTPUT_DIR:
+        raise UserError("OUTPUT_DIR: missing; set it in the config or as an override (OUTPUT_DIR results/my_run)")
+    return env.get_path_manager().get_local_path(cfg.OUTPUT_DIR)
+
+
+def check_axes(cfg: CfgNode, *splits: str) -> None:
+    """Refuses cine data for 2D networks, and the other way round.
+
+    Args:
+        cfg: meddlr's config.
+        splits: Those of its data sets that are to be used: "TRAIN", "VAL", "TEST".
+
+    Raises:
+        UserError: A data set does not fit the network, or cannot be used.
+    """
+    network = inner_class(cfg)
+    if network is None:  # monai's networks are not registered
+        return
+    takes_cine = traits_of(network).is_cine
+    for split in splits:
+        for name in cfg.DATASETS[split]:
+            if is_cine(name, dict(cfg.DATALOADER.DATA_KEYS) or None) != takes_cine:
+                takes, is_of = ("cine", "2D") if takes_cine else ("2D", "cine")
+                raise UserError(
+                    f"DATASETS.{split}: '{name}' is {is_of}, but the network {network.__name__} takes {takes} data;"
+                    " use a config or weights for the data, or data for the network"
+                )
 
 
 def setup_run(cfg: CfgNode, args: Any, trains: bool, job: Optional[Job] = None) -> CfgNode:
@@ -67,15 +108,14 @@ def setup_run(cfg: CfgNode, args: Any, trains: bool, job: Optional[Job] = None) 
         UserError: OUTPUT_DIR is missing or cannot be used, the device is impossible, or the command line asks for
             devices that are not used.
     """
-    if not cfg.OUTPUT_DIR:
-        raise UserError("OUTPUT_DIR: missing; set it in the config or as an override (OUTPUT_DIR results/my_run)")
+    folder = output_dir(cfg)
     check_device(cfg)
     _check_command_line(args, trains, job)
     if job is not None:
         _choose_device_of_process(cfg, job)
     _prepare_torch(cfg)
     cfg = cfg.clone().defrost()
-    cfg.OUTPUT_DIR = env.get_path_manager().get_local_path(cfg.OUTPUT_DIR)
+    cfg.OUTPUT_DIR = folder
     if trains and not args.auto_version:
         _lock_folder(cfg.OUTPUT_DIR, job)
         if not args.resume:

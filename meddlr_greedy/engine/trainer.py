@@ -20,7 +20,6 @@ from torch.nn import DataParallel
 
 from meddlr_greedy.data.build import build_train_loader, build_val_loader
 from meddlr_greedy.data.catalog import has_targets
-from meddlr_greedy.data.dataset import CineSliceData
 from meddlr_greedy.engine.ahead import CopiedAhead
 from meddlr_greedy.engine.build import (
     HANDLED_KEYS,
@@ -39,6 +38,7 @@ from meddlr_greedy.engine.hooks import (
     averages_of,
 )
 from meddlr_greedy.engine.run_state import RunState
+from meddlr_greedy.engine.setup import check_axes
 from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.engine.updates import LearningRates
 from meddlr_greedy.engine.writers import build_run_writers, check_writers
@@ -47,12 +47,13 @@ from meddlr_greedy.evaluation.evaluator import build_evaluator
 from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC, HeldOutEvaluator
 from meddlr_greedy.files import reading, writing, written_atomically
 from meddlr_greedy.jobs.end_request import EndRequest
-from meddlr_greedy.modeling.contract import inner_network, traits_of
 from meddlr_greedy.registry import TRAINER_REGISTRY
 
 __all__ = ["GreedyTrainer"]
 
 logger = logging.getLogger(__name__)
+
+_MANY_EVALUATIONS = 200  # in a training; more are a period that was not thought of
 
 
 @TRAINER_REGISTRY.register()
@@ -72,10 +73,10 @@ class GreedyTrainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode):
         check_writers(cfg)
+        check_axes(cfg, "TRAIN", "VAL")
         super().__init__(self._in_iterations(cfg))
         self.model = _unwrapped(self.model)
         self.step = self.build_step()
-        _check_axes(self.model, self.data_loader.dataset.dataset, cfg)
         self.end_request = EndRequest()
         self.run_state = RunState(self.cfg, self.data_loader.dataset.dataset)
         # The run's state is read first: it refuses an optimizer's that does not fit.
@@ -157,6 +158,13 @@ class GreedyTrainer(DefaultTrainer):
     def build_hooks(self) -> list:
         """The hooks in the order in which they run; :meth:`train` adds the two that write last."""
         cfg = self.cfg
+        if cfg.TEST.EVAL_PERIOD and self.max_iter > _MANY_EVALUATIONS * cfg.TEST.EVAL_PERIOD and self.is_io_rank:
+            logger.warning(
+                "TEST.EVAL_PERIOD: every %d iterations, so the network is validated %d times in this training; a"
+                " larger one leaves more time to train (meddlr's default is 1)",
+                cfg.TEST.EVAL_PERIOD,
+                self.max_iter // cfg.TEST.EVAL_PERIOD,
+            )
         self.checkpoint_writer = CheckpointWriter(cfg.SOLVER.CHECKPOINT_PERIOD, cfg.MISC.GREEDY.RUN.KEEP_CHECKPOINTS)
 
         return [
@@ -343,18 +351,6 @@ def _unwrapped(model: torch.nn.Module) -> Any:
 def _is_scored_by_held_out_lines(cfg: CfgNode, dataset_name: str) -> bool:
     """Whether a validation set is one of training without targets, and has none."""
     return cfg.MISC.GREEDY.CINE.LOSS_LINES > 0 and not has_targets(dataset_name, dict(cfg.DATALOADER.DATA_KEYS) or None)
-
-
-def _check_axes(model: torch.nn.Module, dataset: Any, cfg: CfgNode) -> None:
-    """Refuses cine data for 2D networks, and the other way round."""
-    network = inner_network(model)
-    takes_cine = traits_of(network).is_cine
-    if takes_cine != isinstance(dataset, CineSliceData):
-        raise UserError(
-            f"MODEL.META_ARCHITECTURE: {type(network).__name__} takes {'cine' if takes_cine else '2D'} data, but"
-            f" DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} is {'2D' if takes_cine else 'cine'}; CineUnrolledCNN and"
-            " CGCineUnrolledCNN take cine"
-        )
 
 
 def _drop_iterations_from(path: str, start_iter: int) -> None:

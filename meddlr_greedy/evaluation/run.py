@@ -33,16 +33,17 @@ from meddlr_greedy.zoo import is_zoo_name
 __all__ = ["evaluate_dataset", "evaluate_test_sets", "make_results_folder", "run_info"]
 
 
-def make_results_folder(cfg: CfgNode) -> Path:
-    """Makes the folder of results inside ``OUTPUT_DIR``, and locks it until the command ends.
+def make_results_folder(output_dir: str) -> Path:
+    """Makes the folder of results inside the folder of a run, and locks it until the command ends.
 
-    The run itself is not locked: it may still be trained.
+    The run itself is not locked: it may still be trained. Where nothing is written, both folders go again if they were
+    made here.
 
     Raises:
         UserError: Another evaluation writes there.
         WriteError: It cannot be made.
     """
-    folder = Path(cfg.OUTPUT_DIR) / RESULTS_FOLDER
+    folder = Path(output_dir) / RESULTS_FOLDER
     lock_until_end(folder, "OUTPUT_DIR")
     return folder
 

@@ -16,6 +16,7 @@ from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 from torch import nn
 
 from meddlr_greedy.config.schema import GreedyConfig, changed_keys, is_greedy
+from meddlr_greedy.config.wrappers import name_inside
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.ops.axes import CINE_AXES, PLAIN_AXES
 
@@ -29,6 +30,7 @@ __all__ = [
     "check_compatible",
     "check_keys_of_network",
     "forward_of",
+    "inner_class",
     "inner_network",
     "is_compatible",
     "is_local",
@@ -146,6 +148,12 @@ def network_class(name: str) -> Any:
     return REPLACED.get(registered, registered)
 
 
+def inner_class(cfg: CfgNode) -> Any:
+    """The class of the network inside of wrappers, as it is registered; ``None`` where its name is not."""
+    name = GreedyConfig.from_cfg(cfg).META_ARCHITECTURE if is_greedy(cfg) else name_inside(cfg)
+    return dict(META_ARCH_REGISTRY).get(name)
+
+
 def inner_network(model: Any) -> Any:
     """The network inside of wrappers, which hold it as ``model``."""
     while hasattr(model, "model"):
@@ -198,7 +206,7 @@ def check_keys_of_network(cfg: CfgNode) -> None:
     """
     config, name = GreedyConfig.from_cfg(cfg), cfg.MODEL.META_ARCHITECTURE
     networks: Dict[str, Any] = {registered: network for registered, network in META_ARCH_REGISTRY}
-    network = networks.get(config.META_ARCHITECTURE if is_greedy(cfg) else name)
+    network = inner_class(cfg)
     for key, value in changed_keys(config):
         trait = key.rule.needs_trait
         if trait and not getattr(traits_of(network), trait):

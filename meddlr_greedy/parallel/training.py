@@ -11,7 +11,7 @@ from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.data.leaks import check_held_out
 from meddlr_greedy.engine.build import trainer_class
-from meddlr_greedy.engine.run_files import find_weights
+from meddlr_greedy.engine.run_files import CONFIG_FILE, find_weights
 from meddlr_greedy.engine.setup import save_config, setup_run
 from meddlr_greedy.errors import naming
 from meddlr_greedy.jobs.environment import in_job
@@ -72,13 +72,14 @@ def _train(args: Any, job: Optional[Job]) -> Any:
 
 def _say_what_is_next(cfg: Any) -> None:
     """Logs the command that scores the trained network, or where there is nothing to score it on, uses it."""
-    weights = shlex.quote(find_weights(cfg.OUTPUT_DIR))
+    weights = find_weights(cfg.OUTPUT_DIR)
+    # A config that names packages is taken only where it is given.
+    config = ["--config-file", os.path.join(cfg.OUTPUT_DIR, CONFIG_FILE)] if cfg.MISC.GREEDY.RUN.IMPORTS else []
+    options = shlex.join([*config, "--weights", weights])
     if cfg.DATASETS.TEST:
-        logger.info("Next, score it on %s: meddlr-greedy eval --weights %s", ", ".join(cfg.DATASETS.TEST), weights)
+        logger.info("Next, score it on %s: meddlr-greedy eval %s", ", ".join(cfg.DATASETS.TEST), options)
     else:
-        config = shlex.quote(os.path.join(cfg.OUTPUT_DIR, "config.yaml"))
-        command = f"meddlr-greedy reconstruct --config-file {config} --weights {weights} SCAN.h5 --output FOLDER"
-        logger.info("Next, reconstruct with it: %s", command)
+        logger.info("Next, reconstruct with it: meddlr-greedy reconstruct %s SCAN.h5 --output FOLDER", options)
 
 
 def _compared_data_sets(cfg: Any) -> List[str]:

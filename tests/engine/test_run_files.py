@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
-from meddlr_greedy.engine.run_files import config_beside, find_weights, load_run_config
+from meddlr_greedy.engine.run_files import config_beside, find_weights, load_network, load_run_config
 from meddlr_greedy.errors import UserError
 
 
@@ -15,7 +16,13 @@ def test_which_weights(tmp_path):
         find_weights(out)
     with pytest.raises(UserError, match="no file 'gone.pth'"):
         find_weights(out, given="gone.pth")
+    (tmp_path / "wrong").mkdir()
+    with pytest.raises(UserError, match="no file '[^;]*'$"):
+        find_weights(out, given=str(tmp_path / "wrong" / "gone.pth"))
     checkpointer.save("start", tag=False)
+    for gone in (tmp_path / "gone.pth", tmp_path):
+        with pytest.raises(UserError, match=f"no file '{gone}'; {tmp_path} holds start.pth$"):
+            find_weights(out, given=str(gone))
     start = str(tmp_path / "start.pth")
     assert find_weights(out, fallback=start) == start
     checkpointer.save("model_0000007")
@@ -41,6 +48,19 @@ def test_config_beside_the_weights(write_config, tmp_path):
     assert cfg.SEED == 9 and cfg.OUTPUT_DIR == str(folder)  # and not the folder that the config names
     assert load_run_config("", weights, ["OUTPUT_DIR", "other"]).OUTPUT_DIR == "other"
     assert load_run_config(str(beside), weights).OUTPUT_DIR == str(tmp_path / "run")  # given: taken as it is
+
+
+@pytest.mark.parametrize("has_config", [True, False])
+def test_weights_of_another_network_name_the_config_to_use(write_config, tmp_path, has_config):
+    folder = tmp_path / "of_another"
+    folder.mkdir()
+    weights = str(folder / "model_best.pth")
+    torch.save({"model": {"other": torch.zeros(1)}}, weights)
+    if has_config:
+        (folder / "config.yaml").touch()
+    hint = f", {folder}/config.yaml, which is taken where no --config-file is given" if has_config else ""
+    with pytest.raises(UserError, match=f"use the config that the checkpoint was trained with{hint}$"):
+        load_network(load_config(str(write_config())), weights)
 
 
 def test_no_config_is_one_line_that_says_what_to_give(tmp_path):

@@ -14,12 +14,10 @@ from meddlr_greedy.hdf5 import check_array, check_links, reading_hdf5
 from meddlr_greedy.limits import check_memory
 from meddlr_greedy.readers.formats.ismrmrd_header import Encoding, Header
 from meddlr_greedy.readers.formats.sampled import remove_oversampling
+from meddlr_greedy.readers.formats.suited import FASTMRI_HEADER, suited_command
 from meddlr_greedy.readers.raw_scan import RawScan, RawSlice, stem
 
-__all__ = ["HEADER_NAME", "open_scan"]
-
-#: The dataset that tells a file of fastMRI from others.
-HEADER_NAME = "ismrmrd_header"
+__all__ = ["open_scan"]
 
 
 def open_scan(path: Path, undersampled: bool) -> RawScan:
@@ -66,10 +64,11 @@ def open_scan(path: Path, undersampled: bool) -> RawScan:
 
 def _check(path: Path, file: h5py.File) -> Tuple[int, int, int, int]:
     """The shape (S, C, H, W) of k-space."""
-    check_links(path, file, ("kspace", "mask", HEADER_NAME))
-    if not all(isinstance(file.get(name), h5py.Dataset) for name in ("kspace", HEADER_NAME)):
+    check_links(path, file, ("kspace", "mask", FASTMRI_HEADER))
+    if not all(isinstance(file.get(name), h5py.Dataset) for name in ("kspace", FASTMRI_HEADER)):
         raise UserError(
-            f"{path}: found {', '.join(file) or 'nothing'}, allowed kspace and {HEADER_NAME}, as of fastMRI"
+            f"{path}: found {', '.join(file) or 'nothing'}, allowed kspace and {FASTMRI_HEADER}, as of fastMRI"
+            f"{suited_command(file)}"
         )
     array = file["kspace"]
     check_array(path, array)
@@ -80,10 +79,10 @@ def _check(path: Path, file: h5py.File) -> Tuple[int, int, int, int]:
 
 
 def _stored_header(path: Path, file: h5py.File) -> Union[bytes, str]:
-    check_array(path, file[HEADER_NAME])
-    values = np.ravel(file[HEADER_NAME][()])
+    check_array(path, file[FASTMRI_HEADER])
+    values = np.ravel(file[FASTMRI_HEADER][()])
     if values.size != 1 or not isinstance(values[0], (bytes, str)):
-        raise UserError(f"{path}: {HEADER_NAME}: found {values.dtype} of shape {values.shape}, allowed a text")
+        raise UserError(f"{path}: {FASTMRI_HEADER}: found {values.dtype} of shape {values.shape}, allowed a text")
     return values[0]
 
 

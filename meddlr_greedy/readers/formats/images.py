@@ -12,6 +12,7 @@ from meddlr_greedy.readers.formats.image_dicom_files import is_dicom, named
 from meddlr_greedy.readers.formats.image_dicom_folders import content_of, place_of, scan_paths
 from meddlr_greedy.readers.formats.image_mat import MAT, holds_images, load_mat
 from meddlr_greedy.readers.formats.image_nifti import NIFTI, data_of, load_nifti
+from meddlr_greedy.readers.formats.suited import suited_command_of
 from meddlr_greedy.readers.simulation.simulated_scan import CineSeries
 
 __all__ = ["find_series", "left_out", "load_images"]
@@ -104,7 +105,7 @@ def load_images(path: Path, variable: Optional[str] = None) -> CineSeries:
         series = load_mat(path, variable)
     elif path.is_file() and not is_dicom(path):
         allowed = ".npy, .npz, .nii, .nii.gz, .hdr with .img, .mat or DICOM"
-        raise UserError(f"{path}: found a '{path.suffix}' file, allowed {allowed}")
+        raise UserError(f"{path}: found a '{path.suffix}' file, allowed {allowed}{suited_command_of(path)}")
     else:
         series = load_dicom(path)
     if series.magnitude.shape[1] < 2:

@@ -34,6 +34,7 @@ from meddlr_greedy.readers.formats.ismrmrd_layout import (
 )
 from meddlr_greedy.readers.formats.ismrmrd_phases import binned_phases, counted_phases
 from meddlr_greedy.readers.formats.sampled import remove_oversampling
+from meddlr_greedy.readers.formats.suited import is_ismrmrd_group, suited_command
 from meddlr_greedy.readers.raw_scan import Calibration, RawScan, RawSlice, stem
 
 __all__ = ["open_scan"]
@@ -174,9 +175,10 @@ def _bandwidth_ratio(
 def _group(path: Path, file: h5py.File) -> Tuple[str, List[str]]:
     """The name of the group that is read, and what there is to tell of others."""
     check_links(path, file, file)
-    groups = [name for name in file if isinstance(file.get(name), h5py.Group) and {"data", "xml"} <= {*file[name]}]
+    groups = [name for name in file if is_ismrmrd_group(file, name)]
     if not groups:
-        raise UserError(f"{path}: found {', '.join(file) or 'nothing'} in it, allowed an ISMRMRD group of data and xml")
+        found = ", ".join(file) or "nothing"
+        raise UserError(f"{path}: found {found} in it, allowed an ISMRMRD group of data and xml{suited_command(file)}")
     if len(groups) > 1 and "dataset" not in groups:
         raise UserError(f"{path}: found several ISMRMRD groups, {', '.join(groups)}; allowed one, or one named dataset")
     name = "dataset" if "dataset" in groups else groups[0]

@@ -10,8 +10,8 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.hdf5 import reading_hdf5
 from meddlr_greedy.limits import check_memory
 from meddlr_greedy.ops.axes import CINE_AXES
-from meddlr_greedy.readers.formats.fastmri import HEADER_NAME
 from meddlr_greedy.readers.formats.sampled import not_zero
+from meddlr_greedy.readers.formats.suited import FASTMRI_HEADER, suited_command
 from meddlr_greedy.readers.raw_scan import RawScan, RawSlice, stem
 
 __all__ = ["open_scan"]
@@ -56,8 +56,8 @@ def open_scan(path: Path, undersampled: bool) -> RawScan:
 
 def _refuse_other_formats(path: Path) -> None:
     with reading_hdf5(path) as file:
-        if HEADER_NAME in file:
-            raise UserError(f"{path}: found {HEADER_NAME} in it: for files of fastMRI use 'prepare fastmri'")
+        if FASTMRI_HEADER in file:
+            raise UserError(f"{path}: found {FASTMRI_HEADER} in it{suited_command(file)}")
 
 
 def _is_full(path: Path, header: ScanHeader) -> bool:

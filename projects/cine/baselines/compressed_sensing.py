@@ -157,7 +157,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     register_datasets()
     _check_config(cfg)
     cfg = setup_run(cfg, args, trains=False)
-    folder = make_results_folder(cfg)
+    folder = make_results_folder(cfg.OUTPUT_DIR)
 
     loaders = {name: build_val_loader(cfg, name, as_test=cfg.TEST.VAL_AS_TEST) for name in cfg.DATASETS.VAL}
     for name in cfg.DATASETS.TEST:

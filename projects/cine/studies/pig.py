@@ -169,7 +169,7 @@ def _evaluate(study: Study, output: Path) -> Dict[str, Any]:
         cfg = setup_run(cfg, run_parser().parse_args([]), trains=False)
         model = PhaseConstrained()
         info = {**run_info(cfg, model, weights=cfg.OUTPUT_DIR, iteration=None), "weights": None, "architecture": _START}
-        evaluate_test_sets(cfg, model, info, make_results_folder(cfg), num_figures=0, label=_START)
+        evaluate_test_sets(cfg, model, info, make_results_folder(cfg.OUTPUT_DIR), num_figures=0, label=_START)
     for label, config in study.networks.items():
         eval_net.main(["--config-file", str(config), "--num-figures", "1", "OUTPUT_DIR", str(_folder(output, label))])
     labels = [*([_CS, _START] if study.compares else []), *study.networks]
