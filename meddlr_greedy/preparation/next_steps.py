@@ -12,7 +12,7 @@ import torch
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import ROOT_VARIABLE, datasets_root
 from meddlr_greedy.ops.axes import CINE_AXES
-from meddlr_greedy.preparation.splits import SPLITS
+from meddlr_greedy.preparation.splits import SLICE_BLOCKS, SPLITS
 
 __all__ = ["say_what_is_next"]
 
@@ -41,11 +41,12 @@ _WITHOUT_TARGETS = (
 
 def say_what_is_next(output: Path, seconds: float) -> None:
     """Prints how much there is of each split, and the commands that use it."""
-    sizes = {}
+    sizes, split_by = {}, ""
     for split in SPLITS:
-        annotation = output / "annotations" / f"{split}.json"
-        images = json.loads(annotation.read_text())["images"] if annotation.exists() else []
-        sizes[split] = [(image["file_name"], image["kspace_size"]) for image in images]
+        path = output / "annotations" / f"{split}.json"
+        annotation = json.loads(path.read_text()) if path.exists() else {"images": []}
+        sizes[split] = [(image["file_name"], image["kspace_size"]) for image in annotation["images"]]
+        split_by = annotation.get("info", {}).get("split_by", split_by)
     counts = ", ".join(f"{sum(size[0] for _, size in found)} {split}" for split, found in sizes.items())
     first_file, _ = next(scan for found in sizes.values() for scan in found)
     shapes = sorted({tuple(size[1:]) for found in sizes.values() for _, size in found})
@@ -56,6 +57,8 @@ def say_what_is_next(output: Path, seconds: float) -> None:
     with h5py.File(output / first_file, "r") as file:
         has_target, num_maps = "target" in file, file["maps"].shape[-1]
     used = [split for split, found in sizes.items() if found]
+    if split_by == SLICE_BLOCKS and len(used) > 1:
+        print(f"note: {', '.join(used)} are slices of one subject; figures on them say nothing of other subjects")
     recipes = _CINE if is_cine else _PLANE
     if has_target and "train" in used:
         print(f"Next, train on it:\n  {_training_command(recipes, output, used, num_maps)}")

@@ -52,6 +52,17 @@ def test_the_printed_command_works(registry, tmp_path, monkeypatch, capsys, root
     assert cfg.OUTPUT_DIR == "results/a 'heart'"
 
 
+@pytest.mark.parametrize(
+    "split,says", [(("1", "1", "0"), "train, val are slices of one subject;"), (("2", "0", "0"), "")]
+)
+def test_slices_of_one_subject_on_two_sides_are_told_of(tmp_path, capsys, split, says):
+    prepare.main(
+        ["phantom", "--output", str(tmp_path / "one"), "--subjects", "1", *SIZES, "--slices", "2", "--split", *split]
+    )
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert len(notes) == bool(says) and all(says in note for note in notes)
+
+
 # What the configs for a GPU train is 64 or 128 features, in thousands of iterations.
 @pytest.mark.parametrize("has_gpu", [False, True])
 @pytest.mark.parametrize(
