@@ -134,9 +134,9 @@ def test_tiles_are_planned(plan_cfg, data, arch, modules):
 
 @pytest.mark.parametrize(("data", "arch"), [("flatmem", "GeneralizedUnrolledCNN"), ("beatmem", "CGCineUnrolledCNN")])
 def test_parts_of_coil_images_are_planned(plan_cfg, monkeypatch, data, arch):
-    """Parts of 20 kB, which no config can ask for; coil images are 0.1 and 0.3 MB."""
-    monkeypatch.setattr(wrapper, "_bytes_of_coil_images", lambda config: 20_000 * config.DC_MEMORY or None)
-    tile, peaks = ["MISC.GREEDY.TILE", [8, 8], "MODEL.UNROLLED.NUM_FEATURES", 2], []
+    """Parts of 40 kB, which no config can ask for; coil images are 0.1 and 0.3 MB."""
+    monkeypatch.setattr(wrapper, "_bytes_of_coil_images", lambda config: 40_000 * config.DC_MEMORY or None)
+    tile, peaks = ["MISC.GREEDY.TILE", [16, 16], "MODEL.UNROLLED.NUM_FEATURES", 2], []
     for megabytes in (0, 1):
         cfg = plan_cfg(data, arch, 4, *tile, "MISC.GREEDY.DC_MEMORY", megabytes)
         peaks.append(plan_step(cfg, Example.from_data(cfg)).peak)

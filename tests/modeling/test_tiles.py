@@ -116,7 +116,8 @@ class Pooled(nn.Module):
     [
         (nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.InstanceNorm2d(2)), "the whole image"),
         (nn.BatchNorm2d(2), "the whole image"),
-        (nn.Conv2d(2, 2, 129, padding=64), "more than 61 pixels"),
+        (nn.Conv2d(2, 2, 3, padding=(1, 64), dilation=(1, 64)), "more than 61 pixels"),
+        (nn.Conv2d(2, 2, 3, padding=100, dilation=100), "more than 61 pixels"),
         (Pooled(), "depends on the position"),
         (Placed(), "another image"),
         (Gated(), "another image"),
@@ -127,6 +128,12 @@ class Pooled(nn.Module):
 def test_what_cannot_be_put_together_of_tiles_is_refused(regularizer, message):
     with pytest.raises(UserError, match=f"^MISC.GREEDY.TILE: .*{message}"):
         reach_of(regularizer, 2)
+
+
+@pytest.mark.parametrize("rows, columns", [(8, 8), (20, 1), (1, 40)])
+def test_dilated_convolutions_leave_out_what_is_near(rows, columns):
+    regularizer = nn.Conv2d(2, 2, 3, padding=(rows, columns), dilation=(rows, columns))
+    assert reach_of(regularizer, 2) == Reach((rows, columns), (False, False))
 
 
 def test_a_normalization_is_refused_in_training_alone():
@@ -391,10 +398,17 @@ def test_regularizers_of_one_structure_are_tried_once(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name, block", [(CINE, "ResNet"), (CINE, "TemporalFrequencyResNet"), ("CGCineUnrolledCNN", "ResNet")]
+    "name, block, padding, loss, num_modules",
+    [
+        (CINE, "ResNet", "zeros", "l1", 1),
+        (CINE, "ResNet", "circular", "l1", 4),
+        (CINE, "ResNet", "zeros", "l2", 4),
+        (CINE, "TemporalFrequencyResNet", "zeros", "l1", 4),
+        (CINE, "TemporalFrequencyResNet", "circular", "l2", 4),
+        ("CGCineUnrolledCNN", "ResNet", "circular", "l1", 1),
+        ("CGCineUnrolledCNN", "ResNet", "zeros", "l2", 4),
+    ],
 )
-@pytest.mark.parametrize("padding", ["zeros", "circular"])
-@pytest.mark.parametrize("loss, num_modules", [("l1", 1), ("l1", 4), ("l2", 4)])
 def test_dropout_is_a_function_of_the_position(name, block, padding, loss, num_modules):
     """Tiles against one tile as large as the image."""
     cfg = config(name, loss, NUM_MODULES=num_modules, PADDING=padding, TILE=[H, W])

@@ -103,10 +103,11 @@ def test_gradients_are_those_of_differences(planes):
     shape = (2, 3, 4, 3, 2, 2)
     A, (x, y) = model(shape, "weighted points", planes), image_and_kspace(shape)
     x, y = x.requires_grad_(), y.requires_grad_()
-    assert torch.autograd.gradcheck(A, x)
-    assert torch.autograd.gradcheck(lambda y: A(y, adjoint=True), y)
-    assert torch.autograd.gradcheck(A.normal, x)
-    assert torch.autograd.gradgradcheck(lambda x: A(x).abs().square(), x)
+    # Along random directions: along each axis it takes minutes.
+    assert torch.autograd.gradcheck(A, x, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda y: A(y, adjoint=True), y, fast_mode=True)
+    assert torch.autograd.gradcheck(A.normal, x, fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda x: A(x).abs().square(), x, fast_mode=True)
 
 
 @pytest.mark.parametrize("solve", [conjugate_gradient, implicit_conjugate_gradient])

@@ -26,6 +26,8 @@ __all__ = ["reach_of"]
 _SIZES = (24, 64, 128)
 # Where its pixel is, beside the middle. What depends on the position (poolings, strides) shows in four of them.
 _OFFSETS = ((0, 0), (1, 1), (2, 3), (3, 2))
+# Rows or columns of an image that is long along one axis: dilated convolutions leave out what is near.
+_LONG = 256
 _KEY = "MISC.GREEDY.TILE"
 
 # What was found: of regularizers of one structure (all blocks of a network, as a rule), and of others.
@@ -89,9 +91,9 @@ def _tried(regularizer: nn.Module, channels: int, num_frames: Optional[int]) -> 
     name = type(regularizer).__name__
     with _disable_current_modes(), torch.no_grad(), torch.random.fork_rng(devices=[]), _plain_convolutions():
         tried = _copied(regularizer)
-        _check_deterministic(tried, name, _image(channels, num_frames, _SIZES[0]))
+        _check_deterministic(tried, name, _image(channels, num_frames, _SIZES[0], _SIZES[0]))
         for size in _SIZES:
-            image = _image(channels, num_frames, size)
+            image = _image(channels, num_frames, size, size)
             seen = {_seen(tried, image, (size // 2 + dh, size // 2 + dw)) for dh, dw in _OFFSETS}
             if None in seen:
                 continue
@@ -99,6 +101,8 @@ def _tried(regularizer: nn.Module, channels: int, num_frames: Optional[int]) -> 
                 raise UserError(f"{_KEY}: what the regularizer {name} sees depends on the position; leave {_KEY} out")
             (distances,) = seen
             assert distances is not None
+            if _seen_afar(tried, channels, num_frames, size) != distances:
+                continue
             rows, columns = distances
             reached = _reached(tried, image, (0, 0))
             reach = Reach((max(rows), max(columns)), (bool(reached[-1].any()), bool(reached[:, -1].any())))
@@ -133,9 +137,9 @@ def _plain_convolutions() -> Iterator[None]:
             yield
 
 
-def _image(channels: int, num_frames: Optional[int], size: int) -> torch.Tensor:
+def _image(channels: int, num_frames: Optional[int], height: int, width: int) -> torch.Tensor:
     frames = () if num_frames is None else (num_frames,)
-    return torch.rand(1, channels, *frames, size, size)
+    return torch.rand(1, channels, *frames, height, width)
 
 
 def _reached(regularizer: nn.Module, image: torch.Tensor, pixel: Tuple[int, int]) -> torch.Tensor:
@@ -158,6 +162,19 @@ def _seen(
             return None
         distances.append((at - places[0], places[-1] - at))
     return distances[0], distances[1]
+
+
+def _seen_afar(
+    regularizer: nn.Module, channels: int, num_frames: Optional[int], size: int
+) -> Optional[Tuple[Tuple[int, int], Tuple[int, int]]]:
+    """As :func:`_seen`, of pixels that are far along one axis, too."""
+    along = []
+    for axis, (height, width) in enumerate([(_LONG, size), (size, _LONG)]):
+        seen = _seen(regularizer, _image(channels, num_frames, height, width), (height // 2, width // 2))
+        if seen is None:
+            return None
+        along.append(seen[axis])
+    return along[0], along[1]
 
 
 def _check_deterministic(regularizer: nn.Module, name: str, image: torch.Tensor) -> None:

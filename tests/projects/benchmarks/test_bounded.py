@@ -28,13 +28,13 @@ def needed(monkeypatch, tmp_path):
 
 
 def test_images_at_a_time(needed):
-    (image, before), (larger_image, after) = needed(48, 3), needed(96, 3)
+    (image, before), (larger_image, after) = needed(48, 2), needed(80, 2)
     assert (after - before) / (larger_image - image) <= _NETWORKS[_PGD].images + 0.1
 
 
 def test_depth_needs_nothing_but_weights(needed):
-    image, shallow = needed(48, 3)
-    _, deeper = needed(48, 9)
+    image, shallow = needed(32, 3)
+    _, deeper = needed(32, 9)
     assert abs(deeper - shallow) < 0.01 * image
 
 
