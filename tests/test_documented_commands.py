@@ -170,6 +170,8 @@ def try_error(line: str) -> None:
     """Looks for the texts of the package that make up an error line: they cover most of its fixed words."""
     covered = bytearray(len(line))
     for parts in message_templates():
+        if not all(part in line for part in parts):
+            continue  # thousands of expressions take seconds
         match = re.search("(.*?)".join(f"(?P<p{i}>{re.escape(part)})" for i, part in enumerate(parts)), line)
         for i in range(len(parts)) if match else ():
             covered[match.start(f"p{i}") : match.end(f"p{i}")] = b"\x01" * len(parts[i])

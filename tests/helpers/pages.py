@@ -1,6 +1,7 @@
 """What pages, sources and configs of the repository hold that can be tried; test_documented_commands tries it."""
 
 import ast
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -154,6 +155,7 @@ def quoted_errors() -> List[Found]:
     ]
 
 
+@functools.cache
 def message_templates() -> List[List[str]]:
     """The fixed parts of every text in the package, in order: of an f-string those between its values."""
     found = []
