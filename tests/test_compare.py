@@ -71,7 +71,7 @@ def test_two_networks_from_eval_net(write_config, tmp_path, capsys, arch, data):
     out = tmp_path / "out"
     compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(out), "--unit", "slice"])
     printed = capsys.readouterr().out
-    assert printed.count("note: There is no p where n = 4, too few (at least 6).") == 1
+    assert printed.count("note: There is no p-value (paired test) where n = 4, too few (at least 6).") == 1
     assert "p (b)" not in printed and "p: two-sided" not in printed
     report = data_of(out / "report.html")
     assert report["about"][:2] == [f"{run}: {network}" for run in "ab"]

@@ -133,7 +133,7 @@ class Comparison:
     def _notes(self) -> List[str]:
         """The notes; before them, once for all metrics, why some have no p."""
         reasons = [reason for reason in self.statistics["note"].unique() if reason]
-        return [*(f"There is no p where {reason}." for reason in reasons), *self.notes]
+        return [*(f"There is no p-value (paired test) where {reason}." for reason in reasons), *self.notes]
 
     def draw(self, folder: Path, names: UniqueNames, page: Page) -> List[Path]:
         """Draws every slice that all runs kept: target, zero-filled image (of the first run) and the runs.
