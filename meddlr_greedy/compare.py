@@ -86,7 +86,7 @@ def _write(folder: Path, comparisons: "Sequence[Comparison]") -> None:
     for comparison in comparisons:
         print(f"\n{comparison.as_text()}\n")
     names, report = UniqueNames(), folder / REPORT_FILE
-    page = Page("Comparison", about=", ".join(run.label for run in comparisons[0].runs))
+    page = Page("Comparison", about=[": ".join(filter(None, [run.label, run.network])) for run in comparisons[0].runs])
     for comparison in Followed(comparisons, "pictures", "data sets"):
         with writing(folder, "--output"):
             pictures = comparison.draw(folder, names, page)

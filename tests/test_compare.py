@@ -18,6 +18,7 @@ from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
 from meddlr_greedy.evaluation.comparison import MIN_PAIRS
 from meddlr_greedy.evaluation.report import RESULTS_FOLDER
 from tests.helpers.evaluation import FRAMES, write_run
+from tests.helpers.viewer_pages import data_of
 
 SCANS = [f"scan-{i}" for i in range(8)]
 
@@ -31,7 +32,7 @@ def test_table_and_pictures_of_three_runs(tmp_path, capsys):
         [*(str(tmp_path / name) for name in "abc"), "--output", str(out), "--labels", "CS", "backprop", "mine"]
     )
     printed = capsys.readouterr().out
-    for text in ("zero-filled", "CS", "mine - CS", "p (backprop)", "PSNR, image, complex", "NRMSE, heart, x-t profile"):
+    for text in ("zero-filled", "CS", "mine - CS", "p (backprop)", "PSNR, complex", "NRMSE, heart, x-t profile"):
         assert text in printed, text
     assert "SSIM, heart" not in printed  # no run has it
     assert "zero-filled images of CS and mine differ" in printed
@@ -65,16 +66,34 @@ def test_two_networks_from_eval_net(write_config, tmp_path, capsys, arch, data):
         (tmp_path / name).mkdir()
         GreedyCheckpointer(build_model(load_config(config)), str(tmp_path / name)).save("model_best")
         eval_net.main(["--config-file", config, "--num-figures", "1"])
+    network = f"{arch} trained greedily in 2 modules, weights model_best.pth"
     capsys.readouterr()
     out = tmp_path / "out"
     compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(out), "--unit", "slice"])
     printed = capsys.readouterr().out
-    assert "n = 4, too few" in printed
+    assert printed.count("note: There is no p-value (paired test) where n = 4, too few (at least 6).") == 1
+    assert "p (b)" not in printed and "p: two-sided" not in printed
+    report = data_of(out / "report.html")
+    assert report["about"][:2] == [f"{run}: {network}" for run in "ab"]
+    assert report["about"][2].startswith(f"{data}_test: K-space is undersampled") and len(report["about"]) == 3
+    assert report["selection"] == f"1 of 4 slices of {data}_test are shown, which all runs kept; the table has all."
+    assert all(note.endswith(".") for note in report["notes"])
+    named = [line.partition("  ")[0] for line in printed.splitlines()]
+    assert "PSNR, complex" in named and "SSIM, magnitude" in named  # as in the table of eval
     assert "note: the zero-filled" not in printed
     results = json.loads((tmp_path / "b" / RESULTS_FOLDER / "results.json").read_text())["datasets"][f"{data}_test"]
     mean, csv = results["reconstruction"]["psnr"]["mean"], pd.read_csv(out / "comparison.csv")
     assert csv.query("metric == 'psnr' and method == 'b'")["mean"].item() == pytest.approx(mean)
     assert len(list(out.glob("*.png"))) == 1 and len(list(out.glob("*.gif"))) == (data == "beat")
+
+
+def test_a_single_subject_has_no_spread(tmp_path, capsys):
+    for name in "ab":
+        write_run(tmp_path / name, 0, SCANS[:1])
+    compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    row = next(line.split() for line in printed.splitlines() if line.startswith("PSNR, complex"))
+    assert len(row) == 7 and row[2] == "1" and "nan" not in printed
 
 
 def damage_results(folder):
@@ -182,6 +201,12 @@ DAMAGED = {
     "no table": (write_bytes("d_slices.csv", bytes(range(256)) * 9), "d_slices.csv: truncated, damaged"),
     "no HDF5": (write_bytes("d_images.h5", b"nothing" * 99), "d_images.h5: truncated, damaged"),
     "no target": (edit_images(lambda group: group.pop("target")), "d_images.h5: truncated, damaged"),
+    "a number for the network": (edit_json(lambda content: content.update(network=3)), "results.json: truncated"),
+    "a long text": (edit_json(lambda content: content.update(weights="x" * 10**4)), "results.json: truncated"),
+    "a list for the sampling": (
+        edit_json(lambda content: content["datasets"]["d"].update(sampled=[])),
+        "results.json: truncated",
+    ),
     "a target of another shape": (edit_images(replace_image(np.zeros((3, 4, 5)))), "d_images.h5: truncated, damaged"),
     "a target of texts": (edit_images(replace_image(np.full((12, 10, 3, 1), b"x"))), "d_images.h5: truncated, damaged"),
     "a null target": (edit_images(replace_image(h5py.Empty("f"))), "d_images.h5: truncated, damaged"),

@@ -10,8 +10,8 @@ command lines are parsed, and their imports tried. Found are
 * in all of them: ``python -m`` of a module, wherever it is said.
 
 A python fence that begins with the name of a file, such as ``# my_package.py``, is that file for the configs and the
-command lines of all pages. The files of ``tests/data/plugin`` stand in docs/extending.md to the letter; they are run by
-the tests of the plugin, not here.
+command lines of all pages. The files of ``tests/data/plugin`` and ``tests/data/smallest`` stand in docs/extending.md to
+the letter; they are run by tests of their own, not here.
 """
 
 import argparse
@@ -57,7 +57,7 @@ from tests.helpers.pages import (
     quoted_errors,
     with_included,
 )
-from tests.helpers.plugin import FOLDER, importable
+from tests.helpers.plugin import FOLDER, SMALLEST, importable
 from tests.helpers.runs import ROOT
 
 # What a page may tell to type besides; nothing of it is ours to check.
@@ -106,8 +106,19 @@ def try_command(line: str, capsys) -> None:
         UserError: Its config cannot be loaded.
     """
     words = shlex.split(line, comments=True)
+    environment = {}
     while re.match(r"[A-Z_]+=", words[0]):
-        del words[0]
+        name, _, environment[name] = words.pop(0).partition("=")
+    if "PYTHONPATH" in environment:
+        folder = ROOT / environment["PYTHONPATH"]
+        with importable(folder, forget=[path.stem for path in folder.glob("*.py")]):
+            try_words(words, capsys)
+    else:
+        try_words(words, capsys)
+
+
+def try_words(words: List[str], capsys) -> None:
+    """The same without its environment."""
     command, *arguments = words
     if command == "python" and arguments[0] == "-m":
         if arguments[1] == "meddlr_greedy":
@@ -251,7 +262,7 @@ def test_module_is_a_command(text):
 
 @places(all_fences("yaml"))
 def test_config(text, at_root, tmp_path):
-    with importable(FOLDER):
+    with importable(FOLDER), importable(SMALLEST, forget=["smallest"]):
         try_config(text, tmp_path)
 
 
@@ -273,7 +284,10 @@ def given_names():
 SITE = [page for page in PAGES if page.is_relative_to(ROOT / "docs")]
 EXTENDING = ROOT / "docs" / "extending.md"
 FILES_OF_PLUGIN = {
-    path.name: path.read_text() for path in FOLDER.rglob("*.*") if path.suffix in (".py", ".toml", ".yaml")
+    path.name: path.read_text()
+    for folder in (FOLDER, SMALLEST)
+    for path in folder.rglob("*.*")
+    if path.suffix in (".py", ".toml", ".yaml")
 }
 PAGES_WITH_PYTHON = [page for page in PAGES if any(fences(page, "python"))]
 

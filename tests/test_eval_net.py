@@ -17,6 +17,7 @@ from meddlr_greedy.engine.setup import save_config
 from meddlr_greedy.evaluation import slices as slices_module
 from meddlr_greedy.evaluation.metrics.definitions import default_cine_metrics
 from meddlr_greedy.evaluation.slices import read_slices
+from tests.helpers.viewer_pages import data_of
 
 
 @pytest.fixture
@@ -71,6 +72,18 @@ def test_eval_net(trained_run, tmp_path, capsys, arch, modules, data):
         [*scores["figures"], *scores["files"].values(), "report.html", "results.json"]
     )
     printed = capsys.readouterr().out
+    report = data_of(folder / "report.html")
+    network = f"{arch} trained greedily in 2 modules" if modules else arch
+    assert results["network"] == network and report["about"][0].startswith(f"{network}, {results['parameters']} param")
+    # Every other line and the central 4: 8 of 12 lines of beat, 10 of 16 of flat.
+    r, seed = (1.5, "SEED 3") if data == "beat" else (1.6, "seeded by the names of the scans")
+    sampled = f"K-space is undersampled, R = {r}, by FixedMaskFunc (ACCELERATIONS 2, {seed})."
+    assert report["about"][1:] == [f"{data}_test: {sampled}"] and sampled in printed
+    assert report["selection"] == f"1 of 4 slices of {data}_test are shown (--num-figures); the table has all."
+    assert all(note.endswith(".") for note in report["notes"])
+    images = "16 frames; per scan: over 2 scans; x-t profile and temporal std: over 4 slices"
+    spread = images if data == "beat" else "4 images; per scan: over 2 scans"
+    assert f"Cells: mean (standard deviation) over {spread}. Those over subjects are in report.html." in printed
     psnr = scores["zero_filled"]["psnr"]
     assert f"{psnr['mean']:.2f} ({psnr['std']:.2f})" in printed
     told = "trained greedily in 2 modules" if modules else f"Images of {arch}, as the network gives them"

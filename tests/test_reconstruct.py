@@ -22,6 +22,7 @@ from meddlr_greedy.reconstruction import scan as scan_module
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
 from meddlr_greedy.reconstruction.nifti import NiftiWriter
 from projects.cine.benchmarks.reconstruct import peaks_of_reconstruct, write_acquired
+from tests.helpers.viewer_pages import data_of
 
 CINE, FLAT = ("CineUnrolledCNN", "beat"), ("GeneralizedUnrolledCNN", "flat")
 
@@ -106,6 +107,10 @@ def test_files(trained, prospective, tmp_path, capsys):
     assert f"note: {tmp_path / 'scan.h5'}" not in printed
     names = [f"{name}_recon.{suffix}" for name in ("other", "scan") for suffix in ("gif", "h5", "nii")]
     assert sorted(path.name for path in out.iterdir()) == sorted([*names, "report.html"])
+
+    network, *sampled = data_of(out / "report.html")["about"]
+    assert network == f"CineUnrolledCNN trained greedily in 2 modules, weights {weights}"
+    assert sampled == [f"K-space of {name}: undersampled, R = 1.5." for name in ("scan", "other")]
 
     with h5py.File(out / "scan_recon.h5") as file:
         image = file["image"][()]

@@ -20,6 +20,7 @@ from meddlr_greedy.engine.checkpoint import GreedyCheckpointer, plain_name
 from meddlr_greedy.engine.run_files import config_beside, find_weights, load_network, load_run_config
 from meddlr_greedy.errors import UserError
 from tests.helpers.runs import ROOT, load
+from tests.helpers.viewer_pages import data_of
 
 NAMES = zoo.zoo_names()
 PIG = ROOT.parent / "shared" / "data" / "pig_cine_sax" / "pig_cine_sax.npz"
@@ -212,8 +213,15 @@ def test_phantom_is_reconstructed(name, phantom, tmp_path, capsys):
     (scan,) = phantom.rglob("*.h5")
     before, after = errors_of_command(name, scan, tmp_path)
     assert after < MARGIN[name] * before, (before, after)
-    assert f"weights: {name}\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"weights: {name}\n" in printed and f"note: {name}: {SEEN[name]} Not for clinical use.\n" in printed
 
+
+#: How little they have seen.
+SEEN = {
+    "zoo://cine-phantom-8x": "It was trained on drawings of 9 hearts, and has seen no anatomy.",
+    "zoo://cine-pig-8x": "It was trained on 14 slices of one animal.",
+}
 
 #: Error of the network's images over that of zero-filled ones, at most; of the phantom.
 MARGIN = {"zoo://cine-phantom-8x": 0.5, "zoo://cine-pig-8x": 0.5}
@@ -262,6 +270,8 @@ def test_eval_leaves_the_package_alone(mine, tmp_path):
     assert sorted(zoo.FOLDER.rglob("*")) == before
     results = json.loads((tmp_path / "results/zoo/cine-phantom-8x/test_results/results.json").read_text())
     assert results["weights"] == name
+    report = tmp_path / "results/zoo/cine-phantom-8x/test_results/report.html"
+    assert data_of(report)["notes"][0] == f"{name}: {SEEN[name]} Not for clinical use."
     scores = {method: results["datasets"]["mine_test"][method]["nrmse"]["mean"] for method in METHODS}
     assert scores["reconstruction"] < 0.5 * scores["zero_filled"]
 

@@ -8,10 +8,11 @@ from meddlr.modeling.meta_arch.build import build_model
 from torch import nn
 
 from meddlr_greedy.config.loading import load_config
+from meddlr_greedy.console import say
 from meddlr_greedy.engine.build import seed_evaluation
 from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer, OtherNetworkError
 from meddlr_greedy.errors import UserError, naming
-from meddlr_greedy.zoo import is_zoo_name, local_file, zoo_names
+from meddlr_greedy.zoo import is_zoo_name, local_file, seen, zoo_names
 
 __all__ = ["CONFIG_FILE", "config_beside", "find_weights", "load_network", "load_run_config"]
 
@@ -109,7 +110,7 @@ def load_run_config(config_file: str, weights: str, opts: Sequence[str] = ()) ->
 
 
 def load_network(cfg: CfgNode, weights: str) -> Tuple[nn.Module, Optional[int]]:
-    """Builds the network of a config with trained weights, on ``MODEL.DEVICE``.
+    """Builds the network of a config with trained weights, on ``MODEL.DEVICE``; of one of the zoo it tells the limits.
 
     Args:
         cfg: The config.
@@ -130,4 +131,6 @@ def load_network(cfg: CfgNode, weights: str) -> Tuple[nn.Module, Optional[int]]:
         beside = config_beside(weights)
         hint = f", {beside}, which is taken where no --config-file is given" if beside else ""
         raise UserError(f"{error}{hint}") from None
+    if is_zoo_name(weights):
+        say(f"note: {weights}: {seen(weights)} Not for clinical use.")
     return model, loaded.get("iteration")

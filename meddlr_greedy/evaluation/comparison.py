@@ -11,9 +11,18 @@ from tabulate import tabulate
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.evaluation.evaluated_run import ZERO_FILLED, Run
-from meddlr_greedy.evaluation.report_page import LEGEND, add_row, add_slice
+from meddlr_greedy.evaluation.report_page import add_row, add_slice, all_of, legend
 from meddlr_greedy.evaluation.slices import KeptSlice, draw_slice, read_slices
-from meddlr_greedy.evaluation.tables import DETAILS, HEADLINES, base_name, undefined_values
+from meddlr_greedy.evaluation.tables import (
+    DETAILS,
+    HEADLINES,
+    SCORES,
+    SPREAD,
+    base_name,
+    mean_and_spread,
+    num_slices,
+    undefined_values,
+)
 from meddlr_greedy.evaluation.units import UNITS
 from meddlr_greedy.files import UniqueNames, reading, written_atomically
 from meddlr_greedy.viewer.page import Page
@@ -61,7 +70,7 @@ def paired_test(values: np.ndarray, reference: np.ndarray) -> PairedTest:
     if len(differences) < MIN_PAIRS:
         return PairedTest(np.nan, f"n = {len(differences)}, too few (at least {MIN_PAIRS})")
     if different < MIN_PAIRS:  # the test drops pairs without a difference
-        return PairedTest(np.nan, f"only {different} pairs differ, too few (at least {MIN_PAIRS})")
+        return PairedTest(np.nan, f"{different} pairs differ, too few (at least {MIN_PAIRS})")
     return PairedTest(float(wilcoxon(differences).pvalue))
 
 
@@ -95,25 +104,36 @@ class Comparison:
             table_format: A name of a format of ``tabulate``.
         """
         first, *others = (run.label for run in self.runs)
+        printed = [metric for _, metric in _printed_metrics(self.is_cine)]
+        has_p = self.statistics[self.statistics["metric"].isin(printed) & np.isfinite(self.statistics["p_value"])]
+        tested = [other for other in others if other in set(has_p["method"])]
         headers = [self.dataset, "n", ZERO_FILLED, first, *others]
-        headers += [f"{other} - {first}" for other in others] + [f"p ({other})" for other in others]
+        headers += [f"{other} - {first}" for other in others] + [f"p ({other})" for other in tested]
         rows = []
         for label, metric in _printed_metrics(self.is_cine):
             methods = self.statistics[self.statistics["metric"] == metric].set_index("method")
             if methods.empty or not methods["n"].iloc[0]:
                 continue
-            digits = 2 if metric.startswith("psnr") else 4
-            cells = [f"{m['mean']:.{digits}f} ({m['std']:.{digits}f})" for _, m in methods.iterrows()]
-            tests = [methods.loc[other] for other in others]
-            cells += [f"{test['difference']:+.{digits}f}" for test in tests]
-            cells += [test["note"] or f"{test['p_value']:.2g}" for test in tests]
+            digits = 2 if label.startswith("PSNR") else 4
+            cells = [mean_and_spread(label, m["mean"], m["std"]) for _, m in methods.iterrows()]
+            cells += [f"{methods.loc[other, 'difference']:+.{digits}f}" for other in others]
+            p_values = methods.loc[tested, "p_value"]
+            cells += [f"{p_value:.2g}" if np.isfinite(p_value) else "" for p_value in p_values]
             rows.append([label, methods["n"].iloc[0], *cells])
-        note = (
-            f"mean (standard deviation) over the n {self.unit}s that all runs share; p: two-sided Wilcoxon signed-rank"
-            f" test against {first}"
-        )
         table = tabulate(rows, headers=headers, tablefmt=table_format, disable_numparse=True)
-        return "\n\n".join([table, note, *(f"note: {text}" for text in self.notes)])
+        over = f"Cells: {SPREAD.format(f'the n {self.unit}s that all runs share')}.{self._test()}"
+        return "\n\n".join([table, over, *(f"note: {text}" for text in self._notes())])
+
+    def _test(self) -> str:
+        """What p is, where there is any."""
+        if not np.isfinite(self.statistics["p_value"]).any():
+            return ""
+        return f" p: two-sided Wilcoxon signed-rank test against {self.runs[0].label}."
+
+    def _notes(self) -> List[str]:
+        """The notes; before them, once for all metrics, why some have no p."""
+        reasons = [reason for reason in self.statistics["note"].unique() if reason]
+        return [*(f"There is no p-value (paired test) where {reason}." for reason in reasons), *self.notes]
 
     def draw(self, folder: Path, names: UniqueNames, page: Page) -> List[Path]:
         """Draws every slice that all runs kept: target, zero-filled image (of the first run) and the runs.
@@ -129,9 +149,9 @@ class Comparison:
         kept = [_kept_slices(run, self.dataset) for run in self.runs]
         tables = {run.label: run.slice_table(self.dataset) for run in self.runs}
         pictures: List[Path] = []
-        for key, first in kept[0].items():
-            if not all(key in slices_by_key for slices_by_key in kept):
-                continue
+        shared = {key: kept[0][key] for key in kept[0] if all(key in slices_by_key for slices_by_key in kept)}
+        page.selection += self._selected(len(shared), tables[self.runs[0].label])
+        for key, first in shared.items():
             slices = [slices_by_key[key] for slices_by_key in kept]
             recons = {ZERO_FILLED: first.images["zero_filled"]}
             recons.update({run.label: s.images["reconstruction"] for run, s in zip(self.runs, slices)})
@@ -140,24 +160,34 @@ class Comparison:
             add_slice(page, (self.dataset, *key), recons, first.images["target"], first.geometry, scores)
         return pictures
 
+    def _selected(self, num_shown: int, table: pd.DataFrame) -> List[str]:
+        """A sentence on how many slices are shown, where not all are; ``table`` is that of the slices of a run."""
+        total = num_slices(table)
+        if num_shown == total:
+            return []
+        return [f"{num_shown} of {total} slices of {self.dataset} are shown, which all runs kept; the table has all."]
+
     def show_values(self, page: Page) -> None:
-        """Adds the values of all methods and the notes to a report."""
+        """Adds the values of all methods, how k-space was sampled, and the notes to a report."""
+        sampled = dict.fromkeys(run.sampled(self.dataset) for run in self.runs)
+        page.about += [f"{self.dataset}: {text}" for text in sampled if text]
         page.unit = self.unit
-        page.legend = f"{LEGEND} p: two-sided Wilcoxon signed-rank test against {self.runs[0].label}."
+        page.legend = legend(self.unit) + self._test()
+        levels = self.values.index.names[1:]
+        over_all = all_of(len(self.values.index.droplevel("metric").unique()), self.unit)
         for method, rows in self.statistics.groupby("method", sort=False):
             row = rows.set_index("metric")
             tests = row["p_value"].map(lambda p: f"p = {p:.2g}" if np.isfinite(p) else "")
-            add_row(page, self.dataset, f"(all {self.unit}s)", method, row["mean"], row["std"], tests)
-        levels = self.values.index.names[1:]
+            add_row(page, self.dataset, over_all, method, row["mean"], row["std"], tests)
         for unit, values in self.values.groupby(level=levels if len(levels) > 1 else levels[0], sort=False):
             name = ", slice ".join(unit) if isinstance(unit, tuple) else unit
             for method, means in values.droplevel(levels).items():
                 add_row(page, self.dataset, name, method, means)
-        page.notes += [f"{self.dataset}: {note}" for note in self.notes]
+        page.notes += [f"{self.dataset}: {note}" for note in self._notes()]
 
 
 def _slice_scores(tables: Mapping[str, pd.DataFrame], scan: str, slice_id: int) -> Dict[str, Dict[str, float]]:
-    """Method -> PSNR and SSIM of one slice; ``tables`` are those of the runs, by label."""
+    """Method -> scores of one slice; ``tables`` are those of the runs, by label."""
     first = next(iter(tables.values()))
     scores = {}
     for label, method, table in (
@@ -166,7 +196,7 @@ def _slice_scores(tables: Mapping[str, pd.DataFrame], scan: str, slice_id: int) 
     ):
         rows = table[(table["scan"] == scan) & (table["slice"] == str(slice_id)) & (table["method"] == method)]
         means = rows.groupby(base_name(rows["metric"]))["mean"].mean()
-        scores[label] = {name: float(means.get(HEADLINES[name], np.nan)) for name in ("PSNR", "SSIM")}
+        scores[label] = {name: float(means.get(HEADLINES[name], np.nan)) for name in SCORES}
     return scores
 
 
@@ -244,8 +274,8 @@ def _notes(tables: Mapping[str, pd.DataFrame], unit: str) -> List[str]:
         both = pd.DataFrame({"first": zero_filled[first], "other": zero_filled[other]}).dropna()
         if not np.allclose(both["first"], both["other"], rtol=_SAME):
             notes.append(
-                f"the zero-filled images of {first} and {other} differ: they did not reconstruct the same data (SEED,"
-                " AUG_TRAIN.UNDERSAMPLE), so a difference is not that of the methods alone"
+                f"The zero-filled images of {first} and {other} differ: they did not reconstruct the same data (SEED,"
+                " AUG_TRAIN.UNDERSAMPLE), so a difference is not that of the methods alone."
             )
     units = {
         label: set(_unit_means(table, "reconstruction", unit).index.droplevel("metric"))
@@ -255,7 +285,7 @@ def _notes(tables: Mapping[str, pd.DataFrame], unit: str) -> List[str]:
     for label, found in units.items():
         if found - common:
             notes.append(
-                f"{len(found - common)} of the {len(found)} {unit}s of {label} are not in every run, and left out"
+                f"{len(found - common)} of the {len(found)} {unit}s of {label} are not in every run, and left out."
             )
     notes += _undefined(tables, unit)
     return notes
@@ -267,8 +297,8 @@ def _undefined(tables: Mapping[str, pd.DataFrame], unit: str) -> List[str]:
     for label, table in tables.items():
         means = _unit_means(table, "reconstruction", unit)
         values = pd.DataFrame({"metric": means.index.get_level_values("metric"), "value": means.to_numpy()})
-        text = undefined_values(values, what=f"{unit}s")
-        notes += [f"{label}: {text}"] if text else []
+        text = undefined_values(values, label, what=f"{unit}s")
+        notes += [text] if text else []
     return notes
 
 

@@ -19,6 +19,7 @@ ZERO_FILLED = LABELS["zero_filled"]
 
 _COLUMNS = ("scan", "slice", "subject", "method", "metric")  # texts, which tell the values of a table apart
 _LARGEST_JSON, _LARGEST_TABLE = 2**25, 2**28  # bytes; of a thousand scans they have a tenth
+_LONGEST_TEXT = 5000  # letters; the weights are a path
 _LARGEST_VALUE = 1e100  # of a metric: squares of differences stay finite
 
 
@@ -29,11 +30,17 @@ class Run(NamedTuple):
         label: What it is called in tables and pictures.
         folder: Where its ``results.json`` is.
         datasets: Name of a data set -> its part of ``results.json``.
+        network: What was evaluated, in words; empty where the file does not say.
     """
 
     label: str
     folder: Path
     datasets: Dict[str, Any]
+    network: str = ""
+
+    def sampled(self, dataset: str) -> str:
+        """How k-space of a data set was sampled, in words; empty where the file does not say."""
+        return self.datasets[dataset].get("sampled", "")
 
     def file(self, dataset: str, kind: str) -> Optional[Path]:
         """A file that the evaluation wrote: "slices", "subjects" or "images"; ``None`` where it wrote none."""
@@ -118,20 +125,30 @@ def _load_run(path: Path, label: str) -> Run:
     file = found[0] / RESULTS_FILE
     with reading(file, "what this version of meddlr-greedy eval writes; evaluate the run again"):
         _check_file(file, _LARGEST_JSON)
-        datasets = json.loads(file.read_text(encoding="utf-8"))["datasets"]
-        for name, results in datasets.items():
-            _check_results(name, results)
-    return Run(label, found[0], datasets)
+        results = json.loads(file.read_text(encoding="utf-8"))
+        datasets, told = results["datasets"], [results.get(name) for name in ("network", "weights")]
+        network = ", weights ".join(_text(text) for text in told if text is not None)
+        for name, of_dataset in datasets.items():
+            _check_results(name, of_dataset)
+    return Run(label, found[0], datasets, network)
 
 
 def _check_results(name: str, results: Any) -> None:
     if not isinstance(results["is_cine"], bool):
         raise ValueError(f"{shortened(name)}: is_cine is {shortened(results['is_cine'])}")
+    _text(results.get("sampled", ""))
     files = results["files"]
     for kind in {"slices", *files}:
         file = files[kind]
         if not isinstance(file, str) or not file or Path(file).name != file:
             raise ValueError(f"{shortened(name)}: {kind} is {shortened(file)}, allowed is the name of a file beside it")
+
+
+def _text(value: Any) -> str:
+    """A line of words, which is shown on a page."""
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
+        raise ValueError(f"found {shortened(value)}, allowed is a text of at most {_LONGEST_TEXT} letters")
+    return value
 
 
 def _check_file(path: Path, largest: int) -> None:

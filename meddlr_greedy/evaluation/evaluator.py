@@ -21,7 +21,7 @@ from meddlr_greedy.evaluation.images import as_complex
 from meddlr_greedy.evaluation.metrics.collection import ReconMetricCollection, VolumeSSIM, build_cine_metrics
 from meddlr_greedy.evaluation.metrics.definitions import CINE_METRICS, CineSlice, default_cine_metrics
 from meddlr_greedy.evaluation.metrics.functional import magnitude
-from meddlr_greedy.evaluation.tables import not_finite_images, undefined_values
+from meddlr_greedy.evaluation.tables import LABELS, not_finite_images, undefined_values
 
 __all__ = ["CineEvaluator", "ImageEvaluator", "ReconstructionEvaluator", "build_evaluator"]
 
@@ -96,6 +96,7 @@ class ReconstructionEvaluator(ReconEvaluator):
         self.metrics: List[str] = list(names or [])
         self._check_metrics()
         self._scored_output = scored_output
+        self._method = LABELS["zero_filled" if scored_output == "zf_image" else "reconstruction"]
         self.not_finite: List[str] = []
         super().__init__(dataset_name, metrics=self._metrics_for_meddlr(), **kwargs)
 
@@ -154,12 +155,12 @@ class ReconstructionEvaluator(ReconEvaluator):
     def evaluate(self) -> Dict[str, Any]:
         """Returns the mean of every metric over the images for which it is defined, and logs where it is not."""
         results = self._means()
-        undefined = undefined_values(self.table())
+        undefined = undefined_values(self.table(), self._method)
         if undefined:
             logger.warning("%s: %s", self._dataset_name, undefined)
         if not self.not_finite:
             return results
-        logger.warning("%s: %s", self._dataset_name, not_finite_images(self.not_finite))
+        logger.warning("%s: %s", self._dataset_name, not_finite_images(self.not_finite, self._method))
         nan = float("nan")
         return {name: dict.fromkeys(value, nan) if isinstance(value, dict) else nan for name, value in results.items()}
 

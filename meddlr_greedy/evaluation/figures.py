@@ -114,8 +114,8 @@ def draw_recon_figure(
     Args:
         recons: Name -> (H, W, M) or (H, W, T, M), complex; any number, all of one shape.
         path: PNG file to write.
-        title_metrics: Name of a reconstruction -> name -> value, e.g. ``{"PSNR": 31.2, "SSIM": 0.91}``; written above
-            its column.
+        title_metrics: Name of a reconstruction -> name -> value, e.g. ``{"PSNR, complex": 31.2}``; written above its
+            column.
         target: As one of ``recons``; without it no errors are drawn.
         title: Line above everything, e.g. data set, scan and slice.
         frame: Cardiac phase of images and errors. Default: the one that differs most from the first (end systole).
@@ -219,7 +219,7 @@ class _GifLayout(NamedTuple):
     num_columns: int
     num_rows: int
     gap: int = 6
-    header: int = 62
+    header: int = 76
     footer: int = 22
 
     @classmethod
@@ -309,7 +309,7 @@ def _end_systole(series: np.ndarray) -> int:
 
 def _heading(name: str, metrics: Optional[Metrics]) -> str:
     values = (metrics or {}).get(name, {})
-    return printable(name) + "\n" + "   ".join(f"{key} {score_text(key, value)}" for key, value in values.items())
+    return "\n".join([printable(name), *(f"{key} {score_text(key, value)}" for key, value in values.items())])
 
 
 def score_text(metric: str, value: float) -> str:

@@ -12,12 +12,13 @@ from typing import Any, Dict, List, Mapping, Sequence
 
 import pandas as pd
 
-from meddlr_greedy.evaluation.report_page import LEGEND, add_row, add_slice
+from meddlr_greedy.evaluation.report_page import add_row, add_slice, all_of, legend
 from meddlr_greedy.evaluation.slices import KeptSlice, draw_slice, write_slices
 from meddlr_greedy.evaluation.tables import (
     ALL_SUBJECTS,
     LABELS,
     methods_by_scan,
+    num_slices,
     printed_table,
     slice_scores,
     slice_table,
@@ -48,10 +49,12 @@ class DatasetReport:
         slices: The slices to draw.
         subjects: Scan -> subject.
         compared: A sentence on what the printed table compares.
+        sampled: A sentence on how k-space was sampled.
         notes: What a reader of the numbers has to know.
         figures: The pictures that :meth:`draw` wrote.
         files: The files that :meth:`write` wrote: "slices", "subjects" and "images".
         subject_values: The table of subjects that :meth:`write` wrote.
+        num_slices: All slices, in the table of slices that :meth:`write` wrote.
         names: Gives names of files; reports in one folder share it.
     """
 
@@ -62,10 +65,12 @@ class DatasetReport:
     slices: List[KeptSlice] = field(default_factory=list)
     subjects: Dict[str, str] = field(default_factory=dict)
     compared: str = ""
+    sampled: str = ""
     notes: List[str] = field(default_factory=list)
     figures: List[Path] = field(default_factory=list)
     files: Dict[str, Path] = field(default_factory=dict)
     subject_values: pd.DataFrame = field(default_factory=pd.DataFrame)
+    num_slices: int = 0
     names: UniqueNames = field(default_factory=UniqueNames)
 
     def __post_init__(self):
@@ -81,7 +86,9 @@ class DatasetReport:
         """Writes the tables of slices and subjects, and the images of the slices to draw."""
         stem = self.names(self.name)
         self.subject_values = subject_table(self.tables, self.subjects)
-        for kind, table in (("slices", slice_table(self.tables, self.subjects)), ("subjects", self.subject_values)):
+        slices = slice_table(self.tables, self.subjects)
+        self.num_slices = num_slices(slices)
+        for kind, table in (("slices", slices), ("subjects", self.subject_values)):
             self.files[kind] = folder / f"{stem}_{kind}.csv"
             with written_atomically(self.files[kind]) as partial:
                 table.to_csv(partial, index=False)
@@ -97,27 +104,35 @@ class DatasetReport:
 
     def show(self, page: Page) -> None:
         """Adds the kept slices, the values of the subjects and the notes to a page; after :meth:`write`."""
-        page.legend = LEGEND
+        page.legend = legend("subject")
+        page.about += [f"{self.name}: {self.sampled}"] if self.sampled else []
+        if len(self.slices) < self.num_slices:
+            page.selection.append(
+                f"{len(self.slices)} of {self.num_slices} slices of {self.name} are shown (--num-figures); the table"
+                " has all."
+            )
         labels = {**LABELS, "reconstruction": self.label}
         for kept in self.slices:
             recons = {label: kept.images[method] for method, label in labels.items()}
             place = (self.name, kept.scan, kept.slice_id)
             add_slice(page, place, recons, kept.images["target"], kept.geometry, self._scores(kept, labels))
+        over_all = all_of(self.subject_values["subject"].nunique() - 1, "subject")
         for subject, values in self.subject_values.groupby("subject", sort=False):
             for method, rows in values.groupby("method", sort=False):
                 row = rows.set_index("metric")
-                spreads = row["std"] if subject == ALL_SUBJECTS else None
-                add_row(page, self.name, subject, labels[method], row["mean"], spreads)
+                name, spreads = (over_all, row["std"]) if subject == ALL_SUBJECTS else (subject, None)
+                add_row(page, self.name, name, labels[method], row["mean"], spreads)
         page.notes += [f"{self.name}: {note}" for note in [self.compared, *self.notes] if note]
 
     def _scores(self, kept: KeptSlice, labels: Mapping[str, str]) -> Dict[str, Dict[str, float]]:
-        """Label of a method -> PSNR and SSIM of a slice."""
+        """Label of a method -> scores of a slice."""
         return {labels[method]: slice_scores(table, kept.scan, kept.slice_id) for method, table in self.tables.items()}
 
     def as_dict(self, folder: Path) -> Dict[str, Any]:
         """The report as it stands in ``results.json``, files relative to ``folder``."""
         return {
             "is_cine": self.is_cine,
+            "sampled": self.sampled,
             **{method: summary(table) for method, table in self.tables.items()},
             "scans": methods_by_scan(self.tables),
             "notes": self.notes,
@@ -126,9 +141,15 @@ class DatasetReport:
         }
 
     def as_text(self) -> str:
-        """The printed table, with what it compares and the notes."""
+        """The printed table, with what it compares, how k-space was sampled, and the notes."""
         table = printed_table(self.tables, self.name, self.label, self.is_cine)
-        return "\n\n".join([*filter(None, [self.compared]), table, *(f"note: {text}" for text in self.notes)])
+        return "\n\n".join(
+            [
+                *filter(None, [" ".join(filter(None, [self.compared, self.sampled]))]),
+                table,
+                *(f"note: {text}" for text in self.notes),
+            ]
+        )
 
 
 def write_results(path: Path, info: Mapping[str, Any], reports: Sequence[DatasetReport]) -> None:

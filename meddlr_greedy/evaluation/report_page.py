@@ -3,7 +3,7 @@
 import math
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, Mapping, Optional, Tuple
+from typing import Iterator, Mapping, Optional, Tuple
 
 import numpy as np
 import pandas as pd
@@ -11,16 +11,24 @@ import pandas as pd
 from meddlr_greedy.data.scan_file import Geometry
 from meddlr_greedy.evaluation.figures import TARGET, drawn_or_told, magnitude, score_text, white_level
 from meddlr_greedy.evaluation.heart import heart_region
-from meddlr_greedy.evaluation.tables import DETAILS, SCORE_KINDS, column_of
+from meddlr_greedy.evaluation.tables import DETAILS, SPREAD, column_of, counted
 from meddlr_greedy.viewer.page import REPORT_FILE, Metric, Page, Row, Shown
 
-__all__ = ["LEGEND", "add_row", "add_slice", "printed", "report_or_note"]
+__all__ = ["add_row", "add_slice", "all_of", "legend", "printed", "report_or_note"]
 
-#: Below the table of metrics.
-LEGEND = (
-    "Mean over the frames (images, in 2D) or, of a scan, its value; of all: mean (standard deviation). A click on the"
-    " head of a column sorts."
-)
+
+def all_of(number: int, unit: str) -> str:
+    """The name of a row over all subjects (scans, slices)."""
+    return f"(all {number} {unit}s)" if number > 1 else f"(1 {unit})"
+
+
+def legend(unit: str) -> str:
+    """What stands below the table of metrics; ``unit`` is what counts as one observation, "subject"."""
+    return (
+        f"Cells: mean over the frames (2D: images) of a {unit}; per scan: over its scans; x-t profile and temporal std:"
+        f" over its slices. First rows: {SPREAD.format(f'all {unit}s')}, each of which counts once. A click on the"
+        " head of a column sorts."
+    )
 
 
 @contextmanager
@@ -61,7 +69,9 @@ def add_slice(
             bad = ~np.isfinite(image)
             if bad.any():
                 image[bad] = 0
-                page.notes.append(f"{name}, {label}: {bad.sum()} pixels are NaN or infinity, and shown black")
+                page.notes.append(
+                    f"In {label} of {name}, NaN and infinity are shown black ({counted(int(bad.sum()), 'pixel')})."
+                )
         reference = images[TARGET] if target is not None else list(images.values())[-1]
         line = heart_region(reference).line
         page.add(
@@ -70,22 +80,21 @@ def add_slice(
                 images=images,
                 white=white_level(reference),
                 target=None if target is None else TARGET,
-                scores={label: _scores(values) for label, values in (metrics or {}).items()},
+                scores={
+                    label: {name: score_text(name, value) for name, value in values.items()}
+                    for label, values in (metrics or {}).items()
+                },
                 line=(line.axis, line.position),
                 **geometry._asdict(),
             )
         )
 
 
-def _scores(values: Mapping[str, float]) -> Dict[str, str]:
-    return {f"{name}, {SCORE_KINDS[name]}": score_text(name, value) for name, value in values.items()}
-
-
 def printed(page: Page, path: Path) -> str:
     """What a command prints of its report; empty where there is none."""
     if not path.exists():
         return ""
-    left_out = f"\nnote: {page.left_out} slices are not in the report, for which there was no room"
+    left_out = f"\nnote: {counted(page.left_out, 'slice')} had no room in the report."
     return f"report: {path}{left_out if page.left_out else ''}"
 
 

@@ -14,11 +14,11 @@ from meddlr.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_
 from torch import nn
 
 import meddlr_greedy
-from meddlr_greedy.config.schema import is_greedy
 from meddlr_greedy.console import Followed
 from meddlr_greedy.data.build import build_val_loader
 from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.evaluation.description import MaskReader, label_of, network_in_words
 from meddlr_greedy.evaluation.evaluator import build_evaluator
 from meddlr_greedy.evaluation.images import as_complex, in_file_units
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER, DatasetReport, write_results
@@ -28,7 +28,7 @@ from meddlr_greedy.evaluation.tables import LABELS, not_finite_images, undefined
 from meddlr_greedy.files import UniqueNames, writing
 from meddlr_greedy.locks import lock_until_end
 from meddlr_greedy.viewer.page import REPORT_FILE, Page
-from meddlr_greedy.zoo import is_zoo_name
+from meddlr_greedy.zoo import is_zoo_name, seen
 
 __all__ = ["evaluate_dataset", "evaluate_test_sets", "make_results_folder", "run_info"]
 
@@ -66,11 +66,14 @@ def evaluate_test_sets(
     """
     reports: List[DatasetReport] = []
     names = UniqueNames()
-    page = Page("Evaluation", about=_about(info))
+    info = {"network": label or network_in_words(cfg), **info}
+    page = Page("Evaluation", about=[_about(info)])
+    if is_zoo_name(info["weights"] or ""):
+        page.notes.append(f"{info['weights']}: {seen(info['weights'])} Not for clinical use.")
     for name in cfg.DATASETS.TEST:
         report = evaluate_dataset(cfg, model, build_val_loader(cfg, name), name, num_figures)
         report.label, report.names = label or report.label, names
-        report.compared = _compared(cfg, label or _training(cfg))
+        report.compared = _compared(cfg, info["network"])
         reports.append(report)
         with writing(folder, "OUTPUT_DIR"):
             report.write(folder)
@@ -114,23 +117,25 @@ def evaluate_dataset(
     paths = dict.fromkeys(str(example["file_name"]) for example in examples)
     headers = {Path(path).stem: read_header(path, dict(cfg.DATALOADER.DATA_KEYS) or None) for path in paths}
     keeper = _SliceKeeper(cfg, _middle_slices(examples, num_figures))
+    masks = MaskReader(cfg, sum(h.is_cine and "mask" in h.contents for h in headers.values()), len(headers))
     inference_on_dataset(
         model,
         Followed(loader, dataset_name, "batches"),
-        DatasetEvaluators([*evaluators.values(), keeper], as_list=True),
+        DatasetEvaluators([*evaluators.values(), keeper, masks], as_list=True),
     )
     tables = {method: evaluator.table() for method, evaluator in evaluators.items()}
     return DatasetReport(
         name=dataset_name,
-        label=_label(cfg),
+        label=label_of(cfg),
         is_cine=evaluators["reconstruction"].is_cine,
         tables=tables,
+        sampled=str(masks),
         notes=[
-            f"{LABELS[method]}: {text}"
+            text
             for method, evaluator in evaluators.items()
             for text in (
-                undefined_values(tables[method]),
-                not_finite_images(evaluator.not_finite) if evaluator.not_finite else "",
+                undefined_values(tables[method], LABELS[method]),
+                not_finite_images(evaluator.not_finite, LABELS[method]) if evaluator.not_finite else "",
             )
             if text
         ],
@@ -160,35 +165,12 @@ def run_info(cfg: CfgNode, model: nn.Module, weights: str, iteration: Optional[i
 
 def _about(info: Mapping[str, Any]) -> str:
     """What is evaluated, in one line."""
-    parts = [info["architecture"], f"{info['parameters']} parameters"]
+    parts = [info["network"], f"{info['parameters']} parameters"]
     if info["weights"]:
         parts.append(f"weights {info['weights']}")
     if info["iteration"] is not None:
         parts.append(f"iteration {info['iteration']}")
     return ", ".join([*parts, f"meddlr-greedy {info['versions']['meddlr_greedy']}"])
-
-
-def _label(cfg: CfgNode) -> str:
-    """What the network is called in the printed table: how it is trained."""
-    if not is_greedy(cfg):
-        return LABELS["reconstruction"]
-    return "greedy" if _num_modules(cfg) > 1 else "backpropagation"
-
-
-def _num_modules(cfg: CfgNode) -> int:
-    modules = cfg.MISC.GREEDY.NUM_MODULES
-    return modules if isinstance(modules, int) else len(modules)
-
-
-def _training(cfg: CfgNode) -> str:
-    """How the network of a config is trained, in words."""
-    if not is_greedy(cfg):
-        return cfg.MODEL.META_ARCHITECTURE
-    name = cfg.MISC.GREEDY.META_ARCHITECTURE
-    modules = _num_modules(cfg)
-    if modules == 1:
-        return f"{name} trained by backpropagation"
-    return f"{name} trained greedily in {modules} modules"
 
 
 def _compared(cfg: CfgNode, method: str) -> str:
@@ -198,7 +180,7 @@ def _compared(cfg: CfgNode, method: str) -> str:
         "hard_dc_edge": "with the edges of k-space that are never acquired filled in (TEST.POSTPROCESSOR hard_dc_edge)",
         "hard_dc_all": "with all acquired k-space filled in (TEST.POSTPROCESSOR hard_dc_all)",
     }[cfg.TEST.POSTPROCESSOR.NAME]
-    return f"Images of {method}, {filled}, and zero-filled images, against the target:"
+    return f"Images of {method}, {filled}, and zero-filled images, against the target."
 
 
 class _SliceKeeper(DatasetEvaluator):

@@ -102,7 +102,7 @@ def draw_slice(
     target = kept.images["target"]
     is_series = target.ndim == 4
     if is_series:
-        title += " (PSNR and SSIM: mean over frames)"
+        title += " (scores: mean over frames)"
     png, gif = folder / f"{stem}.png", folder / f"{stem}.gif"
     with drawn_or_told(png) as drawn:
         draw_recon_figure(recons, png, metrics, target=target, title=title, **kept.geometry._asdict())

@@ -15,10 +15,14 @@ __all__ = [
     "DETAILS",
     "HEADLINES",
     "LABELS",
-    "SCORE_KINDS",
+    "SCORES",
+    "SPREAD",
     "base_name",
     "column_of",
+    "counted",
+    "mean_and_spread",
     "methods_by_scan",
+    "num_slices",
     "printed_table",
     "slice_scores",
     "slice_table",
@@ -31,19 +35,23 @@ __all__ = [
 Tables = Mapping[str, pd.DataFrame]  # method, a key of LABELS -> its values
 
 #: Column of the printed table -> metric. Complex PSNR and NRMSE, as meddlr's own headline numbers.
-HEADLINES = {"PSNR": "psnr", "SSIM": "ssim (Wang)", "NRMSE": "nrmse"}
-#: Column -> the images that its metric compares.
-SCORE_KINDS = {"PSNR": "complex", "SSIM": "magnitude", "NRMSE": "complex"}
+HEADLINES = {"PSNR, complex": "psnr", "SSIM, magnitude": "ssim (Wang)", "NRMSE, complex": "nrmse"}
+#: Those that are told with the images of a slice.
+SCORES = ("PSNR, complex", "SSIM, magnitude")
 #: Methods by their names in files and in print.
 LABELS = {"zero_filled": "zero-filled", "reconstruction": "reconstruction"}
 
 #: In the table of subjects: mean and standard deviation over the subjects' means.
 ALL_SUBJECTS = "(all subjects)"
 
-#: Row of the second table, of cine -> metrics of its columns.
+#: What the brackets of a table hold, the same in print and in the report.
+SPREAD = "mean (standard deviation) over {}"
+
+#: Row of the second table, of cine -> metrics of its columns. A metric is called by both, "PSNR, complex": of the whole
+#: image, where no heart is named.
 DETAILS = {
-    "image, complex": {"PSNR": "psnr", "SSIM": "ssim_complex (Wang)", "NRMSE": "nrmse"},
-    "image, magnitude": {"PSNR": "psnr_mag", "SSIM": "ssim (Wang)", "NRMSE": "nrmse_mag"},
+    "complex": {"PSNR": "psnr", "SSIM": "ssim_complex (Wang)", "NRMSE": "nrmse"},
+    "magnitude": {"PSNR": "psnr_mag", "SSIM": "ssim (Wang)", "NRMSE": "nrmse_mag"},
     "heart, complex": {"PSNR": "psnr_heart", "SSIM": "ssim_complex (Wang)_heart", "NRMSE": "nrmse_heart"},
     "heart, magnitude": {"PSNR": "psnr_mag_heart", "SSIM": "ssim (Wang)_heart", "NRMSE": "nrmse_mag_heart"},
     "heart, x-t profile": {"NRMSE": "nrmse_xt"},
@@ -66,6 +74,11 @@ def slice_table(tables: Tables, subjects: Mapping[str, str]) -> pd.DataFrame:
         "std" and "count": over the frames of the slice.
     """
     return _grouped(_joined(tables, subjects), ["scan", "slice", "subject", "method", "metric"])
+
+
+def num_slices(table: pd.DataFrame) -> int:
+    """How many slices there are in a table of :func:`slice_table`."""
+    return len(table.loc[table["slice"] != "", ["scan", "slice"]].drop_duplicates())
 
 
 def subject_table(tables: Tables, subjects: Mapping[str, str]) -> pd.DataFrame:
@@ -107,13 +120,13 @@ def methods_by_scan(tables: Tables) -> Dict[str, Dict[str, Dict[str, Optional[fl
 
 
 def slice_scores(table: pd.DataFrame, scan_id: str, slice_id: int) -> Dict[str, float]:
-    """PSNR and SSIM of a slice, averaged over its frames."""
+    """The :data:`SCORES` of a slice, averaged over its frames."""
     image = f"{scan_id}-{slice_id}"
     rows = table[(table["scan"] == scan_id) & ((table["image"] + "-").str.startswith(image + "-"))]
-    return {label: float(_metric_values(rows, HEADLINES[label]).mean()) for label in ("PSNR", "SSIM")}
+    return {label: float(_metric_values(rows, HEADLINES[label]).mean()) for label in SCORES}
 
 
-def undefined_values(table: pd.DataFrame, what: str = "images") -> str:
+def undefined_values(table: pd.DataFrame, method: str, what: str = "images") -> str:
     """A sentence about what a mean leaves out, since the metric is not defined there (an empty target).
 
     Slices without a heart have no metrics of the heart, and images smaller than its window no SSIM: both are the rule,
@@ -121,6 +134,7 @@ def undefined_values(table: pd.DataFrame, what: str = "images") -> str:
 
     Args:
         table: The values of one method, in the columns "metric" and "value".
+        method: What the method is called.
         what: What has one value each.
 
     Returns:
@@ -131,26 +145,31 @@ def undefined_values(table: pd.DataFrame, what: str = "images") -> str:
         undefined = int(values.isna().sum())
         if undefined and not _may_be_undefined(str(metric)):
             counts.append(f"{metric} of {undefined} of {len(values)}")
-    return f"not defined, and left out of the means: {', '.join(counts)} {what}" if counts else ""
+    return f"The means of {method} leave out what is not defined, {', '.join(counts)} {what}." if counts else ""
 
 
 def _may_be_undefined(metric: str) -> bool:
     return any(word in metric for word in ("_heart", "nrmse_xt", "nrmse_tstd", "ssim"))
 
 
-def not_finite_images(names: Sequence[str]) -> str:
-    """A sentence about reconstructions that hold NaN or infinity."""
+def not_finite_images(names: Sequence[str], method: str) -> str:
+    """Sentences about images of a method that hold NaN or infinity."""
     return (
-        f"{len(names)} images hold NaN or infinity (first {names[0]}): they have no metrics, and the means are not"
-        " those of the data set"
+        f"Of {method}, {len(names)} images hold NaN or infinity (first {names[0]}). They have no metrics, and the means"
+        " are not those of the data set."
     )
 
 
+def counted(number: int, unit: str) -> str:
+    """A number of things: "1 subject", "2 subjects"."""
+    return f"{number} {unit}{'' if number == 1 else 's'}"
+
+
 def column_of(metric: str) -> Tuple[str, str]:
-    """What a metric compares, and its short name, both as in the printed tables: "image, complex" and "PSNR".
+    """What a metric compares, and its short name, both as in the printed tables: "complex" and "PSNR".
 
     Args:
-        metric: A name in a table of values; that of a scan ("psnr_scan") compares "image, complex, per scan".
+        metric: A name in a table of values; that of a scan ("psnr_scan") compares "complex, per scan".
     """
     name, _, channel = metric.partition("/")
     over_scan = name.endswith("_scan")
@@ -195,7 +214,8 @@ def _finite(value: float) -> Optional[float]:
 def printed_table(tables: Tables, dataset: str, label: str, is_cine: bool) -> str:
     """A short table: rows zero-filled and the network, columns mean (standard deviation) of the metrics.
 
-    Of a cine series a second one follows: image and heart, complex and magnitude, and what happens in time.
+    Of a cine series a second one follows: image and heart, complex and magnitude, and what happens in time. The last
+    line says what the means are over.
 
     Args:
         tables: "zero_filled" and "reconstruction" -> its values.
@@ -207,30 +227,54 @@ def printed_table(tables: Tables, dataset: str, label: str, is_cine: bool) -> st
     rows = [[LABELS["zero_filled"]], [label]]
     for headline, metric in HEADLINES.items():
         for suffix, over in (("", "frame" if is_cine else "image"), ("_scan", "scan")):
-            headers.append(f"{headline}, {SCORE_KINDS[headline]}\nper {over}")
+            headers.append(f"{headline}\nper {over}")
             for row, table in zip(rows, tables.values()):
                 row.append(_cell(headline, _metric_values(table, metric + suffix)))
     text = tabulate(rows, headers=headers, disable_numparse=True)
     details = _details(dict(zip((LABELS["zero_filled"], label), tables.values()))) if is_cine else ""
-    return f"{text}\n\n{details}" if details else text
+    return "\n\n".join(filter(None, [text, details, _legend(tables["reconstruction"], is_cine)]))
+
+
+def _legend(table: pd.DataFrame, is_cine: bool) -> str:
+    """What the cells of the printed tables are over, by the values of one method."""
+    names = base_name(table["metric"])
+    over_scans = names.str.endswith("_scan")
+    over_slices = names.isin(["nrmse_xt", "nrmse_tstd"])
+    num_images = table.loc[~over_scans & ~over_slices, "image"].nunique()
+    parts = [SPREAD.format(counted(num_images, "frame" if is_cine else "image"))]
+    if over_scans.any():
+        parts.append(f"per scan: over {counted(table['scan'].nunique(), 'scan')}")
+    if over_slices.any():
+        num_slices = counted(table.loc[over_slices, "image"].nunique(), "slice")
+        parts.append(f"x-t profile and temporal std: over {num_slices}")
+    return f"Cells: {'; '.join(parts)}. Those over subjects are in report.html."
 
 
 def _details(tables: Tables) -> str:
     """The second table, by the methods' names in print; empty where the metrics in it were not asked for."""
-    headers = ["per frame or slice", *(f"{label}\n{method}" for label in HEADLINES for method in tables)]
+    labels = list(DETAILS["complex"])
+    headers = ["per frame or slice", *(f"{label}\n{method}" for label in labels for method in tables)]
     known = set.intersection(*(set(table["metric"]) for table in tables.values()))
     rows = []
     for name, metrics in DETAILS.items():
         if known.issuperset(metrics.values()):
-            names = [(label, metrics.get(label, "")) for label in HEADLINES]
+            names = [(label, metrics.get(label, "")) for label in labels]
             cells = [_cell(label, _metric_values(table, n)) for label, n in names for table in tables.values()]
             rows.append([name, *cells])
     return tabulate(rows, headers=headers, disable_numparse=True) if rows else ""
 
 
 def _cell(label: str, values: pd.Series) -> str:
-    if values.empty:
-        return ""
-    digits = 2 if label == "PSNR" else 4
-    spread = f" ({values.std():.{digits}f})" if values.count() > 1 else ""
-    return f"{values.mean():.{digits}f}{spread}"
+    return "" if values.empty else mean_and_spread(label, values.mean(), values.std())
+
+
+def mean_and_spread(label: str, mean: float, std: float) -> str:
+    """A cell: the mean and, in brackets, the standard deviation where there is one; a single value has none.
+
+    Args:
+        label: What the metric is called.
+        mean: Of the values.
+        std: Of the values.
+    """
+    digits = 2 if label.startswith("PSNR") else 4
+    return f"{mean:.{digits}f}" + (f" ({std:.{digits}f})" if math.isfinite(std) else "")

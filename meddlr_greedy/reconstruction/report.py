@@ -1,10 +1,11 @@
 """The ``report.html`` of reconstructed scans: as many of their slices as a page has room for."""
 
 from pathlib import Path
-from typing import List, NamedTuple, Sequence, Set
+from typing import Dict, List, NamedTuple, Sequence, Set
 
 import numpy as np
 
+from meddlr_greedy.evaluation.description import sampling_in_words
 from meddlr_greedy.evaluation.report_page import add_slice, printed, report_or_note
 from meddlr_greedy.files import writing
 from meddlr_greedy.reconstruction.acquired import AcquiredScan
@@ -55,12 +56,17 @@ class ReconstructionReport:
 
     def __init__(self, scans: Sequence[AcquiredScan], folder: Path, about: str):
         self.path = folder / REPORT_FILE
-        self._page = Page("Reconstruction", about)
+        self._about = about
+        self._network = ""
+        self._accelerations: Dict[str, List[float]] = {}  # by the path of a scan
+        self._page = Page("Reconstruction")
         stacks = [Stack(len(scan), _IMAGES * int(np.prod(scan.shape[1:-1]))) for scan in scans]
         self._chosen = {scan.path: slices for scan, slices in zip(scans, slices_with_room(stacks, LARGEST))}
 
     def add(self, scan: AcquiredScan, slice_id: int, recon: Reconstruction) -> None:
         """Adds a slice, beside its target where the file holds one, if there is room for it."""
+        self._network = recon.network
+        self._accelerations.setdefault(scan.path, []).append(recon.acceleration)
         if slice_id not in self._chosen[scan.path]:
             self._page.left_out += 1
             return
@@ -73,6 +79,8 @@ class ReconstructionReport:
         Raises:
             WriteError: It cannot be written.
         """
+        sampled = [f"{Path(path).stem}: {sampling_in_words(found)}" for path, found in self._accelerations.items()]
+        self._page.about = [f"{self._network}, {self._about}", *(f"K-space of {text}." for text in sampled)]
         with writing(self.path, "--output"), report_or_note(self.path):
             self._page.write(self.path)
 

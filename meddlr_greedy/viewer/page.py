@@ -92,16 +92,18 @@ class Page:
 
     Attributes:
         title: What the page is called.
-        about: A line below it: weights, runs.
+        about: Lines below it: network, weights, sampling, runs.
+        selection: Sentences on which slices are shown as images, where not all are.
         unit: What a row of the table is of: "subject".
         legend: A line below the table.
         rows: Of the table.
-        notes: What a reader has to know.
+        notes: What a reader has to know, in whole sentences.
         left_out: Slices that are not in the page, for which there was no room.
     """
 
     title: str
-    about: str = ""
+    about: List[str] = field(default_factory=list)
+    selection: List[str] = field(default_factory=list)
     unit: str = "subject"
     legend: str = ""
     rows: List[Row] = field(default_factory=list)
@@ -171,15 +173,19 @@ class Page:
             file.write(after)
 
     def _about_images(self) -> List[str]:
-        notes = []
-        if self._slices:
-            notes.append(
-                f"images are magnitudes in 8 bits; what is brighter than {_HEADROOM} times the white of a slice is cut"
-                " off; errors are differences of these magnitudes; scores were computed from the images themselves"
-            )
-        if self.left_out:
-            notes.append(f"{self.left_out} slices are not in this page, which holds {LARGEST // 10**6} MB of images")
-        return notes
+        if not self._slices:
+            return []
+        return [
+            f"Images are magnitudes in 8 bits; what is brighter than {_HEADROOM} times the white of a slice is cut off."
+            " Errors are differences of these magnitudes. Scores were computed from the images themselves."
+        ]
+
+    def _selected(self) -> List[str]:
+        if not self.left_out:
+            return self.selection
+        number = len(self._slices)
+        room = f"{number} of {number + self.left_out} slices have room in this page ({LARGEST // 10**6} MB of images)."
+        return [*self.selection, room]
 
     def _content(self) -> Dict[str, Any]:
         found = dict.fromkeys(metric for row in self.rows for metric in row.means)
@@ -187,7 +193,8 @@ class Page:
         columns = sorted(found, key=lambda metric: groups.index(metric.group))
         return {
             "title": printable(self.title),
-            "about": printable(self.about),
+            "about": [printable(line) for line in self.about],
+            "selection": printable(" ".join(self._selected())),
             "notes": [printable(note) for note in [*self.notes, *self._about_images()]],
             "slices": self._slices,
             "metrics": {

@@ -341,6 +341,16 @@ function pressed(event) {
 
 // ---- Start
 
+const WINDOW_HINT = "Drag in an image: window and level.";
+
+function lineHint() {
+  const hint = element("span", "", { class: "movie" });
+  const keys = [" in an image: the x-t profiles below follow. Keys: ", ",", " ", ".", " move it, ", "p", " turns it."];
+  hint.append("Drag the ", element("mark", "yellow line"));
+  hint.append(...keys.map((text, i) => (i % 2 ? element("kbd", text) : text)));
+  return hint;
+}
+
 function start() {
   fill(byId("scan"), names.map((name, i) => [i, name]), 0);
   fill(byId("speed"), SPEEDS.map((speed) => [speed, `${speed} \u00d7`]), 1);
@@ -362,12 +372,13 @@ function start() {
     entry.append(element("kbd", key), ` ${meaning}`);
     byId("keys").append(entry);
   }
+  byId("hint").append(element("span", data.selection), lineHint(), element("span", WINDOW_HINT));
   byId("images").hidden = false;
   return chooseScan(0);
 }
 
 document.title = byId("title").textContent = data.title;
-byId("about").textContent = data.about;
+byId("about").append(...data.about.map((line) => element("p", line)));
 for (const note of data.notes) byId("note-list").append(element("li", note));
 byId("notes").hidden = data.notes.length === 0;
 if (data.slices.length) start();

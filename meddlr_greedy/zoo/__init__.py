@@ -16,6 +16,7 @@ __all__ = [
     "card",
     "is_zoo_name",
     "local_file",
+    "seen",
     "summary",
     "zoo_names",
 ]
@@ -78,6 +79,12 @@ def card(name: str, option: str = "NAME") -> str:
     """
     name = name if is_zoo_name(name) else f"{_PREFIX}{name}"
     return (_folder(name, option) / CARD_FILE).read_text(encoding="utf-8")
+
+
+def seen(name: str) -> str:
+    """How little a network has seen, in one sentence: the first one of the limits on its card."""
+    _, limits = card(name).split("\n## Limits\n")
+    return " ".join(limits.split()).partition(". ")[0] + "."
 
 
 def summary(name: str) -> str:

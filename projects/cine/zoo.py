@@ -75,8 +75,8 @@ NETWORKS = {
         ),
         held_out="The 2 subjects (4 slices) held out",
         limits=(
-            "It has seen drawings alone, and no anatomy: on scans of people or animals it is a place to start a"
-            " training from, and no more."
+            "It was trained on drawings of 9 hearts, and has seen no anatomy. On scans of people or animals it is a"
+            " place to start a training from, and no more."
         ),
         dataset="zoophantom",
         prepare=_prepare_phantom,
@@ -92,9 +92,9 @@ NETWORKS = {
         ),
         held_out="The 4 slices held out, of the animal that it was trained on",
         limits=(
-            "One animal: slices held out are not subjects held out, so the figures say nothing of another animal or of"
-            " a person. K-space was simulated from magnitude images that a scanner had interpolated: real coils, real"
-            " phase, arrhythmia, breathing, pathology and other scanners were not tried."
+            "It was trained on 14 slices of one animal. Slices held out are not subjects held out, so the figures say"
+            " nothing of another animal or of a person. K-space was simulated from magnitude images that a scanner had"
+            " interpolated: real coils, real phase, arrhythmia, breathing, pathology and other scanners were not tried."
         ),
         dataset="pig",
         prepare=STUDIES["8x"].prepare,

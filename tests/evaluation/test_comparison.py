@@ -56,7 +56,7 @@ def test_a_difference_is_found_and_none_where_there_is_none():
     values = rng.standard_normal(20)
     assert paired_test(values + 0.5 + 0.1 * rng.standard_normal(20), values).p_value < 1e-4
     assert paired_test(values + 0.1 * rng.standard_normal(20), values).p_value > 0.01
-    for pair, note in (((values, values), "only 0 pairs differ"), ((values[:5] + 1, values[:5]), "n = 5, too few")):
+    for pair, note in (((values, values), "0 pairs differ"), ((values[:5] + 1, values[:5]), "n = 5, too few")):
         test = paired_test(*pair)
         assert np.isnan(test.p_value) and note in test.note
 
@@ -79,28 +79,34 @@ def test_a_picture_tells_the_scores_of_its_slice(tmp_path, monkeypatch):
     for label, run, method in methods:
         frames = tables[run][method][tables[run][method]["image"].str.fullmatch(f"{SCANS[0]}-1-\\d+")]
         means = frames.groupby("metric")["value"].mean()
-        assert drawn[0][label] == pytest.approx({"PSNR": means["psnr"], "SSIM": means["ssim (Wang)"]})
+        assert drawn[0][label] == pytest.approx(
+            {"PSNR, complex": means["psnr"], "SSIM, magnitude": means["ssim (Wang)"]}
+        )
     assert len(drawn) == 1
     (slice_,) = page._slices
     assert [image["name"] for image in slice_["images"]] == ["target", "zero-filled", "a", "b"]
-    assert slice_["images"][3]["scores"][0] == ["PSNR, complex", f"{drawn[0]['b']['PSNR']:.2f} dB"]
+    assert slice_["images"][3]["scores"][0] == ["PSNR, complex", f"{drawn[0]['b']['PSNR, complex']:.2f} dB"]
 
 
 @pytest.mark.parametrize(
-    "unit, names", [("subject", ["subject 0"]), ("slice", [f"{SCANS[0]}, slice {i}" for i in "01"])]
+    "unit, names, over_all",
+    [
+        ("subject", ["subject 0"], "(1 subject)"),
+        ("slice", [f"{SCANS[0]}, slice {i}" for i in "01"], "(all 2 slices)"),
+    ],
 )
-def test_a_report_holds_the_values(tmp_path, unit, names):
+def test_a_report_holds_the_values(tmp_path, unit, names, over_all):
     for name in "ab":
         write_run(tmp_path / name, 0, SCANS[:1], seed=ord(name))
     compared = compare_runs(load_runs([tmp_path / name for name in "ab"]), "d", unit)
     page = Page("x")
     compared.show_values(page)
-    psnr = Metric("image, complex", "PSNR", 2)
+    psnr = Metric("complex", "PSNR", 2)
     rows = {(row.unit, row.method): row.means.get(psnr) for row in page.rows}
     for method in ("zero-filled", "a", "b"):
         of_units = [rows[name, method] for name in names]
         row = compared.statistics.query("metric == 'psnr' and method == @method")
-        assert rows[f"(all {unit}s)", method] == pytest.approx(row["mean"].item()) == pytest.approx(np.mean(of_units))
+        assert rows[over_all, method] == pytest.approx(row["mean"].item()) == pytest.approx(np.mean(of_units))
     assert len(rows) == 3 * (1 + len(names)) and page.unit == unit
 
 
@@ -123,4 +129,4 @@ def test_a_metric_that_is_not_defined_everywhere(tmp_path):
     compared = compare_runs(load_runs([tmp_path / "a", tmp_path / "b"]), "d", "scan")
     rows = compared.statistics.set_index(["metric", "method"])
     assert rows.loc[("psnr", "b"), "n"] == len(SCANS) - 1 and np.isfinite(rows.loc[("psnr", "b"), "mean"])
-    assert "b: not defined, and left out of the means: psnr of 1 of 8 scans" in compared.notes
+    assert "The means of b leave out what is not defined, psnr of 1 of 8 scans." in compared.notes

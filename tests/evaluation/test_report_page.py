@@ -5,10 +5,9 @@ import pandas as pd
 import pytest
 
 from meddlr_greedy.data.scan_file import Geometry
-from meddlr_greedy.evaluation import report_page
 from meddlr_greedy.evaluation.heart import heart_region
 from meddlr_greedy.evaluation.metrics.definitions import default_cine_metrics
-from meddlr_greedy.evaluation.report_page import add_row, add_slice, printed, report_or_note
+from meddlr_greedy.evaluation.report_page import add_row, add_slice, all_of, legend, printed, report_or_note
 from meddlr_greedy.evaluation.tables import column_of
 from meddlr_greedy.viewer.page import Metric, Page
 from tests.helpers.evaluation import beating_disc
@@ -24,7 +23,9 @@ def test_a_slice(monkeypatch):
     added = []
     monkeypatch.setattr(Page, "add", lambda self, shown: added.append(shown))
     page, geometry = Page("x"), Geometry((1.5, 2.0), 40.0)
-    add_slice(page, ("d", "s", 3), images, target, geometry, {"greedy": {"PSNR": 31.234, "SSIM": 0.9}})
+    add_slice(
+        page, ("d", "s", 3), images, target, geometry, {"greedy": {"PSNR, complex": 31.234, "SSIM, magnitude": 0.9}}
+    )
     shown = added[0]
     assert list(shown.images) == ["target", "zero-filled", "greedy"]
     expected = np.sqrt((np.abs(target) ** 2).sum(-1))
@@ -47,7 +48,7 @@ def test_pixels_that_are_not_finite_are_told():
     images["greedy"][3, 4, 1] = np.nan
     page = Page("x")
     add_slice(page, ("d", "s", 3), images, target, Geometry())
-    assert page.notes == ["s, slice 3, greedy: 1 pixels are NaN or infinity, and shown black"]
+    assert page.notes == ["In greedy of s, slice 3, NaN and infinity are shown black (1 pixel)."]
 
 
 def test_what_has_no_room_is_counted(monkeypatch, tmp_path):
@@ -61,7 +62,7 @@ def test_what_has_no_room_is_counted(monkeypatch, tmp_path):
     page.write(path)
     assert printed(page, path).splitlines() == [
         f"report: {path}",
-        "note: 2 slices are not in the report, for which there was no room",
+        "note: 2 slices had no room in the report.",
     ]
 
 
@@ -80,10 +81,10 @@ def test_a_report_never_costs_the_results(tmp_path, capsys, monkeypatch):
 
 
 def test_columns_are_named_as_in_the_printed_tables():
-    assert column_of("psnr") == ("image, complex", "PSNR")
-    assert column_of("ssim (Wang)_scan") == ("image, magnitude, per scan", "SSIM")
+    assert column_of("psnr") == ("complex", "PSNR")
+    assert column_of("ssim (Wang)_scan") == ("magnitude, per scan", "SSIM")
     assert column_of("nrmse_xt") == ("heart, x-t profile", "NRMSE")
-    assert column_of("psnr/channel_1") == ("image, complex", "PSNR, channel_1")
+    assert column_of("psnr/channel_1") == ("complex", "PSNR, channel_1")
     assert column_of("mae_phase") == ("other", "mae_phase")
     columns = [column_of(name) for name in default_cine_metrics()]
     assert len(set(columns)) == len(columns) and "other" not in dict(columns)
@@ -93,12 +94,12 @@ def test_metrics_stand_in_the_order_of_the_printed_tables():
     page = Page("x")
     add_row(page, "d", "s", "a", pd.Series(1.0, index=["mae", "psnr_scan", "nrmse_xt", "nrmse", "psnr_mag", "psnr"]))
     assert [(metric.group, metric.label) for metric in page.rows[0].means] == [
-        ("image, complex", "PSNR"),
-        ("image, complex", "NRMSE"),
-        ("image, magnitude", "PSNR"),
+        ("complex", "PSNR"),
+        ("complex", "NRMSE"),
+        ("magnitude", "PSNR"),
         ("heart, x-t profile", "NRMSE"),
         ("other", "mae"),
-        ("image, complex, per scan", "PSNR"),
+        ("complex, per scan", "PSNR"),
     ]
 
 
@@ -108,9 +109,14 @@ def test_rows():
     add_row(page, "d", "(all)", "greedy", means, pd.Series({"psnr": 1.234, "nrmse": np.nan}))
     add_row(page, "d", "(all)", "cs", means, means * 0, pd.Series({"psnr": "p = 0.03", "nrmse": ""}))
     add_row(page, "d", "s", "greedy", means)
-    psnr, nrmse = Metric("image, complex", "PSNR", 2), Metric("image, complex", "NRMSE", 4)
+    psnr, nrmse = Metric("complex", "PSNR", 2), Metric("complex", "NRMSE", 4)
     assert [row.is_summary for row in page.rows] == [True, True, False]
     assert page.rows[0].spreads == {psnr: "(1.23)", nrmse: ""}
     assert page.rows[1].spreads[psnr] == "(0.00) p = 0.03"
     assert page.rows[2].means[psnr] == 31.0 and page.rows[2].spreads == {}
-    assert report_page.LEGEND.startswith("Mean over")
+
+
+@pytest.mark.parametrize("number, name", [(1, "(1 scan)"), (2, "(all 2 scans)")])
+def test_what_the_brackets_are_over(number, name):
+    assert all_of(number, "scan") == name
+    assert "First rows: mean (standard deviation) over all scans, each of which counts once." in legend("scan")

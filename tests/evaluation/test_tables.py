@@ -41,5 +41,6 @@ def test_table_without_spread_where_there_is_one_value():
     table = pd.DataFrame(values, columns=["metric", "scan", "image", "value"])
     tables = {"zero_filled": table, "reconstruction": table}
     text = printed_table(tables, "x", "greedy", is_cine=True)
-    row = text.splitlines()[-1].split()
+    row = next(line for line in text.splitlines() if line.startswith("greedy")).split()
+    assert "Cells: mean (standard deviation) over 2 frames; per scan: over 1 scan. " in text
     assert row == ["greedy", "25.00", "(7.07)", "24.00", *["25.0000", "(7.0711)", "24.0000"] * 2]

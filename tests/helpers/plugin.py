@@ -14,6 +14,7 @@ from tests.helpers.runs import ROOT
 from tests.helpers.scans import make_scan
 
 FOLDER = ROOT / "tests" / "data" / "plugin"
+SMALLEST = ROOT / "tests" / "data" / "smallest"  #: The smallest network, a module without a package.
 CONFIG = FOLDER / "train.yaml"
 NAME = "my_recon"
 

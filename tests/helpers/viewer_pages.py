@@ -1,5 +1,8 @@
 """Reports to test, and what their pixels should be."""
 
+import json
+import re
+
 import numpy as np
 
 from meddlr_greedy.viewer.frames import LEVELS
@@ -9,7 +12,7 @@ from tests.helpers.evaluation import beating_disc
 WHITE = 1.0
 TOP = 1.5 * WHITE
 
-PSNR, SSIM = Metric("image, complex", "PSNR", 2), Metric("image, magnitude", "SSIM", 4)
+PSNR, SSIM = Metric("complex", "PSNR", 2), Metric("magnitude", "SSIM", 4)
 
 
 def movies(methods=("target", "zero-filled", "greedy"), num_frames=6, height=40, width=30, seed=0):
@@ -30,6 +33,12 @@ def page_of(*slices, rows=(), **more):
         page.add(one)
     page.rows += rows
     return page
+
+
+def data_of(path):
+    """What the file of a report tells its script: texts, slices, metrics."""
+    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.S)[1]
+    return json.loads(text)
 
 
 def levels_of(series):

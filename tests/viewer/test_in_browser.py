@@ -258,6 +258,8 @@ def test_profile(driver, two_slices):
     assert_profile(1, 21)
     press(driver, Keys.ARROW_LEFT)  # the line has the focus
     assert_profile(1, 20)
+    hint = driver.find_element("id", "hint").text
+    assert "Drag the yellow line" in hint and "Keys: , . move it, p turns it." in hint
     put(driver, "axis", 0)
     assert_profile(0, 20)
     drag(driver, ".line", (0, 0), (0.5, 9.5 / 40), number=2)
@@ -293,6 +295,7 @@ def test_2d_images_and_scans_without_target(driver, tmp_path):
     images = movies(("zero-filled", "reconstruction"), num_frames=1, height=21, width=17)
     load(driver, page_of(shown(images, pixel_spacing_mm=(1.0, 2.0))), tmp_path / "report.html")
     assert_shows(driver, images, 0)
+    assert driver.find_element("id", "hint").text == "Drag in an image: window and level."
     for selector in (".movie", ".compared", ".line", ".view.profile", ".view.error"):
         assert not any(e.is_displayed() for e in driver.find_elements("css selector", selector)), selector
     size = driver.find_element("css selector", ".view.image").size
@@ -316,7 +319,7 @@ def test_sorting(driver, tmp_path):
     load(driver, page_of(rows=rows), tmp_path / "report.html")
     heads = driver.find_elements("css selector", "thead tr:last-child th")
     assert [head.text for head in heads] == ["subject", "method", "PSNR", "SSIM"]
-    assert driver.find_element("css selector", "thead tr").text == "image, complex image, magnitude"
+    assert driver.find_element("css selector", "thead tr").text == "complex magnitude"
     sort_by = {head.text: head.find_element("tag name", "button") for head in heads}
     sort_by["PSNR"].click()
     assert column(driver, 3) == ["32.50", "31.00", "30.00", "", ""]
@@ -344,7 +347,9 @@ NAMES = (
 def test_hostile_names_are_shown_and_not_run(driver, tmp_path, name):
     images = {"target": movies()["target"], name: movies()["greedy"]}
     rows = [Row(name, name, name, {PSNR: 1.0}), Row("d", "s", "m", {PSNR: 1.0})]
-    page = page_of(shown(images, name, dataset=name, scores={name: {name: name}}), rows=rows, about=name)
+    page = page_of(
+        shown(images, name, dataset=name, scores={name: {name: name}}), rows=rows, about=[name], selection=[name]
+    )
     page.title, page.notes, page.unit, page.legend = name, [name], name, name
     load(driver, page, tmp_path / "report.html")
     assert driver.execute_script("return window.ran") is None
@@ -357,7 +362,7 @@ def test_hostile_names_are_shown_and_not_run(driver, tmp_path, name):
             "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", place
         )
         assert len(found) == count and found.count(name) >= min(count, 3) - (place == "figcaption strong"), found
-    assert f"{name}: {name}" in text
+    assert f"{name}: {name}" in text and driver.find_element("css selector", "#hint span").text.split() == name.split()
 
 
 def test_narrow_and_wide(driver, tmp_path):

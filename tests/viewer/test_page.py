@@ -1,7 +1,6 @@
 """The file of a report: what is in it, how large it is, and that it is whole; without a browser."""
 
 import base64
-import json
 import re
 import zlib
 
@@ -11,14 +10,9 @@ import pytest
 from meddlr_greedy.viewer import page as page_module
 from meddlr_greedy.viewer.frames import packed
 from meddlr_greedy.viewer.page import LARGEST, Page, Row
-from tests.helpers.viewer_pages import PSNR, SSIM, TOP, levels_of, movies, page_of, score_rows, shown
+from tests.helpers.viewer_pages import PSNR, SSIM, TOP, data_of, levels_of, movies, page_of, score_rows, shown
 
 HOSTILE = "</script><script>window.ran = 1</script><!-- ' \" & $policy ${data} \u2028 \udcff \x00"
-
-
-def data_of(path):
-    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.S)[1]
-    return json.loads(text)
 
 
 def unpacked(text, shape):
@@ -49,7 +43,7 @@ def test_three_methods_and_four_slices_have_less_than_30_mb(tmp_path):
 def test_hostile_names_end_no_element(tmp_path):
     images = {f"{HOSTILE}{name}": image for name, image in movies().items()}
     slice_ = shown(images, scan=HOSTILE, dataset=HOSTILE, target=f"{HOSTILE}target")
-    page = page_of(slice_, rows=score_rows({HOSTILE: 3.0}), about=HOSTILE)
+    page = page_of(slice_, rows=score_rows({HOSTILE: 3.0}), about=[HOSTILE], selection=[HOSTILE])
     page.title, page.notes = HOSTILE, [HOSTILE]
     page.write(tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
@@ -94,7 +88,8 @@ def test_room_is_bounded(tmp_path):
     assert page.has_room_for(LARGEST - size) and not page.has_room_for(LARGEST - size + 1)
     page.left_out = 3
     page.write(tmp_path / "report.html")
-    assert any("3 slices are not in this page" in note for note in data_of(tmp_path / "report.html")["notes"])
+    told = "1 of 4 slices have room in this page (48 MB of images)."
+    assert data_of(tmp_path / "report.html")["selection"] == told
 
 
 def test_whole_or_not_at_all(tmp_path):
