@@ -93,6 +93,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     from meddlr_greedy.config.shipped import find_config
     from meddlr_greedy.engine.run_files import config_beside, find_weights, load_network, load_run_config
     from meddlr_greedy.engine.setup import check_device
+    from meddlr_greedy.evaluation.description import network_in_words
     from meddlr_greedy.modeling.contract import check_keys_of_network
     from meddlr_greedy.reconstruction.acquired import AcquiredScan
     from meddlr_greedy.reconstruction.dicom import check_placed
@@ -115,7 +116,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     for scan in scans if args.dicom else ():
         check_placed(scan)
     config_file = find_config(args.config_file) if args.config_file else config_beside(weights)
-    report = ReconstructionReport(scans, folder, about=f"weights {weights}")
+    report = ReconstructionReport(scans, folder, about=f"{network_in_words(cfg)}, weights {weights}")
     outputs = [report.path, *(f for paths in files for f in paths if f)]
     check_not_read("--output", outputs, [*args.inputs, local_file(weights), config_file])
     model, _ = load_network(cfg, weights)
@@ -147,6 +148,7 @@ def _reconstruct(
     made_by: Dict[str, str],
     report: "ReconstructionReport",
 ) -> None:
+    from meddlr_greedy.evaluation.description import FULLY_SAMPLED
     from meddlr_greedy.reconstruction.scan import header_notes, reconstruct_scan
 
     start = time.perf_counter()
@@ -154,8 +156,12 @@ def _reconstruct(
     seconds = (time.perf_counter() - start) / len(scan)
     for note in header_notes(scan):
         print(f"note: {note}")
+    sampled = report.sampled(scan.path)
+    if sampled == FULLY_SAMPLED:
+        print(f"note: {scan.path}: fully sampled, so there is nothing to fill in; 'eval' undersamples such scans first")
     print(
-        f"{scan.path}: {len(scan)} slices of {scan.shape[1:-1]}, {seconds:.2f} s each: {', '.join(map(str, written))}"
+        f"{scan.path}: {len(scan)} slices of {scan.shape[1:-1]}, {sampled}, {seconds:.2f} s each:"
+        f" {', '.join(map(str, written))}"
     )
 
 

@@ -105,6 +105,7 @@ def test_files(trained, prospective, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "note: " + str(tmp_path / "other.h5") + " has no attribute pixel_spacing_mm, slice_spacing_mm" in printed
     assert f"note: {tmp_path / 'scan.h5'}" not in printed
+    assert printed.count("undersampled, R = 1.5, ") == 2 and "fully sampled" not in printed
     names = [f"{name}_recon.{suffix}" for name in ("other", "scan") for suffix in ("gif", "h5", "nii")]
     assert sorted(path.name for path in out.iterdir()) == sorted([*names, "report.html"])
 
@@ -171,8 +172,8 @@ def test_files_of_2d(trained, prospective, tmp_path):
     assert b"slice spacing unknown" in volume.header["descrip"].item()
 
 
-def test_scan_with_target(trained, datasets, tmp_path):
-    """Fully sampled, so all lines count; the target is drawn beside."""
+def test_scan_with_target(trained, datasets, tmp_path, capsys):
+    """Fully sampled, so all lines count, which is told; the target is drawn beside."""
     config, weights = trained(*CINE)
     path = datasets / "beat" / "test" / "beat_test_1.h5"
     run(config, weights, path, "--output", tmp_path)
@@ -180,6 +181,8 @@ def test_scan_with_target(trained, datasets, tmp_path):
         width = picture.size[0]
     scan = AcquiredScan(str(path))
     assert scan.read(0).mask.all()
+    assert f"note: {path}: fully sampled, so there is nothing to fill in" in capsys.readouterr().out
+    assert data_of(tmp_path / "report.html")["about"][1] == "K-space of beat_test_1: fully sampled."
     assert scan.read_target(0).shape == scan.shape[1:-1] + (1,)
     assert width > 3 * 200
 

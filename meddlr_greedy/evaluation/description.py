@@ -9,7 +9,10 @@ from meddlr.evaluation import DatasetEvaluator
 from meddlr_greedy.config.schema import is_greedy
 from meddlr_greedy.evaluation.tables import LABELS
 
-__all__ = ["MaskReader", "acceleration", "label_of", "network_in_words", "sampling_in_words"]
+__all__ = ["FULLY_SAMPLED", "MaskReader", "acceleration", "label_of", "network_in_words", "sampling_in_words"]
+
+#: What :func:`sampling_in_words` says of R = 1.
+FULLY_SAMPLED = "fully sampled"
 
 
 def label_of(cfg: CfgNode) -> str:
@@ -52,7 +55,7 @@ def sampling_in_words(accelerations: Sequence[float]) -> str:
     """How k-space was sampled, by the R of each slice: "undersampled, R = 7.9 to 8.1", or "fully sampled"."""
     lowest, highest = (f"{found:.1f}" for found in (min(accelerations), max(accelerations)))
     if highest == "1.0":
-        return "fully sampled"
+        return FULLY_SAMPLED
     return f"undersampled, R = {lowest}" + (f" to {highest}" if lowest != highest else "")
 
 

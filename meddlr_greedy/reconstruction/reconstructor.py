@@ -13,7 +13,7 @@ from torch import nn
 from meddlr_greedy.data.normalizers import LeanTopMagnitudeNormalizer, lean
 from meddlr_greedy.data.transform import CineDataTransform
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.evaluation.description import acceleration, network_in_words
+from meddlr_greedy.evaluation.description import acceleration
 from meddlr_greedy.evaluation.images import as_complex, in_file_units
 from meddlr_greedy.modeling.contract import inner_network, traits_of
 from meddlr_greedy.modeling.greedy.wrapper import GreedyUnrolled
@@ -30,13 +30,11 @@ class Reconstruction(NamedTuple):
         image: That of the network.
         zero_filled: The one that it starts from.
         acceleration: R of what is sampled, see :func:`~meddlr_greedy.evaluation.description.acceleration`.
-        network: The network, in words.
     """
 
     image: np.ndarray
     zero_filled: np.ndarray
     acceleration: float
-    network: str
 
 
 class Reconstructor:
@@ -55,7 +53,6 @@ class Reconstructor:
 
     def __init__(self, cfg: CfgNode, model: nn.Module):
         self._model = model.eval()
-        self._name = network_in_words(cfg)
         self._network = inner_network(model)
         self._takes_cine = traits_of(self._network).is_cine
         self._transform = _CineTransform(cfg) if self._takes_cine else _ImageTransform(cfg)
@@ -101,8 +98,8 @@ class Reconstructor:
         if "postprocessing_mask" in batch:
             image = hard_data_consistency(image, batch["kspace"], batch["postprocessing_mask"], batch["maps"])
         images = (image, as_complex(outputs["zf_image"]))
-        in_units = (in_file_units(self._normalizer, x, batch)[0] for x in images)
-        return Reconstruction(*in_units, acceleration(batch["mask"][0]), self._name)
+        image, zero_filled = (in_file_units(self._normalizer, x, batch)[0] for x in images)
+        return Reconstruction(image, zero_filled, acceleration(batch["mask"][0]))
 
     def _batch(self, scan: AcquiredScan, slice_id: int) -> Dict[str, Any]:
         if self._by_frames is not None:

@@ -57,7 +57,6 @@ class ReconstructionReport:
     def __init__(self, scans: Sequence[AcquiredScan], folder: Path, about: str):
         self.path = folder / REPORT_FILE
         self._about = about
-        self._network = ""
         self._accelerations: Dict[str, List[float]] = {}  # by the path of a scan
         self._page = Page("Reconstruction")
         stacks = [Stack(len(scan), _IMAGES * int(np.prod(scan.shape[1:-1]))) for scan in scans]
@@ -65,7 +64,6 @@ class ReconstructionReport:
 
     def add(self, scan: AcquiredScan, slice_id: int, recon: Reconstruction) -> None:
         """Adds a slice, beside its target where the file holds one, if there is room for it."""
-        self._network = recon.network
         self._accelerations.setdefault(scan.path, []).append(recon.acceleration)
         if slice_id not in self._chosen[scan.path]:
             self._page.left_out += 1
@@ -79,10 +77,14 @@ class ReconstructionReport:
         Raises:
             WriteError: It cannot be written.
         """
-        sampled = [f"{Path(path).stem}: {sampling_in_words(found)}" for path, found in self._accelerations.items()]
-        self._page.about = [f"{self._network}, {self._about}", *(f"K-space of {text}." for text in sampled)]
+        sampled = [f"K-space of {Path(path).stem}: {self.sampled(path)}." for path in self._accelerations]
+        self._page.about = [self._about, *sampled]
         with writing(self.path, "--output"), report_or_note(self.path):
             self._page.write(self.path)
+
+    def sampled(self, path: str) -> str:
+        """How k-space of a scan is sampled, in words, as its slices that have been added tell."""
+        return sampling_in_words(self._accelerations[path])
 
     def printed(self) -> str:
         """What the command prints of it."""

@@ -119,7 +119,7 @@ def reconstruct_by(image_of, path, folder, dicom=False, **made_by):
     files = output_files([scan], folder, dicom)[0]
     with mock.patch("meddlr_greedy.reconstruction.scan._draw"):
         made_by = {"weights": "/home/somebody/my_run/model_best.pth", **made_by}
-        reconstruct_scan(scan, lambda scan, i: Reconstruction(*[image_of(scan.read(i))] * 2, 1.0, "x"), files, made_by)
+        reconstruct_scan(scan, lambda scan, i: Reconstruction(*[image_of(scan.read(i))] * 2, 1.0), files, made_by)
     return files
 
 
