@@ -1,0 +1,150 @@
+"""meddlr's wrappers in 2D, greedy and by backpropagation: with targets, N2R, SSDU, for equal iterations.
+
+The data are frames of the phantom, taken for 2D images. With targets, N2R (half of the scans have targets) and SSDU (none
+has) train the network of configs/knee/demo.yaml once by backpropagation and once in modules, from the same weights, with
+the same batches and masks. All are scored on the same test scans. Memory is the planned peak of a training step.
+
+A study that was ended goes on where it was.
+
+Example::
+
+    python -m projects.cine.studies.wrapped
+"""
+
+import statistics
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import h5py
+import numpy as np
+
+from meddlr_greedy import prepare
+from meddlr_greedy.arguments import CommandParser
+from meddlr_greedy.config.loading import load_config
+from meddlr_greedy.data.catalog import datasets_root, register_datasets
+from meddlr_greedy.errors import exit_with_one_line
+from meddlr_greedy.planning.example import Example
+from meddlr_greedy.planning.step_memory import plan_step
+from projects.cine.paths import CONFIGS, RESULTS_PAGE
+from projects.cine.support.tables import check_page, publish_table, results_folder, versions_as_text
+from projects.cine.support.trials import SCORE, Trial, run_trials
+
+_NAME = "wrapped"
+_DATA = "phantom_2d"
+_FRAMES = (0, 4, 8)  # of each slice of the phantom; neighbors are alike
+
+#: What the network is trained with -> its config.
+KINDS = {"targets": "demo.yaml", "N2R": "n2r.yaml", "SSDU": "ssdu.yaml"}
+
+
+class _Run(NamedTuple):
+    """A training: what with, in how many modules, and its seed."""
+
+    kind: str
+    modules: int
+    seed: int
+
+
+def prepare_data() -> None:
+    """Takes frames of the phantom for 2D images, with maps and targets of their own."""
+    root = datasets_root()
+    prepare.main(["phantom", "--output", str(root / "phantom")])
+    folder = root / "phantom_frames"
+    folder.mkdir(exist_ok=True)
+    for path in sorted((root / "phantom" / "scans").glob("*.h5")):
+        with h5py.File(path) as file:
+            kspace = np.concatenate([file["kspace"][:, :, :, t] for t in _FRAMES])
+        with h5py.File(folder / path.name, "w") as file:
+            file["kspace"] = kspace  # (S, H, W, C)
+    prepare.main(["maps", str(folder), "--output", str(root / _DATA), "--compression", "none"])
+
+
+def _trial(run: _Run, output: Path, opts: Sequence[str]) -> Trial:
+    data = [f"DATASETS.{split.upper()}" for split in ("train", "val", "test")]
+    names = [f"('{_DATA}_{split}',)" for split in ("train", "val", "test")]
+    overrides = [word for pair in zip(data, names) for word in pair]
+    overrides += ["MISC.GREEDY.NUM_MODULES", str(run.modules), "SEED", str(run.seed), "MISC.GREEDY.RUN.THREADS", "1"]
+    folder = output / f"{run.kind.lower()}-{run.modules}-{run.seed}"
+    return Trial(folder, CONFIGS.parent / "knee" / KINDS[run.kind], (*overrides, *opts))
+
+
+def _peak(trial: Trial) -> int:
+    cfg = load_config(str(trial.config), ["OUTPUT_DIR", str(trial.folder), *trial.opts])
+    return plan_step(cfg, Example.from_data(cfg)).peak
+
+
+def _scores(trial: Trial) -> Tuple[float, float]:
+    """PSNR of the zero-filled images and of the network, dB."""
+    scored = trial.results()["datasets"][f"{_DATA}_test"]
+    return scored["zero_filled"][SCORE]["mean"], scored["reconstruction"][SCORE]["mean"]
+
+
+def _rows(study: Dict[str, Any]) -> Iterator[str]:
+    few, many = study["modules"]
+    yield f"| trained with | backpropagation, PSNR (dB) | {many} modules, PSNR (dB) | difference, by seed | peak (MB) |"
+    yield "|---|---|---|---|---|"
+    for kind, runs in study["runs"].items():
+        by, greedy = ([run[str(number)] for run in runs] for number in (few, many))
+        differences = [g["psnr"] - b["psnr"] for b, g in zip(by, greedy)]
+        means = [statistics.mean(run["psnr"] for run in found) for found in (by, greedy)]
+        peaks = " / ".join(f"{found[0]['peak'] / 1e6:.1f}" for found in (by, greedy))
+        by_seed = ", ".join(f"{difference:+.2f}" for difference in differences)
+        yield (
+            f"| {kind} | {means[0]:.2f} | {means[1]:.2f} | {statistics.mean(differences):+.2f} ({by_seed}) | {peaks} |"
+        )
+
+
+def table(study: Dict[str, Any]) -> str:
+    """The result as Markdown."""
+    note = (
+        f"Zero-filled: {study['zero_filled']:.2f} dB. {study['iterations']} iterations, {len(study['seeds'])} seeds, one"
+        f" thread; peak: planned, of a training step, backpropagation / modules; {versions_as_text(study['versions'])}."
+    )
+    return "\n".join([*_rows(study), "", note])
+
+
+def build_parser() -> CommandParser:
+    """The parser of the command."""
+    parser = CommandParser("python -m projects.cine.studies.wrapped", __doc__)
+    parser.add_argument("--output", type=Path, default=Path("results/wrapped"), metavar="FOLDER", help="the trainings")
+    parser.add_argument("--page", type=Path, default=RESULTS_PAGE, metavar="FILE", help="where the table goes")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each kind (default: 3)")
+    parser.add_argument("--modules", type=int, default=4, metavar="K", help="of the greedy network (default: 4)")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="trainings at a time (default: 2)")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of all configs")
+    return parser
+
+
+@exit_with_one_line
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command ``python -m projects.cine.studies.wrapped``."""
+    args = build_parser().parse_args(argv)
+    check_page(args.page, _NAME)
+    prepare_data()
+    register_datasets()
+    seeds, modules = range(1, args.seeds + 1), (1, args.modules)
+    trials = {
+        _Run(kind, number, seed): _trial(_Run(kind, number, seed), args.output, args.opts)
+        for seed in seeds
+        for kind in KINDS
+        for number in modules
+    }
+    run_trials(list(trials.values()), args.jobs, "trainings")
+    runs: Dict[str, List[Dict[str, Any]]] = {kind: [{} for _ in seeds] for kind in KINDS}
+    for run, trial in trials.items():
+        psnr = _scores(trial)[1]
+        runs[run.kind][run.seed - 1][str(run.modules)] = {"psnr": psnr, "peak": _peak(trial)}
+    first = next(iter(trials.values()))
+    study = {
+        "modules": modules,
+        "seeds": list(seeds),
+        "iterations": load_config(str(first.config), list(first.opts)).SOLVER.MAX_ITER,
+        "zero_filled": _scores(first)[0],
+        "runs": runs,
+        "versions": first.results()["versions"],
+    }
+    publish_table(_NAME, study, table(study), results_folder(args.page), args.page)
+
+
+if __name__ == "__main__":
+    main()
