@@ -1,8 +1,9 @@
 """meddlr's wrappers in 2D, greedy and by backpropagation: with targets, N2R, SSDU, for equal iterations.
 
-The data are frames of the phantom, taken for 2D images. With targets, N2R (half of the scans have targets) and SSDU (none
-has) train the network of configs/knee/demo.yaml once by backpropagation and once in modules, from the same weights, with
-the same batches and masks. All are scored on the same test scans. Memory is the planned peak of a training step.
+The data are frames of the phantom, taken for 2D images. With targets, N2R (half of the scans have targets) and SSDU
+(none has) train the network of configs/knee/demo.yaml once by backpropagation and once in modules, from the same
+weights, with the same batches and masks. All are scored on the same test scans. Memory is the planned peak of a
+training step.
 
 A study that was ended goes on where it was.
 
@@ -97,8 +98,9 @@ def _rows(study: Dict[str, Any]) -> Iterator[str]:
 def table(study: Dict[str, Any]) -> str:
     """The result as Markdown."""
     note = (
-        f"Zero-filled: {study['zero_filled']:.2f} dB. {study['iterations']} iterations, {len(study['seeds'])} seeds, one"
-        f" thread; peak: planned, of a training step, backpropagation / modules; {versions_as_text(study['versions'])}."
+        f"Zero-filled: {study['zero_filled']:.2f} dB. {study['iterations']} iterations, seeds"
+        f" {', '.join(map(str, study['seeds']))}, one thread; peak: planned, of a training step, backpropagation /"
+        f" modules; {versions_as_text(study['versions'])}."
     )
     return "\n".join([*_rows(study), "", note])
 

@@ -7,7 +7,7 @@ import pytest
 from meddlr_greedy.data.catalog import register_datasets
 from projects.cine.studies import wrapped
 from projects.cine.support import trials
-from tests.helpers.programs import Forked
+from tests.helpers.commands import Forked
 
 
 @pytest.fixture
