@@ -6,7 +6,7 @@ from tests.helpers.runs import assert_same_training, metrics
 
 
 def test_resuming_on_other_numbers_of_processes(write_config, tmp_path, start):
-    opts = [*OPTS, "MODEL.UNROLLED.DROPOUT", "0.2", "SOLVER.GRAD_ACCUM_ITERS", "2"]
+    opts = [*OPTS, "MODEL.UNROLLED.DROPOUT", "0.2", "SOLVER.GRAD_ACCUM_ITERS", "2", "MISC.GREEDY.EMA", "0.3"]
     config = write_config(**CINE, out=tmp_path / "whole")
     train_main(["--config-file", str(config), *opts])
     parts = write_config(**CINE, out=tmp_path / "parts")
@@ -20,7 +20,8 @@ def test_resuming_on_other_numbers_of_processes(write_config, tmp_path, start):
             (run / "last_checkpoint").write_text(f"model_000000{last}.pth")
             for later in range(last + 1, 7):
                 (run / f"model_000000{later}.pth").unlink()
-    assert_same_training(tmp_path / "whole" / "model_final.pth", run / "model_final.pth")
+    for name in ("model_final.pth", "model_final_ema.pth", "model_best_ema.pth"):
+        assert_same_training(tmp_path / "whole" / name, run / name)
     assert [line["iteration"] for line in metrics(run)] == [line["iteration"] for line in metrics(tmp_path / "whole")]
 
 
