@@ -409,7 +409,10 @@ def test_without_data_and_memory(write_config, capsys):
     assert "cuFFT" in printed and "cuDNN" in printed
     assert planned["work_area_of_ffts"] == planned["batch_size"] * 16 * 12 * 4 * 3 * 8
     on_host = plan.main(command)
-    assert "cuFFT" not in capsys.readouterr().out and on_host["work_area_of_ffts"] == 0
+    printed = capsys.readouterr().out
+    assert "cuFFT" not in printed and "averages" not in printed and on_host["work_area_of_ffts"] == 0
+    plan.main([*command, "MISC.GREEDY.EMA", "0.9"])
+    assert "\naverages " in capsys.readouterr().out
     assert planned["config"]["copied_ahead"] == planned["config"]["batch"] and on_host["config"]["copied_ahead"] == 0
     assert planned["config"]["peak"] >= on_host["config"]["peak"] + on_host["config"]["batch"]
 

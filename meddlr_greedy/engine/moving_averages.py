@@ -83,7 +83,7 @@ def average_weights(model: nn.Module, optimizer: Any, decay: float) -> Optional[
 
     Args:
         model: The network.
-        optimizer: One of torch's, or one that accumulates for it (and holds it as ``optimizer``).
+        optimizer: One of torch's, or one that accumulates for it (and gives its methods as its own).
         decay: ``MISC.GREEDY.EMA``; 0 averages nothing.
 
     Returns:
@@ -92,7 +92,7 @@ def average_weights(model: nn.Module, optimizer: Any, decay: float) -> Optional[
     if not decay:
         return None
     averages = MovingAverages(model, decay)
-    getattr(optimizer, "optimizer", optimizer).register_step_post_hook(averages.update)
+    optimizer.register_step_post_hook(averages.update)
     return averages
 
 

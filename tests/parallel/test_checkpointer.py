@@ -31,11 +31,12 @@ def test_resuming_a_finished_run_evaluates(write_config, tmp_path, start):
     (tmp_path / "run" / "model_best.pth").unlink()
     ended_well(start(2, config, "--resume"))
     assert (tmp_path / "run" / "model_best.pth").exists()
+    assert "after iteration" not in (tmp_path / "run" / "log.rank0.txt").read_text()  # it does not know the values
 
 
 def test_without_validation_data_there_is_no_best_checkpoint(write_config, tmp_path, start):
-    job = start(2, write_config(modules=4), "DATASETS.VAL", "()", "TEST.EVAL_PERIOD", "2")
+    job = start(2, write_config(modules=4), "DATASETS.VAL", "()", "TEST.EVAL_PERIOD", "2", "MISC.GREEDY.EMA", "0.9")
     ended_well(job)
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert "model_final.pth" in names and "model_best.pth" not in names
+    assert {"model_final.pth", "model_final_ema.pth"} <= names and "model_best.pth" not in names
     assert job.text().count("no model_best.pth is kept") == 1
