@@ -152,33 +152,3 @@ def test_two_batches_are_held_of_the_last_module_alone():
             step(inputs, 0)
         held[modules] = bytes_held.peak_bytes
     assert held[4] < 0.6 * held[2] < 0.4 * held[1]
-
-
-# Keys of the configs of meddlr's repository that put an unrolled network into a wrapper.
-MEDDLRS = {
-    "n2r/standard": ("N2R", [], {}),
-    "n2r/stddev-range": ("N2R", ["MODEL.CONSISTENCY.AUG.NOISE.STD_DEV", (0.05, 1.0)], {}),
-    "m2r/standard": ("M2R", [], {}),
-    "ssdu-paper": (
-        "SSDU",
-        [
-            *("MODEL.UNROLLED.BLOCK_ARCHITECTURE", "ResNetModel", "MODEL.UNROLLED.SHARE_WEIGHTS", True),
-            *("MODEL.UNROLLED.STEP_SIZES", (0.05,), "MODEL.UNROLLED.DC.EPS", 1e-8),
-            *("MODEL.RESNET.CHANNELS", 4, "MODEL.RESNET.NUM_BLOCKS", 2, "MODEL.RESNET.PRE_CONV", True),
-            *("MODEL.RESNET.POST_CONV", True, "MODEL.RESNET.BIAS", False, "MODEL.RESNET.CONV_BLOCK.NUM_BLOCKS", 1),
-            "MODEL.RESNET.CONV_BLOCK.ORDER",
-            ("conv", "act", "conv", {"name": "scale", "factor": 0.1, "trainable": False}),
-            *("MODEL.RECON_LOSS.NAME", "k_l1", "MODEL.RECON_LOSS.RENORMALIZE_DATA", False),
-        ],
-        {"network": "CGUnrolledCNN"},
-    ),
-}
-
-
-@pytest.mark.parametrize("config", MEDDLRS)
-def test_configs_of_meddlrs_repository(config):
-    name, keys, options = MEDDLRS[config]
-    cfg = wrapped_config(name, overrides=[*SOLVER, *keys], NUM_MODULES=2, **options)
-    start, end, results = train_wrapped(cfg, wrapped_batches(2))
-    assert any(not torch.equal(start[key], end[key]) for key in start)
-    assert set(results[0].losses) >= {"loss_module_1", "loss_module_2", "total_loss"}
