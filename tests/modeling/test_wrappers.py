@@ -7,6 +7,7 @@ from meddlr.utils.events import EventStorage
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.modeling.losses import complex_l1
+from meddlr_greedy.modeling.wrappers.draws import seed_draws
 from tests.helpers.steps import batch
 from tests.helpers.wrappers import (
     WRAPPERS,
@@ -117,6 +118,47 @@ def test_keys_of_wrappers_by_definition(name, change):
     batches = wrapped_batches(2)
     start, end, _ = train_wrapped(cfg, batches)
     assert_same_bits(end, train_by_definition(cfg, batches, start))
+
+
+def drawn_parts(draw):
+    """The tensors that the network gets, after the global generator was put somewhere else each time."""
+    out = []
+    for elsewhere in (1, 2):
+        torch.manual_seed(elsewhere)
+        before = torch.get_rng_state()
+        parts = draw()
+        out.append([part.inputs[key] for part in parts.values() for key in ("kspace", "mask", "maps")])
+    assert all(torch.equal(a, b) for a, b in zip(*out, strict=True))
+    return out[0], torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_draws_are_a_function_of_seed_and_iteration(name):
+    step = TrainingStep.from_config(wrapped_config(name, NUM_MODULES=2).clone().freeze())
+    (inputs,) = wrapped_batches(1)
+    found = []
+    for iteration in (3, 4):
+        with EventStorage(iteration):
+            tensors, untouched = drawn_parts(lambda i=iteration: step.parts(inputs, i))
+        assert untouched  # the generator that dropout and others draw from
+        found.append(tensors)
+    assert not all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in WRAPPERS if name != "VORTEX"])  # it draws from global ones, too
+def test_every_generator_of_a_wrapper_is_seeded(name):
+    step = TrainingStep.from_config(wrapped_config(name, NUM_MODULES=2).clone().freeze())
+    (inputs,) = wrapped_batches(1)
+
+    def draw():
+        seed_draws(step.model, 7, torch.device("cpu"))
+        return step.draws.parts(step.model, inputs)
+
+    with EventStorage(0):
+        drawn_parts(draw)
+    if name == "N2R around SSDU":
+        noise, mask = step.model.noiser.generator, step.model.model.masker._generator
+        assert noise.initial_seed() != mask.initial_seed()
 
 
 def test_modules_that_share_weights_add_up_in_their_order():
