@@ -29,11 +29,14 @@ def test_resumed_run_is_the_uninterrupted_one(write_config, tmp_path, name):
     assert_same_run(tmp_path / "whole" / "model_final.pth", tmp_path / "resumed" / "model_final.pth")
 
 
-def test_every_validation_draws_the_same_noise(write_config, tmp_path):
+def test_every_validation_and_evaluation_draws_the_same_noise(write_config, tmp_path):
     still = ["SOLVER.BASE_LR", "0.0", "TEST.EVAL_PERIOD", "1"]
     train_main(["--config-file", str(write_config(modules=2)), *wrapped_opts("Denoising"), *still])
-    values = {line["flat_val/val_psnr"] for line in metrics(tmp_path / "run")}
-    assert len(values) == 1
+    (value,) = {line["flat_val/val_psnr"] for line in metrics(tmp_path / "run")}
+    weights = ["--weights", str(tmp_path / "run" / "model_final.pth"), "--num-figures", "0"]
+    eval_net.main([*weights, "DATASETS.TEST", "('flat_val',)"])
+    results = json.loads((tmp_path / "run" / "test_results" / "results.json").read_text())
+    assert results["datasets"]["flat_val"]["reconstruction"]["psnr"]["mean"] == pytest.approx(value, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
