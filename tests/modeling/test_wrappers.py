@@ -164,6 +164,15 @@ def test_every_generator_of_a_wrapper_is_seeded(name):
         assert noise.initial_seed() != mask.initial_seed()
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_clean_and_perturbed_images_have_a_dropout_of_their_own(dropout):
+    """Without noise, both are images of the same batch."""
+    noise = ["MODEL.CONSISTENCY.AUG.NOISE.STD_DEV", (0.0,)]
+    cfg = wrapped_config("N2R", overrides=[*SOLVER, *noise, "MODEL.UNROLLED.DROPOUT", dropout], NUM_MODULES=1)
+    _, _, results = train_wrapped(cfg, wrapped_batches(1, kinds=("unsupervised",)))
+    assert (results[0].losses["total_loss"] > 0) == (dropout > 0)
+
+
 def test_modules_that_share_weights_add_up_in_their_order():
     """The gradients of both parts of a module first, then those of the next module."""
     cfg = wrapped_config("N2R", overrides=[*SOLVER, "MODEL.UNROLLED.SHARE_WEIGHTS", True], NUM_MODULES=4)
