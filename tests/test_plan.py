@@ -110,6 +110,7 @@ def test_peak_within_five_percent_of_the_trainer(plan_cfg, data, arch, modules):
         ("CLIP_NORM", 1),
         ("LR_FACTORS", [0.5, 2]),
         ("LOSS_WEIGHTS", [0.1, 0.7]),
+        ("EMA", 0.9),
     ],
 )
 @pytest.mark.parametrize(("data", "arch"), [("flatmem", "GeneralizedUnrolledCNN"), ("beatmem", "CGCineUnrolledCNN")])
@@ -224,6 +225,10 @@ def test_parts_of_a_step(plan_cfg):
     assert found.gradients == sum(p.nbytes for p in step.model.parameters())
     assert 2 * found.gradients <= found.optimizer <= 2.1 * found.gradients + 4096  # Adam: two averages and a counter
     assert found.batch == sum(x.nbytes for x in example.batch(2).values())
+    averaged = plan_step(plan_cfg("beatmem", "CineUnrolledCNN", 2, "MISC.GREEDY.EMA", 0.9), example)
+    assert found.averages == 0 and averaged.averages == found.gradients
+    assert averaged[:4] == found[:4]
+    assert averaged.peak - found.peak == averaged.evaluation - found.evaluation == averaged.averages
     assert len(found.activations) == 2
     assert max(found.activations) < found.peak
     four, one = (plan_step(with_method(cfg, Method(k)), example) for k in (4, 1))
@@ -404,7 +409,10 @@ def test_without_data_and_memory(write_config, capsys):
     assert "cuFFT" in printed and "cuDNN" in printed
     assert planned["work_area_of_ffts"] == planned["batch_size"] * 16 * 12 * 4 * 3 * 8
     on_host = plan.main(command)
-    assert "cuFFT" not in capsys.readouterr().out and on_host["work_area_of_ffts"] == 0
+    printed = capsys.readouterr().out
+    assert "cuFFT" not in printed and "averages" not in printed and on_host["work_area_of_ffts"] == 0
+    plan.main([*command, "MISC.GREEDY.EMA", "0.9"])
+    assert "\naverages " in capsys.readouterr().out
     assert planned["config"]["copied_ahead"] == planned["config"]["batch"] and on_host["config"]["copied_ahead"] == 0
     assert planned["config"]["peak"] >= on_host["config"]["peak"] + on_host["config"]["batch"]
 

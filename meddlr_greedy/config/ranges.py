@@ -83,6 +83,7 @@ _SIZE = _integer(1, _LARGEST_NETWORK)
 _COUNT = _integer(0)
 _POSITIVE = _integer(1)
 _PERIOD = _integer(0, note=" (0: at the end only)")
+_ANY_PERIOD = _integer(-_LARGEST_COUNT, note=" (below 0: in iterations, where TIME_SCALE is 'epoch', else in epochs)")
 _FROM_0 = Range("a finite number from 0 on", is_finite_from_0)
 _PROBABILITY = _number("a number from 0 to 1", lambda p: 0 <= p <= 1)
 _DROPOUT = _number("a number from 0 to below 1", lambda p: 0 <= p < 1)
@@ -164,7 +165,7 @@ RANGES: Dict[str, Range] = {
     "TEST.EVAL_PERIOD": _PERIOD,
     "TEST.VAL_METRICS.RECON": _NAMES,
     "TEST.FLUSH_PERIOD": _ANY_INTEGER,
-    "VIS_PERIOD": _COUNT,
+    "VIS_PERIOD": _ANY_PERIOD,
     "OUTPUT_DIR": _PATH,
     "SEED": _SEED,
     "TIME_SCALE": _choice("epoch", "iter"),

@@ -169,6 +169,15 @@ class GreedyConfig:
         needs_greedy=True,
         acts_in_trainer=True,
     )
+    EMA: float = key(
+        0.0,
+        """Decay of exponential moving averages of the weights. They are validated beside the weights, kept in
+        checkpoints, and written as weights of their own (docs/evaluation.md, Averages of the weights). 0.999 is the
+        mean over about the last 1000 updates. The first updates, n from 0, decay by (1 + n) / (10 + n). 0 is off.""",
+        "a number from 0 (off) to below 1",
+        lambda value: is_finite_from_0(value) and value < 1,
+        acts_in_trainer=True,
+    )
     CG_BACKWARD: str = key(
         "unrolled",
         """Networks that solve data consistency by conjugate gradients of this plugin: 'unrolled' is the gradient of the

@@ -37,7 +37,8 @@ __all__ = [
     "trainer_class",
 ]
 
-#: Keys of ``MISC.GREEDY`` that are a trainer's work, and that :func:`build_optimizer` acts on.
+#: Keys of ``MISC.GREEDY`` that are a trainer's work: :func:`build_optimizer` acts on those of the update,
+#: ``GreedyTrainer`` on that of the averages (``EMA``).
 HANDLED_KEYS = tuple(key.name for key in schema_keys() if key.rule.acts_in_trainer)
 
 # meddlr's networks that have a loss computer of their own.

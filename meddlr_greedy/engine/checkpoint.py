@@ -7,7 +7,10 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from meddlr.checkpoint import Checkpointer
+from torch import nn
 
+from meddlr_greedy.config.rules import is_count
+from meddlr_greedy.engine.moving_averages import MovingAverages
 from meddlr_greedy.engine.stored_state import check_fits, check_weights
 from meddlr_greedy.errors import UserError, keep_cause, shortened
 from meddlr_greedy.files import reading, writing, written_atomically
@@ -36,23 +39,55 @@ class GreedyCheckpointer(Checkpointer):
     """meddlr's checkpointer with atomic writes, safe reads, and one line for a file that does not fit.
 
     A checkpoint of the plain network loads into ``GreedyUnrolled`` and the other way round.
+
+    Args:
+        model: The network.
+        save_dir: Folder of the run.
+        moving_averages: Of its weights, where there are any. A checkpoint holds them under the key "ema".
+        **checkpointables: What else a checkpoint holds.
     """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        moving_averages: Optional[MovingAverages] = None,
+        **checkpointables: Any,
+    ):
+        super().__init__(model, save_dir, **checkpointables)
+        self.moving_averages = moving_averages
 
     def save(self, name: str, tag: bool = True, **kwargs: Any) -> None:
         """Writes ``<name>.pth``; with ``tag`` it becomes the one to resume from."""
         if not self.save_dir:
             return
-        data = {**self.state(), **kwargs}
+        self._write(name, {**self.state(), **kwargs})
+        if tag:
+            self.tag_last_checkpoint(f"{name}.pth")
+
+    def save_averages(self, name: str, **kwargs: Any) -> None:
+        """Writes the moving averages as ``<name>.pth``, the weights of a network like any others."""
+        if self.save_dir:
+            self._write(name, {"model": self.state()["ema"]["model"], **kwargs})
+
+    def _write(self, name: str, data: Dict[str, Any]) -> None:
         path = os.path.join(self.save_dir, f"{name}.pth")
         with writing(path), written_atomically(path, durable=True) as partial:
             torch.save(data, partial)
-        if tag:
-            self.tag_last_checkpoint(os.path.basename(path))
 
     def state(self) -> Dict[str, Any]:
-        """Returns what a checkpoint holds: the state of the model and of each part beside it, by name."""
-        parts = {"model": self.model, **self.checkpointables}
-        return {key: part.state_dict() for key, part in parts.items()}
+        """Returns what a checkpoint holds: weights, each part beside them by its name, and the averages as "ema"."""
+        state = {"model": self._weights(), **{key: part.state_dict() for key, part in self.checkpointables.items()}}
+        averages = self.moving_averages
+        if averages is not None:
+            with averages.in_place():
+                state["ema"] = {"updates": averages.updates, "model": self._weights()}
+        return state
+
+    def _weights(self) -> Dict[str, torch.Tensor]:
+        """The weights of the network, or of the part of it that this process holds."""
+        return self.model.state_dict()
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Makes a file of the folder the checkpoint to resume from."""
@@ -144,6 +179,8 @@ class GreedyCheckpointer(Checkpointer):
                 part, state = self.checkpointables[key], self._own_part(key, checkpoint.pop(key))
                 check_fits(where, key, state, part)
                 part.load_state_dict(state)
+            averages = checkpoint.pop("ema", None)
+            self._load_averages(averages if checkpointables is None else None, where)
         return checkpoint
 
     def _load_file(self, f: str) -> Dict[str, Any]:
@@ -162,6 +199,21 @@ class GreedyCheckpointer(Checkpointer):
         ):
             raise UserError(f"checkpoint {f}: holds no weights (a dictionary of tensors, or one under the key 'model')")
         return loaded
+
+    def _load_averages(self, state: Optional[Dict[str, Any]], where: str) -> None:
+        """Continues the averages of a checkpoint; without them they begin with the weights that were loaded."""
+        averages = self.moving_averages
+        if averages is None:
+            return
+        if state is None:
+            logger.info("Moving averages (MISC.GREEDY.EMA) begin with the weights that were loaded")
+            averages.begin()
+            return
+        if not is_count(state["updates"]):
+            raise UserError(f"{where}: ema: updates is {shortened(state['updates'])}, allowed is an integer from 0")
+        with averages.in_place():
+            self._load_model({"model": state["model"]}, f"{where}: ema")
+        averages.updates = state["updates"]
 
     def _own_part(self, key: str, state: Any) -> Any:  # noqa: ARG002 (an extension point)
         """Of the state of a part beside the model, what belongs to this process."""

@@ -17,6 +17,7 @@ from meddlr_greedy.console import Progress
 from meddlr_greedy.data.seeding import isolated_generators
 from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT
 from meddlr_greedy.engine.memory import HeldForBackward
+from meddlr_greedy.engine.moving_averages import BEST_AVERAGES, FINAL_AVERAGES, name_of_averages
 from meddlr_greedy.errors import UserError, did_you_mean
 from meddlr_greedy.evaluation.held_out import HELD_OUT_METRIC
 from meddlr_greedy.evaluation.metrics.definitions import higher_is_better
@@ -25,6 +26,7 @@ from meddlr_greedy.modeling.wrappers.inside import greedy_inside
 from meddlr_greedy.registry import HOOK_REGISTRY
 
 __all__ = [
+    "BestAverages",
     "BestCheckpoint",
     "CheckpointWriter",
     "FlushAtEnd",
@@ -75,7 +77,9 @@ class FlushAtEnd(HookBase):
 
 
 class CheckpointWriter(HookBase):
-    """Writes ``model_<iteration>.pth`` every ``period`` iterations (0: never) and ``model_final.pth``.
+    """Writes ``model_<iteration>.pth`` every ``period`` iterations (0: never), and ``model_final.pth``.
+
+    Where there are averages of the weights, ``model_final_ema.pth`` stands beside the last.
 
     Keeps the ``keep`` newest of the numbered ones (0: all).
     """
@@ -89,6 +93,8 @@ class CheckpointWriter(HookBase):
         if self.period and done % self.period == 0:
             self.write()
         if done == self.trainer.max_iter:
+            if self.trainer.moving_averages is not None:  # first: with a last checkpoint, a run has come to its end
+                self.trainer.checkpointer.save_averages(_stem(FINAL_AVERAGES), iteration=self.trainer.iter)
             self.trainer.checkpointer.save("model_final", iteration=self.trainer.iter)
 
     def write(self) -> str:
@@ -129,6 +135,8 @@ class BestCheckpoint(HookBase):
         UserError: The metric is not one of ``allowed``.
     """
 
+    file = BEST_CHECKPOINT
+
     def __init__(self, metric: str, allowed: Sequence[str], output_dir: str):
         metric = metric or allowed[0]
         if metric not in allowed:
@@ -138,7 +146,7 @@ class BestCheckpoint(HookBase):
                 f"{did_you_mean(metric, allowed)}"
             )
         self.metric = metric
-        self.path = os.path.join(output_dir, BEST_CHECKPOINT)
+        self.path = os.path.join(output_dir, self.file)
         self.value: Optional[float] = None
         self._evaluated: Optional[Dict[str, Any]] = None
         self._higher_is_better = _higher_is_better(metric)
@@ -170,18 +178,43 @@ class BestCheckpoint(HookBase):
             return
         self._evaluated = results
         values = averages_of(results)
-        value = values[self.metric]
+        name = self.name_in_results()
+        value = values[name]
         if not math.isfinite(value):
-            logger.warning("%s is %s at iteration %d: no best checkpoint", self.metric, value, self.trainer.iter)
+            logger.warning("%s is %s at iteration %d: no best checkpoint", name, value, self.trainer.iter)
             return
         better = self.value is None or (value > self.value if self._higher_is_better else value < self.value)
         if better:
             self.value = value
             iteration = min(self.trainer.iter, self.trainer.max_iter - 1)  # a finished run stands one behind its end
-            self.trainer.checkpointer.save(
-                BEST_CHECKPOINT[: -len(".pth")], tag=False, iteration=iteration, value=value, metric=self.metric
-            )
-            logger.info("Best so far: %s %.4f at iteration %d", self.metric, value, self.trainer.iter)
+            self.save(iteration=iteration, value=value, metric=self.metric)
+            logger.info("Best so far: %s %.4f at iteration %d", name, value, self.trainer.iter)
+
+    def name_in_results(self) -> str:
+        """What the metric is called in the results of a validation."""
+        return self.metric
+
+    def save(self, **kwargs: Any) -> None:
+        """Writes the file."""
+        self.trainer.checkpointer.save(_stem(self.file), tag=False, **kwargs)
+
+
+class BestAverages(BestCheckpoint):
+    """The same for the moving averages of the weights: ``model_best_ema.pth``, chosen by a metric of their own."""
+
+    file = BEST_AVERAGES
+
+    def name_in_results(self) -> str:
+        """What the metric of the averages is called in the results of a validation."""
+        return name_of_averages(self.metric)
+
+    def save(self, **kwargs: Any) -> None:
+        """Writes the averages, as weights."""
+        self.trainer.checkpointer.save_averages(_stem(self.file), **kwargs)
+
+
+def _stem(file: str) -> str:
+    return file[: -len(".pth")]
 
 
 def _higher_is_better(metric: str) -> bool:

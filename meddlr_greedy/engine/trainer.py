@@ -30,6 +30,7 @@ from meddlr_greedy.engine.build import (
 )
 from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer
 from meddlr_greedy.engine.hooks import (
+    BestAverages,
     BestCheckpoint,
     CheckpointWriter,
     FlushAtEnd,
@@ -37,6 +38,7 @@ from meddlr_greedy.engine.hooks import (
     TrainingProgress,
     averages_of,
 )
+from meddlr_greedy.engine.moving_averages import average_weights, with_those_of_averages
 from meddlr_greedy.engine.run_state import RunState
 from meddlr_greedy.engine.setup import check_axes
 from meddlr_greedy.engine.step import TrainingStep
@@ -77,11 +79,15 @@ class GreedyTrainer(DefaultTrainer):
         super().__init__(self._in_iterations(cfg))
         self.model = _unwrapped(self.model)
         self.step = self.build_step()
+        self.moving_averages = average_weights(self.model, self.optimizer, self.cfg.MISC.GREEDY.EMA)
         self.end_request = EndRequest()
         self.run_state = RunState(self.cfg, self.data_loader.dataset.dataset)
         # The run's state is read first: it refuses an optimizer's that does not fit.
         self.checkpointer = self.build_checkpointer(
-            run=self.run_state, optimizer=self.optimizer, scheduler=self.scheduler
+            run=self.run_state,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            moving_averages=self.moving_averages,
         )
 
     @classmethod
@@ -148,7 +154,7 @@ class GreedyTrainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     def build_checkpointer(self, **parts: Any) -> GreedyCheckpointer:
-        """What saves and loads the network, with ``parts``: ``run``, ``optimizer`` and ``scheduler``."""
+        """What saves and loads the network with ``run``, ``optimizer``, ``scheduler`` and ``moving_averages``."""
         return GreedyCheckpointer(self.model, self.cfg.OUTPUT_DIR, **parts)
 
     def build_step(self) -> TrainingStep:
@@ -174,17 +180,17 @@ class GreedyTrainer(DefaultTrainer):
             FlushAtEnd() if isinstance(self.optimizer, GradAccumOptimizer) else None,
             self._build_schedule(),
             IsolatedEvaluation(cfg.TEST.EVAL_PERIOD, self.evaluate),
-            self._build_best_checkpoint(),
+            *self._build_best_checkpoints(),
         ]
 
-    def _build_best_checkpoint(self) -> Optional[BestCheckpoint]:
+    def _build_best_checkpoints(self) -> List[BestCheckpoint]:
         cfg = self.cfg
         # Built once here, so that a wrong metric is found before the training and not after it.
         evaluators = [self.build_evaluator(cfg, name, is_val=True) for name in cfg.DATASETS.VAL or cfg.DATASETS.TEST]
         if not cfg.DATASETS.VAL:  # then DATASETS.TEST is evaluated, by which nothing may be chosen
             if self.is_io_rank:
                 logger.warning("DATASETS.VAL: none, so that no %s is kept; the last checkpoint is", BEST_CHECKPOINT)
-            return None
+            return []
         for evaluator in evaluators:
             if not hasattr(evaluator, "metric_names"):
                 raise UserError(
@@ -194,7 +200,8 @@ class GreedyTrainer(DefaultTrainer):
         names = dict.fromkeys(name for evaluator in evaluators for name in evaluator.metric_names)
         # The first is the default: a metric of images, where some have targets.
         metrics = sorted(names, key=lambda name: name == HELD_OUT_METRIC)
-        return BestCheckpoint(cfg.MISC.GREEDY.RUN.BEST_METRIC, metrics, cfg.OUTPUT_DIR)
+        kinds = [BestCheckpoint, BestAverages] if cfg.MISC.GREEDY.EMA else [BestCheckpoint]
+        return [kind(cfg.MISC.GREEDY.RUN.BEST_METRIC, metrics, cfg.OUTPUT_DIR) for kind in kinds]
 
     def _build_schedule(self) -> Any:
         if self.cfg.MISC.GREEDY.LR_FACTORS:
@@ -293,14 +300,25 @@ class GreedyTrainer(DefaultTrainer):
         self.storage.put_scalars(**result.scalars)
 
     def evaluate(self) -> Dict[str, Any]:
-        """Scores the sets of ``DATASETS.VAL``; where there are none, those of ``DATASETS.TEST``.
+        """Scores the weights, and their averages where there are any.
 
         Returns:
-            Dict[str, Any]: Data set -> metric -> value.
+            Dict[str, Any]: Data set -> metric -> value; of the averages, the names of metrics end with "_ema". Empty in
+            a process that writes no files.
         """
-        self._last_eval_results = self.test(self.cfg, self.model, use_val=True)
-        self.tell_of_evaluation()
-        return self._last_eval_results
+        results = self.score()
+        if self.moving_averages is not None:
+            logger.info("Next, the moving averages of the weights")
+            with self.moving_averages.in_place():
+                results = with_those_of_averages(results, self.score())
+        if self.is_io_rank:
+            self._last_eval_results = results
+            self.tell_of_evaluation()
+        return results
+
+    def score(self) -> Dict[str, Any]:
+        """Scores the network as it is, on ``DATASETS.VAL``; where that is empty, on ``DATASETS.TEST``."""
+        return self.test(self.cfg, self.model, use_val=True)
 
     def tell_of_evaluation(self) -> None:
         """Logs the metrics of the last evaluation, averaged over its data sets."""

@@ -1,7 +1,7 @@
 """Checkpoints of a network that is spread over the processes of a chain."""
 
 import io
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -28,7 +28,8 @@ class ChainCheckpointer(GreedyCheckpointer):
         model: The network, of which this process keeps its modules.
         save_dir: Folder of the run.
         place: Where this process stands.
-        **checkpointables: What else a checkpoint holds: ``optimizer`` and ``scheduler`` of the own parameters, ``run``.
+        **checkpointables: What else a checkpoint holds: ``optimizer``, ``scheduler`` and ``moving_averages`` of the own
+            parameters, ``run``.
     """
 
     def __init__(self, model: nn.Module, save_dir: str, *, place: Place, **checkpointables: Any):
@@ -88,7 +89,7 @@ class ChainCheckpointer(GreedyCheckpointer):
         """Collects the state after an iteration, once, however often it is called; all processes have to call it."""
         if self._gathered[0] == iteration or self._place.replica > 0:
             return
-        part = {**super().state(), "model": self._greedy.own_state_dict(), "positions": self._positions}
+        part = {**super().state(), "positions": self._positions}
         part.pop("run")  # that of the I/O rank is the run's
         if not self._place.is_io_rank:
             self.report("state", _pack(part))
@@ -96,19 +97,34 @@ class ChainCheckpointer(GreedyCheckpointer):
             return
         parts = [*map(_unpack, self.reports("state", self._place.num_stages)), part]
         positions = [p["positions"] for p in parts]
-        weights = {name: value for p in parts for name, value in p["model"].items()}
         whole = {
-            "model": {self._prefix + name: weights[name] for name in self._whole.shapes},
+            "model": self._whole_weights([p["model"] for p in parts]),
             "optimizer": merge_optimizers([p["optimizer"] for p in parts], positions),
             "scheduler": merge_schedulers([p["scheduler"] for p in parts], positions),
         }
+        if "ema" in part:
+            whole["ema"] = {**part["ema"], "model": self._whole_weights([p["ema"]["model"] for p in parts])}
         self._gathered = (iteration, whole)
+
+    def _weights(self) -> Dict[str, torch.Tensor]:
+        return self._greedy.own_state_dict()
+
+    def _whole_weights(self, parts: Sequence[Dict[str, torch.Tensor]]) -> Dict[str, torch.Tensor]:
+        """The weights of the whole network, by the names and in the order of one process."""
+        weights = {name: value for part in parts for name, value in part.items()}
+        return {self._prefix + name: weights[name] for name in self._whole.shapes}
 
     def save(self, name: str, tag: bool = True, **kwargs: Any) -> None:
         """Gathers the state after ``iteration`` (one of ``kwargs``); the I/O rank writes it."""
         self.gather(kwargs["iteration"])
         if self._place.is_io_rank:
             super().save(name, tag, **kwargs)
+
+    def save_averages(self, name: str, **kwargs: Any) -> None:
+        """The same of the moving averages alone."""
+        self.gather(kwargs["iteration"])
+        if self._place.is_io_rank:
+            super().save_averages(name, **kwargs)
 
     def state(self) -> Dict[str, Any]:
         """Returns the state of the whole network that was gathered last."""

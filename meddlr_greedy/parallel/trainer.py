@@ -262,6 +262,13 @@ class ParallelGreedyTrainer(GreedyTrainer):
     # ---- evaluation
 
     def evaluate(self) -> Dict[str, Any]:
+        """As in one process; the results are on the I/O rank."""
+        results = super().evaluate()
+        if self.cfg.DATASETS.VAL:  # whether this becomes the best checkpoint is known at the end of the chain alone
+            self.checkpointer.gather(min(self.iter, self.max_iter - 1))  # a finished run stands one behind its end
+        return results
+
+    def score(self) -> Dict[str, Any]:
         """Validation flows down the first chain like training; its last process scores."""
         results: Dict[str, Any] = {}
         if self.place.replica == 0:
@@ -271,14 +278,10 @@ class ParallelGreedyTrainer(GreedyTrainer):
                 # A wrapper of meddlr prepares a batch; what is handed on is for the network inside of it.
                 model = self.model if self.place.is_first else self.step.greedy
                 results[name] = inference_on_dataset(model, batches, evaluator or HandOn(self.step.sender))
-        if self.cfg.DATASETS.VAL:  # whether this becomes the best checkpoint is known at the end of the chain alone
-            self.checkpointer.gather(min(self.iter, self.max_iter - 1))  # a finished run stands one behind its end
         if not self.is_io_rank:
             return {}
         for metrics in results.values():
             print_csv_format(metrics)
-        self._last_eval_results = results
-        self.tell_of_evaluation()
         return results
 
     def _evaluation_batches(self, name: str) -> Any:

@@ -11,6 +11,7 @@ from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
 from meddlr_greedy.data.leaks import check_held_out
 from meddlr_greedy.engine.build import trainer_class
+from meddlr_greedy.engine.moving_averages import BEST_AVERAGES, FINAL_AVERAGES
 from meddlr_greedy.engine.run_files import CONFIG_FILE, find_weights
 from meddlr_greedy.engine.setup import save_config, setup_run
 from meddlr_greedy.errors import naming
@@ -80,6 +81,10 @@ def _say_what_is_next(cfg: Any) -> None:
         logger.info("Next, score it on %s: meddlr-greedy eval %s", ", ".join(cfg.DATASETS.TEST), options)
     else:
         logger.info("Next, reconstruct with it: meddlr-greedy reconstruct %s SCAN.h5 --output FOLDER", options)
+    if cfg.MISC.GREEDY.EMA:
+        best, final = (os.path.join(cfg.OUTPUT_DIR, name) for name in (BEST_AVERAGES, FINAL_AVERAGES))
+        averages = best if os.path.isfile(best) else final
+        logger.info("The moving averages of the weights: the same with --weights %s", shlex.quote(averages))
 
 
 def _compared_data_sets(cfg: Any) -> List[str]:

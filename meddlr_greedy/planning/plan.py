@@ -182,7 +182,8 @@ def as_text(plan: Dict[str, Any], style: str = "simple") -> str:
 
 
 def _rows_of_config(memory: Dict[str, Any]) -> List[Tuple[str, float]]:
-    rows = [(key, memory[key] / 1e6) for key in ("parameters", "gradients", "optimizer", "batch")]
+    held = ["parameters", "gradients", "optimizer", *(["averages"] if memory["averages"] else []), "batch"]
+    rows = [(key, memory[key] / 1e6) for key in held]
     rows += [(f"activations of module {k}", n / 1e6) for k, n in enumerate(memory["activations"], start=1)]
     return [*rows, ("peak of a training step", memory["peak"] / 1e6), ("evaluation", memory["evaluation"] / 1e6)]
 

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import torch
 from meddlr.config import CfgNode
 
+from meddlr_greedy.engine.moving_averages import average_weights
 from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.contract import inner_network, traits_of
@@ -40,6 +41,7 @@ class StepMemory(NamedTuple):
     evaluation: int  #: the same of the network's forward in evaluation, with a batch of SOLVER.TEST_BATCH_SIZE
     operations: float  #: of the whole step, recomputation included; see :class:`~meddlr_greedy.planning.trace.Trace`
     work: Work  #: of the whole step, for :func:`~meddlr_greedy.planning.work.seconds_of`
+    averages: int = 0  #: of the weights (MISC.GREEDY.EMA)
     copied_ahead: int = 0  #: of the peak: the next batch, which a trainer copies to a GPU during the step
 
     def as_numbers(self) -> Dict[str, Any]:
@@ -121,12 +123,15 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
                 group["fused"] = True
     parameters = trace.alive - batch_bytes
 
+    average_weights(step.model, step.optimizer, cfg.MISC.GREEDY.EMA)
+    averages = trace.alive - batch_bytes - parameters
+
     # As after an iteration: gradients and the optimizer's state are there.
     for p in step.model.parameters():
         p.grad = torch.empty_like(p) if p.requires_grad else None
-    gradients = trace.alive - batch_bytes - parameters
+    gradients = trace.alive - batch_bytes - parameters - averages
     step.optimizer.step()
-    optimizer = trace.alive - batch_bytes - parameters - gradients
+    optimizer = trace.alive - batch_bytes - parameters - averages - gradients
 
     activations: Dict[int, int] = {}
     peaks: List[int] = []
@@ -159,6 +164,7 @@ def _planned(cfg: CfgNode, example: Example, on_cuda: bool, trace: Trace) -> Ste
         evaluation,
         operations,
         work,
+        averages,
         copied_ahead,
     )
 

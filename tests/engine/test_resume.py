@@ -15,7 +15,7 @@ from tests.conftest import COMMON, GREEDY
 from tests.helpers.errors import without_progress
 from tests.helpers.runs import load, metrics
 
-OPTS = ["SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "3"]
+OPTS = ["SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "3", "MISC.GREEDY.EMA", "0.9"]
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +128,10 @@ def put(*path, value):
     return edit
 
 
-def weights(edit):
+def weights(edit, *path):
     def apply(content):
+        for key in path:
+            content = content[key]
         name = next(iter(content["model"]))
         content["model"][name] = edit(content["model"][name])
 
@@ -145,6 +147,16 @@ ODD = {
     "iteration as True": (put("iteration", value=True), "iteration is True"),
     "iteration of a longer run": (put("iteration", value=5), "iteration is 5, allowed is 0 to 4"),
     "weights NaN": (weights(lambda w: w * float("nan")), "holds NaN or infinity"),
+    "averages NaN": (weights(lambda w: w * float("nan"), "ema"), "model_0000003.pth: ema: 'resnets"),
+    "averages of another network": (weights(lambda w: w[:1], "ema"), "model_0000003.pth: ema: 'resnets"),
+    "averages of fewer parameters": (
+        lambda c: c["ema"]["model"].popitem() and None,
+        "ema: 'step_sizes.3' has shape none",
+    ),
+    "averages without weights": (put("ema", value={"updates": 4}), "KeyError: 'model'"),
+    "averages as a list": (put("ema", value=[1, 2]), "damaged or not a checkpoint of a training"),
+    "averages as text": (put("ema", "model", "model.step_sizes.0", value="x"), "damaged or not a checkpoint"),
+    "updates negative": (put("ema", "updates", value=-1), "ema: updates is -1, allowed is an integer from 0"),
     "other moments": (
         put("optimizer", "state", 0, "exp_avg", value=torch.zeros(3)),
         "optimizer: 'exp_avg' of parameter 0 has shape (3,)",

@@ -10,7 +10,7 @@ from meddlr_greedy import eval_net
 from meddlr_greedy.errors import OneLineError
 from meddlr_greedy.train_net import main as train_main
 from tests.helpers.errors import without_progress
-from tests.helpers.runs import assert_same_run, load
+from tests.helpers.runs import assert_same_run, load, metrics
 from tests.helpers.wrappers import with_masker, wrapped_opts
 
 NAMES = ["N2R", "SSDU", "N2R around SSDU", "VORTEX", "Denoising"]
@@ -27,6 +27,16 @@ def test_resumed_run_is_the_uninterrupted_one(write_config, tmp_path, name):
         (tmp_path / "resumed" / killed).unlink()
     train_main(["--config-file", str(resumed), "--resume", *opts])
     assert_same_run(tmp_path / "whole" / "model_final.pth", tmp_path / "resumed" / "model_final.pth")
+
+
+def test_every_validation_and_evaluation_draws_the_same_noise(write_config, tmp_path):
+    still = ["SOLVER.BASE_LR", "0.0", "TEST.EVAL_PERIOD", "1"]
+    train_main(["--config-file", str(write_config(modules=2)), *wrapped_opts("Denoising"), *still])
+    (value,) = {line["flat_val/val_psnr"] for line in metrics(tmp_path / "run")}
+    weights = ["--weights", str(tmp_path / "run" / "model_final.pth"), "--num-figures", "0"]
+    eval_net.main([*weights, "DATASETS.TEST", "('flat_val',)"])
+    results = json.loads((tmp_path / "run" / "test_results" / "results.json").read_text())
+    assert results["datasets"]["flat_val"]["reconstruction"]["psnr"]["mean"] == pytest.approx(value, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)

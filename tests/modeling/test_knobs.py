@@ -436,7 +436,7 @@ def test_learning_rates_of_modules_survive_an_interruption(config_of, write_conf
     Checkpointer(plain_network(config_of("ResNet", 2), "GeneralizedUnrolledCNN")).load(str(run / "model_final.pth"))
 
 
-@pytest.mark.parametrize("values", [{"CLIP_NORM": 1.0}, {"LR_FACTORS": "[1, 2]"}])
+@pytest.mark.parametrize("values", [{"CLIP_NORM": 1.0}, {"LR_FACTORS": "[1, 2]"}, {"EMA": 0.9}])
 def test_a_trainer_that_does_not_act_is_refused(config_of, values):
     cfg = config_of("ResNet", 2, *knobs(**values))
     (key,) = values

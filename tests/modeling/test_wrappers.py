@@ -7,6 +7,7 @@ from meddlr.utils.events import EventStorage
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.modeling.losses import complex_l1
+from meddlr_greedy.modeling.wrappers.draws import seed_draws
 from tests.helpers.steps import batch
 from tests.helpers.wrappers import (
     WRAPPERS,
@@ -119,6 +120,59 @@ def test_keys_of_wrappers_by_definition(name, change):
     assert_same_bits(end, train_by_definition(cfg, batches, start))
 
 
+def drawn_parts(draw):
+    """The tensors that the network gets, after the global generator was put somewhere else each time."""
+    out = []
+    for elsewhere in (1, 2):
+        torch.manual_seed(elsewhere)
+        before = torch.get_rng_state()
+        parts = draw()
+        out.append([part.inputs[key] for part in parts.values() for key in ("kspace", "mask", "maps")])
+    assert all(torch.equal(a, b) for a, b in zip(*out, strict=True))
+    return out[0], torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_draws_are_a_function_of_seed_and_iteration(name):
+    # Rotations are drawn from torch's global generator.
+    turns = ({"name": "RandomRot90", "p": 1.0, "ks": (2, 4)}, {"name": "RandomNoise", "p": 1.0, "std_devs": (0.1, 0.2)})
+    overrides = ["MODEL.CONSISTENCY.AUG.MRI_RECON.TRANSFORMS", turns] if name == "VORTEX" else []
+    step = TrainingStep.from_config(wrapped_config(name, overrides=overrides, NUM_MODULES=2).clone().freeze())
+    (inputs,) = wrapped_batches(1)
+    found = []
+    for iteration in (3, 4):
+        with EventStorage(iteration):
+            tensors, untouched = drawn_parts(lambda i=iteration: step.parts(inputs, i))
+        assert untouched  # the generator that dropout and others draw from
+        found.append(tensors)
+    assert not all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in WRAPPERS if name != "VORTEX"])  # it draws from global ones, too
+def test_every_generator_of_a_wrapper_is_seeded(name):
+    step = TrainingStep.from_config(wrapped_config(name, NUM_MODULES=2).clone().freeze())
+    (inputs,) = wrapped_batches(1)
+
+    def draw():
+        seed_draws(step.model, 7, torch.device("cpu"))
+        return step.draws.parts(step.model, inputs)
+
+    with EventStorage(0):
+        drawn_parts(draw)
+    if name == "N2R around SSDU":
+        noise, mask = step.model.noiser.generator, step.model.model.masker._generator
+        assert noise.initial_seed() != mask.initial_seed()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_clean_and_perturbed_images_have_a_dropout_of_their_own(dropout):
+    """Without noise, both are images of the same batch."""
+    noise = ["MODEL.CONSISTENCY.AUG.NOISE.STD_DEV", (0.0,)]
+    cfg = wrapped_config("N2R", overrides=[*SOLVER, *noise, "MODEL.UNROLLED.DROPOUT", dropout], NUM_MODULES=1)
+    _, _, results = train_wrapped(cfg, wrapped_batches(1, kinds=("unsupervised",)))
+    assert (results[0].losses["total_loss"] > 0) == (dropout > 0)
+
+
 def test_modules_that_share_weights_add_up_in_their_order():
     """The gradients of both parts of a module first, then those of the next module."""
     cfg = wrapped_config("N2R", overrides=[*SOLVER, "MODEL.UNROLLED.SHARE_WEIGHTS", True], NUM_MODULES=4)
@@ -152,33 +206,3 @@ def test_two_batches_are_held_of_the_last_module_alone():
             step(inputs, 0)
         held[modules] = bytes_held.peak_bytes
     assert held[4] < 0.6 * held[2] < 0.4 * held[1]
-
-
-# Keys of the configs of meddlr's repository that put an unrolled network into a wrapper.
-MEDDLRS = {
-    "n2r/standard": ("N2R", [], {}),
-    "n2r/stddev-range": ("N2R", ["MODEL.CONSISTENCY.AUG.NOISE.STD_DEV", (0.05, 1.0)], {}),
-    "m2r/standard": ("M2R", [], {}),
-    "ssdu-paper": (
-        "SSDU",
-        [
-            *("MODEL.UNROLLED.BLOCK_ARCHITECTURE", "ResNetModel", "MODEL.UNROLLED.SHARE_WEIGHTS", True),
-            *("MODEL.UNROLLED.STEP_SIZES", (0.05,), "MODEL.UNROLLED.DC.EPS", 1e-8),
-            *("MODEL.RESNET.CHANNELS", 4, "MODEL.RESNET.NUM_BLOCKS", 2, "MODEL.RESNET.PRE_CONV", True),
-            *("MODEL.RESNET.POST_CONV", True, "MODEL.RESNET.BIAS", False, "MODEL.RESNET.CONV_BLOCK.NUM_BLOCKS", 1),
-            "MODEL.RESNET.CONV_BLOCK.ORDER",
-            ("conv", "act", "conv", {"name": "scale", "factor": 0.1, "trainable": False}),
-            *("MODEL.RECON_LOSS.NAME", "k_l1", "MODEL.RECON_LOSS.RENORMALIZE_DATA", False),
-        ],
-        {"network": "CGUnrolledCNN"},
-    ),
-}
-
-
-@pytest.mark.parametrize("config", MEDDLRS)
-def test_configs_of_meddlrs_repository(config):
-    name, keys, options = MEDDLRS[config]
-    cfg = wrapped_config(name, overrides=[*SOLVER, *keys], NUM_MODULES=2, **options)
-    start, end, results = train_wrapped(cfg, wrapped_batches(2))
-    assert any(not torch.equal(start[key], end[key]) for key in start)
-    assert set(results[0].losses) >= {"loss_module_1", "loss_module_2", "total_loss"}

@@ -6,7 +6,7 @@ from tests.helpers.runs import assert_same_training, metrics
 
 
 def test_resuming_on_other_numbers_of_processes(write_config, tmp_path, start):
-    opts = [*OPTS, "MODEL.UNROLLED.DROPOUT", "0.2", "SOLVER.GRAD_ACCUM_ITERS", "2"]
+    opts = [*OPTS, "MODEL.UNROLLED.DROPOUT", "0.2", "SOLVER.GRAD_ACCUM_ITERS", "2", "MISC.GREEDY.EMA", "0.3"]
     config = write_config(**CINE, out=tmp_path / "whole")
     train_main(["--config-file", str(config), *opts])
     parts = write_config(**CINE, out=tmp_path / "parts")
@@ -20,7 +20,8 @@ def test_resuming_on_other_numbers_of_processes(write_config, tmp_path, start):
             (run / "last_checkpoint").write_text(f"model_000000{last}.pth")
             for later in range(last + 1, 7):
                 (run / f"model_000000{later}.pth").unlink()
-    assert_same_training(tmp_path / "whole" / "model_final.pth", run / "model_final.pth")
+    for name in ("model_final.pth", "model_final_ema.pth", "model_best_ema.pth"):
+        assert_same_training(tmp_path / "whole" / name, run / name)
     assert [line["iteration"] for line in metrics(run)] == [line["iteration"] for line in metrics(tmp_path / "whole")]
 
 
@@ -30,11 +31,12 @@ def test_resuming_a_finished_run_evaluates(write_config, tmp_path, start):
     (tmp_path / "run" / "model_best.pth").unlink()
     ended_well(start(2, config, "--resume"))
     assert (tmp_path / "run" / "model_best.pth").exists()
+    assert "after iteration" not in (tmp_path / "run" / "log.rank0.txt").read_text()  # it does not know the values
 
 
 def test_without_validation_data_there_is_no_best_checkpoint(write_config, tmp_path, start):
-    job = start(2, write_config(modules=4), "DATASETS.VAL", "()", "TEST.EVAL_PERIOD", "2")
+    job = start(2, write_config(modules=4), "DATASETS.VAL", "()", "TEST.EVAL_PERIOD", "2", "MISC.GREEDY.EMA", "0.9")
     ended_well(job)
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert "model_final.pth" in names and "model_best.pth" not in names
+    assert {"model_final.pth", "model_final_ema.pth"} <= names and "model_best.pth" not in names
     assert job.text().count("no model_best.pth is kept") == 1

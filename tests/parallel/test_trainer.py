@@ -17,6 +17,7 @@ KNOBS = [
     *("MISC.GREEDY.CHECKPOINT", "True", "MISC.GREEDY.AMP", "bf16", "MISC.GREEDY.CLIP_NORM", "0.01"),
     *("MISC.GREEDY.LR_FACTORS", "[0.5, 1, 2, 3]", "MISC.GREEDY.LOSS_WEIGHTS", "[0.1, 0.3, 0.7, 1.1]"),
     *("SOLVER.GRAD_ACCUM_ITERS", "3", "MODEL.UNROLLED.DROPOUT", "0.2", "MISC.GREEDY.PADDING", "circular"),
+    *("MISC.GREEDY.EMA", "0.5"),
 ]
 INVERTING = [
     *(
@@ -84,7 +85,8 @@ def test_same_bits_as_one_process(write_config, tmp_path, start, data, arch, opt
     train_main(["--config-file", str(config("one")), *OPTS, *opts])
     for num, extra in runs.items():
         ended_well(start(num, config(f"{num}"), *OPTS, *opts, *extra))
-        for name in ("model_final.pth", "model_best.pth", "model_0000002.pth"):
+        averages = ["model_final_ema.pth", "model_best_ema.pth"] if "MISC.GREEDY.EMA" in opts else []
+        for name in ("model_final.pth", "model_best.pth", "model_0000002.pth", *averages):
             assert_same_training(tmp_path / "one" / name, tmp_path / f"{num}" / name)
         one, many = metrics(tmp_path / "one"), metrics(tmp_path / f"{num}")
         assert [line["iteration"] for line in one] == [line["iteration"] for line in many]
@@ -109,7 +111,7 @@ def test_replicas_average_to_one_process(write_config, make_cfg, tmp_path, start
     }
     torch.save({"model": weights}, tmp_path / "start.pth")
     opts = [*OPTS, *extra, "SOLVER.TRAIN_BATCH_SIZE", "4", "SOLVER.GRAD_ACCUM_ITERS", "2"]
-    opts += ["MODEL.WEIGHTS", str(tmp_path / "start.pth")]
+    opts += ["MODEL.WEIGHTS", str(tmp_path / "start.pth"), "MISC.GREEDY.EMA", "0.5"]
     train_main(["--config-file", str(write_config(**CINE, out=tmp_path / "one")), *opts])
     config = write_config(**CINE, out=tmp_path / "many")
     ended_well(start(num, config, *opts, "MISC.GREEDY.PARALLEL.REPLICAS", str(replicas)))
@@ -117,6 +119,8 @@ def test_replicas_average_to_one_process(write_config, make_cfg, tmp_path, start
     for name in a:
         assert not torch.equal(a[name], weights[name]), "trained nothing"
         assert (a[name] - b[name]).norm() <= 1e-6 * a[name].norm(), name
+    a, b = (load(tmp_path / run / "model_final_ema.pth")["model"] for run in ("one", "many"))
+    assert all((a[name] - b[name]).norm() <= 1e-6 * a[name].norm() for name in a)
     for line, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "many")):
         assert other["loss_module_1"] == pytest.approx(line["loss_module_1"], rel=1e-5)
         assert other["loss"] == pytest.approx(line["loss"], rel=1e-5)

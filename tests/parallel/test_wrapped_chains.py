@@ -14,12 +14,12 @@ from tests.helpers.wrappers import with_masker, wrapped_opts
 
 @pytest.mark.parametrize("name", ["N2R", "VORTEX", "N2R around SSDU", "Denoising"])
 def test_same_bits_as_one_process(write_config, tmp_path, start, name):
-    opts = [*OPTS, *wrapped_opts(name)]
+    opts = [*OPTS, *wrapped_opts(name), "MISC.GREEDY.EMA", "0.3"]
     opts += [] if name == "Denoising" else ["MISC.GREEDY.CONSISTENCY_TARGET", "module"]
     one, chain = (with_masker(write_config(modules=4, out=tmp_path / run)) for run in ("one", "chain"))
     train_main(["--config-file", str(one), *opts])
     ended_well(start(2, chain, *opts, "MISC.GREEDY.PARALLEL.PARTITION", "[1, 3]"))
-    for weights in ("model_final.pth", "model_best.pth"):
+    for weights in ("model_final.pth", "model_best.pth", "model_final_ema.pth"):
         assert_same_training(tmp_path / "one" / weights, tmp_path / "chain" / weights)
 
 

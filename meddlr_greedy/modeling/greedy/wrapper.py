@@ -46,8 +46,9 @@ __all__ = ["GreedyUnrolled"]
 # Of coil images, with tiles: what fits into the cache of a processor, where FFTs of parts take half the time.
 _AUTOMATIC_MB = 16
 
-# What each part of a batch adds to the seed of random layers, so that no two draw the same.
-_SEEDS_APART = 2**32
+# What each part of a batch adds to the seed of random layers, so that no two draw the same: more than there are
+# unrolled steps, and no multiple of 2**32, beyond which torch's generator on the CPU does not look.
+_SEEDS_APART = 2**16
 
 
 @META_ARCH_REGISTRY.register()
