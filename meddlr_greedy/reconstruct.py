@@ -106,9 +106,8 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     check_device(cfg, "MODEL.DEVICE" if args.device is None else "--device")
     if cfg.MISC.GREEDY.RUN.THREADS:
         torch.set_num_threads(cfg.MISC.GREEDY.RUN.THREADS)
-    weights = find_weights(
-        env.get_path_manager().get_local_path(cfg.OUTPUT_DIR), given=args.weights, fallback=cfg.MODEL.WEIGHTS
-    )
+    output_dir = env.get_path_manager().get_local_path(cfg.OUTPUT_DIR)
+    weights = find_weights(output_dir, given=args.weights, fallback=cfg.MODEL.WEIGHTS)
     # All that can be known at once is, before the first scan is reconstructed.
     scans = [AcquiredScan(path) for path in args.inputs]
     folder = Path(args.output)

@@ -38,6 +38,8 @@ def find_config(name: str) -> str:
         return name
     names = shipped_configs()
     if name not in names:
-        near = did_you_mean(name, names) or f"; the package has {', '.join(names)}"
-        raise UserError(f"--config-file {name}: No such file or config of the package{near}")
+        raise UserError(
+            f"--config-file {name}: No such file or config of the package{did_you_mean(name, names)};"
+            f" the package has {', '.join(names)}"
+        )
     return str(_folder() / name)

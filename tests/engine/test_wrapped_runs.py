@@ -72,6 +72,9 @@ def test_evaluated_alike_and_loaded_elsewhere(write_config, tmp_path, capsys, na
     capsys.readouterr()
 
 
+OF_CINE = [word for split in ("train", "val", "test") for word in (f"DATASETS.{split.upper()}", f"('beat_{split}',)")]
+
+
 @pytest.mark.parametrize(
     ("name", "opts", "words"),
     [
@@ -83,7 +86,7 @@ def test_evaluated_alike_and_loaded_elsewhere(write_config, tmp_path, capsys, na
         ("SSDU", ["MODEL.SSDU.META_ARCHITECTURE", "SSDUModel"], "which stands around it already"),
         ("VORTEX", ["MODEL.A2R.META_ARCHITECTURE", "SSDUModel"], "MODEL.A2R.META_ARCHITECTURE: found 'SSDUModel'"),
         ("N2R", ["MISC.GREEDY.CINE.LOSS_LINES", "0.2"], "MISC.GREEDY.CINE.LOSS_LINES: found 0.2"),
-        ("SSDU", ["MISC.GREEDY.META_ARCHITECTURE", "CineUnrolledCNN"], "'CineUnrolledCNN', which takes cine"),
+        ("SSDU", ["MISC.GREEDY.META_ARCHITECTURE", "CineUnrolledCNN", *OF_CINE], "'CineUnrolledCNN', which takes cine"),
         ("N2R", ["MODEL.CONSISTENCY.LOSS_NAME", "l3"], "MODEL.CONSISTENCY.LOSS_NAME: found 'l3'"),
     ],
 )

@@ -34,8 +34,12 @@ _NAME = "wrapped"
 _DATA = "phantom_2d"
 _FRAMES = (0, 4, 8)  # of each slice of the phantom; neighbors are alike
 
-#: What the network is trained with -> its config.
-KINDS = {"targets": "demo.yaml", "N2R": "n2r.yaml", "SSDU": "ssdu.yaml"}
+#: What the network is trained with -> its config, and overrides of it.
+KINDS = {
+    "targets": ("demo.yaml", ()),
+    "N2R": ("n2r.yaml", ("DATALOADER.SUBSAMPLE_TRAIN.NUM_UNDERSAMPLED", "3")),  # of six scans
+    "SSDU": ("ssdu.yaml", ()),
+}
 
 
 class _Run(NamedTuple):
@@ -65,8 +69,9 @@ def _trial(run: _Run, output: Path, opts: Sequence[str]) -> Trial:
     names = [f"('{_DATA}_{split}',)" for split in ("train", "val", "test")]
     overrides = [word for pair in zip(data, names) for word in pair]
     overrides += ["MISC.GREEDY.NUM_MODULES", str(run.modules), "SEED", str(run.seed), "MISC.GREEDY.RUN.THREADS", "1"]
+    config, own = KINDS[run.kind]
     folder = output / f"{run.kind.lower()}-{run.modules}-{run.seed}"
-    return Trial(folder, CONFIGS.parent / "knee" / KINDS[run.kind], (*overrides, *opts))
+    return Trial(folder, CONFIGS.parent / "knee" / config, (*overrides, *own, *opts))
 
 
 def _peak(trial: Trial) -> int:
