@@ -206,6 +206,15 @@ def test_window_and_level(driver, two_slices):
     assert_shows(driver, images, 0)
 
 
+@pytest.mark.parametrize("key, window, level", [("[", 95, 50), ("]", 105, 50), ("-", 100, 45), ("+", 100, 55)])
+def test_keys_of_window_and_level(driver, two_slices, key, window, level):
+    press(driver, key)
+    found = [
+        driver.execute_script(f"return Number(document.getElementById('{id}').value)") for id in ("window", "level")
+    ]
+    assert found == [window, level]
+
+
 def drag(driver, selector, start, end, number=0):
     """Drags inside of an element; places are relative to its image, from the upper left."""
     from selenium.webdriver.common.action_chains import ActionChains
