@@ -73,7 +73,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     folder = make_results_folder(output_dir(cfg))
     args.resume = True  # so that setup_run takes the seed, which decides the masks, of the training run
     cfg = setup_run(cfg, args, trains=False)
-    model, iteration = load_network(cfg, weights)
+    model, iteration = load_network(cfg, weights, args.config_file)
     info = run_info(cfg, model, weights, iteration)
     print(f"weights: {weights}, {info['parameters']} parameters")
     evaluate_test_sets(cfg, model, info, folder, args.num_figures)

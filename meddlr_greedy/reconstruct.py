@@ -118,7 +118,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     report = ReconstructionReport(scans, folder, about=f"{network_in_words(cfg)}, weights {weights}")
     outputs = [report.path, *(f for paths in files for f in paths if f)]
     check_not_read("--output", outputs, [*args.inputs, local_file(weights), config_file])
-    model, _ = load_network(cfg, weights)
+    model, _ = load_network(cfg, weights, args.config_file)
     if args.modules is not None:
         use_modules(model, args.modules)
     reconstructor = Reconstructor(cfg, model)

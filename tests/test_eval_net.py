@@ -81,7 +81,9 @@ def test_eval_net(trained_run, tmp_path, capsys, arch, modules, data):
     assert report["about"][1:] == [f"{data}_test: {sampled}"] and sampled in printed
     assert report["selection"] == f"1 of 4 slices of {data}_test are shown (--num-figures); the table has all."
     assert all(note.endswith(".") for note in report["notes"])
-    images = "16 frames; per scan: over 2 scans; x-t profile and temporal std: over 4 slices"
+    images = (
+        "16 frames; per scan: over 2 scans; heart: over those that show it; x-t profile and temporal std: over 4 slices"
+    )
     spread = images if data == "beat" else "4 images; per scan: over 2 scans"
     assert f"Cells: mean (standard deviation) over {spread}. Those over subjects are in report.html." in printed
     psnr = scores["zero_filled"]["psnr"]

@@ -51,6 +51,8 @@ from tests.helpers.errors import expect_error
             ["MISC.GREEDY.META_ARCHITECTURE", "CineUnrolledCNN"],
             ["DATASETS.TRAIN: 'flat_train' is 2D", "CineUnrolledCNN takes cine"],
         ),
+        (["DATASETS.VAL", "('beat_val',)"], ["DATASETS.VAL: 'beat_val' is cine", "takes 2D"]),
+        (["DATASETS.VAL", "()", "DATASETS.TEST", "('beat_test',)"], ["DATASETS.TEST: 'beat_test' is cine"]),
         (["DATASETS.TRAIN", "('flat_trian',)"], ["flat_trian", "did you mean 'flat_train'"]),
         (["SOLVER.MAX_ITER"], ["KEY VALUE"]),
         (["SOLVER.MAX_ITER", "many"], ["many"]),

@@ -1,7 +1,8 @@
 """The files in the folder of a run: which weights are taken, and the config beside them."""
 
 import os
-from typing import Optional, Sequence, Tuple
+from contextlib import suppress
+from typing import List, Optional, Sequence, Tuple
 
 from meddlr.config import CfgNode
 from meddlr.modeling.meta_arch.build import build_model
@@ -19,7 +20,7 @@ __all__ = ["CONFIG_FILE", "config_beside", "find_weights", "load_network", "load
 #: The config of a run, beside its checkpoints.
 CONFIG_FILE = "config.yaml"
 
-_NAMED = 5  # checkpoints of a folder, at most: "model_best.pth" is the last of them
+_NAMED = 5  # checkpoints of a folder, at most: the last by name, and the best
 
 
 def find_weights(output_dir: str, given: str = "", fallback: str = "", last: bool = False) -> str:
@@ -64,8 +65,11 @@ def _check_is_there(weights: str, option: str) -> None:
         hint = f"; nothing is downloaded, allowed are the path of a local file, {', '.join(zoo_names())}"
     else:
         folder = weights if os.path.isdir(weights) else os.path.dirname(weights) or os.curdir
-        there = sorted(name for name in os.listdir(folder) if name.endswith(".pth")) if os.path.isdir(folder) else []
-        hint = f"; {folder} holds {', '.join(there[-_NAMED:])}" if there else ""
+        names: List[str] = []
+        with suppress(OSError):  # there is no folder either, or it cannot be listed
+            names = [name for name in os.listdir(folder) if name.endswith(".pth")]
+        names.sort(key=lambda name: (name == BEST_CHECKPOINT, name))
+        hint = f"; {folder} holds {', '.join(names[-_NAMED:])}" if names else ""
     raise UserError(f"{option}: no file '{weights}'{hint}")
 
 
@@ -109,12 +113,13 @@ def load_run_config(config_file: str, weights: str, opts: Sequence[str] = ()) ->
     return load_config(beside, opts, may_import=False)
 
 
-def load_network(cfg: CfgNode, weights: str) -> Tuple[nn.Module, Optional[int]]:
+def load_network(cfg: CfgNode, weights: str, config_file: str = "") -> Tuple[nn.Module, Optional[int]]:
     """Builds the network of a config with trained weights, on ``MODEL.DEVICE``; of one of the zoo it tells the limits.
 
     Args:
         cfg: The config.
         weights: Path of the checkpoint, or its name in the zoo.
+        config_file: The config file that the user gave, if any.
 
     Returns:
         Tuple[nn.Module, Optional[int]]: The network, and the iteration that wrote the checkpoint, where it says so.
@@ -129,8 +134,8 @@ def load_network(cfg: CfgNode, weights: str) -> Tuple[nn.Module, Optional[int]]:
         loaded = GreedyCheckpointer(model, cfg.OUTPUT_DIR).load(weights)
     except OtherNetworkError as error:
         beside = config_beside(weights)
-        hint = f", {beside}, which is taken where no --config-file is given" if beside else ""
-        raise UserError(f"{error}{hint}") from None
+        hint = f", {beside}: with --weights and without --config-file it is taken" if config_file and beside else ""
+        raise UserError(f"{error}{hint}") from error
     if is_zoo_name(weights):
         say(f"note: {weights}: {seen(weights)} Not for clinical use.")
     return model, loaded.get("iteration")

@@ -81,12 +81,11 @@ class RunState:
         self._compare_solver(state["solver"])
         for key, before in state.get("data", {}).items():
             if self.data.get(key, before) != before:
+                meaning = "from here on it is another run than the interrupted one"
+                if key == "MISC.GREEDY.EMA":
+                    meaning = "the averages follow the new value, and the weights are trained as before"
                 logger.warning(
-                    "%s: found %s, but the checkpoint's run has %s: from here on it is another run"
-                    " than the interrupted one",
-                    key,
-                    self.data[key],
-                    before,
+                    "%s: found %s, but the checkpoint's run has %s: %s", key, self.data[key], before, meaning
                 )
         if state.get("lr_factors", []) != self.lr_factors:
             logger.warning(

@@ -15,7 +15,9 @@ from meddlr.utils import env
 from meddlr.utils.logger import setup_logger
 
 from meddlr_greedy.config.safe_yaml import read_yaml
+from meddlr_greedy.config.schema import is_greedy
 from meddlr_greedy.config.shipped import find_config
+from meddlr_greedy.config.wrappers import name_inside
 from meddlr_greedy.console import show_messages
 from meddlr_greedy.data.catalog import is_cine
 from meddlr_greedy.engine.checkpoint import LAST_CHECKPOINT, GreedyCheckpointer
@@ -75,16 +77,14 @@ def check_axes(cfg: CfgNode, *splits: str) -> None:
     Raises:
         UserError: A data set does not fit the network, or cannot be used.
     """
-    network = inner_class(cfg)
-    if network is None:  # monai's networks are not registered
-        return
-    takes_cine = traits_of(network).is_cine
+    takes_cine = traits_of(inner_class(cfg)).is_cine
     for split in splits:
         for name in cfg.DATASETS[split]:
             if is_cine(name, dict(cfg.DATALOADER.DATA_KEYS) or None) != takes_cine:
                 takes, is_of = ("cine", "2D") if takes_cine else ("2D", "cine")
+                network = cfg.MISC.GREEDY.META_ARCHITECTURE if is_greedy(cfg) else name_inside(cfg)
                 raise UserError(
-                    f"DATASETS.{split}: '{name}' is {is_of}, but the network {network.__name__} takes {takes} data;"
+                    f"DATASETS.{split}: '{name}' is {is_of}, but the network {network} takes {takes} data;"
                     " use a config or weights for the data, or data for the network"
                 )
 

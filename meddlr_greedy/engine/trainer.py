@@ -75,7 +75,8 @@ class GreedyTrainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode):
         check_writers(cfg)
-        check_axes(cfg, "TRAIN", "VAL")
+        check_axes(cfg, "TRAIN", "VAL" if cfg.DATASETS.VAL else "TEST")
+        self._counts_iterations = cfg.TIME_SCALE == "iter"
         super().__init__(self._in_iterations(cfg))
         self.model = _unwrapped(self.model)
         self.step = self.build_step()
@@ -164,7 +165,8 @@ class GreedyTrainer(DefaultTrainer):
     def build_hooks(self) -> list:
         """The hooks in the order in which they run; :meth:`train` adds the two that write last."""
         cfg = self.cfg
-        if cfg.TEST.EVAL_PERIOD and self.max_iter > _MANY_EVALUATIONS * cfg.TEST.EVAL_PERIOD and self.is_io_rank:
+        is_often = 0 < _MANY_EVALUATIONS * cfg.TEST.EVAL_PERIOD < self.max_iter
+        if is_often and self._counts_iterations and self.is_io_rank:
             logger.warning(
                 "TEST.EVAL_PERIOD: every %d iterations, so the network is validated %d times in this training; a"
                 " larger one leaves more time to train (meddlr's default is 1)",

@@ -104,8 +104,7 @@ class Comparison:
             table_format: A name of a format of ``tabulate``.
         """
         first, *others = (run.label for run in self.runs)
-        printed = [metric for _, metric in _printed_metrics(self.is_cine)]
-        has_p = self.statistics[self.statistics["metric"].isin(printed) & np.isfinite(self.statistics["p_value"])]
+        has_p = self._printed()[np.isfinite(self._printed()["p_value"])]
         tested = [other for other in others if other in set(has_p["method"])]
         headers = [self.dataset, "n", ZERO_FILLED, first, *others]
         headers += [f"{other} - {first}" for other in others] + [f"p ({other})" for other in tested]
@@ -124,15 +123,19 @@ class Comparison:
         over = f"Cells: {SPREAD.format(f'the n {self.unit}s that all runs share')}.{self._test()}"
         return "\n\n".join([table, over, *(f"note: {text}" for text in self._notes())])
 
+    def _printed(self) -> pd.DataFrame:
+        """The statistics of the metrics that are printed."""
+        return self.statistics[self.statistics["metric"].isin([name for _, name in _printed_metrics(self.is_cine)])]
+
     def _test(self) -> str:
         """What p is, where there is any."""
-        if not np.isfinite(self.statistics["p_value"]).any():
+        if not np.isfinite(self._printed()["p_value"]).any():
             return ""
         return f" p: two-sided Wilcoxon signed-rank test against {self.runs[0].label}."
 
     def _notes(self) -> List[str]:
         """The notes; before them, once for all metrics, why some have no p."""
-        reasons = [reason for reason in self.statistics["note"].unique() if reason]
+        reasons = [reason for reason in self._printed()["note"].unique() if reason]
         return [*(f"There is no p-value (paired test) where {reason}." for reason in reasons), *self.notes]
 
     def draw(self, folder: Path, names: UniqueNames, page: Page) -> List[Path]:
@@ -169,10 +172,14 @@ class Comparison:
 
     def show_values(self, page: Page) -> None:
         """Adds the values of all methods, how k-space was sampled, and the notes to a report."""
-        sampled = dict.fromkeys(run.sampled(self.dataset) for run in self.runs)
-        page.about += [f"{self.dataset}: {text}" for text in sampled if text]
+        sampled = {run.label: run.sampled(self.dataset) for run in self.runs}
+        if len(set(sampled.values())) == 1:
+            page.about += [f"{self.dataset}: {text}" for text in set(sampled.values()) if text]
+        else:
+            page.about += [f"{self.dataset}, {label}: {text}" for label, text in sampled.items() if text]
         page.unit = self.unit
-        page.legend = legend(self.unit) + self._test()
+        if not page.legend or self._test():  # comparisons share the page
+            page.legend = legend(self.unit) + self._test()
         levels = self.values.index.names[1:]
         over_all = all_of(len(self.values.index.droplevel("metric").unique()), self.unit)
         for method, rows in self.statistics.groupby("method", sort=False):

@@ -43,19 +43,20 @@ def acceleration(mask: torch.Tensor) -> float:
 
     Args:
         mask: Shape (H, W, T, 1) of cine or (H, W, 1) of 2D; not zero where sampled. Of cine a line counts as a whole,
-            so that a partial echo does not count.
+            so that a partial echo does not count, unless nothing else is missing.
     """
     sampled = mask[..., 0] != 0
-    if sampled.ndim == 3:
+    if sampled.ndim == 3 and not sampled.any(dim=0).all():
         sampled = sampled.any(dim=0)
     return sampled.numel() / max(int(sampled.sum()), 1)
 
 
 def sampling_in_words(accelerations: Sequence[float]) -> str:
     """How k-space was sampled, by the R of each slice: "undersampled, R = 7.9 to 8.1", or "fully sampled"."""
-    lowest, highest = (f"{found:.1f}" for found in (min(accelerations), max(accelerations)))
-    if highest == "1.0":
+    if max(accelerations) == 1:
         return FULLY_SAMPLED
+    digits = 1 if max(accelerations) >= 1.1 else 3
+    lowest, highest = (f"{found:.{digits}f}" for found in (min(accelerations), max(accelerations)))
     return f"undersampled, R = {lowest}" + (f" to {highest}" if lowest != highest else "")
 
 

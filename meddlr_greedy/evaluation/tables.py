@@ -245,8 +245,8 @@ def _legend(table: pd.DataFrame, is_cine: bool) -> str:
     if over_scans.any():
         parts.append(f"per scan: over {counted(table['scan'].nunique(), 'scan')}")
     if over_slices.any():
-        num_slices = counted(table.loc[over_slices, "image"].nunique(), "slice")
-        parts.append(f"x-t profile and temporal std: over {num_slices}")
+        of_heart = counted(table.loc[over_slices, "image"].nunique(), "slice")
+        parts.append(f"heart: over those that show it; x-t profile and temporal std: over {of_heart}")
     return f"Cells: {'; '.join(parts)}. Those over subjects are in report.html."
 
 

@@ -83,8 +83,12 @@ def _say_what_is_next(cfg: Any) -> None:
         logger.info("Next, reconstruct with it: meddlr-greedy reconstruct %s SCAN.h5 --output FOLDER", options)
     if cfg.MISC.GREEDY.EMA:
         best, final = (os.path.join(cfg.OUTPUT_DIR, name) for name in (BEST_AVERAGES, FINAL_AVERAGES))
-        averages = best if os.path.isfile(best) else final
-        logger.info("The moving averages of the weights: the same with --weights %s", shlex.quote(averages))
+        averages = shlex.quote(best if os.path.isfile(best) else final)
+        # A folder of its own: results of the weights stay.
+        folder = shlex.quote(f"{os.path.normpath(cfg.OUTPUT_DIR)}_ema")
+        logger.info(
+            "The moving averages of the weights: the same with --weights %s, and (eval) OUTPUT_DIR %s", averages, folder
+        )
 
 
 def _compared_data_sets(cfg: Any) -> List[str]:

@@ -109,7 +109,8 @@ def test_resumed_with_another_decay(write_config, tmp_path, capsys):
     # Begun late, they begin with the weights of the checkpoint: 9/10 of the new ones after the first update.
     before = load(run / "model_final.pth")["model"]
     printed = resumed(0.4, "6")
-    assert "MISC.GREEDY.EMA: found 0.4, but the checkpoint's run has 0.0" in printed
+    assert "MISC.GREEDY.EMA: found 0.4, but the checkpoint's run has 0.0: the averages follow" in printed
+    assert "another run" not in printed
     assert "Moving averages (MISC.GREEDY.EMA) begin with the weights that were loaded" in printed
     after = load(run / "model_final.pth")
     assert after["ema"]["updates"] == 1
@@ -137,7 +138,8 @@ def test_all_who_use_weights_take_them(write_config, make_cfg, datasets, tmp_pat
     config, run = write_config(data="beat", arch="CineUnrolledCNN"), tmp_path / "run"
     train(config, *EMA, "SOLVER.BASE_LR", "0.1", "DATASETS.TEST", "('beat_val',)")
     printed = capsys.readouterr().out
-    assert f"The moving averages of the weights: the same with --weights {run}/model_best_ema.pth" in printed
+    told = f"the same with --weights {run}/model_best_ema.pth, and (eval) OUTPUT_DIR {run}_ema"
+    assert f"The moving averages of the weights: {told}" in printed
     validated = metrics(run)[-1]
     scores = {}
     for name in ("model_final.pth", "model_final_ema.pth"):

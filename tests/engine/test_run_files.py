@@ -9,6 +9,12 @@ from meddlr_greedy.engine.run_files import config_beside, find_weights, load_net
 from meddlr_greedy.errors import UserError
 
 
+def refused(out, given):
+    with pytest.raises(UserError) as error:
+        find_weights(out, given=str(given))
+    return str(error.value)
+
+
 def test_which_weights(tmp_path):
     checkpointer = GreedyCheckpointer(torch.nn.Linear(1, 1), str(tmp_path))
     out = str(tmp_path)
@@ -34,6 +40,15 @@ def test_which_weights(tmp_path):
     assert find_weights(out, given=start) == start
 
 
+def test_a_wrong_path_names_the_weights_that_are_there(tmp_path):
+    checkpointer = GreedyCheckpointer(torch.nn.Linear(1, 1), str(tmp_path))
+    assert refused("", tmp_path / "no_folder" / "gone.pth").endswith("gone.pth'")
+    for name in ("model_best", "model_best_ema", "model_final", "model_final_ema", "a", "b"):
+        checkpointer.save(name, tag=False)
+    listed = refused("", tmp_path / "gone.pth").split("holds ")[1]
+    assert listed == "b.pth, model_best_ema.pth, model_final.pth, model_final_ema.pth, model_best.pth"
+
+
 def test_config_beside_the_weights(write_config, tmp_path):
     config = write_config()
     folder = tmp_path / "moved"
@@ -50,17 +65,18 @@ def test_config_beside_the_weights(write_config, tmp_path):
     assert load_run_config(str(beside), weights).OUTPUT_DIR == str(tmp_path / "run")  # given: taken as it is
 
 
-@pytest.mark.parametrize("has_config", [True, False])
-def test_weights_of_another_network_name_the_config_to_use(write_config, tmp_path, has_config):
+@pytest.mark.parametrize("has_config, given", [(True, True), (True, False), (False, True)])
+def test_weights_of_another_network_name_the_config_to_use(write_config, tmp_path, has_config, given):
     folder = tmp_path / "of_another"
     folder.mkdir()
     weights = str(folder / "model_best.pth")
     torch.save({"model": {"other": torch.zeros(1)}}, weights)
     if has_config:
         (folder / "config.yaml").touch()
-    hint = f", {folder}/config.yaml, which is taken where no --config-file is given" if has_config else ""
+    taken = f", {folder}/config.yaml: with --weights and without --config-file it is taken"
+    hint = taken if has_config and given else ""
     with pytest.raises(UserError, match=f"use the config that the checkpoint was trained with{hint}$"):
-        load_network(load_config(str(write_config())), weights)
+        load_network(load_config(str(write_config())), weights, "given.yaml" if given else "")
 
 
 def test_no_config_is_one_line_that_says_what_to_give(tmp_path):

@@ -29,6 +29,9 @@ def test_acceleration():
     partial = lines(1, 2)
     partial[:2] = 0
     assert acceleration(partial) == 4, "a partial echo does not count"
+    echo = lines(*range(8))
+    echo[:2] = 0
+    assert acceleration(echo) == 1.5, "where it alone is missing, it counts"
     points = torch.zeros(6, 8, 1)
     points[::2, ::4] = 1
     assert acceleration(points) == 8
@@ -41,6 +44,7 @@ def test_acceleration():
         ([4.2, 3.9, 4.0], "undersampled, R = 3.9 to 4.2"),
         ([1.0, 1.0], "fully sampled"),
         ([1.0, 2.0], "undersampled, R = 1.0 to 2.0"),
+        ([1.0, 1.02], "undersampled, R = 1.000 to 1.020"),
     ],
 )
 def test_sampling_in_words(found, words):

@@ -118,6 +118,8 @@ class Pooled(nn.Module):
         (nn.BatchNorm2d(2), "the whole image"),
         (nn.Conv2d(2, 2, 3, padding=(1, 64), dilation=(1, 64)), "more than 61 pixels"),
         (nn.Conv2d(2, 2, 3, padding=100, dilation=100), "more than 61 pixels"),
+        (nn.Conv2d(2, 2, 3, padding=(150, 1), dilation=(150, 1)), "more than 61 pixels"),
+        (nn.Sequential(*(nn.Conv2d(2, 2, 3, padding=60, dilation=60) for _ in range(3))), "more than 61 pixels"),
         (Pooled(), "depends on the position"),
         (Placed(), "another image"),
         (Gated(), "another image"),

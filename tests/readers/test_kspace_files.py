@@ -123,7 +123,10 @@ WRONG = [
         "three.h5: kspace has shape (2, 64, 48); allowed are (S, H, W, T, C) for cine and (S, H, W, C) for 2D",
     ),
     ("half.h5", "half.h5: slice 0: mask holds values other than 0 and 1"),
-    ("fastmri.h5", "fastmri.h5: found ismrmrd_header in it; 'prepare fastmri' reads such files"),
+    (
+        "fastmri.h5",
+        "fastmri.h5: found ismrmrd_header in it, allowed kspace without a header of fastMRI; 'prepare fastmri' reads",
+    ),
     ("empty.h5", "empty.h5: no dataset 'kspace' in it; found: nothing"),
 ]
 

@@ -18,7 +18,8 @@ def files(heart, tmp_path_factory):
     with h5py.File(folder / "maps.h5", "w") as file:
         file["kspace"] = np.ones((1, 8, 8, 2, 2), np.complex64)
     with h5py.File(folder / "none.h5", "w") as file:
-        file["header"] = file["ismrmrd_header"] = "of nothing"
+        file["ismrmrd_header"] = "of nothing"
+        file.create_group("kspace")
     (folder / "text.h5").write_text("no HDF5")
     return folder
 
@@ -31,6 +32,7 @@ def files(heart, tmp_path_factory):
         ("fastmri", "maps"),
         ("ismrmrd", "images"),
         ("ismrmrd", "fastmri"),
+        ("ismrmrd", "maps"),
         ("maps", "images"),
         ("maps", "ismrmrd"),
         ("maps", "fastmri"),

@@ -12,6 +12,7 @@ from typing import Any, Dict, Hashable, Iterator, List, Optional, Tuple
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import _disable_current_modes
 
 from meddlr_greedy.errors import UserError
@@ -26,6 +27,7 @@ __all__ = ["reach_of"]
 _SIZES = (24, 64, 128)
 # Where its pixel is, beside the middle. What depends on the position (poolings, strides) shows in four of them.
 _OFFSETS = ((0, 0), (1, 1), (2, 3), (3, 2))
+_FURTHEST = _SIZES[-1] // 2 - max(map(max, _OFFSETS))  # that is seen of a pixel
 # Rows or columns of an image that is long along one axis: dilated convolutions leave out what is near.
 _LONG = 256
 _KEY = "MISC.GREEDY.TILE"
@@ -91,6 +93,8 @@ def _tried(regularizer: nn.Module, channels: int, num_frames: Optional[int]) -> 
     name = type(regularizer).__name__
     with _disable_current_modes(), torch.no_grad(), torch.random.fork_rng(devices=[]), _plain_convolutions():
         tried = _copied(regularizer)
+        if _widest(tried) > _FURTHEST:  # all of it but its middle may lie beyond the images that are tried
+            raise _too_far(name)
         _check_deterministic(tried, name, _image(channels, num_frames, _SIZES[0], _SIZES[0]))
         for size in _SIZES:
             image = _image(channels, num_frames, size, size)
@@ -108,10 +112,21 @@ def _tried(regularizer: nn.Module, channels: int, num_frames: Optional[int]) -> 
             reach = Reach((max(rows), max(columns)), (bool(reached[-1].any()), bool(reached[:, -1].any())))
             _check_tiles(tried, name, image[..., : size - 1, : size - 3], reach)
             return reach
-    raise UserError(
-        f"{_KEY}: the regularizer {name} sees more than {_SIZES[-1] // 2 - max(map(max, _OFFSETS))} pixels to each side"
-        f" (a normalization sees the whole image); leave {_KEY} out"
+    raise _too_far(name)
+
+
+def _too_far(name: str) -> UserError:
+    return UserError(
+        f"{_KEY}: the regularizer {name} sees more than {_FURTHEST} pixels to each side (a normalization sees the whole"
+        f" image); leave {_KEY} out"
     )
+
+
+def _widest(regularizer: nn.Module) -> int:
+    """How far a single convolution of it sees, along readout and phase encode."""
+    convolutions = [part for part in regularizer.modules() if isinstance(part, _ConvNd)]
+    along = [zip(part.dilation[-2:], part.kernel_size[-2:]) for part in convolutions]
+    return max((dilation * (size - 1) // 2 for axes in along for dilation, size in axes), default=0)
 
 
 def _copied(regularizer: nn.Module) -> nn.Module:

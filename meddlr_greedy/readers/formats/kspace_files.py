@@ -11,7 +11,7 @@ from meddlr_greedy.hdf5 import reading_hdf5
 from meddlr_greedy.limits import check_memory
 from meddlr_greedy.ops.axes import CINE_AXES
 from meddlr_greedy.readers.formats.sampled import not_zero
-from meddlr_greedy.readers.formats.suited import FASTMRI_HEADER, suited_command
+from meddlr_greedy.readers.formats.suited import FASTMRI_HEADER, is_ismrmrd_group, suited_command
 from meddlr_greedy.readers.raw_scan import RawScan, RawSlice, stem
 
 __all__ = ["open_scan"]
@@ -57,7 +57,12 @@ def open_scan(path: Path, undersampled: bool) -> RawScan:
 def _refuse_other_formats(path: Path) -> None:
     with reading_hdf5(path) as file:
         if FASTMRI_HEADER in file:
-            raise UserError(f"{path}: found {FASTMRI_HEADER} in it{suited_command(file)}")
+            raise UserError(
+                f"{path}: found {FASTMRI_HEADER} in it, allowed kspace without a header of fastMRI"
+                f"{suited_command(file)}"
+            )
+        if any(is_ismrmrd_group(file, name) for name in file):
+            raise UserError(f"{path}: found an ISMRMRD group in it, allowed kspace{suited_command(file)}")
 
 
 def _is_full(path: Path, header: ScanHeader) -> bool:

@@ -20,11 +20,12 @@ def is_ismrmrd_group(file: h5py.File, name: str) -> bool:
 
 def suited_command(file: h5py.File) -> str:
     """``"; 'prepare fastmri' reads such files"``, or an empty string where no sub-command does."""
-    if {"kspace", FASTMRI_HEADER} <= {*file}:
+    has_kspace, has_header = (isinstance(file.get(name), h5py.Dataset) for name in ("kspace", FASTMRI_HEADER))
+    if has_kspace and has_header:
         command = "fastmri"
     elif any(is_ismrmrd_group(file, name) for name in file):
         command = "ismrmrd"
-    elif "kspace" in file:
+    elif has_kspace:
         command = "maps"
     else:
         return ""
@@ -33,6 +34,8 @@ def suited_command(file: h5py.File) -> str:
 
 def suited_command_of(path: Path) -> str:
     """:func:`suited_command` of a file that may be none of HDF5."""
+    if not h5py.is_hdf5(path):
+        return ""
     try:
         with reading_hdf5(path) as file:
             return suited_command(file)

@@ -23,7 +23,7 @@ from meddlr_greedy import prepare
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import datasets_root, register_datasets
-from meddlr_greedy.errors import exit_with_one_line
+from meddlr_greedy.errors import check, exit_with_one_line
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.step_memory import plan_step
 from projects.cine.paths import CONFIGS, RESULTS_PAGE
@@ -104,7 +104,7 @@ def table(study: Dict[str, Any]) -> str:
     """The result as Markdown."""
     note = (
         f"Zero-filled: {study['zero_filled']:.2f} dB. {study['iterations']} iterations, seeds"
-        f" {', '.join(map(str, study['seeds']))}, one thread; peak: planned, of a training step, backpropagation /"
+        f" {', '.join(map(str, study['seeds']))}; peak: planned, of a training step, backpropagation /"
         f" modules; {versions_as_text(study['versions'])}."
     )
     return "\n".join([*_rows(study), "", note])
@@ -126,6 +126,8 @@ def build_parser() -> CommandParser:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command ``python -m projects.cine.studies.wrapped``."""
     args = build_parser().parse_args(argv)
+    check(args.seeds >= 1, "--seeds", args.seeds, "1 or more")
+    check(args.modules >= 2, "--modules", args.modules, "2 or more")
     check_page(args.page, _NAME)
     prepare_data()
     register_datasets()
