@@ -115,7 +115,10 @@ def find_files(
             files = [p for p in sorted(given.rglob("*")) if p.name.lower().endswith(suffixes) and p.is_file()]
             files = [path for path in files if skip is None or not skip(path)]
             if not files:
-                raise UserError(f"{given}: found no {', '.join(suffixes)} file in this folder")
+                raise UserError(
+                    f"{given}: found no {', '.join(suffixes)} file in this folder; for images, DICOM among them, use"
+                    " 'prepare images'"
+                )
             found.update(dict.fromkeys(files))
         elif given.is_file():
             found[given] = None

@@ -75,8 +75,9 @@ class Reconstructor:
         """
         if self._takes_cine != scan.is_cine:
             raise UserError(
-                f"{scan.path}: kspace has {len(scan.shape)} axes {scan.shape}, but {type(self._network).__name__}"
-                f" (MODEL.META_ARCHITECTURE) takes {'cine, 5 axes' if self._takes_cine else '2D, 4 axes'}"
+                f"{scan.path}: kspace has {len(scan.shape)} axes {scan.shape}, but the network"
+                f" {type(self._network).__name__} takes {'cine, 5 axes' if self._takes_cine else '2D, 4 axes'}; use the"
+                " weights of a network for the scan"
             )
         num_maps = getattr(self._network, "num_emaps", scan.num_maps)
         if num_maps != scan.num_maps:

@@ -95,6 +95,7 @@ NETWORKS = {
             "It was trained on 14 slices of one animal. Slices held out are not subjects held out, so the figures say"
             " nothing of another animal or of a person. K-space was simulated from magnitude images that a scanner had"
             " interpolated: real coils, real phase, arrhythmia, breathing, pathology and other scanners were not tried."
+            " It takes series of more than 10 cardiac phases."
         ),
         dataset="pig",
         prepare=STUDIES["8x"].prepare,

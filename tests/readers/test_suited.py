@@ -43,6 +43,18 @@ def test_the_line_names_the_sub_command(name, asked, files, tmp_path, capsys):
     expect_prepare_error(f"{asked} {{dir}}/{name}.h5 --split 1 0 0", words, files, tmp_path, capsys)
 
 
+def test_a_folder_of_other_files_names_the_sub_command_too(files, tmp_path, capsys):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (files / "fastmri.h5").rename(folder / "a.h5")
+    words = "or MAT file in this folder; 'prepare fastmri' reads such files"
+    expect_prepare_error("images {dir} --split 1 0 0", words, folder, tmp_path, capsys)
+    (folder / "a.h5").rename(files / "fastmri.h5")
+    (folder / "a.dcm").touch()
+    words = "found no .h5 file in this folder; for images, DICOM among them, use 'prepare images'"
+    expect_prepare_error("fastmri {dir} --split 1 0 0", words, folder, tmp_path, capsys)
+
+
 @pytest.mark.parametrize("name", ["none", "text"])
 def test_a_file_that_none_reads_gets_no_hint(name, files):
     assert suited_command_of(files / f"{name}.h5") == ""

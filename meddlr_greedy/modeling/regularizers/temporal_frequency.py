@@ -30,7 +30,7 @@ def fourier_basis(num_frames: int, num_frequencies: int, device: Optional[torch.
     if num_frames <= 2 * num_frequencies:
         raise UserError(
             f"MODEL.UNROLLED.BLOCK_ARCHITECTURE: 'TemporalFrequencyResNet' needs more than {2 * num_frequencies}"
-            f" cardiac phases, but the data has {num_frames} frames only"
+            f" cardiac phases, but the data has {num_frames} frames only; take another network, or other weights"
         )
     angle = 2 * math.pi * torch.arange(num_frames, device=device) / num_frames
     rows = [torch.full((num_frames,), 1 / math.sqrt(num_frames), device=device)]

@@ -34,7 +34,8 @@ def find_series(inputs: Sequence[str]) -> List[Path]:
             series = scan_paths(given)
         if not series:
             kinds = "found no DICOM, NIfTI, npy, npz or MAT file in this folder"
-            raise UserError(f"{given}: {kinds if given.exists() else 'no such file or folder'}")
+            hint = "".join(map(suited_command_of, sorted(given.glob("*.h5"))[:1]))
+            raise UserError(f"{given}: {kinds + hint if given.exists() else 'no such file or folder'}")
         found.update(dict.fromkeys(series))
     return list(found)
 
