@@ -96,11 +96,16 @@ class DatasetReport:
             self.files["images"] = folder / f"{stem}_images.h5"
             write_slices(self.files["images"], self.slices)
 
+    @property
+    def _labels(self) -> Dict[str, str]:
+        """What a method is called, in pictures as in tables."""
+        return {**LABELS, "reconstruction": self.label}
+
     def draw(self, folder: Path) -> None:
         """Draws the slices that were kept for it; a picture that cannot be drawn is told of."""
         for kept in self.slices:
-            recons = {label: kept.images[method] for method, label in LABELS.items()}
-            self.figures += draw_slice(recons, kept, self.name, self._scores(kept, LABELS), folder, self.names)
+            recons = {label: kept.images[method] for method, label in self._labels.items()}
+            self.figures += draw_slice(recons, kept, self.name, self._scores(kept, self._labels), folder, self.names)
 
     def show(self, page: Page) -> None:
         """Adds the kept slices, the values of the subjects and the notes to a page; after :meth:`write`."""
@@ -111,7 +116,7 @@ class DatasetReport:
                 f"{len(self.slices)} of {self.num_slices} slices of {self.name} are shown (--num-figures); the table"
                 " has all."
             )
-        labels = {**LABELS, "reconstruction": self.label}
+        labels = self._labels
         for kept in self.slices:
             recons = {label: kept.images[method] for method, label in labels.items()}
             place = (self.name, kept.scan, kept.slice_id)

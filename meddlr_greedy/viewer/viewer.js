@@ -8,17 +8,18 @@ const FRAME_MS = 50; // where the time between frames is not known
 const FASTEST_MS = 16;
 const SPEEDS = [0.1, 0.25, 0.5, 1, 2];
 const GAINS = [1, 2, 5, 10, 20];
+// Key, what it does, and the class of what only movies have.
 const KEYS = [
-  ["Space", "play, pause"],
-  ["\u2190 \u2192", "frame"],
+  ["Space", "play, pause", "movie"],
+  ["\u2190 \u2192", "frame", "movie"],
   ["\u2191 \u2193", "slice"],
   ["s", "next scan"],
   ["[ ]", "window"],
   ["- +", "level"],
   ["r", "reset"],
   ["e", "error"],
-  ["p", "profile along row, column"],
-  [", .", "profile line"],
+  ["p", "profile along row, column", "movie"],
+  [", .", "profile line", "movie"],
   ["i", "smooth, pixels"],
 ];
 
@@ -367,8 +368,8 @@ function start() {
   listen("gain", "change", drawFrame);
   listen("axis", "change", (axis) => axis !== state.axis && turnLine());
   document.addEventListener("keydown", pressed);
-  for (const [key, meaning] of KEYS) {
-    const entry = element("span");
+  for (const [key, meaning, kind] of KEYS) {
+    const entry = element("span", "", kind ? { class: kind } : {});
     entry.append(element("kbd", key), ` ${meaning}`);
     byId("keys").append(entry);
   }

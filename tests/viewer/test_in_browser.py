@@ -305,6 +305,8 @@ def test_2d_images_and_scans_without_target(driver, tmp_path):
     load(driver, page_of(shown(images, pixel_spacing_mm=(1.0, 2.0))), tmp_path / "report.html")
     assert_shows(driver, images, 0)
     assert driver.find_element("id", "hint").text == "Drag in an image: window and level."
+    keys = driver.find_element("id", "keys").text
+    assert "slice" in keys and "play" not in keys and "frame" not in keys and "profile" not in keys
     for selector in (".movie", ".compared", ".line", ".view.profile", ".view.error"):
         assert not any(e.is_displayed() for e in driver.find_elements("css selector", selector)), selector
     size = driver.find_element("css selector", ".view.image").size
