@@ -55,7 +55,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     # What needs torch, whose import takes seconds, is imported once the arguments are known to be right.
     from meddlr_greedy.data.catalog import check_dataset_names, register_datasets
     from meddlr_greedy.engine.run_files import find_weights, load_network, load_run_config
-    from meddlr_greedy.engine.setup import check_axes, check_device, output_dir, setup_run
+    from meddlr_greedy.engine.setup import check_axes, output_dir, setup_run
     from meddlr_greedy.evaluation.run import evaluate_test_sets, make_results_folder, run_info
     from meddlr_greedy.modeling.contract import check_keys_of_network
 
@@ -69,7 +69,6 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     check_axes(cfg, "TEST")
     # Before folders are made: a misspelled one stays absent.
     weights = find_weights(output_dir(cfg), given, fallback=cfg.MODEL.WEIGHTS, last=args.resume)
-    check_device(cfg)
     folder = make_results_folder(output_dir(cfg))
     args.resume = True  # so that setup_run takes the seed, which decides the masks, of the training run
     cfg = setup_run(cfg, args, trains=False)

@@ -16,12 +16,12 @@ import torch
 from meddlr_greedy.data.leaks import Identity
 from meddlr_greedy.data.loader import SeededDataset
 from meddlr_greedy.data.seeding import EVAL_EPOCH
-from meddlr_greedy.engine import trainer as trainer_module
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.jobs.failure import PeerLostError
 from meddlr_greedy.modeling.greedy.modules import UnrolledModules
 from meddlr_greedy.modeling.losses import LeanLossComputer
+from meddlr_greedy.parallel import training as training_module
 from meddlr_greedy.train_net import main as train_main
 from tests.helpers import jobs
 from tests.helpers.errors import expect_error, without_progress
@@ -138,7 +138,7 @@ def test_what_is_next_gives_a_config_that_names_packages(write_config, tmp_path,
 
 @pytest.mark.parametrize("period,told", [(1, 1), (2, 0), (0, 0)])
 def test_a_training_that_validates_all_the_time_is_told_of(write_config, capsys, monkeypatch, period, told):
-    monkeypatch.setattr(trainer_module, "_MANY_EVALUATIONS", 4)
+    monkeypatch.setattr(training_module, "_MANY_VALIDATIONS", 4)
     train(write_config(), "TEST.EVAL_PERIOD", str(period))
     words = "TEST.EVAL_PERIOD: every 1 iterations, so the network is validated 5 times"
     assert capsys.readouterr().out.count(words) == told

@@ -42,6 +42,7 @@ class RunState:
         self.data = fingerprint(cfg, dataset)
         self.solver = {key: _storable(cfg.SOLVER[key]) for key in self._FIXED + self._KEPT}
         self.lr_factors = list(cfg.MISC.GREEDY.LR_FACTORS)
+        self.ema = cfg.MISC.GREEDY.EMA
         self._loaded: Dict[str, Any] = {}
 
     def state_dict(self) -> Dict[str, Any]:
@@ -52,6 +53,7 @@ class RunState:
             "seed": self.seed,
             "solver": self.solver,
             "lr_factors": self.lr_factors,
+            "ema": self.ema,
             "data": self.data,
             "threads": torch.get_num_threads(),
             "torch_rng": torch.get_rng_state(),
@@ -81,12 +83,20 @@ class RunState:
         self._compare_solver(state["solver"])
         for key, before in state.get("data", {}).items():
             if self.data.get(key, before) != before:
-                meaning = "from here on it is another run than the interrupted one"
-                if key == "MISC.GREEDY.EMA":
-                    meaning = "the averages follow the new value, and the weights are trained as before"
                 logger.warning(
-                    "%s: found %s, but the checkpoint's run has %s: %s", key, self.data[key], before, meaning
+                    "%s: found %s, but the checkpoint's run has %s: from here on it is another run"
+                    " than the interrupted one",
+                    key,
+                    self.data[key],
+                    before,
                 )
+        if state.get("ema", self.ema) != self.ema:
+            logger.warning(
+                "MISC.GREEDY.EMA: found %s, but the checkpoint's run has %s: the averages follow the new value, and the"
+                " weights are trained as before",
+                self.ema,
+                state["ema"],
+            )
         if state.get("lr_factors", []) != self.lr_factors:
             logger.warning(
                 "MISC.GREEDY.LR_FACTORS: found %s, but the learning rates continue as in the checkpoint's run (%s)",

@@ -15,9 +15,7 @@ from meddlr.utils import env
 from meddlr.utils.logger import setup_logger
 
 from meddlr_greedy.config.safe_yaml import read_yaml
-from meddlr_greedy.config.schema import is_greedy
 from meddlr_greedy.config.shipped import find_config
-from meddlr_greedy.config.wrappers import name_inside
 from meddlr_greedy.console import show_messages
 from meddlr_greedy.data.catalog import is_cine
 from meddlr_greedy.engine.checkpoint import LAST_CHECKPOINT, GreedyCheckpointer
@@ -27,7 +25,7 @@ from meddlr_greedy.errors import UserError, log_causes
 from meddlr_greedy.files import writing, written_atomically
 from meddlr_greedy.jobs.job import Job
 from meddlr_greedy.locks import LOG_FILE, lock_until_end
-from meddlr_greedy.modeling.contract import inner_class, traits_of
+from meddlr_greedy.modeling.contract import inner_class, inner_name, traits_of
 
 __all__ = ["check_axes", "check_device", "output_dir", "save_config", "setup_run"]
 
@@ -82,9 +80,8 @@ def check_axes(cfg: CfgNode, *splits: str) -> None:
         for name in cfg.DATASETS[split]:
             if is_cine(name, dict(cfg.DATALOADER.DATA_KEYS) or None) != takes_cine:
                 takes, is_of = ("cine", "2D") if takes_cine else ("2D", "cine")
-                network = cfg.MISC.GREEDY.META_ARCHITECTURE if is_greedy(cfg) else name_inside(cfg)
                 raise UserError(
-                    f"DATASETS.{split}: '{name}' is {is_of}, but the network {network} takes {takes} data;"
+                    f"DATASETS.{split}: '{name}' is {is_of}, but the network {inner_name(cfg)} takes {takes} data;"
                     " use a config or weights for the data, or data for the network"
                 )
 

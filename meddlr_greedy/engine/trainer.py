@@ -55,8 +55,6 @@ __all__ = ["GreedyTrainer"]
 
 logger = logging.getLogger(__name__)
 
-_MANY_EVALUATIONS = 200  # in a training; more are a period that was not thought of
-
 
 @TRAINER_REGISTRY.register()
 class GreedyTrainer(DefaultTrainer):
@@ -76,7 +74,6 @@ class GreedyTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         check_writers(cfg)
         check_axes(cfg, "TRAIN", "VAL" if cfg.DATASETS.VAL else "TEST")
-        self._counts_iterations = cfg.TIME_SCALE == "iter"
         super().__init__(self._in_iterations(cfg))
         self.model = _unwrapped(self.model)
         self.step = self.build_step()
@@ -165,14 +162,6 @@ class GreedyTrainer(DefaultTrainer):
     def build_hooks(self) -> list:
         """The hooks in the order in which they run; :meth:`train` adds the two that write last."""
         cfg = self.cfg
-        is_often = 0 < _MANY_EVALUATIONS * cfg.TEST.EVAL_PERIOD < self.max_iter
-        if is_often and self._counts_iterations and self.is_io_rank:
-            logger.warning(
-                "TEST.EVAL_PERIOD: every %d iterations, so the network is validated %d times in this training; a"
-                " larger one leaves more time to train (meddlr's default is 1)",
-                cfg.TEST.EVAL_PERIOD,
-                self.max_iter // cfg.TEST.EVAL_PERIOD,
-            )
         self.checkpoint_writer = CheckpointWriter(cfg.SOLVER.CHECKPOINT_PERIOD, cfg.MISC.GREEDY.RUN.KEEP_CHECKPOINTS)
 
         return [

@@ -31,6 +31,7 @@ __all__ = [
     "check_keys_of_network",
     "forward_of",
     "inner_class",
+    "inner_name",
     "inner_network",
     "is_compatible",
     "is_local",
@@ -148,10 +149,14 @@ def network_class(name: str) -> Any:
     return REPLACED.get(registered, registered)
 
 
+def inner_name(cfg: CfgNode) -> str:
+    """The registered name of the network inside of wrappers, and of ``GreedyUnrolled``."""
+    return GreedyConfig.from_cfg(cfg).META_ARCHITECTURE if is_greedy(cfg) else name_inside(cfg)
+
+
 def inner_class(cfg: CfgNode) -> Any:
-    """The class of the network inside of wrappers, as it is registered; ``None`` where its name is not."""
-    name = GreedyConfig.from_cfg(cfg).META_ARCHITECTURE if is_greedy(cfg) else name_inside(cfg)
-    return dict(META_ARCH_REGISTRY).get(name)
+    """The class of that network, as it is registered; ``None`` where its name is not."""
+    return dict(META_ARCH_REGISTRY).get(inner_name(cfg))
 
 
 def inner_network(model: Any) -> Any:

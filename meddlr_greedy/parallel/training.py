@@ -26,6 +26,7 @@ from meddlr_greedy.parallel.trainer import ParallelGreedyTrainer  # registers bo
 __all__ = ["run_training"]
 
 _COMMAND = "meddlr_greedy.train_net"
+_MANY_VALIDATIONS = 200  # in a training; more are a period that was not thought of
 
 logger = logging.getLogger(_COMMAND)
 
@@ -56,7 +57,7 @@ def run_training(args: Any, arguments: Sequence[str]) -> Any:
 
 def _train(args: Any, job: Optional[Job]) -> Any:
     cfg = _load(args)
-    told = _compared_data_sets(cfg)
+    told = [*_compared_data_sets(cfg), *_frequent_validation(cfg)]
     cfg = setup_run(cfg, args, trains=True, job=job)
     with naming(f"--config-file {args.config_file}") if job is None else contextlib.nullcontext():
         trainer = trainer_class(cfg)(cfg)
@@ -93,6 +94,17 @@ def _say_what_is_next(cfg: Any) -> None:
 
 def _compared_data_sets(cfg: Any) -> List[str]:
     return check_held_out(cfg.DATASETS.TRAIN, cfg.DATASETS.VAL, cfg.DATASETS.TEST)
+
+
+def _frequent_validation(cfg: Any) -> List[str]:
+    """A line where a config in iterations validates all the time."""
+    period, iterations = cfg.TEST.EVAL_PERIOD, cfg.SOLVER.MAX_ITER
+    if cfg.TIME_SCALE != "iter" or not 0 < _MANY_VALIDATIONS * period < iterations:
+        return []
+    return [
+        f"TEST.EVAL_PERIOD: every {period} iterations, so the network is validated {iterations // period} times in this"
+        " training; a larger one leaves more time to train (meddlr's default is 1)"
+    ]
 
 
 def _check_can_be_spread(cfg: Any, num_processes: int) -> None:

@@ -99,8 +99,8 @@ class Reconstructor:
         if "postprocessing_mask" in batch:
             image = hard_data_consistency(image, batch["kspace"], batch["postprocessing_mask"], batch["maps"])
         images = (image, as_complex(outputs["zf_image"]))
-        in_units, zero_filled = (in_file_units(self._normalizer, x, batch)[0] for x in images)
-        return Reconstruction(in_units, zero_filled, acceleration(batch["mask"][0]))
+        pred, zero_filled = (in_file_units(self._normalizer, x, batch)[0] for x in images)
+        return Reconstruction(pred, zero_filled, acceleration(batch["mask"][0]))
 
     def _batch(self, scan: AcquiredScan, slice_id: int) -> Dict[str, Any]:
         if self._by_frames is not None:

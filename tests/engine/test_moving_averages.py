@@ -70,8 +70,8 @@ def test_nothing_else_depends_on_them(write_config, tmp_path):
     for file in ("model_final.pth", "model_best.pth"):
         without, with_ = load(tmp_path / "without" / file), load(tmp_path / "with" / file)
         assert "ema" not in without and with_.pop("ema")["updates"] == with_["iteration"] + 1
-        assert without["run"]["data"].pop("MISC.GREEDY.EMA") == "0.0"
-        assert with_["run"]["data"].pop("MISC.GREEDY.EMA") == "0.4"
+        assert without["run"].pop("ema") == 0.0
+        assert with_["run"].pop("ema") == 0.4
         assert_equal(without, with_)
     assert {p.name for p in (tmp_path / "with").glob("*.pth")} == {
         *(p.name for p in (tmp_path / "without").glob("*.pth")),

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -32,6 +33,13 @@ class Forked:
 
     def terminate(self):
         self._job.processes[0].terminate()
+
+
+def start_trial(command, trial, processes):
+    """Starts a command of a trial of a study as the study does, but forked from a process that has imported it."""
+    assert command[:2] == [sys.executable, "-m"]
+    processes.append(Forked(command[2], command[3:], trial.folder / "console.txt"))
+    return processes[-1]
 
 
 def call(command, argv):

@@ -2,26 +2,14 @@
 
 import json
 
-import pytest
-
 from meddlr_greedy.data.catalog import register_datasets
 from projects.cine.studies import wrapped
 from projects.cine.support import trials
-from tests.helpers.commands import Forked
+from tests.helpers.commands import start_trial
 
 
-@pytest.fixture
-def in_forks(monkeypatch):
-    """Trials are forks of this process: imports take longer than they do."""
-
-    def start(command, trial, processes):
-        processes.append(Forked(command[2], command[3:], trial.folder / "console.txt"))
-        return processes[-1]
-
-    monkeypatch.setattr(trials, "_start", start)
-
-
-def test_study_writes_its_table(in_forks, tmp_path, monkeypatch, datasets):
+def test_study_writes_its_table(tmp_path, monkeypatch, datasets):
+    monkeypatch.setattr(trials, "_start", start_trial)
     monkeypatch.setenv("MEDDLR_GREEDY_DATASETS", str(tmp_path / "data"))
     prepare = wrapped.prepare.main
     sizes = ["--subjects", "6", "--slices", "1", "--frames", "9", "--matrix", "32", "24", "--coils", "3"]

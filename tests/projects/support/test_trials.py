@@ -13,18 +13,11 @@ import yaml
 from meddlr_greedy.errors import PreemptedError, UserError
 from projects.cine.support import trials as trials_module
 from projects.cine.support.trials import Trial, ending_processes, run_trials, training_minutes
-from tests.helpers.commands import Forked
-
-
-def _start_forked(command, trial, processes):
-    """As the trials start their commands, but forked from a process that has imported them."""
-    assert command[:2] == [sys.executable, "-m"]
-    processes.append(Forked(command[2], command[3:], trial.folder / "console.txt"))
-    return processes[-1]
+from tests.helpers.commands import start_trial
 
 
 def test_real_trials(write_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(trials_module, "_start", _start_forked)
+    monkeypatch.setattr(trials_module, "_start", start_trial)
     config = write_config(data="beat", arch="CineUnrolledCNN", modules=None)
     mask = ("AUG_TRAIN.UNDERSAMPLE.NAME", "VariableDensityKtMaskFunc")  # processes know registered ones
     trials = [
