@@ -144,6 +144,12 @@ def test_a_training_that_validates_all_the_time_is_told_of(write_config, capsys,
     assert capsys.readouterr().out.count(words) == told
 
 
+def test_a_validation_in_each_epoch_is_not_told_of(write_config, capsys, monkeypatch):
+    monkeypatch.setattr(training_module, "_MANY_VALIDATIONS", 4)
+    train(write_config(), "TIME_SCALE", "epoch", "TEST.EVAL_PERIOD", "1")
+    assert "so the network is validated" not in capsys.readouterr().out
+
+
 #: Of meddlr: the build of torch, the config, data sets, evaluations, each iteration.
 CHATTER = (
     "Environment info",

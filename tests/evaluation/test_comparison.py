@@ -1,5 +1,7 @@
 """The statistics of runs side by side, by their definitions."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -68,6 +70,22 @@ def test_labels_in_order(tmp_path):
     assert [run.label for run in runs] == ["b", "a"]
     with pytest.raises(UserError, match="found 1 run"):
         load_runs([tmp_path / "a"])
+
+
+def test_data_sets_that_share_a_page(tmp_path):
+    """What p is stays on the page, where the last data set has none; of two samplings each run has its own."""
+    for name, seed in (("a", 0), ("b", 1)):
+        write_run(tmp_path / name, 0.0, SCANS, seed=seed)
+        results = tmp_path / name / RESULTS_FOLDER / RESULTS_FILE
+        content = json.loads(results.read_text())
+        content["datasets"]["d"]["sampled"] = f"By the mask of {name}."
+        results.write_text(json.dumps(content))
+    runs = load_runs([tmp_path / "a", tmp_path / "b"])
+    page = Page("x")
+    for unit in ("scan", "subject"):  # eight, and four, which are too few
+        compare_runs(runs, "d", unit).show_values(page)
+    assert "p: two-sided Wilcoxon signed-rank test against a." in page.legend
+    assert page.about[:2] == ["d, a: By the mask of a.", "d, b: By the mask of b."]
 
 
 def test_a_picture_tells_the_scores_of_its_slice(tmp_path, monkeypatch):
