@@ -37,6 +37,8 @@ __all__ = [
     "is_local",
     "local",
     "network_class",
+    "regularizes_then_solves",
+    "then_solves",
     "traits_of",
 ]
 
@@ -141,6 +143,22 @@ def local(method: _Method) -> _Method:
 def is_local(method: Callable[..., Any]) -> bool:
     """Whether a network's ``reg`` can be given a part of an image; that of meddlr's networks can."""
     return method is GeneralizedUnrolledCNN.reg or getattr(method, "is_local", False)
+
+
+def then_solves(method: _Method) -> _Method:
+    r"""Marks a network's ``step``: it regularizes an image x, and then solves data consistency around that.
+
+    That is ``reg``, and then the x* of :math:`(N + \mu) x^* = A^H y + \mu R(x)` that the network's ``solver(A, mu)``
+    finds from x, an :class:`~meddlr_greedy.ops.conjugate_gradient.ImplicitSolve`; None is solved with autograd. A method
+    that overrides it has no mark.
+    """
+    method.then_solves = True  # type: ignore[attr-defined]
+    return method
+
+
+def regularizes_then_solves(network: Any) -> bool:
+    """Whether the step of a network does nothing but that."""
+    return getattr(type(network).step, "then_solves", False)
 
 
 def network_class(name: str) -> Any:

@@ -1,7 +1,7 @@
 """What every unrolled network does with meddlr's batch before its first step."""
 
 import functools
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from meddlr.forward.mri import SenseModel
@@ -13,7 +13,7 @@ from meddlr_greedy.modeling.contract import traits_of
 from meddlr_greedy.ops.devices import to_device
 from meddlr_greedy.ops.plane_sense import PlaneSenseModel
 
-__all__ = ["MeasuredLines", "UnrolledProblem", "prepare_inputs"]
+__all__ = ["MeasuredLines", "UnrolledProblem", "ZeroFilled", "prepare_inputs"]
 
 
 class MeasuredLines(NamedTuple):
@@ -44,14 +44,37 @@ class MeasuredLines(NamedTuple):
         return cls(kspace, A, weights, unseen)
 
 
+class ZeroFilled:
+    """The zero-filled image A^H y, which can be let go of where memory is short, and is made again of k-space.
+
+    Args:
+        make: Makes the image, complex, (B, H, W, [T,] M).
+        image: The image, where there is no k-space to make it of. Then it stays.
+    """
+
+    def __init__(self, make: Optional[Callable[[], torch.Tensor]] = None, image: Optional[torch.Tensor] = None):
+        self._make, self._image = make, image
+
+    @property
+    def image(self) -> torch.Tensor:
+        """The same tensor until it is let go of."""
+        if self._image is None:
+            assert self._make is not None
+            self._image = self._make()
+        return self._image
+
+    def let_go(self) -> None:
+        """Frees the image until it is asked for again."""
+        if self._make is not None:
+            self._image = None
+
+
 class UnrolledProblem(NamedTuple):
     """What every unrolled step needs of one batch, prepared once."""
 
     inputs: Dict[str, Any]  #: the batch on the network's device, see prepare_inputs
     A: nn.Module  #: signal model
-    zf_image: torch.Tensor  #: zero-filled image A^H y, (B, H, W, [T,] M)
-    #: where the first module that runs here starts: zf_image, or what a module elsewhere made of it
-    image: torch.Tensor
+    zero_filled: ZeroFilled
     target: Optional[torch.Tensor]  #: fully sampled image, same shape
     measured: Optional[MeasuredLines]  #: what was measured on the lines held out for the loss
     dims: Tuple[int, ...]  #: shape of k-space, (B, H, W, [T,] C)
@@ -71,21 +94,31 @@ class UnrolledProblem(NamedTuple):
         inputs = prepare_inputs(network, batch, largest_part)
         A = inputs["signal_model"]  # noqa: N806
         if "zf_image" in inputs:  # by the process of the modules before, or made of k-space that is nowhere as a whole
-            zf_image, dims = inputs["zf_image"], inputs["dims"]
+            zero_filled, dims = ZeroFilled(image=inputs["zf_image"]), inputs["dims"]
         else:
             kspace = inputs["kspace"]
-            zf_image = A.zero_filled(kspace) if _runs_in_parts(A) else A(kspace, adjoint=True)
-            dims = kspace.size()
+            make = A.zero_filled if _runs_in_parts(A) else functools.partial(A, adjoint=True)
+            zero_filled, dims = ZeroFilled(functools.partial(make, kspace)), kspace.size()
         return cls(
             inputs=inputs,
             A=A,
-            zf_image=zf_image,
-            image=inputs.get("image", zf_image),
+            zero_filled=zero_filled,
             target=inputs.get("target"),
             measured=inputs.get("measured"),
             dims=tuple(dims),
             inversion_errors={},
         )
+
+    @property
+    def zf_image(self) -> torch.Tensor:
+        """The zero-filled image A^H y, complex, (B, H, W, [T,] M)."""
+        return self.zero_filled.image
+
+    @property
+    def image(self) -> torch.Tensor:
+        """Where the first module that runs here starts: the zero-filled image, or what a module elsewhere made of it."""
+        image = self.inputs.get("image")
+        return self.zf_image if image is None else image
 
     @property
     def reference(self) -> Dict[str, Any]:

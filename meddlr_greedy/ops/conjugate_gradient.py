@@ -3,14 +3,18 @@
 No step waits for the device (no host synchronization), so that a GPU never runs dry.
 """
 
-from typing import Any, Callable, Optional, Tuple, Union
+from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch.autograd.function import once_differentiable
 
-__all__ = ["conjugate_gradient", "implicit_conjugate_gradient"]
+__all__ = ["ImplicitSolve", "conjugate_gradient", "implicit_conjugate_gradient"]
 
 Operator = Callable[[torch.Tensor], torch.Tensor]
+
+# Real numbers that the CPU multiplies and adds up in one call: few enough that rounding stays small, since such a call
+# keeps a handful of running sums, and many enough that the call itself costs nothing.
+_CHUNK = 2**16
 
 
 def conjugate_gradient(
@@ -21,22 +25,24 @@ def conjugate_gradient(
     max_iter: int = 10,
     eps: Union[torch.Tensor, float] = 1e-4,
     together: bool = False,
+    spends_b: bool = False,
 ) -> torch.Tensor:
     r"""Solves :math:`(N + \mu) x = b` for each example of a batch on its own (Hestenes and Stiefel, 1952).
 
     An example whose squared residual norm falls below ``eps ** 2`` is frozen: its later updates are zero. Unlike
     :func:`meddlr.ops.opt.conjgrad`, whose stop looks at the whole batch, examples never influence each other, the
-    number of operator applications is fixed, and a zero residual divides nothing by zero. Without autograd, at most
-    five images are there at a time besides ``b``, the start and what N needs.
+    number of operator applications is fixed, and a zero residual divides nothing by zero. Where autograd is off, there
+    are four images at a time, N p among them, besides ``b``, the start and what N needs inside.
 
     Args:
-        normal_op: :math:`N = A^H A`, from and to tensors shaped like ``b``.
+        normal_op: :math:`N = A^H A`, from tensors shaped like ``b`` to new ones.
         b: Right-hand side, complex, shape (B, ...).
         x: Start, the same shape; None is zero, which saves an application of N.
         mu: Non-negative weight of the identity; a number, or one of each example, shape (B, 1, ..., 1).
         max_iter: Number of iterations.
         eps: Residual norm at which an example is frozen; a number, or one of each example, shape (B, 1, ..., 1).
         together: Whether all examples of the batch are frozen once the last of them may be, as meddlr's end.
+        spends_b: Whether the memory of ``b`` may be written to, where autograd is off: an image less.
 
     Returns:
         The solution, shape (B, ...).
@@ -47,19 +53,32 @@ def conjugate_gradient(
         zero, one = torch.zeros_like(numerator), torch.ones_like(denominator)
         return torch.where(active, numerator / torch.where(active, denominator, one), zero)
 
+    in_place = not torch.is_grad_enabled()
+
+    def memory(vector: torch.Tensor) -> Optional[torch.Tensor]:
+        """Where what replaces a vector is written."""
+        return vector if in_place else None
+
     mu = _as_weight(mu, b)
-    r = b if x is None else b - _plus(normal_op(x), mu, x)
-    p = r
+    r = b.clone() if in_place and not spends_b else b
+    if x is not None:
+        normal_x = normal_op(x)
+        normal_x = _plus(normal_x, mu, x, memory(normal_x))
+        r = _plus(r, -torch.ones_like(mu), normal_x, memory(r))
+        del normal_x
+        x = x.clone() if in_place else x
+    p = r.clone() if in_place else r
     rr = _dot(r, r)
     for _ in range(max_iter):
         active = (rr > 0) & (rr.amax() >= eps**2) if together else rr > eps**2
-        normal_p = _plus(normal_op(p), mu, p)
+        normal_p = normal_op(p)
+        normal_p = _plus(normal_p, mu, p, memory(normal_p))
         alpha = divide(rr, _dot(p, normal_p), active)
-        x = alpha * p if x is None else _plus(x, alpha, p)
-        r = _plus(r, -alpha, normal_p)
+        x = alpha * p if x is None else _plus(x, alpha, p, memory(x))
+        r = _plus(r, -alpha, normal_p, memory(r))
         del normal_p
         rr_next = _dot(r, r)
-        p = _plus(r, divide(rr_next, rr, active), p)
+        p = _plus(r, divide(rr_next, rr, active), p, memory(p))
         rr = rr_next
     return torch.zeros_like(b) if x is None else x
 
@@ -71,9 +90,11 @@ def _as_weight(mu: Union[torch.Tensor, float], b: torch.Tensor) -> torch.Tensor:
     return mu.to(b.device, b.real.dtype)
 
 
-def _plus(u: torch.Tensor, factor: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """u + factor v of complex images and a real factor, in one pass over memory."""
-    return torch.view_as_complex(torch.addcmul(torch.view_as_real(u), factor[..., None], torch.view_as_real(v)))
+def _plus(u: torch.Tensor, factor: torch.Tensor, v: torch.Tensor, out: Optional[torch.Tensor] = None) -> torch.Tensor:
+    """u + factor v of complex images and a real factor, in one pass over memory; ``out`` may be u or v."""
+    real = None if out is None else torch.view_as_real(out)
+    summed = torch.addcmul(torch.view_as_real(u), factor[..., None], torch.view_as_real(v), out=real)
+    return torch.view_as_complex(summed) if out is None else out
 
 
 def implicit_conjugate_gradient(
@@ -96,42 +117,68 @@ def implicit_conjugate_gradient(
     Arguments and result as there. The start ``x`` gets no gradient (a solution does not depend on it), and neither does
     anything inside ``normal_op``, which must be self-adjoint and without parameters to train.
     """
-    return _ImplicitSolution.apply(b, _as_weight(mu, b), normal_op, x, max_iter, eps)
+    solve = ImplicitSolve(normal_op, _as_weight(mu, b), max_iter, eps)
+    return _ImplicitSolution.apply(b, solve.mu, x, solve)
+
+
+class ImplicitSolve(NamedTuple):
+    """A solve and the one for its gradient, see :func:`implicit_conjugate_gradient`; without autograd, and in place."""
+
+    normal_op: Operator
+    mu: torch.Tensor  #: real
+    max_iter: int
+    eps: Union[torch.Tensor, float]
+
+    def relative_eps(self, b: torch.Tensor) -> torch.Tensor:
+        """The relative residual at which :meth:`solution` stops, and :meth:`adjoint`, too: a gradient has its own scale."""
+        return self.eps / _norm(b).clamp(min=torch.finfo(self.mu.dtype).tiny)
+
+    def solution(self, b: torch.Tensor, x: torch.Tensor, spends_b: bool = False) -> torch.Tensor:
+        """x* for a right-hand side and a start (B, ...)."""
+        return conjugate_gradient(self.normal_op, b, x, self.mu, self.max_iter, self.eps, spends_b=spends_b)
+
+    def adjoint(self, grad: torch.Tensor, relative_eps: torch.Tensor, spends_grad: bool = False) -> torch.Tensor:
+        """lambda for the gradient (B, ...) of x*."""
+        # Of unit norm, so that the squares of a small gradient do not underflow.
+        scale = _norm(grad).clamp(min=torch.finfo(self.mu.dtype).tiny)
+        b = torch.div(grad, scale, out=grad if spends_grad else None)
+        unscaled = conjugate_gradient(self.normal_op, b, None, self.mu, self.max_iter, relative_eps, spends_b=True)
+        return unscaled.mul_(scale)
+
+    def gradient_of_mu(self, adjoint: torch.Tensor, solution: torch.Tensor) -> torch.Tensor:
+        """Where b does not depend on it; of the shape of mu."""
+        return -_dot(adjoint, solution).sum_to_size(self.mu.shape)
 
 
 class _ImplicitSolution(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any,
-        b: torch.Tensor,
-        mu: torch.Tensor,
-        normal_op: Operator,
-        x: torch.Tensor,
-        max_iter: int,
-        eps: Union[torch.Tensor, float],
+        ctx: Any, b: torch.Tensor, mu: torch.Tensor, x: torch.Tensor, solve: ImplicitSolve
     ) -> torch.Tensor:
-        solution = conjugate_gradient(normal_op, b, x, mu, max_iter, eps)
-        # The adjoint solve stops at the same relative residual: a gradient has a scale of its own.
-        relative_eps = eps / _norm(b).clamp(min=torch.finfo(mu.dtype).tiny)
-        ctx.save_for_backward(solution, mu, relative_eps)
-        ctx.normal_op, ctx.max_iter = normal_op, max_iter
+        solution = solve.solution(b, x)
+        ctx.save_for_backward(solution, solve.relative_eps(b))
+        ctx.solve = solve
         return solution
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Tuple[Any, ...]:  # type: ignore[override]
-        solution, mu, relative_eps = ctx.saved_tensors
-        # Of unit norm, so that the squares of a small gradient do not underflow.
-        scale = _norm(grad).clamp(min=torch.finfo(mu.dtype).tiny)
-        adjoint = conjugate_gradient(ctx.normal_op, grad / scale, None, mu, ctx.max_iter, relative_eps).mul_(scale)
-        mu_grad = -_dot(adjoint, solution).sum_to_size(mu.shape) if ctx.needs_input_grad[1] else None
-        return adjoint, mu_grad, None, None, None, None
+        solution, relative_eps = ctx.saved_tensors
+        adjoint = ctx.solve.adjoint(grad, relative_eps)
+        mu_grad = ctx.solve.gradient_of_mu(adjoint, solution) if ctx.needs_input_grad[1] else None
+        return adjoint, mu_grad, None, None
 
 
 def _dot(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Real part of the inner product of each example, shape (B, 1, ..., 1)."""
-    product = torch.view_as_real(u) * torch.view_as_real(v)
-    return product.sum(dim=tuple(range(1, product.ndim))).reshape(-1, *[1] * (u.ndim - 1))
+    if u.device.type != "cpu":
+        product = torch.view_as_real(u) * torch.view_as_real(v)
+        return product.sum(dim=tuple(range(1, product.ndim))).reshape(-1, *[1] * (u.ndim - 1))
+    # No image of products is made.
+    order = sorted(range(1, u.ndim), key=u.stride, reverse=True)
+    rows = [torch.view_as_real(w.permute(0, *order)).reshape(len(w), -1).split(_CHUNK, dim=1) for w in (u, v)]
+    chunks = [torch.stack([torch.dot(*row) for row in zip(*chunk)]) for chunk in zip(*rows)]
+    return torch.stack(chunks).sum(dim=0).reshape(-1, *[1] * (u.ndim - 1))
 
 
 def _norm(u: torch.Tensor) -> torch.Tensor:

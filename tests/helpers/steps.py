@@ -7,6 +7,9 @@ from meddlr_greedy.modeling.losses import LeanLossComputer
 from tests.helpers.networks import small_config
 
 H, W, T, C = 21, 18, 5, 3
+#: Losses that are sums over pixels, and such that are not.
+LOSSES = ["l1", "mag_l1", "perp_loss", "l2", "psnr", "nrmse"]
+GENERAL_LOSSES = ["ssim_loss", "k_l1_sum", "k_l1_l2_sum_normalized", "signal_model_corr_k_l1_normalized"]
 
 
 def batch(is_cine=True, num_examples=1, num_maps=1, dtype=torch.complex128):
@@ -58,3 +61,11 @@ def assert_same(found, expected, tolerance):
             assert found[name] is None, name
         else:
             assert (found[name] - value).abs().max() <= tolerance * value.abs().max(), name
+
+
+def check_tiles(cfg, inputs, tile, tolerance=1e-12, **options):
+    """The training step in tiles gives what that of the whole image gives."""
+    expected = trained(cfg, inputs, **options)
+    cfg = cfg.clone()
+    cfg.MISC.GREEDY.TILE = list(tile)
+    assert_same(trained(cfg, inputs, **options), expected, tolerance)

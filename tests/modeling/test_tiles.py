@@ -10,7 +10,6 @@ from torch import nn
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy import reach
-from meddlr_greedy.modeling.greedy.local_gradients import _Run
 from meddlr_greedy.modeling.greedy.reach import reach_of
 from meddlr_greedy.modeling.greedy.tiled_regularizer import TiledRegularizer
 from meddlr_greedy.modeling.regularizers.current_tile import on_tile, positional_dropout
@@ -19,7 +18,7 @@ from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalRes
 from meddlr_greedy.modeling.regularizers.temporal_frequency import TemporalFrequencyResNet
 from meddlr_greedy.modeling.tiles import Ends, Reach, Span, Tile, tiles_of
 from tests.helpers.networks import held_bytes, small_config
-from tests.helpers.steps import H, T, W, assert_same, batch, config, trained
+from tests.helpers.steps import GENERAL_LOSSES, LOSSES, H, T, W, assert_same, batch, check_tiles, config, trained
 
 CINE = "CineUnrolledCNN"
 
@@ -148,32 +147,6 @@ def test_a_normalization_is_refused_in_training_alone():
 # ---- gradients
 
 
-def check(cfg, inputs, tile, tolerance=1e-12, **options):
-    expected = trained(cfg, inputs, **options)
-    cfg = cfg.clone()
-    cfg.MISC.GREEDY.TILE = list(tile)
-    assert_same(trained(cfg, inputs, **options), expected, tolerance)
-
-
-LOSSES = ["l1", "mag_l1", "perp_loss", "l2", "psnr", "nrmse"]
-GENERAL_LOSSES = ["ssim_loss", "k_l1_sum", "k_l1_l2_sum_normalized", "signal_model_corr_k_l1_normalized"]
-
-
-@pytest.fixture
-def passes(monkeypatch):
-    """How many modules ran in one pass."""
-    counted = []
-    one_pass = _Run.one_pass
-
-    def counting(self, k):
-        found = one_pass(self, k)
-        counted.append(found is not None)
-        return found
-
-    monkeypatch.setattr(_Run, "one_pass", counting)
-    return counted
-
-
 @pytest.mark.parametrize("num_maps", [1, 2])
 @pytest.mark.parametrize("name", [CINE, "GeneralizedUnrolledCNN"])
 @pytest.mark.parametrize("loss", [*LOSSES, *GENERAL_LOSSES])
@@ -181,14 +154,14 @@ def test_losses(loss, name, num_maps, passes):
     """Two examples, each with a scale and (but for means over pixels) a factor of its own."""
     cfg = config(name, loss, num_maps, NUM_MODULES=4, LOSS_WEIGHTS=[1.0, 2.0, 0.5, 3.0])
     inputs = batch(name == CINE, 2, num_maps)
-    check(cfg, inputs, (8, 7))
+    check_tiles(cfg, inputs, (8, 7))
     assert passes == [False] * 4 + [loss in LOSSES] * 4
 
 
 @pytest.mark.parametrize("tile", [(8, 7), (6, 0), (0, 5), (1, 18), (20, 17)])
 @pytest.mark.parametrize("padding", ["zeros", "circular", "phase_encode"])
 def test_tiles_and_paddings(padding, tile, passes):
-    check(config(CINE, NUM_MODULES=4, PADDING=padding), batch(), tile)
+    check_tiles(config(CINE, NUM_MODULES=4, PADDING=padding), batch(), tile)
     assert passes[4:] == [True] * 4
 
 
@@ -201,7 +174,7 @@ def test_regularizers(block, padding):
     inputs = {k: v.to(torch.complex64 if v.is_complex() else torch.float32) for k, v in batch(is_cine).items()}
     if is_cine:  # more frames than it has coefficients, and weights that are not zero
         inputs = {k: v.repeat_interleave(3, dim=3) if v.ndim == 5 else v for k, v in inputs.items()}
-    check(
+    check_tiles(
         cfg,
         inputs,
         (8, 7),
@@ -230,14 +203,16 @@ def test_regularizers(block, padding):
     ids=str,
 )
 def test_networks_and_knobs(name, greedy):
-    check(config(name, num_maps=2, **greedy), batch("Cine" in name, 2, 2), (8, 7), 1e-10 if "CG" in name else 1e-12)
+    check_tiles(
+        config(name, num_maps=2, **greedy), batch("Cine" in name, 2, 2), (8, 7), 1e-10 if "CG" in name else 1e-12
+    )
 
 
 @pytest.mark.parametrize("num_modules", [1, 2, 4])
 def test_shared_weights(num_modules):
     cfg = config(CINE, NUM_MODULES=num_modules)
     cfg.MODEL.UNROLLED.SHARE_WEIGHTS = True
-    check(cfg, batch(), (8, 7))
+    check_tiles(cfg, batch(), (8, 7))
 
 
 @pytest.mark.parametrize("fixed", ["step_sizes", "resnets", "resnets.1", "step_sizes.1", ""])
@@ -246,18 +221,18 @@ def test_frozen_parameters(fixed):
         for name, p in model.model.named_parameters():
             p.requires_grad_(not (name.startswith(fixed) if fixed else name.split(".")[1] == "1"))
 
-    check(config(CINE, NUM_MODULES=4), batch(), (8, 7), change=freeze)
+    check_tiles(config(CINE, NUM_MODULES=4), batch(), (8, 7), change=freeze)
 
 
 def test_step_sizes_that_are_not_trained():
     cfg = config(CINE, NUM_MODULES=4)
     cfg.MODEL.UNROLLED.FIX_STEP_SIZE = True
-    check(cfg, batch(), (8, 7))
+    check_tiles(cfg, batch(), (8, 7))
 
 
 @pytest.mark.parametrize("name", [CINE, "GeneralizedUnrolledCNN"])
 def test_under_meddlrs_trainer_the_last_module_takes_the_general_form(name, passes):
-    check(config(name, NUM_MODULES=4), batch(name == CINE), (8, 7), takes_last_loss=False)
+    check_tiles(config(name, NUM_MODULES=4), batch(name == CINE), (8, 7), takes_last_loss=False)
     assert passes == [False] * 3 + [True] * 3
 
 
@@ -269,7 +244,7 @@ def test_a_step_or_regularization_of_ones_own_takes_the_general_form(passes):
 
         model.model.__class__ = Own
 
-    check(config(CINE, NUM_MODULES=4), batch(), (8, 7), change=change)
+    check_tiles(config(CINE, NUM_MODULES=4), batch(), (8, 7), change=change)
     assert not any(passes)
 
 
@@ -311,9 +286,10 @@ def test_evaluation(name):
         torch.testing.assert_close(model(inputs)["pred"], expected, rtol=0, atol=1e-12)
 
 
-def test_every_module_gives_the_same_bits_last_or_not():
+@pytest.mark.parametrize("name, greedy", [(CINE, {}), ("CGCineUnrolledCNN", {"CG_BACKWARD": "implicit"})])
+def test_every_module_gives_the_same_bits_last_or_not(name, greedy):
     """As in a chain of processes, where each is the last of its own."""
-    cfg, inputs = config(CINE, NUM_MODULES=4, TILE=[8, 7]), batch()
+    cfg, inputs = config(name, NUM_MODULES=4, TILE=[8, 7], **greedy), batch()
     whole = trained(cfg, inputs)
     for last in range(4):
         cut = trained(cfg, inputs, change=lambda m, last=last: setattr(m.unrolled, "own", range(last + 1)))

@@ -37,7 +37,9 @@ from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.greedy.clean_targets import CleanTargets
 from meddlr_greedy.modeling.greedy.gradients import Gradients, add_gradients
 from meddlr_greedy.modeling.greedy.modules import StepParameters, UnrolledModules
-from meddlr_greedy.modeling.greedy.one_pass import OnePass, suits_one_pass
+from meddlr_greedy.modeling.greedy.one_pass import OnePass
+from meddlr_greedy.modeling.greedy.solved_step import SolvedStep
+from meddlr_greedy.modeling.greedy.tiled_step import TiledStep
 from meddlr_greedy.modeling.losses import LocalLoss
 from meddlr_greedy.modeling.pixel_losses import SeparableLoss
 from meddlr_greedy.modeling.problem import UnrolledProblem
@@ -115,12 +117,12 @@ def forward_streams(
         of_module: Gradients = {}
         losses: List[torch.Tensor] = []
         for i, run in enumerate(runs):
-            one_pass = run.one_pass(k)
-            if one_pass is None:
+            step = run.tiled_step(k)
+            if step is None:
                 images[i], loss, found = run.module(k, images[i])
             else:
-                images[i] = one_pass.data_consistency(images[i])
-                images[i], loss, found = one_pass.run(images[i])
+                images[i] = step.begin(images[i])
+                images[i], loss, found = step.run(images[i])
             add_gradients(of_module, found)
             losses.append(loss)
         add_gradients(gradients, of_module)
@@ -133,12 +135,12 @@ def forward_streams(
         return [run.last(last, image) for run, image in zip(runs, images)], scalars
     modules.mark(last, begins=True)
     reached = parameters.of(runs[0].reached_steps(last))
-    one_pass = runs[0].one_pass(last) if takes_last_loss and len(runs) == 1 else None
-    if one_pass is None:
+    step = runs[0].tiled_step(last) if takes_last_loss and len(runs) == 1 else None
+    if step is None:
         images = [run.last(last, image) for run, image in zip(runs, images)]
     else:
-        images[0] = one_pass.data_consistency(images[0])
-        images[0], scalars[f"loss_module_{last + 1}"], found = one_pass.run(images[0])
+        images[0] = step.begin(images[0])
+        images[0], scalars[f"loss_module_{last + 1}"], found = step.run(images[0])
         add_gradients(gradients, found)
     graph = _Graph(images, reached, weight, gradients, lambda: modules.mark(last, begins=False))
     return list(_HandOutGradients.apply(graph, *parameters.parameters)), scalars
@@ -178,17 +180,21 @@ class _Run(NamedTuple):
         steps = self.modules.steps[k]
         return steps if k == self.modules.own.start else range(steps.start - self.losses.overlap, steps.stop)
 
-    def one_pass(self, k: int) -> Optional[OnePass]:
-        """Forward and backward of module ``k`` tile by tile, where each tile need run but once."""
-        steps, losses = self.modules.steps[k], self.losses
-        suits = any(self.modules.mode.tile) and suits_one_pass(self.modules.network)
-        if not suits or len(steps) > 1 or losses.overlap or losses.separable is None or self.problem.target is None:
+    def tiled_step(self, k: int) -> Optional[TiledStep]:
+        """Forward and backward of module ``k`` tile by tile, without a graph of more than a tile, where that can be."""
+        modules, losses = self.modules, self.losses
+        steps = modules.steps[k]
+        if not any(modules.mode.tile) or len(steps) > 1 or losses.overlap:
             return None
-        regularizer = self.modules.tiled_regularizer(steps.start, self.stream.seed)
-        return OnePass(
-            self.modules,
+        if losses.separable is None or self.problem.target is None:
+            return None
+        form = next((form for form in (OnePass, SolvedStep) if form.suits(modules, self.problem)), None)
+        if form is None:
+            return None
+        return form(
+            modules,
             steps.start,
-            regularizer,
+            modules.tiled_regularizer(steps.start, self.stream.seed),
             self.parameters.of(steps),
             losses.separable,
             losses.weights[k],

@@ -15,66 +15,38 @@ So activations are held for one tile at a time, nothing is computed twice but fo
 A loss that is a function of its sum (a root mean square) scales the gradient of each example at its end.
 """
 
-import functools
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
-from torch import nn
 
 from meddlr_greedy.modeling.contract import is_local
 from meddlr_greedy.modeling.greedy.gradients import Gradients, add_gradients
 from meddlr_greedy.modeling.greedy.modules import UnrolledModules
-from meddlr_greedy.modeling.greedy.tiled_regularizer import TiledRegularizer
-from meddlr_greedy.modeling.pixel_losses import SeparableLoss, scale_of
+from meddlr_greedy.modeling.greedy.tiled_step import ROWS, TiledStep
+from meddlr_greedy.modeling.pixel_losses import scale_of
 from meddlr_greedy.modeling.problem import UnrolledProblem
-from meddlr_greedy.modeling.regularizers.current_tile import on_tile
-from meddlr_greedy.modeling.tiles import Tile
 
-__all__ = ["OnePass", "suits_one_pass"]
-
-_ROWS = 1  # the axis H of images (B, H, W, [T,] M)
+__all__ = ["OnePass"]
 
 
-def suits_one_pass(network: Any) -> bool:
-    """Whether a step of a network is data consistency, then a regularizer to which parts of the image can be given."""
-    runs_plain_step = type(network).step is GeneralizedUnrolledCNN.step and tuple(network.order) == ("dc", "reg")
-    return runs_plain_step and is_local(type(network).reg)
+class OnePass(TiledStep):
+    """An unrolled step of data consistency, and then a regularizer."""
 
+    @staticmethod
+    def suits(modules: UnrolledModules, problem: UnrolledProblem) -> bool:  # noqa: ARG004 (as of the other form)
+        """Whether a step of a network is that, and parts of the image can be given to its regularizer."""
+        network = modules.network
+        runs_plain_step = type(network).step is GeneralizedUnrolledCNN.step and tuple(network.order) == ("dc", "reg")
+        return runs_plain_step and is_local(type(network).reg)
 
-class OnePass(NamedTuple):
-    """An unrolled step that is trained on its own, tile by tile."""
-
-    modules: UnrolledModules
-    step: int  #: its index, from 0
-    regularizer: TiledRegularizer
-    parameters: Sequence[nn.Parameter]  #: that the loss reaches
-    loss: SeparableLoss
-    weight: float  #: of the loss
-    problem: UnrolledProblem
-
-    @property
-    def target(self) -> torch.Tensor:
-        """The target of the batch."""
-        assert self.problem.target is not None
-        return self.problem.target
-
-    def data_consistency(self, image: torch.Tensor) -> torch.Tensor:
-        """What the tiles are taken of: an image (B, H, W, [T,] M) without a graph, after data consistency.
-
-        Apart from :meth:`run`, so that the caller need not keep the image meanwhile.
-        """
+    def begin(self, image: torch.Tensor) -> torch.Tensor:
+        """As in :class:`TiledStep`: the image after data consistency."""
         return self.modules.data_consistency(self.step, image, self.problem)
 
-    def run(self, v: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, Gradients]:
-        """Runs regularizer and loss.
-
-        Args:
-            v: What :meth:`data_consistency` gave, complex, (B, H, W, [T,] M).
-
-        Returns:
-            The image after the step, without a graph; the loss, a scalar; and the gradients of the weighted loss.
-        """
+    def run(self, image: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, Gradients]:
+        """As in :class:`TiledStep`."""
+        v = image
         before, after = v.detach(), torch.empty_like(v)
         v_gradient = torch.zeros_like(before) if v.requires_grad else None
         groups = self.loss.groups(len(v))
@@ -102,11 +74,11 @@ class OnePass(NamedTuple):
         sums: List[torch.Tensor] = []
         gradients: Gradients = {}
         for tile in self.regularizer.tiles_of_image(before):
-            part = tile.take(before, _ROWS).detach().requires_grad_(v_gradient is not None)
+            part = tile.take(before, ROWS).detach().requires_grad_(v_gradient is not None)
             with torch.enable_grad():
-                image = self._regularize(part, tile, group.start)
-                summed = self.loss.summed(image, tile.core(target, _ROWS), scale)
-            tile.core(after, _ROWS).copy_(image.detach())
+                image = self.regularize(part, tile, group.start)
+                summed = self.loss.summed(image, tile.core(target, ROWS), scale)
+            tile.core(after, ROWS).copy_(image.detach())
             sums.append(summed.detach())
             if not summed.requires_grad:  # a frozen step only passes its image on
                 continue
@@ -114,15 +86,5 @@ class OnePass(NamedTuple):
             found = torch.autograd.grad(summed, wanted, allow_unused=True)
             add_gradients(gradients, dict(zip(self.parameters, found)))
             if v_gradient is not None and found[-1] is not None:
-                tile.add(v_gradient, found[-1], _ROWS)
+                tile.add(v_gradient, found[-1], ROWS)
         return torch.stack(sums).sum(), gradients
-
-    def _regularize(self, part: torch.Tensor, tile: Tile, first_example: int) -> torch.Tensor:
-        """A tile with its halo, (B, h, w, [T,] M), to its core."""
-        network, tiled = self.modules.network, self.regularizer
-        if type(network).reg is GeneralizedUnrolledCNN.reg:  # which wants as many pixels back
-            tile = tile.with_edges()
-            with on_tile(tile, tiled.seed, first_example):
-                return tile.core_left(network.reg(image=part.clone(), model=tiled.regularizer, dims=None), _ROWS)
-        model = functools.partial(tiled.run, tile=tile, first_example=first_example)
-        return network.reg(image=part, model=model, dims=None)

@@ -193,13 +193,14 @@ class GreedyUnrolled(nn.Module):
         if self.training:
             self._check_trainable()
         problem = self.problem(inputs)
-        outputs: Dict[str, Any] = {**problem.reference, "zf_image": problem.zf_image}
+        outputs: Dict[str, Any] = {**problem.reference}
         if self.training and torch.is_grad_enabled():
             outputs["pred"], scalars = forward_greedily(self.unrolled, self.losses, problem, seed, takes_last_loss)
             outputs.update({**scalars, **problem.inversion_errors})
         else:
             used = self.num_inference_modules if not self.training else 0
             outputs["pred"] = self._reconstruct(problem, used or self.num_modules, seed)
+        outputs["zf_image"] = problem.zf_image  # which was let go of meanwhile, perhaps
         if not self.unrolled.holds_last:
             outputs["problem"] = problem
         if return_pp:

@@ -1,7 +1,7 @@
 """Unrolled networks for cardiac cine (2D+t): proximal gradient steps (DL-ESPIRiT) and conjugate gradients (MoDL)."""
 
 from dataclasses import replace
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Optional
 
 import torch
 from meddlr.config import CfgNode
@@ -11,10 +11,10 @@ from meddlr.modeling.meta_arch.unrolled import GeneralizedUnrolledCNN
 
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError, did_you_mean
-from meddlr_greedy.modeling.contract import CINE_AXES, NetworkTraits, local
+from meddlr_greedy.modeling.contract import CINE_AXES, NetworkTraits, local, then_solves
 from meddlr_greedy.modeling.problem import prepare_inputs
 from meddlr_greedy.ops.cine_sense import CineSenseModel
-from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient, implicit_conjugate_gradient
+from meddlr_greedy.ops.conjugate_gradient import ImplicitSolve, conjugate_gradient, implicit_conjugate_gradient
 
 __all__ = ["CineUnrolledCNN", "CGCineUnrolledCNN"]
 
@@ -163,6 +163,7 @@ class CGCineUnrolledCNN(CineUnrolledCNN):
                 " CGCineUnrolledCNN"
             )
 
+    @then_solves
     def step(self, *, image, model, A, zf_image, step_size, dims):  # noqa: N803 (meddlr's name)
         """Regularizes, then solves data consistency; arguments as in ``modeling.contract.UnrolledNetwork``."""
         regularized = self.reg(image=image, model=model, dims=dims)
@@ -174,6 +175,11 @@ class CGCineUnrolledCNN(CineUnrolledCNN):
             max_iter=self.cg_max_iter,
             eps=self.cg_eps,
         )
+
+    def solver(self, A: CineSenseModel, mu: torch.Tensor) -> Optional[ImplicitSolve]:  # noqa: N803 (meddlr's name)
+        """How :meth:`step` solves, where its gradient is that of the solution; None where it is that of iterations."""
+        is_implicit = self.solve is implicit_conjugate_gradient
+        return ImplicitSolve(A.normal, mu, self.cg_max_iter, self.cg_eps) if is_implicit else None
 
     @classmethod
     def from_config(cls, cfg: CfgNode, **kwargs) -> Dict[str, Any]:

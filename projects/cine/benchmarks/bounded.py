@@ -40,8 +40,8 @@ class _Network(NamedTuple):
 _NETWORKS = {
     # Zero-filled image, residual of data consistency, image after it and its gradient, image after the regularizer.
     "CineUnrolledCNN": _Network("PGD", 5),
-    # Zero-filled image, images before and after the step and after the regularizer, gradient of the loss; four of CG.
-    "CGCineUnrolledCNN": _Network("CG, implicit", 9),
+    # Images before and after the step; solution, residual, direction and normal operator of the adjoint solve.
+    "CGCineUnrolledCNN": _Network("CG, implicit", 6),
 }
 
 

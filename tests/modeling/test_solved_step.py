@@ -1,0 +1,104 @@
+"""Modules of one step that regularize by tiles and then solve: the gradient of the whole image, in six images."""
+
+import pytest
+import torch
+from meddlr.modeling import build_model
+from torch import nn
+
+from meddlr_greedy.ops.cine_sense import CineSenseModel
+from tests.helpers.steps import GENERAL_LOSSES, LOSSES, assert_same, batch, check_tiles, config, trained
+
+SOLVED = {"NUM_MODULES": 4, "CG_BACKWARD": "implicit"}
+
+
+def solved_config(loss="l1", num_maps=1, **greedy):
+    cfg = config("CGCineUnrolledCNN", loss, num_maps, **{**SOLVED, **greedy})
+    cfg.MODEL.UNROLLED.STEP_SIZES = (0.3,)
+    return cfg
+
+
+@pytest.mark.parametrize("num_maps", [1, 2])
+@pytest.mark.parametrize("loss", [*LOSSES, *GENERAL_LOSSES])
+def test_losses_of_solutions(loss, num_maps, passes):
+    cfg = solved_config(loss, num_maps, LOSS_WEIGHTS=[1.0, 2.0, 0.5, 3.0])
+    check_tiles(cfg, batch(True, 2, num_maps), (8, 7), 1e-10)
+    assert passes == [False] * 4 + [loss in LOSSES] * 4
+
+
+@pytest.mark.parametrize("tile", [(6, 0), (0, 5), (1, 18)])
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+def test_tiles_and_paddings_of_solutions(padding, tile, passes):
+    check_tiles(solved_config(PADDING=padding), batch(), tile, 1e-10)
+    assert passes[4:] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("greedy", "fits"),
+    [
+        ({"NUM_MODULES": 4, "CHECKPOINT": "block"}, [True] * 4),
+        ({"NUM_MODULES": [1, 3]}, [True, False]),
+        ({"NUM_MODULES": 4, "OVERLAP": 1}, [False] * 4),
+        ({"NUM_MODULES": 4, "CG_BACKWARD": "unrolled"}, [False] * 4),
+        ({"NUM_MODULES": 4, "DC_MEMORY": 1}, [True] * 4),
+    ],
+    ids=str,
+)
+def test_knobs_of_solutions(greedy, fits, passes):
+    check_tiles(solved_config(**greedy), batch(), (8, 7), 1e-10)
+    assert passes[len(fits) :] == fits
+
+
+@pytest.mark.parametrize("fixed", ["step_sizes", "resnets", "resnets.1", "step_sizes.1", ""])
+def test_frozen_parameters_of_solutions(fixed, passes):
+    def freeze(model):
+        for name, p in model.model.named_parameters():
+            p.requires_grad_(not (name.startswith(fixed) if fixed else name.split(".")[1] == "1"))
+
+    check_tiles(solved_config(), batch(), (8, 7), 1e-10, change=freeze)
+    assert passes[4:] == [True] * 4
+
+
+def test_shared_weights_and_fixed_step_sizes_of_solutions():
+    cfg = solved_config()
+    cfg.MODEL.UNROLLED.SHARE_WEIGHTS = True
+    cfg.MODEL.UNROLLED.FIX_STEP_SIZE = True
+    check_tiles(cfg, batch(), (8, 7), 1e-10)
+
+
+def test_a_step_of_ones_own_that_solves_takes_the_general_form(passes):
+    def change(model):
+        class Own(type(model.model)):
+            def step(self, **kwargs):
+                return 2 * super().step(**kwargs)
+
+        model.model.__class__ = Own
+
+    check_tiles(solved_config(), batch(), (8, 7), 1e-10, change=change)
+    assert not any(passes)
+
+
+def test_the_zero_filled_image_is_made_again_for_each_module(monkeypatch):
+    made = []
+    zero_filled = CineSenseModel.zero_filled
+    monkeypatch.setattr(CineSenseModel, "zero_filled", lambda *args: made.append(1) or zero_filled(*args))
+    outputs = trained_outputs(solved_config(TILE=[8, 7]), batch())
+    assert len(made) == 5  # and for the outputs
+    torch.testing.assert_close(outputs["zf_image"], trained_outputs(solved_config(), batch())["zf_image"])
+
+
+def trained_outputs(cfg, inputs):
+    return build_model(cfg.clone().freeze()).double().train()(inputs, takes_last_loss=True)
+
+
+def test_dropout_of_solutions_is_a_function_of_the_position():
+    cfg = solved_config("l2", TILE=[21, 18])
+    cfg.MODEL.UNROLLED.DROPOUT = 0.3
+    inputs = batch(num_examples=2)
+    change = lambda m: [nn.init.normal_(p, std=0.1) for n, p in m.named_parameters() if "resnets" in n]  # noqa: E731
+    options = {"change": change, "seed": 5}
+    expected = trained(cfg, inputs, **options)
+    assert not torch.equal(trained(cfg, inputs, **{**options, "seed": 6})["pred"], expected["pred"])
+    cfg.MISC.GREEDY.TILE = [8, 7]
+    assert_same(trained(cfg, inputs, **options), expected, 1e-10)
+    # Under meddlr's trainer the last module takes the general form.
+    assert_same(trained(cfg, inputs, takes_last_loss=False, **options), expected, 1e-10)
