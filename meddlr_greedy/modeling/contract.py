@@ -149,8 +149,8 @@ def then_solves(method: _Method) -> _Method:
     r"""Marks a network's ``step``: it regularizes an image x, and then solves data consistency around that.
 
     That is ``reg``, and then the x* of :math:`(N + \mu) x^* = A^H y + \mu R(x)` that the network's ``solver(A, mu)``
-    finds from x, an :class:`~meddlr_greedy.ops.conjugate_gradient.ImplicitSolve`; None is solved with autograd. A method
-    that overrides it has no mark.
+    finds from x, an :class:`~meddlr_greedy.ops.conjugate_gradient.ImplicitSolve`. Where that is None, autograd goes
+    through the iterations. A method that overrides it has no mark.
     """
     method.then_solves = True  # type: ignore[attr-defined]
     return method

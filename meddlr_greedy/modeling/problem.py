@@ -116,7 +116,7 @@ class UnrolledProblem(NamedTuple):
 
     @property
     def image(self) -> torch.Tensor:
-        """Where the first module that runs here starts: the zero-filled image, or what a module elsewhere made of it."""
+        """Where the first module that runs here starts: the zero-filled image, or what modules elsewhere made of it."""
         image = self.inputs.get("image")
         return self.zf_image if image is None else image
 

@@ -130,7 +130,7 @@ class ImplicitSolve(NamedTuple):
     eps: Union[torch.Tensor, float]
 
     def relative_eps(self, b: torch.Tensor) -> torch.Tensor:
-        """The relative residual at which :meth:`solution` stops, and :meth:`adjoint`, too: a gradient has its own scale."""
+        """The relative residual at which a solve for ``b`` stops, and that for a gradient, which has its own scale."""
         return self.eps / _norm(b).clamp(min=torch.finfo(self.mu.dtype).tiny)
 
     def solution(self, b: torch.Tensor, x: torch.Tensor, spends_b: bool = False) -> torch.Tensor:
@@ -153,7 +153,11 @@ class ImplicitSolve(NamedTuple):
 class _ImplicitSolution(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, b: torch.Tensor, mu: torch.Tensor, x: torch.Tensor, solve: ImplicitSolve
+        ctx: Any,
+        b: torch.Tensor,
+        mu: torch.Tensor,  # noqa: ARG004 (that of the solve, here so that autograd sees it)
+        x: torch.Tensor,
+        solve: ImplicitSolve,
     ) -> torch.Tensor:
         solution = solve.solution(b, x)
         ctx.save_for_backward(solution, solve.relative_eps(b))

@@ -8,17 +8,20 @@ from meddlr_greedy.planning.step_memory import plan_step
 from projects.cine.benchmarks.bounded import _NETWORKS, _SMALL, _config, deep
 from projects.cine.benchmarks.options import Options
 
-_PGD = "CineUnrolledCNN"
+
+@pytest.fixture(params=list(_NETWORKS))
+def arch(request):
+    return request.param
 
 
 @pytest.fixture
-def needed(monkeypatch, tmp_path):
+def needed(monkeypatch, tmp_path, arch):
     """Bytes of an image and of the step besides weights, batch and the maps, which the signal model orders."""
     monkeypatch.setattr(wrapper, "_bytes_of_coil_images", lambda config: 4_000)  # less than MB, which are whole numbers
     size = _SMALL._replace(features=8, tile=(16, 16))  # a tile needs more than an image
 
     def find(width, steps):
-        cfg = _config(Options("cpu", 0, tmp_path), _PGD, size, steps)
+        cfg = _config(Options("cpu", 0, tmp_path), arch, size, steps)
         plan = plan_step(cfg, Example.from_shape(cfg, (width, width, 12, size.coils)))
         maps = width**2 * size.coils * 8
         rest = plan.peak - plan.parameters - plan.gradients - plan.optimizer - plan.batch - maps
@@ -27,9 +30,9 @@ def needed(monkeypatch, tmp_path):
     return find
 
 
-def test_images_at_a_time(needed):
+def test_images_at_a_time(needed, arch):
     (image, before), (larger_image, after) = needed(48, 2), needed(80, 2)
-    assert (after - before) / (larger_image - image) <= _NETWORKS[_PGD].images + 0.1
+    assert (after - before) / (larger_image - image) <= _NETWORKS[arch].images + 0.1
 
 
 def test_depth_needs_nothing_but_weights(needed):
