@@ -48,6 +48,16 @@ def test_knobs_of_solutions(greedy, fits, passes):
     assert passes[len(fits) :] == fits
 
 
+@pytest.mark.parametrize("eps", [1.0, 0.03])
+def test_solves_that_end_early(eps):
+    """Backward's at the relative residual of forward's, for each example on its own."""
+    cfg = solved_config()
+    cfg.MODEL.UNROLLED.DC.EPS = eps
+    inputs = batch(num_examples=2)
+    inputs["kspace"][0] /= 20
+    check_tiles(cfg, inputs, (8, 7), 1e-10)
+
+
 @pytest.mark.parametrize("fixed", ["step_sizes", "resnets", "resnets.1", "step_sizes.1", ""])
 def test_frozen_parameters_of_solutions(fixed, passes):
     def freeze(model):

@@ -5,6 +5,7 @@ import torch
 from meddlr.ops.opt import conjgrad
 
 from meddlr_greedy.engine.memory import HeldForBackward
+from meddlr_greedy.ops import conjugate_gradient as module
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient, implicit_conjugate_gradient
 from meddlr_greedy.planning.trace import traced
 from tests.helpers.operators import SHAPES, make_sense, randn, relative
@@ -74,6 +75,27 @@ class TestConjugateGradient:
             found.append((x.detach(), torch.autograd.grad((weights * x + 0 * b).sum().abs(), b)[0]))
         for a, b in zip(*found):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+    @pytest.mark.parametrize("start", [True, False])
+    def test_without_autograd_it_works_in_place_of_its_own_vectors_alone(self, start):
+        _, normal = spd_batch([(0.5, 2.0), (0.1, 9.0)])
+        b, x = randn(2, 12), randn(2, 12) if start else None
+        given = b.clone(), x.clone() if start else None
+        expected = conjugate_gradient(normal, b, x, mu=0.1, max_iter=5)
+        with torch.no_grad():
+            found = conjugate_gradient(normal, b, x, mu=0.1, max_iter=5)
+            assert torch.equal(found, expected) and torch.equal(b, given[0])
+            assert not start or torch.equal(x, given[1])
+            assert torch.equal(conjugate_gradient(normal, b, x, mu=0.1, max_iter=5, spends_b=True), expected)
+            assert not torch.equal(b, given[0])
+
+    @pytest.mark.parametrize("chunk", [1, 7, 2**16])
+    def test_inner_products_whatever_the_order_in_memory(self, chunk, monkeypatch):
+        monkeypatch.setattr(module, "_CHUNK", chunk)
+        u, v = randn(2, 3, 5, 4), randn(2, 5, 4, 3).permute(0, 3, 1, 2)
+        expected = (u.conj() * v).real.sum(dim=(1, 2, 3)).reshape(2, 1, 1, 1)
+        torch.testing.assert_close(module._dot(u, v), expected)
+        torch.testing.assert_close(module._dot(v, u.expand(2, 3, 5, 4)), expected)
 
     def test_an_example_without_residual_waits_for_the_others_without_nan(self):
         _, normal = spd_batch([(1.0, 1.0), (0.1, 9.0)])
