@@ -25,7 +25,7 @@ from meddlr.modeling.loss_computer import (
 from meddlr.ops import complex as cplx
 
 from meddlr_greedy.config.schema import GreedyConfig
-from meddlr_greedy.errors import UserError, did_you_mean
+from meddlr_greedy.errors import UserError, did_you_mean, first_line
 from meddlr_greedy.modeling.pixel_losses import SeparableLoss, pixel_loss
 from meddlr_greedy.modeling.problem import MeasuredLines
 from meddlr_greedy.registry import LOSS_REGISTRY
@@ -287,16 +287,21 @@ def _metric_loss(name: str, device: str, key: str):
     """Any of meddlr's differentiable metrics that is lower for better images, as a loss."""
     allowed = [*IMAGE_LOSSES, *KSPACE_LOSSES, *(registered for registered, _ in LOSS_REGISTRY)]
     try:
-        metric = next(iter(build_metrics([name]).values(copy_state=False))).to(device)
+        metric = next(iter(build_metrics([name]).values(copy_state=False)))
     except ValueError:
         raise UserError(
             f"{key}: found '{name}', allowed are {', '.join(allowed)} and meddlr's"
             f" differentiable metrics{did_you_mean(name, allowed)}"
         ) from None
+    except OSError as error:  # urllib's and requests' of no network, too
+        raise UserError(f"{key}: '{name}' needs weights that cannot be downloaded ({first_line(error)})") from error
     if not metric.is_differentiable or metric.higher_is_better:
         raise UserError(
             f"{key}: '{name}' is no loss: a differentiable metric that is lower for better images is allowed"
         )
+
+    if device != "cpu":  # weights without values, which the planner has on the CPU, cannot be moved even there
+        metric.to(device)
 
     def loss(pred: torch.Tensor, target: torch.Tensor, _signal_model: Any) -> torch.Tensor:
         # func computes without the metric's memory of earlier batches.

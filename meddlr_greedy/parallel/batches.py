@@ -62,14 +62,12 @@ class HandOn(DatasetEvaluator):
 
     def process(self, inputs: Dict[str, Any], outputs: Dict[str, Any]) -> None:
         """Sends a batch on; the outputs lose their ``problem``."""
-        message = batch_message("evaluation", outputs)
-        if "metadata" in inputs:  # of which meddlr's denoising makes something else on the way
-            message["metadata"] = inputs["metadata"]
-        self._sender.put(message)
+        # The metadata, for the evaluator, are the loader's: meddlr's denoising makes something else of them on the way.
+        self._sender.put({**batch_message("evaluation", outputs), "metadata": inputs["metadata"]})
 
 
 def batch_message(kind: str, outputs: Dict[str, Any]) -> Message:
-    """Packs the batch to hand on: its tensors, and whose images they are.
+    """Packs the batch to hand on.
 
     Args:
         kind: "training" or "evaluation".
@@ -107,4 +105,4 @@ def received_parts(message: Message) -> Dict[str, Part]:
 def _packed(problem: UnrolledProblem, image: torch.Tensor) -> Message:
     batch = problem.handed_on(image)
     kept = {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
-    return {**kept, **{key: batch[key] for key in ("metadata", "dims", "constant_along_readout") if key in batch}}
+    return {**kept, **{key: batch[key] for key in ("dims", "constant_along_readout") if key in batch}}

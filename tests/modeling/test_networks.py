@@ -1,6 +1,7 @@
 """Losses against meddlr's; the cine networks against the same networks from stock parts."""
 
 import copy
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from meddlr.modeling.meta_arch.unrolled import CGUnrolledCNN
 from meddlr.utils.events import EventStorage
 
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling import losses
 from meddlr_greedy.modeling.losses import complex_l1, image_metrics, recon_loss
 from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalConv, SpatioTemporalResNet
 from projects.cine.benchmarks.parts import StockCine, StockConv
@@ -97,6 +99,14 @@ class TestLosses:
     def test_unknown_or_unfit_name(self, name):
         with pytest.raises(UserError, match="MODEL.RECON_LOSS.NAME"):
             build_loss_computer(cine_cfg("MODEL.RECON_LOSS.NAME", name), "LeanLossComputer")
+
+    def test_weights_that_cannot_be_downloaded(self, monkeypatch):
+        def no_network(names):
+            raise URLError("no network")
+
+        monkeypatch.setattr(losses, "build_metrics", no_network)
+        with pytest.raises(UserError, match=r"MODEL.RECON_LOSS.NAME: 'LPIPS' needs weights .* \(<.*no network>\)"):
+            build_loss_computer(cine_cfg("MODEL.RECON_LOSS.NAME", "LPIPS"), "LeanLossComputer")
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])

@@ -1,5 +1,7 @@
 """meddlr's wrappers around a greedy network, against meddlr's own wrappers and the definition, bit for bit."""
 
+import itertools
+
 import pytest
 import torch
 from meddlr.utils.events import EventStorage
@@ -140,12 +142,13 @@ def test_draws_are_a_function_of_seed_and_iteration(name):
     step = TrainingStep.from_config(wrapped_config(name, overrides=overrides, NUM_MODULES=2).clone().freeze())
     (inputs,) = wrapped_batches(1)
     found = []
-    for iteration in (3, 4):
+    for step.run_seed, iteration in ((0, 3), (0, 4), (1, 3)):
         with EventStorage(iteration):
             tensors, untouched = drawn_parts(lambda i=iteration: step.parts(inputs, i))
         assert untouched  # the generator that dropout and others draw from
         found.append(tensors)
-    assert not all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    for pair in itertools.combinations(found, 2):
+        assert not all(torch.equal(a, b) for a, b in zip(*pair, strict=True))
 
 
 @pytest.mark.parametrize("name", [name for name in WRAPPERS if name != "VORTEX"])  # it draws from global ones, too

@@ -18,6 +18,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 
 import h5py
 import numpy as np
+from meddlr.data import DatasetCatalog
 
 from meddlr_greedy import prepare
 from meddlr_greedy.arguments import CommandParser
@@ -32,6 +33,7 @@ from projects.cine.support.trials import SCORE, Trial, run_trials
 
 _NAME = "wrapped"
 _DATA = "phantom_2d"
+_SPLITS = ("train", "val", "test")
 _FRAMES = (0, 4, 8)  # of each slice of the phantom; neighbors are alike
 
 #: What the network is trained with -> its config, and overrides of it.
@@ -56,17 +58,25 @@ def prepare_data() -> None:
     prepare.main(["phantom", "--output", str(root / "phantom")])
     folder = root / "phantom_frames"
     folder.mkdir(exist_ok=True)
-    for path in sorted((root / "phantom" / "scans").glob("*.h5")):
+    frames = []
+    for path in _scans_of_phantom():
         with h5py.File(path) as file:
             kspace = np.concatenate([file["kspace"][:, :, :, t] for t in _FRAMES])
-        with h5py.File(folder / path.name, "w") as file:
+        frames.append(folder / path.name)
+        with h5py.File(frames[-1], "w") as file:
             file["kspace"] = kspace  # (S, H, W, C)
-    prepare.main(["maps", str(folder), "--output", str(root / _DATA), "--compression", "none"])
+    prepare.main(["maps", *map(str, frames), "--output", str(root / _DATA), "--compression", "none"])
+
+
+def _scans_of_phantom() -> List[Path]:
+    """The scans of the data set; a larger one that was prepared before has left others beside them."""
+    register_datasets()
+    return sorted({Path(scan["file_name"]) for split in _SPLITS for scan in DatasetCatalog.get(f"phantom_{split}")})
 
 
 def _trial(run: _Run, output: Path, opts: Sequence[str]) -> Trial:
-    data = [f"DATASETS.{split.upper()}" for split in ("train", "val", "test")]
-    names = [f"('{_DATA}_{split}',)" for split in ("train", "val", "test")]
+    data = [f"DATASETS.{split.upper()}" for split in _SPLITS]
+    names = [f"('{_DATA}_{split}',)" for split in _SPLITS]
     overrides = [word for pair in zip(data, names) for word in pair]
     overrides += ["MISC.GREEDY.NUM_MODULES", str(run.modules), "SEED", str(run.seed), "MISC.GREEDY.RUN.THREADS", "1"]
     config, own = KINDS[run.kind]
