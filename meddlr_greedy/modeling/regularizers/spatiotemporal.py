@@ -67,7 +67,7 @@ class SpatioTemporalConv(nn.Module):
         x = x.permute(0, 2, 3, 4, 1).reshape(num_batch * num_frames, height, width, -1)
         x = self._in_space(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         height, width = x.shape[1:3]
-        x = self._in_time(x.reshape(num_batch, num_frames, height * width, -1))
+        x = self.in_time(x.reshape(num_batch, num_frames, height * width, -1))
         return x.reshape(num_batch, num_frames, height, width, -1).permute(0, 4, 1, 2, 3)
 
     def _in_space(self, x: torch.Tensor) -> torch.Tensor:
@@ -75,7 +75,8 @@ class SpatioTemporalConv(nn.Module):
             return self.spatial(x)
         return F.conv2d(x, self.spatial.weight, self.spatial.bias, padding=self.pad.zeros)  # of a tile
 
-    def _in_time(self, x: torch.Tensor) -> torch.Tensor:
+    def in_time(self, x: torch.Tensor) -> torch.Tensor:
+        """ReLU and convolution along time: (B, T, H W, channels), overwritten, to (B, T, H W, out_channels)."""
         # By the mode and not by whether there is a graph: passes without one have to give the bits of those with one.
         as_products = self.training and computing_device(x).type == "cpu" and x.dtype in _PRECISIONS_OF_PRODUCTS
         convolve = relu_and_products if as_products else relu_and_convolution
