@@ -1,14 +1,33 @@
-"""What lies on which device: batches on their way to it, and constants that stay there."""
+"""What lies on which device: batches on their way to it, constants that stay there, and what a plan stands for."""
 
-from typing import Any, Callable, Dict, Hashable
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Callable, Dict, Hashable, Iterator, Optional
 
 import torch
 
-__all__ = ["kept_constant", "to_device"]
+__all__ = ["computing_device", "kept_constant", "standing_for", "to_device"]
 
 # A few image sizes, numbers of frames and devices.
 _MOST_CONSTANTS = 256
 _constants: Dict[Hashable, torch.Tensor] = {}
+
+_planned: ContextVar[Optional[torch.device]] = ContextVar("planned device", default=None)
+
+
+@contextmanager
+def standing_for(device: torch.device) -> Iterator[None]:
+    """Inside the block, tensors stand for those of ``device``: a plan for a GPU is made on the CPU."""
+    before = _planned.set(device)
+    try:
+        yield
+    finally:
+        _planned.reset(before)
+
+
+def computing_device(x: torch.Tensor) -> torch.device:
+    """The device that computes with a tensor; of a plan, the one that is planned for."""
+    return _planned.get() or x.device
 
 
 def to_device(value: Any, device: torch.device) -> Any:

@@ -17,6 +17,7 @@ from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.contract import inner_network, traits_of
 from meddlr_greedy.modeling.parts import Part
+from meddlr_greedy.ops.devices import standing_for
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.trace import Trace, traced
 from meddlr_greedy.planning.work import Work
@@ -98,10 +99,14 @@ def plan_step(cfg: CfgNode, example: Example) -> StepMemory:
 
 def _plan(cfg: CfgNode, example: Example) -> StepMemory:
     on_cuda = cfg.MODEL.DEVICE.startswith("cuda")
+    device = torch.device(cfg.MODEL.DEVICE)
     cfg = cfg.clone().defrost()
     cfg.MODEL.DEVICE = "cpu"
     cfg.VIS_PERIOD = 0  # pictures are made on the host, now and then
-    with traced(_CUDA_BLOCK if on_cuda else 1, example.constant_along_readout) as trace:
+    with (
+        standing_for(device),
+        traced(_CUDA_BLOCK if on_cuda else 1, example.constant_along_readout) as trace,
+    ):
         try:
             return _planned(cfg.freeze(), example, on_cuda, trace)
         except (NotImplementedError, torch._subclasses.fake_tensor.DataDependentOutputException) as error:

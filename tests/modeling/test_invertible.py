@@ -85,7 +85,8 @@ def test_inverse_of_the_regularizer():
     y = network(x)
     assert relative(y, x) > 0.05
     assert relative(network.inverse(y), x) < 1e-6
-    assert torch.equal(network(x), y) and torch.equal(network.eval()(x), y)
+    assert torch.equal(network(x), y)
+    assert relative(network.eval()(x), y) < 1e-6  # where convolutions along time are computed in another way
 
 
 @both_networks

@@ -18,8 +18,13 @@ from torch import nn
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.regularizers.current_tile import cropped, positional_dropout
 from meddlr_greedy.modeling.regularizers.padding import ZEROS, Padding, padding_of
+from meddlr_greedy.modeling.regularizers.temporal_convolution import relu_and_convolution, relu_and_products
+from meddlr_greedy.ops.devices import computing_device
 
 __all__ = ["ResBlock", "SpatioTemporalConv", "SpatioTemporalResNet", "residual_options"]
+
+# Of others, a sum of products has several roundings, and takes longer than the convolution.
+_PRECISIONS_OF_PRODUCTS = (torch.float32, torch.float64)
 
 
 class SpatioTemporalConv(nn.Module):
@@ -62,17 +67,20 @@ class SpatioTemporalConv(nn.Module):
         x = x.permute(0, 2, 3, 4, 1).reshape(num_batch * num_frames, height, width, -1)
         x = self._in_space(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         height, width = x.shape[1:3]
-        x = x.reshape(num_batch, num_frames, height * width, -1)
-        # Padded before the ReLU, so that backward keeps one tensor (the ReLU's output is the next convolution's input).
-        if self.reach:
-            x = torch.cat([x[:, -self.reach :], x, x[:, : self.reach]], dim=1)
-        x = self.temporal(F.relu_(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = self.in_time(x.reshape(num_batch, num_frames, height * width, -1))
         return x.reshape(num_batch, num_frames, height, width, -1).permute(0, 4, 1, 2, 3)
 
     def _in_space(self, x: torch.Tensor) -> torch.Tensor:
         if self.spatial.padding == self.pad.zeros:
             return self.spatial(x)
         return F.conv2d(x, self.spatial.weight, self.spatial.bias, padding=self.pad.zeros)  # of a tile
+
+    def in_time(self, x: torch.Tensor) -> torch.Tensor:
+        """ReLU and convolution along time: (B, T, H W, channels), overwritten, to (B, T, H W, out_channels)."""
+        # By the mode and not by whether there is a graph: passes without one have to give the bits of those with one.
+        as_products = self.training and computing_device(x).type == "cpu" and x.dtype in _PRECISIONS_OF_PRODUCTS
+        convolve = relu_and_products if as_products else relu_and_convolution
+        return convolve(x, self.temporal.weight, self.temporal.bias)
 
 
 class ResBlock(nn.Module):

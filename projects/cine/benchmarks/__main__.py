@@ -12,6 +12,8 @@ as the median with its 95 % bootstrap interval. Prints a table and writes <outpu
     deep         one training step of 34 unrolled steps with 64 features, by tiles (an hour)
     timing       time of a mini-batch in trainings of one and of two processes
     parts        the parts of the cine networks against stock ones
+    temporal     a training step with the convolution along time as matrix products, against torch's (15 minutes)
+    limit        time of a training step against that of its convolutions at the rate of sgemm, and of its FFTs
     loader       making an example against reading it
     reconstruct  peak memory of reconstruction, against the number of slices (3 GB of temporary files)
     large        peak memory of reconstruction of one slice of (512, 512, 30) with 16 coils (1 GB of temporary files)
@@ -39,12 +41,14 @@ from meddlr_greedy.errors import exit_with_one_line
 from projects.cine.benchmarks.bounded import bounded, deep
 from projects.cine.benchmarks.gpu import gpu
 from projects.cine.benchmarks.large import large
+from projects.cine.benchmarks.limit import limit
 from projects.cine.benchmarks.loader import loader
 from projects.cine.benchmarks.memory import memory, plan
 from projects.cine.benchmarks.options import Options
 from projects.cine.benchmarks.parts import parts
 from projects.cine.benchmarks.reconstruct import reconstruct
 from projects.cine.benchmarks.steps import methods, step, timing
+from projects.cine.benchmarks.temporal import temporal
 from projects.cine.benchmarks.tiles import tiles
 from projects.cine.support.measuring import versions
 from projects.cine.support.tables import check_page, publish_table, versions_as_text
@@ -59,6 +63,8 @@ COMMANDS: Dict[str, Callable[[Options], Dict[str, Any]]] = {
     "deep": deep,
     "timing": timing,
     "parts": parts,
+    "temporal": temporal,
+    "limit": limit,
     "loader": loader,
     "reconstruct": reconstruct,
     "large": large,
@@ -77,7 +83,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 keeps torch's choice")
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help="of each comparison; 0 keeps its own number")
     parser.add_argument(
-        "--small", action="store_true", help="of gpu, tiles, bounded, deep and large: small data, a dry run"
+        "--small", action="store_true", help="of gpu, tiles, bounded, deep, large, temporal and limit: a dry run"
     )
     parser.add_argument("--page", type=Path, metavar="FILE", help="also put the table between its marks in FILE")
     return parser

@@ -25,7 +25,7 @@ from projects.cine.benchmarks.options import Options
 from projects.cine.benchmarks.steps import training_step
 from projects.cine.support.measuring import Step, interleave, make_batch, make_cfg, ratio
 
-__all__ = ["StockCine", "StockConv", "parts", "with_conv3d"]
+__all__ = ["StockCine", "StockConv", "parts", "with_convolutions"]
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,14 @@ class StockConv(nn.Module):
         return self.temporal(torch.relu_(self.spatial(x)))
 
 
-def with_conv3d(module: nn.Module) -> nn.Module:
-    """The same (2+1)D block or network, its convolutions replaced by :class:`StockConv`."""
+def with_convolutions(
+    module: nn.Module, convolution: Callable[[SpatioTemporalConv], nn.Module] = StockConv
+) -> nn.Module:
+    """The same (2+1)D block or network, with what ``convolution`` makes of each of its convolutions in their place."""
     for child in module.modules():
         for name, part in list(child.named_children()):
             if isinstance(part, SpatioTemporalConv):
-                setattr(child, name, StockConv(part))
+                setattr(child, name, convolution(part))
     return module
 
 
@@ -125,7 +127,7 @@ def _normal_operator(device: str) -> _Comparison:
 
 def _regularizer_block(device: str) -> _Comparison:
     ours = ResBlock(SpatioTemporalConv, 16).to(device)
-    stock = with_conv3d(copy.deepcopy(ours))
+    stock = with_convolutions(copy.deepcopy(ours))
     x = torch.randn(1, 16, 20, 64, 96, device=device)
     # Each side in the layout in which it is fast.
     x_ours = x.contiguous(memory_format=torch.channels_last_3d)
@@ -165,7 +167,7 @@ def _cine_training_step(device: str) -> _Comparison:
     network = build_model(cfg)
     blocks = nn.ModuleList(SpatioTemporalResNet(cfg) for _ in range(2))
     blocks.load_state_dict(network.resnets.state_dict())
-    stock = StockCine(with_conv3d(blocks), step_sizes=-2.0).to(device)
+    stock = StockCine(with_convolutions(blocks), step_sizes=-2.0).to(device)
     network.to(device).eval()
     stock.eval()
     with torch.no_grad():

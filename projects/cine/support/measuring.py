@@ -34,6 +34,8 @@ __all__ = [
     "measured_peak",
     "now",
     "peak_bytes",
+    "processor_seconds",
+    "quartiles",
     "ratio",
     "run_in_turn",
     "step_times",
@@ -126,6 +128,19 @@ def _seconds(step: Step) -> float:
     start = now()
     step()
     return now() - start
+
+
+def processor_seconds(step: Step) -> float:
+    """Seconds of the processor that ``step()`` takes, in all threads: what other programs take does not count."""
+    start = time.process_time()
+    step()
+    return time.process_time() - start
+
+
+def quartiles(numerator: Sequence[float], denominator: Sequence[float]) -> Dict[str, float]:
+    """Median of the round-by-round ratios with its quartiles, in the form of :func:`ratio`."""
+    low, median, high = np.percentile(np.asarray(numerator) / np.asarray(denominator), [25, 50, 75])
+    return {"ratio": float(median), "low": float(low), "high": float(high), "rounds": len(numerator)}
 
 
 def ratio(numerator: List[float], denominator: List[float]) -> Dict[str, float]:

@@ -1,0 +1,135 @@
+r"""ReLU and convolution along circular time: as torch's convolution, and as matrix products.
+
+A kernel of k taps, with :math:`r = (k - 1) / 2`, is a sum of products of all pixels with one matrix for each tap. Time
+is circular, so that each tap sees the frames in at most two runs, and nothing is padded::
+
+    forward:   y[t] = b + sum_d relu(x)[t + d] W[d]          for d = -r, ..., r; times modulo the number of frames
+    backward:  gradient of relu(x)[t] = sum_d g[t - d] W[d]^T,   of W[d] = sum_t relu(x)[t + d]^T g[t],   of b = sum g
+
+On a CPU, the backward of torch's convolution takes several times as long with so long and narrow a kernel, and what it
+keeps are the padded frames. Its forward is the faster one where there are few channels.
+"""
+
+from typing import Any, Iterator, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+
+__all__ = ["relu_and_convolution", "relu_and_products"]
+
+# Gradient of a ReLU from its output; "grad_input" may be the gradient itself.
+_relu_backward = torch.ops.aten.threshold_backward.grad_input
+
+
+def relu_and_convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """ReLU, then a convolution along circular time.
+
+    Args:
+        x: (B, T, pixels, channels).
+        weight: (out_channels, channels, k, 1), k odd, with k // 2 at most T.
+        bias: (out_channels).
+
+    Returns:
+        torch.Tensor: (B, T, pixels, out_channels).
+    """
+    frames, reach = x.shape[1], weight.shape[2] // 2
+    # Padded before the ReLU, so that backward keeps one tensor (the ReLU's output is the next convolution's input).
+    x = torch.cat([x[:, frames - reach :], x, x[:, :reach]], dim=1)
+    return F.conv2d(F.relu_(x).permute(0, 3, 1, 2), weight, bias).permute(0, 2, 3, 1)
+
+
+def relu_and_products(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """:func:`relu_and_convolution` as matrix products, of tensors of one type.
+
+    Args:
+        x: (B, T, pixels, channels). **It is overwritten** by its ReLU, which backward needs: what made it must not need
+            it in backward.
+        weight: (out_channels, channels, k, 1), k odd; where it is longer than the cycle, it sees frames again.
+        bias: (out_channels).
+
+    Returns:
+        torch.Tensor: (B, T, pixels, out_channels), contiguous.
+    """
+    return _ReluAndProducts.apply(x.contiguous(), weight, bias)
+
+
+class _ReluAndProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        x.relu_()
+        # The weight as it is: hooks tell parameters from activations by their shape.
+        ctx.save_for_backward(x, weight, bias)
+        out = bias.expand(*x.shape[:-1], -1).contiguous()
+        for tap, matrix in _taps(weight.movedim(0, 1)):
+            for here, there in _pairs(out, x, tap):
+                here.addmm_(there, matrix)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:  # type: ignore[override]
+        if torch.is_grad_enabled():  # derivatives of the gradient are wanted
+            return _differentiable_gradients(ctx, grad)
+        x, weight, _ = ctx.saved_tensors
+        grad = grad.contiguous()
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            _gradient_of_x(grad, x, weight) if of_x else None,
+            _gradient_of_weight(grad, x, weight) if of_weight else None,
+            grad.flatten(end_dim=-2).sum(dim=0) if of_bias else None,
+        )
+
+
+def _differentiable_gradients(ctx: Any, grad: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:
+    """The same from torch's convolution; the ReLU of a ReLU is that ReLU, and so is its derivative."""
+    inputs = ctx.saved_tensors
+    wanted = [x for x, is_wanted in zip(inputs, ctx.needs_input_grad) if is_wanted]
+    found = iter(torch.autograd.grad(relu_and_convolution(*inputs), wanted, grad, create_graph=True))
+    return tuple(next(found) if is_wanted else None for is_wanted in ctx.needs_input_grad)
+
+
+def _gradient_of_x(grad: torch.Tensor, relu_of_x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    gradient = torch.empty_like(relu_of_x)
+    for i, (tap, matrix) in enumerate(_taps(weight)):
+        for here, there in _pairs(gradient, grad, -tap):
+            here.addmm_(there, matrix, beta=min(i, 1))  # the first tap meets each frame once
+    return _relu_backward(gradient, relu_of_x, 0, grad_input=gradient)
+
+
+def _gradient_of_weight(grad: torch.Tensor, relu_of_x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    gradient = torch.zeros_like(weight.permute(2, 3, 0, 1)[:, 0], memory_format=torch.contiguous_format)
+    reach = len(gradient) // 2
+    for i, matrix in enumerate(gradient):
+        for here, there in _pairs(grad, relu_of_x, i - reach):
+            matrix.addmm_(here.t(), there)
+    return gradient.permute(1, 2, 0)[..., None]
+
+
+def _taps(weight: torch.Tensor) -> Iterator[Tuple[int, torch.Tensor]]:
+    """Of a kernel (a, b, k, 1): frames ahead of the output's frame, and the matrix (a, b) of each tap."""
+    reach = weight.shape[2] // 2
+    return enumerate(weight[..., 0].movedim(2, 0).contiguous(), start=-reach)
+
+
+def _pairs(here: torch.Tensor, there: torch.Tensor, ahead: int) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+    """The pixels of frames, and those of the frames ``ahead`` of them in circular time.
+
+    Args:
+        here: (B, T, pixels, a), contiguous.
+        there: (B, T, pixels, b), contiguous.
+        ahead: Any number of frames.
+
+    Yields:
+        Matrices (frames of a run x pixels, a) and (..., b), which together are all frames: views.
+    """
+    frames = here.shape[1]
+    shift = ahead % frames
+    for a, b in zip(here, there):
+        yield _rows(a[: frames - shift]), _rows(b[shift:])
+        if shift:
+            yield _rows(a[frames - shift :]), _rows(b[:shift])
+
+
+def _rows(run: torch.Tensor) -> torch.Tensor:
+    return run.view(-1, run.shape[-1])

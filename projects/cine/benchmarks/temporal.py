@@ -1,0 +1,107 @@
+"""The convolution along time as matrix products, against torch's convolution, in whole steps of a cine network."""
+
+import copy
+from functools import partial
+from typing import Any, Callable, Dict, List, NamedTuple
+
+import torch
+from meddlr.modeling import build_model
+from torch import nn
+
+from meddlr_greedy.engine.memory import HeldForBackward
+from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalConv
+from meddlr_greedy.modeling.regularizers.temporal_convolution import relu_and_convolution
+from projects.cine.benchmarks.options import Options
+from projects.cine.benchmarks.parts import with_convolutions
+from projects.cine.benchmarks.steps import training_step
+from projects.cine.support.measuring import Batch, Step, make_batch, make_cfg, processor_seconds, quartiles, run_in_turn
+from projects.cine.support.tables import ratio_as_text
+
+__all__ = ["FEATURES", "FRAMES", "IMAGE", "NUM_COILS", "SMALL_IMAGE", "temporal"]
+
+#: The networks and examples that are measured, of 2 unrolled steps with 2 residual blocks.
+FEATURES, FRAMES, IMAGE, NUM_COILS = (16, 32, 64), (12, 20), (64, 48), 8
+#: Of a dry run.
+SMALL_IMAGE = (12, 10)
+
+
+class _Convolving(SpatioTemporalConv):
+    """Convolves along time with torch's convolution in training, too."""
+
+    def __init__(self, conv: SpatioTemporalConv):
+        spatial, temporal = conv.spatial, conv.temporal
+        super().__init__(spatial.in_channels, temporal.out_channels, temporal.kernel_size[0], conv.pad)
+        self.load_state_dict(conv.state_dict())
+
+    def in_time(self, x: torch.Tensor) -> torch.Tensor:
+        return relu_and_convolution(x, self.temporal.weight, self.temporal.bias)
+
+
+class _Side(NamedTuple):
+    """A network, and its runs on one batch."""
+
+    model: nn.Module
+    train: Step
+    infer: Step
+
+
+def temporal(options: Options) -> Dict[str, Any]:
+    """Processor time of training and inference and bytes held over those with torch's convolution; the gradients."""
+    rows = []
+    raw: List[Dict[str, List[float]]] = []
+    for features in FEATURES:
+        for frames in FRAMES:
+            cfg = make_cfg(options.device, "CineUnrolledCNN", 2, features)
+            batch = make_batch(options.device, (*(SMALL_IMAGE if options.small else IMAGE), frames), NUM_COILS)
+            torch.manual_seed(0)
+            ours = build_model(cfg).to(options.device)
+            sides = {
+                "ours": _side(cfg, ours, batch),
+                "torch": _side(cfg, with_convolutions(copy.deepcopy(ours), _Convolving), batch),
+            }
+            held = {name: _held(side, batch) for name, side in sides.items()}
+            difference = _difference(sides["ours"].model, sides["torch"].model)  # the first step's gradients are there
+            runs: Dict[str, Callable[[], float]] = {}
+            for name, side in sides.items():
+                runs[f"train {name}"] = partial(processor_seconds, side.train)
+                runs[f"infer {name}"] = partial(processor_seconds, side.infer)
+            found = {name: seconds[2:] for name, seconds in run_in_turn(runs, (options.rounds or 15) + 2).items()}
+            rows.append(
+                {
+                    "features": features,
+                    "frames": frames,
+                    "training step": ratio_as_text(quartiles(found["train ours"], found["train torch"]), 2),
+                    "bytes held": held["ours"] / held["torch"],
+                    "inference": ratio_as_text(quartiles(found["infer ours"], found["infer torch"]), 2),
+                    "difference of gradients": difference,
+                }
+            )
+            raw.append(found)
+    return {"rows": rows, "all": raw}
+
+
+def _side(cfg: Any, model: nn.Module, batch: Batch) -> _Side:
+    train = training_step(cfg, model, batch)
+
+    def train_in_mode() -> None:
+        model.train()
+        train()
+
+    def infer() -> None:
+        model.eval()
+        with torch.no_grad():
+            model(batch)
+
+    return _Side(model, train_in_mode, infer)
+
+
+def _held(side: _Side, batch: Batch) -> int:
+    with HeldForBackward(exclude=[*side.model.parameters(), *batch.values()]) as held:
+        side.train()
+    return held.peak_bytes
+
+
+def _difference(found: nn.Module, expected: nn.Module) -> float:
+    """The largest relative difference of a parameter's gradient."""
+    gradients = [(a.grad, b.grad) for a, b in zip(found.parameters(), expected.parameters())]
+    return max(float((a - b).norm() / b.norm()) for a, b in gradients if a is not None and b is not None)
