@@ -8,6 +8,8 @@ from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 import torch
 from torch.autograd.function import once_differentiable
 
+from meddlr_greedy.ops.devices import computing_device
+
 __all__ = ["ImplicitSolve", "conjugate_gradient", "implicit_conjugate_gradient"]
 
 Operator = Callable[[torch.Tensor], torch.Tensor]
@@ -175,7 +177,7 @@ class _ImplicitSolution(torch.autograd.Function):
 
 def _dot(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Real part of the inner product of each example, shape (B, 1, ..., 1)."""
-    if u.device.type != "cpu":
+    if computing_device(u).type != "cpu":
         product = torch.view_as_real(u) * torch.view_as_real(v)
         return product.sum(dim=tuple(range(1, product.ndim))).reshape(-1, *[1] * (u.ndim - 1))
     # No image of products is made.

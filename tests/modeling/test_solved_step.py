@@ -5,7 +5,9 @@ import torch
 from meddlr.modeling import build_model
 from torch import nn
 
+from meddlr_greedy.modeling.networks.cine import CGCineUnrolledCNN
 from meddlr_greedy.ops.cine_sense import CineSenseModel
+from meddlr_greedy.ops.conjugate_gradient import ImplicitSolve
 from tests.helpers.steps import GENERAL_LOSSES, LOSSES, assert_same, batch, check_tiles, config, trained
 
 SOLVED = {"NUM_MODULES": 4, "CG_BACKWARD": "implicit"}
@@ -59,13 +61,17 @@ def test_solves_that_end_early(eps):
 
 
 @pytest.mark.parametrize("fixed", ["step_sizes", "resnets", "resnets.1", "step_sizes.1", ""])
-def test_frozen_parameters_of_solutions(fixed, passes):
+def test_frozen_parameters_of_solutions(fixed, passes, monkeypatch):
     def freeze(model):
         for name, p in model.model.named_parameters():
             p.requires_grad_(not (name.startswith(fixed) if fixed else name.split(".")[1] == "1"))
 
+    solved = []
+    adjoint = ImplicitSolve.adjoint
+    monkeypatch.setattr(ImplicitSolve, "adjoint", lambda *args, **kwargs: solved.append(1) or adjoint(*args, **kwargs))
     check_tiles(solved_config(), batch(), (8, 7), 1e-10, change=freeze)
     assert passes[4:] == [True] * 4
+    assert len(solved) == 2 * (4 if fixed else 3)  # a frozen step needs no gradient
 
 
 def test_shared_weights_and_fixed_step_sizes_of_solutions():
@@ -75,13 +81,20 @@ def test_shared_weights_and_fixed_step_sizes_of_solutions():
     check_tiles(cfg, batch(), (8, 7), 1e-10)
 
 
-def test_a_step_of_ones_own_that_solves_takes_the_general_form(passes):
-    def change(model):
-        class Own(type(model.model)):
-            def step(self, **kwargs):
-                return 2 * super().step(**kwargs)
+class OwnStep(CGCineUnrolledCNN):
+    def step(self, **kwargs):
+        return 2 * super().step(**kwargs)
 
-        model.model.__class__ = Own
+
+class OwnRegularization(CGCineUnrolledCNN):
+    def reg(self, *, image, model, dims=None):
+        return super().reg(image=image, model=model, dims=dims) + image.abs().mean()
+
+
+@pytest.mark.parametrize("network", [OwnStep, OwnRegularization])
+def test_a_step_or_regularization_of_ones_own_takes_the_general_form(network, passes):
+    def change(model):
+        model.model.__class__ = network
 
     check_tiles(solved_config(), batch(), (8, 7), 1e-10, change=change)
     assert not any(passes)
