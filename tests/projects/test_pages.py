@@ -21,6 +21,7 @@ COMMANDS = [
     "projects.cine.studies.pig",
     "projects.cine.studies.sampling",
     "projects.cine.studies.self_supervised",
+    "projects.cine.studies.tiled",
     "projects.cine.studies.wrapped",
     "projects.cine.zoo",
 ]
