@@ -24,7 +24,7 @@ from meddlr_greedy.planning.search import (
 from meddlr_greedy.planning.step_memory import StepMemory, plan_step, work_area_of_ffts
 from meddlr_greedy.planning.work import seconds_of
 
-__all__ = ["as_text", "make_plan"]
+__all__ = ["as_text", "compare_methods", "make_plan"]
 
 # What grows until it does not fit, and its name in the plan.
 _GROWING = {FEATURES: "features", STEPS: "steps", IMAGE: "image"}
@@ -71,30 +71,49 @@ def make_plan(cfg: CfgNode, example: Example, budget: Optional[int], timed: bool
         "memory": budget,
         "work_area_of_ffts": work_area_of_ffts(cfg, example) if cfg.MODEL.DEVICE.startswith("cuda") else 0,
         "config": plan_step(cfg, example).as_numbers(),
-        "alternatives": [],
     }
-    others = alternatives(cfg, example.tensors["kspace"][0][0])
+    methods = alternatives(cfg, example.tensors["kspace"][0][0])
     searches = [] if budget is None else _searches(cfg)
-    with Progress(len(others) + sum(len(search.keys) for search in searches), "planning", "parts") as progress:
-        for method, other in others.items():
-            memory = _plan_if_possible(other, example)
-            if memory is not None:
-                plan["alternatives"].append(_row(method, memory, cfg.MODEL.DEVICE, budget, timed))
-            progress.update()
+    with Progress(len(methods) + sum(len(search.keys) for search in searches), "planning", "parts") as progress:
+        plan.update(compare_methods(methods, example, budget, timed, progress))
         if budget is not None:
-            plan["fastest"] = _fastest([row for row in plan["alternatives"] if row["fits"]])
             plan["largest"] = [_largest(search, example, budget, progress) for search in searches]
     return plan
 
 
-def _plan_if_possible(cfg: CfgNode, example: Example) -> Optional[StepMemory]:
+def compare_methods(
+    methods: Dict[Method, CfgNode],
+    example: Example,
+    budget: Optional[int],
+    timed: bool = True,
+    progress: Optional[Progress] = None,
+) -> Dict[str, Any]:
+    """The rows of a plan that compare ways to train a network; arguments as of :func:`make_plan`.
+
+    Returns:
+        "alternatives", a row for each method that the network can be trained by; and, with a budget, the method that is
+        the "fastest" of those that fit, ``None`` where none does.
+    """
+    rows = []
+    for method, cfg in methods.items():
+        memory = _plan_if_possible(method, cfg, example)
+        if memory is not None:
+            rows.append(_row(method, memory, cfg.MODEL.DEVICE, budget, timed))
+        if progress is not None:
+            progress.update()
+    if budget is None:
+        return {"alternatives": rows}
+    return {"alternatives": rows, "fastest": _fastest([row for row in rows if row["fits"]])}
+
+
+def _plan_if_possible(method: Method, cfg: CfgNode, example: Example) -> Optional[StepMemory]:
     """None where the network cannot be trained like that: no tiles of what sees the whole image, for example."""
     try:
         return plan_step(cfg, example)
     except UserError:
-        if cfg.MISC.GREEDY.CHECKPOINT or cfg.MISC.GREEDY.SAVED or any(cfg.MISC.GREEDY.TILE):
-            return None
-        raise
+        if method.suits_every_network:
+            raise
+        return None
 
 
 def _row(method: Method, memory: StepMemory, device: str, budget: Optional[int], timed: bool) -> Dict[str, Any]:
@@ -195,7 +214,7 @@ def _rows_of_alternatives(plan: Dict[str, Any]) -> List[Dict[str, Any]]:
         method = _method(found)
         row = {
             "modules": method.modules,
-            "method": _name(method),
+            "method": method.keys,
             "activations MB": max(found["activations"]) / 1e6,
             "peak MB": found["peak"] / 1e6,
             "operations": f"{found['operations'] / end_to_end:.2f}x",
@@ -206,16 +225,6 @@ def _rows_of_alternatives(plan: Dict[str, Any]) -> List[Dict[str, Any]]:
             row["fits"] = "yes, fastest" if chosen else "yes" if found["fits"] else "no"
         rows.append(row)
     return rows
-
-
-def _name(method: Method) -> str:
-    """What is set besides the number of modules, as keys of MISC.GREEDY."""
-    parts = {
-        "CHECKPOINT": method.checkpoint,
-        "SAVED": method.saved,
-        "TILE": f"[{method.tile}, 0]" if method.tile else "",
-    }
-    return ", ".join(f"{key} {value}" for key, value in parts.items() if value)
 
 
 def _rows_of_largest(rows: List[Dict[str, Any]]) -> List[Dict[str, Any]]:

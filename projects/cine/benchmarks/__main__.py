@@ -5,6 +5,8 @@ as the median with its 95 % bootstrap interval. Prints a table and writes <outpu
 
     memory       what is held for backward, against the number of modules
     plan         peak memory of a training step, as planned and as measured
+    fastest      whether the method that the planner names is the fastest, and the peak of every method as planned
+                 (quarter of an hour)
     step         time of a training step, greedy against end to end
     all          peak memory and time of a training step of every method (20 minutes)
     tiles        memory and time of a training step by tiles, against the whole image (an hour)
@@ -37,6 +39,7 @@ from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.engine.setup import check_device
 from meddlr_greedy.errors import exit_with_one_line
 from projects.cine.benchmarks.bounded import bounded, deep
+from projects.cine.benchmarks.fastest import fastest
 from projects.cine.benchmarks.gpu import gpu
 from projects.cine.benchmarks.large import large
 from projects.cine.benchmarks.loader import loader
@@ -52,6 +55,7 @@ from projects.cine.support.tables import check_page, publish_table, versions_as_
 COMMANDS: Dict[str, Callable[[Options], Dict[str, Any]]] = {
     "memory": memory,
     "plan": plan,
+    "fastest": fastest,
     "step": step,
     "all": methods,
     "tiles": tiles,
@@ -77,7 +81,7 @@ def build_parser() -> CommandParser:
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 keeps torch's choice")
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help="of each comparison; 0 keeps its own number")
     parser.add_argument(
-        "--small", action="store_true", help="of gpu, tiles, bounded, deep and large: small data, a dry run"
+        "--small", action="store_true", help="of gpu, fastest, tiles, bounded, deep and large: small data, a dry run"
     )
     parser.add_argument("--page", type=Path, metavar="FILE", help="also put the table between its marks in FILE")
     return parser
@@ -99,7 +103,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     result = COMMANDS[args.command](Options(args.device, args.rounds, args.output, args.small))
     result["versions"] = versions(args.device)
-    table = tabulate(result["rows"], headers="keys", floatfmt=".3g", tablefmt="github")
+    tables = [result["rows"], *([result["more_rows"]] if "more_rows" in result else [])]
+    table = "\n\n".join(tabulate(rows, headers="keys", floatfmt=".3g", tablefmt="github") for rows in tables)
     text = f"{table}\n\n{versions_as_text(result['versions'])}."
     publish_table(args.command, result, text, args.output, args.page)
 

@@ -1,6 +1,5 @@
 """Memory and time of a training step by tiles, against the same step on the whole image."""
 
-import time
 from functools import partial
 from typing import Any, Callable, Dict, NamedTuple
 
@@ -9,7 +8,7 @@ import numpy as np
 from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.planning.example import Example
 from projects.cine.benchmarks.options import Options
-from projects.cine.support.measuring import held_megabytes, make_batch, make_cfg, measured_peak, ratio, run_in_turn
+from projects.cine.support.measuring import held_megabytes, make_batch, make_cfg, measured_peak, processor_seconds, ratio, run_in_turn
 from projects.cine.support.tables import ratio_as_text
 
 __all__ = ["tiles"]
@@ -42,7 +41,7 @@ def tiles(options: Options) -> Dict[str, Any]:
     peaks = {name: measured_peak(cfg, example) / 1e6 for name, cfg in sides.items()}
     steps = {name: StepOnBatch.from_config(cfg, batch=batch) for name, cfg in sides.items()}
     held = {name: held_megabytes(cfg, batch) for name, cfg in sides.items()}
-    runs: Dict[str, Callable[[], float]] = {name: partial(_processor_seconds, step) for name, step in steps.items()}
+    runs: Dict[str, Callable[[], float]] = {name: partial(processor_seconds, step.run) for name, step in steps.items()}
     found = run_in_turn(runs, options.rounds or 3)
     rows = [
         {
@@ -64,9 +63,3 @@ def _config(options: Options, size: _Size, modules: int, rows: int = 0, checkpoi
     cfg.MISC.GREEDY.TILE, cfg.MISC.GREEDY.CHECKPOINT = (rows, 0), checkpoint
     cfg.SOLVER.TRAIN_BATCH_SIZE = 1
     return cfg.freeze()
-
-
-def _processor_seconds(step: StepOnBatch) -> float:
-    start = time.process_time()
-    step.run()
-    return time.process_time() - start

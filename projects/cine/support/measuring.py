@@ -34,6 +34,7 @@ __all__ = [
     "measured_peak",
     "now",
     "peak_bytes",
+    "processor_seconds",
     "ratio",
     "run_in_turn",
     "step_times",
@@ -126,6 +127,13 @@ def _seconds(step: Step) -> float:
     start = now()
     step()
     return now() - start
+
+
+def processor_seconds(step: Step) -> float:
+    """Seconds that the processor works on a step; what other programs take does not count."""
+    start = time.process_time()
+    step()
+    return time.process_time() - start
 
 
 def ratio(numerator: List[float], denominator: List[float]) -> Dict[str, float]:
