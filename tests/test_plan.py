@@ -17,7 +17,7 @@ from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.modeling.greedy import wrapper
 from meddlr_greedy.planning import search
 from meddlr_greedy.planning.example import Example
-from meddlr_greedy.planning.plan import _fastest
+from meddlr_greedy.planning.plan import _fastest, compare_methods
 from meddlr_greedy.planning.search import (
     FEATURES,
     IMAGE,
@@ -175,10 +175,28 @@ def test_invertible_networks_and_their_alternatives(plan_cfg, arch):
     example = Example.from_data(cfg)
     own = plan_step(cfg, example).peak
     assert own == pytest.approx(measured_peak(cfg), rel=0.05)
-    backprop, *others = alternatives(cfg, 32).values()
-    assert own < plan_step(backprop, example).peak
+    others = alternatives(cfg, 32)
+    assert {method.modules for method in others if method.training == "invertible"} == {1}
+    assert own == plan_step(others[Method(1, training="invertible")], example).peak
+    assert own < plan_step(others[Method(1)], example).peak
     if arch == "InvertibleCineUnrolledCNN":  # those of the other take long
-        assert all(plan_step(other, example).peak for other in others)
+        assert all(plan_step(other, example).peak for other in others.values())
+
+
+def test_methods_that_a_network_does_not_allow_have_no_row(plan_cfg):
+    opts = [STEPS, 2, "MODEL.UNROLLED.STEP_SIZES", (-0.4,)]
+    shape = (12, 10, 4, 2)
+
+    def trainings(*others):
+        cfg = plan_cfg("beatmem", "InvertibleCineUnrolledCNN", 1, *opts, *others)
+        methods = {
+            m: other for m, other in alternatives(cfg, 12).items() if m in (Method(1), Method(1, training="invertible"))
+        }
+        found = compare_methods(methods, Example.from_shape(cfg, shape), None)
+        return [row["training"] for row in found["alternatives"]]
+
+    assert trainings() == ["greedy", "invertible"]
+    assert trainings("MISC.GREEDY.AMP", "bf16") == ["greedy"]
 
 
 def test_alternatives_of_what_one_module_alone_allows(plan_cfg):
@@ -246,7 +264,7 @@ def test_alternatives(plan_cfg):
     assert set(found) == {*ends, *whole}
     for method, cfg in found.items():
         greedy = GreedyConfig.from_cfg(cfg)
-        assert (greedy.NUM_MODULES, greedy.CHECKPOINT, greedy.SAVED, greedy.TILE[0]) == method
+        assert (greedy.NUM_MODULES, greedy.CHECKPOINT, greedy.SAVED, greedy.TILE[0], greedy.TRAINING) == method
     overlapping = plan_cfg("flatmem", "GeneralizedUnrolledCNN", 2, "MISC.GREEDY.OVERLAP", 2)
     assert {method.modules for method in alternatives(overlapping, rows=48)} == {1, 2}
 

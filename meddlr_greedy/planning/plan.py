@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from meddlr_greedy.console import Progress
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.planning.around import around_call
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.search import (
     FEATURES,
@@ -22,7 +23,7 @@ from meddlr_greedy.planning.search import (
     with_method,
 )
 from meddlr_greedy.planning.step_memory import StepMemory, plan_step, work_area_of_ffts
-from meddlr_greedy.planning.work import seconds_of
+from meddlr_greedy.planning.work import seconds_of, time_operations
 
 __all__ = ["as_text", "compare_methods", "make_plan"]
 
@@ -39,7 +40,7 @@ _RULE = (
     "fastest: the least {} of those that fit, but for 8-bit activations, whose gradient is another one; within"
     f" {_TIE:.0%} the fewest modules, then the least memory"
 )
-_TIME = "predicted time (each kind of operation was timed on this machine)"
+_TIME = "predicted time (each kind of operation, and what is around it, was timed on this machine)"
 _OPERATIONS = (
     "number of operations, an estimate (2 for each multiplication and addition of convolutions, 5 n log2 n for an FFT,"
     " 1 for each number that another operation writes; recomputation included)"
@@ -94,15 +95,23 @@ def compare_methods(
         "alternatives", a row for each method that the network can be trained by; and, with a budget, the method that is
         the "fastest" of those that fit, ``None`` where none does.
     """
-    rows = []
+    found: Dict[Method, StepMemory] = {}
     for method, cfg in methods.items():
         memory = _plan_if_possible(method, cfg, example)
         if memory is not None:
-            rows.append(_row(method, memory, cfg.MODEL.DEVICE, budget, timed))
+            found[method] = memory
         if progress is not None:
             progress.update()
+    rows = [{**method._asdict(), **memory.as_numbers()} for method, memory in found.items()]
     if budget is None:
         return {"alternatives": rows}
+    (device,) = {cfg.MODEL.DEVICE for cfg in methods.values()}
+    timed = timed and (device == "cpu" or torch.cuda.is_available())
+    if timed:
+        time_operations([memory.work for memory in found.values() if memory.fits(budget)], device)
+    for row, memory in zip(rows, found.values()):
+        row["fits"] = memory.fits(budget)
+        row["seconds"] = _seconds(memory, device) if row["fits"] and timed else None
     return {"alternatives": rows, "fastest": _fastest([row for row in rows if row["fits"]])}
 
 
@@ -116,13 +125,10 @@ def _plan_if_possible(method: Method, cfg: CfgNode, example: Example) -> Optiona
         return None
 
 
-def _row(method: Method, memory: StepMemory, device: str, budget: Optional[int], timed: bool) -> Dict[str, Any]:
-    row: Dict[str, Any] = {**method._asdict(), **memory.as_numbers()}
-    if budget is not None:
-        row["fits"] = memory.fits(budget)
-        is_there = device == "cpu" or torch.cuda.is_available()
-        row["seconds"] = seconds_of(memory.work, device) if row["fits"] and timed and is_there else None
-    return row
+def _seconds(memory: StepMemory, device: str) -> float:
+    """Of a training step; a GPU computes while Python goes on."""
+    around = around_call() if device == "cpu" else 0.0
+    return seconds_of(memory.work, device, around)
 
 
 def _fastest(rows: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:

@@ -88,6 +88,7 @@ class Trace(TorchDispatchMode):
             outcome = _known.get(key)
         except TypeError:  # something in it is no key
             key = None
+        self.work.calls += 1
         if key is not None and not _is_view(func):
             self.work.add(key, func, args, kwargs)
         if outcome is not None:

@@ -8,7 +8,15 @@ import numpy as np
 from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.planning.example import Example
 from projects.cine.benchmarks.options import Options
-from projects.cine.support.measuring import held_megabytes, make_batch, make_cfg, measured_peak, processor_seconds, ratio, run_in_turn
+from projects.cine.support.measuring import (
+    held_megabytes,
+    make_batch,
+    make_cfg,
+    measured_peak,
+    processor_seconds,
+    ratio,
+    run_in_turn,
+)
 from projects.cine.support.tables import ratio_as_text
 
 __all__ = ["tiles"]
