@@ -18,10 +18,9 @@ from meddlr_greedy.planning.outcomes import form
 
 __all__ = ["Work", "seconds_of", "time_operations"]
 
-# An operation is run until the first two are reached, but no more often than this, and no more after so long: what
-# takes long is disturbed little. The shortest run counts: others wait for something.
-_LEAST_RUNS, _LEAST_SECONDS = 5, 0.01
-_MOST_RUNS, _ENOUGH_SECONDS = 20, 0.2
+# So often an operation is run, but no more after so many seconds: what takes long is disturbed little. The shortest run
+# counts: others wait for something.
+_RUNS, _ENOUGH_SECONDS = 10, 0.2
 
 # Kind of operation, threads and device -> seconds.
 _known: Dict[Tuple[Hashable, int, str], float] = {}
@@ -88,11 +87,10 @@ def time_operations(works: Iterable[Work], device: str = "cpu") -> None:
     threads = torch.get_num_threads()
     kinds = {kind: operation for work in works for kind, operation in work.operations()}
     runs: Dict[Hashable, List[float]] = {kind: [] for kind in kinds if (kind, threads, device) not in _known}
-    uncertain = list(runs)
-    while uncertain:
-        for kind in uncertain:
-            runs[kind].append(_seconds(kinds[kind], device))
-        uncertain = [kind for kind in uncertain if _is_uncertain(runs[kind])]
+    for _ in range(_RUNS):
+        for kind, seconds in runs.items():
+            if sum(seconds) < _ENOUGH_SECONDS:
+                seconds.append(_seconds(kinds[kind], device))
     _known.update({(kind, threads, device): min(seconds) for kind, seconds in runs.items()})
 
 
@@ -103,13 +101,6 @@ def _seconds(operation: _Operation, device: str) -> float:
     start = _now(device)
     operation.function(*args, **kwargs)
     return _now(device) - start
-
-
-def _is_uncertain(runs: List[float]) -> bool:
-    """Whether an operation that took these seconds is to be run again."""
-    if len(runs) < _LEAST_RUNS:
-        return sum(runs) < _ENOUGH_SECONDS
-    return sum(runs) < _LEAST_SECONDS and len(runs) < _MOST_RUNS
 
 
 def _made_arguments(operation: _Operation, device: str) -> Any:

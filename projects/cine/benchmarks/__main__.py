@@ -24,7 +24,7 @@ Example::
     python -m projects.cine.benchmarks memory --output results/benchmark
     python -m projects.cine.benchmarks step --output results/benchmark --threads 2
     python -m projects.cine.benchmarks gpu --device cuda --output projects/cine/results --page projects/cine/GPU.md
-    python -m projects.cine.benchmarks fastest --threads 1 --output projects/cine/results --page projects/cine/RESULTS.md
+    python -m projects.cine.benchmarks fastest --threads 1 --page projects/cine/RESULTS.md
     python -m projects.cine.benchmarks all --threads 1 --output projects/cine/results --page projects/cine/RESULTS.md
 """
 

@@ -52,7 +52,7 @@ class Case(NamedTuple):
         cfg.MODEL.UNROLLED.STEP_SIZES = (_STEP_SIZES[self.arch],)
         cfg.MODEL.UNROLLED.DC.EPS = 0.0  # meddlr's conjugate gradients run all of their iterations, as planned
         cfg.MISC.GREEDY.CG_BACKWARD = "implicit" if self.implicit else "unrolled"
-        cfg.SOLVER.TRAIN_BATCH_SIZE = 1
+        cfg.SOLVER.TRAIN_BATCH_SIZE = cfg.SOLVER.TEST_BATCH_SIZE = 1
         return cfg.freeze()
 
     def batch(self, example: Example, device: str) -> Batch:
