@@ -16,6 +16,7 @@ from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.modeling.greedy import wrapper
 from meddlr_greedy.planning import search
+from meddlr_greedy.planning.around import around_call
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.plan import _fastest, compare_methods
 from meddlr_greedy.planning.search import (
@@ -32,7 +33,7 @@ from meddlr_greedy.planning.search import (
 )
 from meddlr_greedy.planning.step_memory import plan_step
 from meddlr_greedy.planning.trace import traced
-from meddlr_greedy.planning.work import Work, seconds_of
+from meddlr_greedy.planning.work import Work, seconds_of, time_operations
 from projects.cine.support.measuring import peak_bytes
 from tests.helpers.errors import without_progress
 from tests.helpers.scans import write_dataset
@@ -337,7 +338,37 @@ def test_time_is_a_sum_over_operations():
     names = Counter({kind[0].overloadpacket.__name__: n for kind, n in trace.work.counts.items()})
     assert names == {"convolution": 3, "relu_": 3, "clone": 1}
     once = {kind: seconds_of(one_of(trace.work, kind)) for kind in trace.work.counts}
-    assert seconds_of(trace.work) == pytest.approx(sum(n * once[kind] for kind, n in trace.work.counts.items()))
+    summed = sum(n * once[kind] for kind, n in trace.work.counts.items())
+    assert seconds_of(trace.work) == pytest.approx(summed)
+    # Three convolutions and ReLUs, the clone and the view.
+    assert trace.work.calls == 8 and seconds_of(trace.work, around_call=2.0) == pytest.approx(summed + 8 * 2.0)
+
+
+def test_operations_are_timed_in_turn_equally_often_but_long_ones_once(monkeypatch):
+    def work_of(*names):
+        found = Work()
+        for name in names:
+            found.add(name, name, (), {})  # the name stands for the function
+        return found
+
+    order = []
+    seconds = {"short": iter([3e-3, 1e-3, *8 * [2e-3]]), "long": iter([0.5])}
+
+    def run(operation, device):
+        order.append(operation.function)
+        return next(seconds[operation.function])
+
+    known = {("known", torch.get_num_threads(), "cpu"): 1.0}
+    monkeypatch.setattr("meddlr_greedy.planning.work._known", known)
+    monkeypatch.setattr("meddlr_greedy.planning.work._seconds", run)
+    works = [work_of("short", "long"), work_of("short", "known")]
+    time_operations(works)
+    assert order == ["short", "long", *9 * ["short"]]
+    assert [seconds_of(work) for work in works] == [0.501, 1.001]
+
+
+def test_what_is_around_an_operation_is_found_once():
+    assert 0 < around_call() < 1e-2 and around_call() == around_call()
 
 
 def one_of(work, kind):

@@ -88,7 +88,7 @@ CASES = [
 ]
 _SMALL = [
     Case("CineUnrolledCNN", (48, 16, 4, 2), steps=2, features=4, limit=10),
-    Case("InvertibleCineUnrolledCNN", (12, 12, 4, 2), steps=2, features=4, limit=0.001),
+    Case("CGUnrolledCNN", (12, 12, 2), steps=2, features=4, limit=0.001),
 ]
 
 
