@@ -29,6 +29,11 @@ def test_every_case_is_compared(found):
             assert "backpropagation, SAVED int8" not in timed
         else:
             assert not timed
-    assert all(
-        row["planned/measured"] == row["planned_mb"] / row["measured_mb"] for row in sum(found["all"].values(), [])
+    rows = [row for rows in found["all"].values() for row in rows]
+    assert all(row["planned_mb"] / row["measured_mb"] == pytest.approx(row["planned/measured"]) for row in rows)
+    assert sum(kind["configs"] for kind in found["more_rows"]) == len(rows)
+    (int8,) = (kind for kind in found["more_rows"] if kind["method"] == "SAVED int8")
+    furthest = max(
+        (row for row in rows if "SAVED int8" in row["method"]), key=lambda row: abs(row["planned/measured"] - 1)
     )
+    assert int8["configs"] == 4 and int8["measured_mb"] == furthest["measured_mb"]
