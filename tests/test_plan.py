@@ -16,8 +16,9 @@ from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.engine.trainer import GreedyTrainer
 from meddlr_greedy.modeling.greedy import wrapper
 from meddlr_greedy.planning import search
+from meddlr_greedy.planning.around import around_call
 from meddlr_greedy.planning.example import Example
-from meddlr_greedy.planning.plan import _fastest
+from meddlr_greedy.planning.plan import _fastest, compare_methods
 from meddlr_greedy.planning.search import (
     FEATURES,
     IMAGE,
@@ -32,7 +33,7 @@ from meddlr_greedy.planning.search import (
 )
 from meddlr_greedy.planning.step_memory import plan_step
 from meddlr_greedy.planning.trace import traced
-from meddlr_greedy.planning.work import Work, seconds_of
+from meddlr_greedy.planning.work import Work, seconds_of, time_operations
 from projects.cine.support.measuring import peak_bytes
 from tests.helpers.errors import without_progress
 from tests.helpers.scans import write_dataset
@@ -175,10 +176,28 @@ def test_invertible_networks_and_their_alternatives(plan_cfg, arch):
     example = Example.from_data(cfg)
     own = plan_step(cfg, example).peak
     assert own == pytest.approx(measured_peak(cfg), rel=0.05)
-    backprop, *others = alternatives(cfg, 32).values()
-    assert own < plan_step(backprop, example).peak
+    others = alternatives(cfg, 32)
+    assert {method.modules for method in others if method.training == "invertible"} == {1}
+    assert own == plan_step(others[Method(1, training="invertible")], example).peak
+    assert own < plan_step(others[Method(1)], example).peak
     if arch == "InvertibleCineUnrolledCNN":  # those of the other take long
-        assert all(plan_step(other, example).peak for other in others)
+        assert all(plan_step(other, example).peak for other in others.values())
+
+
+def test_methods_that_a_network_does_not_allow_have_no_row(plan_cfg):
+    opts = [STEPS, 2, "MODEL.UNROLLED.STEP_SIZES", (-0.4,)]
+    shape = (12, 10, 4, 2)
+
+    def trainings(*others):
+        cfg = plan_cfg("beatmem", "InvertibleCineUnrolledCNN", 1, *opts, *others)
+        methods = {
+            m: other for m, other in alternatives(cfg, 12).items() if m in (Method(1), Method(1, training="invertible"))
+        }
+        found = compare_methods(methods, Example.from_shape(cfg, shape), None)
+        return [row["training"] for row in found["alternatives"]]
+
+    assert trainings() == ["greedy", "invertible"]
+    assert trainings("MISC.GREEDY.AMP", "bf16") == ["greedy"]
 
 
 def test_alternatives_of_what_one_module_alone_allows(plan_cfg):
@@ -246,7 +265,7 @@ def test_alternatives(plan_cfg):
     assert set(found) == {*ends, *whole}
     for method, cfg in found.items():
         greedy = GreedyConfig.from_cfg(cfg)
-        assert (greedy.NUM_MODULES, greedy.CHECKPOINT, greedy.SAVED, greedy.TILE[0]) == method
+        assert (greedy.NUM_MODULES, greedy.CHECKPOINT, greedy.SAVED, greedy.TILE[0], greedy.TRAINING) == method
     overlapping = plan_cfg("flatmem", "GeneralizedUnrolledCNN", 2, "MISC.GREEDY.OVERLAP", 2)
     assert {method.modules for method in alternatives(overlapping, rows=48)} == {1, 2}
 
@@ -319,7 +338,37 @@ def test_time_is_a_sum_over_operations():
     names = Counter({kind[0].overloadpacket.__name__: n for kind, n in trace.work.counts.items()})
     assert names == {"convolution": 3, "relu_": 3, "clone": 1}
     once = {kind: seconds_of(one_of(trace.work, kind)) for kind in trace.work.counts}
-    assert seconds_of(trace.work) == pytest.approx(sum(n * once[kind] for kind, n in trace.work.counts.items()))
+    summed = sum(n * once[kind] for kind, n in trace.work.counts.items())
+    assert seconds_of(trace.work) == pytest.approx(summed)
+    # Three convolutions and ReLUs, the clone and the view.
+    assert trace.work.calls == 8 and seconds_of(trace.work, around_call=2.0) == pytest.approx(summed + 8 * 2.0)
+
+
+def test_operations_are_timed_in_turn_equally_often_but_long_ones_once(monkeypatch):
+    def work_of(*names):
+        found = Work()
+        for name in names:
+            found.add(name, name, (), {})  # the name stands for the function
+        return found
+
+    order = []
+    seconds = {"short": iter([3e-3, 1e-3, *8 * [2e-3]]), "long": iter([0.5])}
+
+    def run(operation, device):
+        order.append(operation.function)
+        return next(seconds[operation.function])
+
+    known = {("known", torch.get_num_threads(), "cpu"): 1.0}
+    monkeypatch.setattr("meddlr_greedy.planning.work._known", known)
+    monkeypatch.setattr("meddlr_greedy.planning.work._seconds", run)
+    works = [work_of("short", "long"), work_of("short", "known")]
+    time_operations(works)
+    assert order == ["short", "long", *9 * ["short"]]
+    assert [seconds_of(work) for work in works] == [0.501, 1.001]
+
+
+def test_what_is_around_an_operation_is_found_once():
+    assert 0 < around_call() < 1e-2 and around_call() == around_call()
 
 
 def one_of(work, kind):

@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from meddlr_greedy.console import Progress
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.planning.around import around_call
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.search import (
     FEATURES,
@@ -22,9 +23,9 @@ from meddlr_greedy.planning.search import (
     with_method,
 )
 from meddlr_greedy.planning.step_memory import StepMemory, plan_step, work_area_of_ffts
-from meddlr_greedy.planning.work import seconds_of
+from meddlr_greedy.planning.work import seconds_of, time_operations
 
-__all__ = ["as_text", "make_plan"]
+__all__ = ["as_text", "compare_methods", "make_plan"]
 
 # What grows until it does not fit, and its name in the plan.
 _GROWING = {FEATURES: "features", STEPS: "steps", IMAGE: "image"}
@@ -39,7 +40,7 @@ _RULE = (
     "fastest: the least {} of those that fit, but for 8-bit activations, whose gradient is another one; within"
     f" {_TIE:.0%} the fewest modules, then the least memory"
 )
-_TIME = "predicted time (each kind of operation was timed on this machine)"
+_TIME = "predicted time (each kind of operation, and what is around it, was timed on this machine)"
 _OPERATIONS = (
     "number of operations, an estimate (2 for each multiplication and addition of convolutions, 5 n log2 n for an FFT,"
     " 1 for each number that another operation writes; recomputation included)"
@@ -71,39 +72,63 @@ def make_plan(cfg: CfgNode, example: Example, budget: Optional[int], timed: bool
         "memory": budget,
         "work_area_of_ffts": work_area_of_ffts(cfg, example) if cfg.MODEL.DEVICE.startswith("cuda") else 0,
         "config": plan_step(cfg, example).as_numbers(),
-        "alternatives": [],
     }
-    others = alternatives(cfg, example.tensors["kspace"][0][0])
+    methods = alternatives(cfg, example.tensors["kspace"][0][0])
     searches = [] if budget is None else _searches(cfg)
-    with Progress(len(others) + sum(len(search.keys) for search in searches), "planning", "parts") as progress:
-        for method, other in others.items():
-            memory = _plan_if_possible(other, example)
-            if memory is not None:
-                plan["alternatives"].append(_row(method, memory, cfg.MODEL.DEVICE, budget, timed))
-            progress.update()
+    with Progress(len(methods) + sum(len(search.keys) for search in searches), "planning", "parts") as progress:
+        plan.update(compare_methods(methods, example, budget, timed, progress))
         if budget is not None:
-            plan["fastest"] = _fastest([row for row in plan["alternatives"] if row["fits"]])
             plan["largest"] = [_largest(search, example, budget, progress) for search in searches]
     return plan
 
 
-def _plan_if_possible(cfg: CfgNode, example: Example) -> Optional[StepMemory]:
+def compare_methods(
+    methods: Dict[Method, CfgNode],
+    example: Example,
+    budget: Optional[int],
+    timed: bool = True,
+    progress: Optional[Progress] = None,
+) -> Dict[str, Any]:
+    """The rows of a plan that compare ways to train a network; arguments as of :func:`make_plan`.
+
+    Returns:
+        "alternatives", a row for each method that the network can be trained by; and, with a budget, the method that is
+        the "fastest" of those that fit, ``None`` where none does.
+    """
+    found: Dict[Method, StepMemory] = {}
+    for method, cfg in methods.items():
+        memory = _plan_if_possible(method, cfg, example)
+        if memory is not None:
+            found[method] = memory
+        if progress is not None:
+            progress.update()
+    rows = [{**method._asdict(), **memory.as_numbers()} for method, memory in found.items()]
+    if budget is None:
+        return {"alternatives": rows}
+    (device,) = {cfg.MODEL.DEVICE for cfg in methods.values()}
+    timed = timed and (device == "cpu" or torch.cuda.is_available())
+    if timed:
+        time_operations([memory.work for memory in found.values() if memory.fits(budget)], device)
+    for row, memory in zip(rows, found.values()):
+        row["fits"] = memory.fits(budget)
+        row["seconds"] = _seconds(memory, device) if row["fits"] and timed else None
+    return {"alternatives": rows, "fastest": _fastest([row for row in rows if row["fits"]])}
+
+
+def _plan_if_possible(method: Method, cfg: CfgNode, example: Example) -> Optional[StepMemory]:
     """None where the network cannot be trained like that: no tiles of what sees the whole image, for example."""
     try:
         return plan_step(cfg, example)
     except UserError:
-        if cfg.MISC.GREEDY.CHECKPOINT or cfg.MISC.GREEDY.SAVED or any(cfg.MISC.GREEDY.TILE):
-            return None
-        raise
+        if method.suits_every_network:
+            raise
+        return None
 
 
-def _row(method: Method, memory: StepMemory, device: str, budget: Optional[int], timed: bool) -> Dict[str, Any]:
-    row: Dict[str, Any] = {**method._asdict(), **memory.as_numbers()}
-    if budget is not None:
-        row["fits"] = memory.fits(budget)
-        is_there = device == "cpu" or torch.cuda.is_available()
-        row["seconds"] = seconds_of(memory.work, device) if row["fits"] and timed and is_there else None
-    return row
+def _seconds(memory: StepMemory, device: str) -> float:
+    """Of a training step; a GPU computes while Python goes on."""
+    around = around_call() if device == "cpu" else 0.0
+    return seconds_of(memory.work, device, around)
 
 
 def _fastest(rows: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
@@ -195,7 +220,7 @@ def _rows_of_alternatives(plan: Dict[str, Any]) -> List[Dict[str, Any]]:
         method = _method(found)
         row = {
             "modules": method.modules,
-            "method": _name(method),
+            "method": method.keys,
             "activations MB": max(found["activations"]) / 1e6,
             "peak MB": found["peak"] / 1e6,
             "operations": f"{found['operations'] / end_to_end:.2f}x",
@@ -206,16 +231,6 @@ def _rows_of_alternatives(plan: Dict[str, Any]) -> List[Dict[str, Any]]:
             row["fits"] = "yes, fastest" if chosen else "yes" if found["fits"] else "no"
         rows.append(row)
     return rows
-
-
-def _name(method: Method) -> str:
-    """What is set besides the number of modules, as keys of MISC.GREEDY."""
-    parts = {
-        "CHECKPOINT": method.checkpoint,
-        "SAVED": method.saved,
-        "TILE": f"[{method.tile}, 0]" if method.tile else "",
-    }
-    return ", ".join(f"{key} {value}" for key, value in parts.items() if value)
 
 
 def _rows_of_largest(rows: List[Dict[str, Any]]) -> List[Dict[str, Any]]:

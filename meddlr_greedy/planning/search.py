@@ -8,6 +8,7 @@ from meddlr.config import CfgNode
 
 from meddlr_greedy.config.schema import is_greedy, schema_keys
 from meddlr_greedy.config.wrappers import GREEDY_NETWORK
+from meddlr_greedy.modeling.contract import inner_class, traits_of
 from meddlr_greedy.modeling.greedy.modules import partition_steps
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.step_memory import StepMemory, plan_step
@@ -75,6 +76,23 @@ class Method(NamedTuple):
     checkpoint: str = ""  #: as MISC.GREEDY.CHECKPOINT
     saved: str = ""  #: as MISC.GREEDY.SAVED
     tile: int = 0  #: rows of a tile, as wide as the image; 0 is the whole image
+    training: str = "greedy"  #: as MISC.GREEDY.TRAINING
+
+    @property
+    def suits_every_network(self) -> bool:
+        """Whether every network can be trained like that."""
+        return self == Method(self.modules)
+
+    @property
+    def keys(self) -> str:
+        """What is set besides the number of modules, as keys of MISC.GREEDY."""
+        parts = {
+            "CHECKPOINT": self.checkpoint,
+            "SAVED": self.saved,
+            "TILE": f"[{self.tile}, 0]" if self.tile else "",
+            "TRAINING": "" if self.training == "greedy" else self.training,
+        }
+        return ", ".join(f"{key} {value}" for key, value in parts.items() if value)
 
     @property
     def gives_up_digits(self) -> bool:
@@ -83,10 +101,7 @@ class Method(NamedTuple):
 
 
 def with_method(cfg: CfgNode, method: Method) -> CfgNode:
-    """The config whose network is trained in another way.
-
-    An invertible network is trained without being run backwards.
-    """
+    """The config whose network is trained in another way."""
     new = cfg.clone().defrost()
     if not is_greedy(new):
         new.MISC.GREEDY.META_ARCHITECTURE = new.MODEL.META_ARCHITECTURE
@@ -95,15 +110,16 @@ def with_method(cfg: CfgNode, method: Method) -> CfgNode:
     _forget_modules(new)
     new.MISC.GREEDY.CHECKPOINT, new.MISC.GREEDY.SAVED = method.checkpoint, method.saved
     new.MISC.GREEDY.TILE = (method.tile, 0)
-    new.MISC.GREEDY.TRAINING = "greedy"
+    new.MISC.GREEDY.TRAINING = method.training
     return new.freeze()
 
 
 def alternatives(cfg: CfgNode, rows: int) -> Dict[Method, CfgNode]:
     """Ways to train the network of a config: 1, 2, 4, ... and N modules of its N unrolled steps.
 
-    With checkpoints where a module has several steps; of the fewest and the most modules also with checkpoints of
-    blocks, activations of 8 bits, and tiles. Without what ``MISC.GREEDY.OVERLAP`` is too long for.
+    With checkpoints where a module has several steps, and run backwards there where the network can be; of the fewest
+    and the most modules also with checkpoints of blocks, activations of 8 bits, and tiles. Without what
+    ``MISC.GREEDY.OVERLAP`` is too long for.
 
     Args:
         cfg: The config.
@@ -113,13 +129,15 @@ def alternatives(cfg: CfgNode, rows: int) -> Dict[Method, CfgNode]:
     counts = {steps, *itertools.takewhile(lambda k: k < steps, (2**i for i in itertools.count()))}
     counts = {k for k in counts if k == 1 or min(map(len, partition_steps(steps, k)[:-1])) >= overlap}
     methods = [method for k in sorted(counts) for method in _with_modules(k, steps, k in (1, max(counts)), rows)]
-    return {method: with_method(cfg, method) for method in methods}
+    is_invertible = traits_of(inner_class(cfg)).invertible
+    return {m: with_method(cfg, m) for m in methods if m.training == "greedy" or is_invertible}
 
 
 def _with_modules(modules: int, steps: int, is_end: bool, rows: int) -> Iterator[Method]:
     yield Method(modules)
     if modules < steps or steps == 1:
         yield Method(modules, checkpoint="step")
+        yield Method(modules, training="invertible")
     if is_end:
         yield Method(modules, checkpoint="block")
         yield Method(modules, saved="int8")

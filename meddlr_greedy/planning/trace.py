@@ -6,6 +6,7 @@ any size runs in seconds and in no memory, through the very code that trains.
 
 import weakref
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Dict, Hashable, Iterator, List, Optional, Set, Tuple
 
 import torch
@@ -88,6 +89,7 @@ class Trace(TorchDispatchMode):
             outcome = _known.get(key)
         except TypeError:  # something in it is no key
             key = None
+        self.work.calls += 1
         if key is not None and not _is_view(func):
             self.work.add(key, func, args, kwargs)
         if outcome is not None:
@@ -160,6 +162,7 @@ def _operations(func: Any, args: Any, outputs: Any) -> float:
     return float(sum(x.numel() * (2 if x.is_complex() else 1) for x in outputs))
 
 
+@cache
 def _is_view(func: Any) -> bool:
     return any(result.alias_info is not None and not result.alias_info.is_write for result in func._schema.returns)
 

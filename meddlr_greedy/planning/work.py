@@ -1,14 +1,14 @@
 """The time of a computation, predicted from the time of each kind of operation in it on this machine.
 
 A training step runs the same operations on arguments of the same form again and again. Each kind is run alone on
-tensors of its form, a few times; the prediction is the sum over all that the step runs. What Python does in between
-does not count.
+tensors of its form, a few times; the prediction is the sum over all that the step runs, and for each of its calls, of
+views too, what is around an operation in Python and autograd.
 """
 
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Dict, Hashable, List, NamedTuple, Tuple
+from typing import Any, Dict, Hashable, Iterable, List, NamedTuple, Tuple
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
@@ -16,11 +16,11 @@ from torch.utils._pytree import tree_map
 
 from meddlr_greedy.planning.outcomes import form
 
-__all__ = ["Work", "seconds_of"]
+__all__ = ["Work", "seconds_of", "time_operations"]
 
-# An operation is run until both are reached, but at most so often. The shortest run counts: others wait for something.
-_LEAST_RUNS, _LEAST_SECONDS = 3, 0.01
-_MOST_RUNS = 20
+# So often an operation is run, but no more after so many seconds: what takes long is disturbed little. The shortest run
+# counts: others wait for something.
+_RUNS, _ENOUGH_SECONDS = 10, 0.2
 
 # Kind of operation, threads and device -> seconds.
 _known: Dict[Tuple[Hashable, int, str], float] = {}
@@ -40,10 +40,16 @@ class _Operation(NamedTuple):
 
 
 class Work:
-    """What a computation runs: kinds of operations, by function and forms of arguments, and how often."""
+    """What a computation runs: kinds of operations, by function and forms of arguments, and how often.
+
+    Attributes:
+        counts: How often each kind runs; views are none.
+        calls: Of all operations, views included.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter = Counter()
+        self.calls = 0
         self._operations: Dict[Hashable, _Operation] = {}
 
     def add(self, kind: Hashable, function: Any, args: Any, kwargs: Any) -> None:
@@ -58,28 +64,43 @@ class Work:
         return list(self._operations.items())
 
 
-def seconds_of(work: Work, device: str = "cpu") -> float:
+def seconds_of(work: Work, device: str = "cpu", around_call: float = 0.0) -> float:
     """Predicts how long a computation takes on this machine, with as many threads as torch has now.
 
     A kind of operation that was timed before is not timed again.
+
+    Args:
+        work: What is computed.
+        device: Where.
+        around_call: Seconds that pass around an operation, see :func:`~meddlr_greedy.planning.around.around_call`.
+    """
+    time_operations([work], device)
+    threads = torch.get_num_threads()
+    return work.calls * around_call + sum(n * _known[kind, threads, device] for kind, n in work.counts.items())
+
+
+def time_operations(works: Iterable[Work], device: str = "cpu") -> None:
+    """Times all kinds of operations of computations that are to be compared, and were not timed before.
+
+    They run in turn, each once in a round, so that what disturbs the machine for a while disturbs all of them.
     """
     threads = torch.get_num_threads()
-    for kind, operation in work.operations():
-        if (kind, threads, device) not in _known:
-            _known[kind, threads, device] = _seconds(operation, device)
-    return sum(count * _known[kind, threads, device] for kind, count in work.counts.items())
+    kinds = {kind: operation for work in works for kind, operation in work.operations()}
+    runs: Dict[Hashable, List[float]] = {kind: [] for kind in kinds if (kind, threads, device) not in _known}
+    for _ in range(_RUNS):
+        for kind, seconds in runs.items():
+            if sum(seconds) < _ENOUGH_SECONDS:
+                seconds.append(_seconds(kinds[kind], device))
+    _known.update({(kind, threads, device): min(seconds) for kind, seconds in runs.items()})
 
 
+@torch.no_grad()
 def _seconds(operation: _Operation, device: str) -> float:
-    runs: List[float] = []
-    with torch.no_grad():
-        while len(runs) < _LEAST_RUNS or (sum(runs) < _LEAST_SECONDS and len(runs) < _MOST_RUNS):
-            # Made anew: in a training, too, arguments have just been written, by another operation.
-            args, kwargs = _made_arguments(operation, device)
-            start = _now(device)
-            operation.function(*args, **kwargs)
-            runs.append(_now(device) - start)
-    return min(runs)
+    # Made anew: in a training, too, arguments have just been written, by another operation.
+    args, kwargs = _made_arguments(operation, device)
+    start = _now(device)
+    operation.function(*args, **kwargs)
+    return _now(device) - start
 
 
 def _made_arguments(operation: _Operation, device: str) -> Any:

@@ -5,6 +5,8 @@ as the median with its 95 % bootstrap interval. Prints a table and writes <outpu
 
     memory       what is held for backward, against the number of modules
     plan         peak memory of a training step, as planned and as measured
+    fastest      whether the method that the planner names is the fastest, and the peak of every method as planned
+                 (quarter of an hour)
     step         time of a training step, greedy against end to end
     all          peak memory and time of a training step of every method (20 minutes)
     tiles        memory and time of a training step by tiles, against the whole image (an hour)
@@ -24,6 +26,7 @@ Example::
     python -m projects.cine.benchmarks memory --output results/benchmark
     python -m projects.cine.benchmarks step --output results/benchmark --threads 2
     python -m projects.cine.benchmarks gpu --device cuda --output projects/cine/results --page projects/cine/GPU.md
+    python -m projects.cine.benchmarks fastest --threads 1 --page projects/cine/RESULTS.md
     python -m projects.cine.benchmarks all --threads 1 --output projects/cine/results --page projects/cine/RESULTS.md
 """
 
@@ -39,6 +42,7 @@ from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.engine.setup import check_device
 from meddlr_greedy.errors import exit_with_one_line
 from projects.cine.benchmarks.bounded import bounded, deep
+from projects.cine.benchmarks.fastest import fastest
 from projects.cine.benchmarks.gpu import gpu
 from projects.cine.benchmarks.large import large
 from projects.cine.benchmarks.limit import limit
@@ -56,6 +60,7 @@ from projects.cine.support.tables import check_page, publish_table, versions_as_
 COMMANDS: Dict[str, Callable[[Options], Dict[str, Any]]] = {
     "memory": memory,
     "plan": plan,
+    "fastest": fastest,
     "step": step,
     "all": methods,
     "tiles": tiles,
@@ -83,7 +88,9 @@ def build_parser() -> CommandParser:
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 keeps torch's choice")
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help="of each comparison; 0 keeps its own number")
     parser.add_argument(
-        "--small", action="store_true", help="of gpu, tiles, bounded, deep, large, temporal and limit: a dry run"
+        "--small",
+        action="store_true",
+        help="of gpu, fastest, tiles, bounded, deep, large, temporal and limit: a dry run",
     )
     parser.add_argument("--page", type=Path, metavar="FILE", help="also put the table between its marks in FILE")
     return parser
@@ -105,7 +112,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
     result = COMMANDS[args.command](Options(args.device, args.rounds, args.output, args.small))
     result["versions"] = versions(args.device)
-    table = tabulate(result["rows"], headers="keys", floatfmt=".3g", tablefmt="github")
+    tables = [result["rows"], *([result["more_rows"]] if "more_rows" in result else [])]
+    table = "\n\n".join(tabulate(rows, headers="keys", floatfmt=".3g", tablefmt="github") for rows in tables)
     text = f"{table}\n\n{versions_as_text(result['versions'])}."
     publish_table(args.command, result, text, args.output, args.page)
 
