@@ -34,6 +34,7 @@ class _Convolving(SpatioTemporalConv):
         self.load_state_dict(conv.state_dict())
 
     def in_time(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.temporal.bias is not None
         return relu_and_convolution(x, self.temporal.weight, self.temporal.bias)
 
 
