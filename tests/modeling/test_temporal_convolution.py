@@ -4,12 +4,14 @@ import pytest
 import torch
 from meddlr.modeling import build_model
 
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.modeling.losses import complex_l1
 from meddlr_greedy.modeling.regularizers import spatiotemporal
 from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalConv, SpatioTemporalResNet
 from meddlr_greedy.modeling.regularizers.temporal_convolution import relu_and_convolution, relu_and_products
-from meddlr_greedy.ops.devices import standing_for
+from meddlr_greedy.planning.example import Example
+from meddlr_greedy.planning.step_memory import _plan
 from meddlr_greedy.planning.trace import traced
 from projects.cine.support.measuring import make_batch
 from tests.helpers.networks import small_config
@@ -156,11 +158,13 @@ def test_bfloat16_convolves(taken):
     assert taken == ["relu_and_convolution"]
 
 
-def test_a_plan_for_a_gpu_convolves(taken):
-    with standing_for(torch.device("cuda")), traced():
-        SpatioTemporalConv(2, 3)(torch.randn(1, 2, 4, 5, 6))
-    SpatioTemporalConv(2, 3)(torch.randn(1, 2, 4, 5, 6))
-    assert taken == ["relu_and_convolution", "relu_and_products"]
+@pytest.mark.parametrize(("device", "name"), [("cuda", "relu_and_convolution"), ("cpu", "relu_and_products")])
+def test_a_plan_does_what_its_device_does(device, name, taken):
+    cfg = small_config("CineUnrolledCNN")
+    cfg.MODEL.DEVICE, cfg.SOLVER.TRAIN_BATCH_SIZE = device, 1
+    cfg.MISC.GREEDY = GreedyConfig.from_cfg(cfg).as_node()
+    _plan(cfg, Example.from_shape(cfg, (8, 7, 3, 2)))
+    assert name in taken and (device == "cpu" or set(taken) == {name})  # in evaluation, both convolve
 
 
 def test_operations_of_a_plan_are_those_of_the_convolution():

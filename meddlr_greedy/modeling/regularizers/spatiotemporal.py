@@ -80,6 +80,7 @@ class SpatioTemporalConv(nn.Module):
         # By the mode and not by whether there is a graph: passes without one have to give the bits of those with one.
         as_products = self.training and computing_device(x).type == "cpu" and x.dtype in _PRECISIONS_OF_PRODUCTS
         convolve = relu_and_products if as_products else relu_and_convolution
+        assert self.temporal.bias is not None
         return convolve(x, self.temporal.weight, self.temporal.bias)
 
 
