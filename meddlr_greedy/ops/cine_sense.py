@@ -145,7 +145,8 @@ class CineSenseModel(nn.Module):
             own = self._masked(own, part) if masked else own
             return self._combine(centered_ifft(to_fft_layout(own), _READOUT_AND_PHASE_ENCODE), part)
 
-        return from_fft_layout(self._summed(to_fft_layout(kspace), of_part))
+        # The shifts and the FFT of k-space make twice as many copies of a part as A^H A does.
+        return from_fft_layout(self._summed(to_fft_layout(kspace), of_part, copies=2))
 
     def _normal(self, image: torch.Tensor) -> torch.Tensor:
         image = to_fft_layout(image)
@@ -167,17 +168,18 @@ class CineSenseModel(nn.Module):
         """A part of k-space (B, H, W, T, C) times the mask."""
         return kspace if self.weights is None else _of_part(self.weights, part, 3, 4) * kspace
 
-    def _parts(self, x: torch.Tensor) -> List[Part]:
-        """The parts of the coil images of an image or of k-space, (B, M or C, T, H, W)."""
+    def _parts(self, x: torch.Tensor, copies: int = 1) -> List[Part]:
+        """The parts of coil images or k-space, (B, M or C, T, H, W): the smaller, the more copies are there at a time."""
         batch, _, num_frames, height, width = x.shape
         if self.largest_part is not None and self.weights is not None and self.weights.shape[3] not in (1, num_frames):
             raise ValueError(f"{num_frames} frames: as many as the mask's are needed, found {self.weights.shape[3]}")
         plane_bytes = batch * height * width * self.maps.element_size()
-        return parts_of(num_frames, self.maps.shape[4], plane_bytes, self.largest_part)
+        largest = None if self.largest_part is None else self.largest_part // copies
+        return parts_of(num_frames, self.maps.shape[4], plane_bytes, largest)
 
-    def _summed(self, x: torch.Tensor, of_part: Callable[[Part], torch.Tensor]) -> torch.Tensor:
+    def _summed(self, x: torch.Tensor, of_part: Callable[[Part], torch.Tensor], copies: int = 1) -> torch.Tensor:
         """The image (B, M, T, H, W) whose parts ``of_part`` gives of ``x``, (B, M or C, T, H, W)."""
-        parts = self._parts(x)
+        parts = self._parts(x, copies)
         if len(parts) == 1:
             return of_part(parts[0])
         image = self.maps.new_zeros(x.shape[0], self.maps.shape[5], *x.shape[2:])
