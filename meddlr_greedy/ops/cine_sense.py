@@ -169,7 +169,7 @@ class CineSenseModel(nn.Module):
         return kspace if self.weights is None else _of_part(self.weights, part, 3, 4) * kspace
 
     def _parts(self, x: torch.Tensor, copies: int = 1) -> List[Part]:
-        """The parts of coil images or k-space, (B, M or C, T, H, W): the smaller, the more copies are there at a time."""
+        """The parts of coil images or k-space, (B, M or C, T, H, W): the smaller, the more copies there are."""
         batch, _, num_frames, height, width = x.shape
         if self.largest_part is not None and self.weights is not None and self.weights.shape[3] not in (1, num_frames):
             raise ValueError(f"{num_frames} frames: as many as the mask's are needed, found {self.weights.shape[3]}")
