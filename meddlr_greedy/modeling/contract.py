@@ -157,8 +157,8 @@ def then_solves(method: _Method) -> _Method:
 
 
 def regularizes_then_solves(network: Any) -> bool:
-    """Whether the step of a network does nothing but that."""
-    return getattr(type(network).step, "then_solves", False)
+    """Whether the step of a network does nothing but that, with a ``solver`` of its own."""
+    return getattr(type(network).step, "then_solves", False) and hasattr(network, "solver")
 
 
 def network_class(name: str) -> Any:

@@ -294,7 +294,9 @@ def _metric_loss(name: str, device: str, key: str):
             f" differentiable metrics{did_you_mean(name, allowed)}"
         ) from None
     except OSError as error:  # urllib's and requests' of no network, too
-        raise UserError(f"{key}: '{name}' needs weights that cannot be downloaded ({first_line(error)})") from error
+        raise UserError(
+            f"{key}: '{name}' needs weights that cannot be downloaded or read ({first_line(error)})"
+        ) from error
     if not metric.is_differentiable or metric.higher_is_better:
         raise UserError(
             f"{key}: '{name}' is no loss: a differentiable metric that is lower for better images is allowed"

@@ -34,7 +34,8 @@ def conjugate_gradient(
     An example whose squared residual norm falls below ``eps ** 2`` is frozen: its later updates are zero. Unlike
     :func:`meddlr.ops.opt.conjgrad`, whose stop looks at the whole batch, examples never influence each other, the
     number of operator applications is fixed, and a zero residual divides nothing by zero. Where autograd is off, there
-    are four images at a time, N p among them, besides ``b``, the start and what N needs inside.
+    are four images at a time, N p among them, besides ``b``, the start and what N needs inside; on a GPU one more, of
+    products.
 
     Args:
         normal_op: :math:`N = A^H A`, from tensors shaped like ``b`` to new ones.
@@ -124,7 +125,7 @@ def implicit_conjugate_gradient(
 
 
 class ImplicitSolve(NamedTuple):
-    """A solve and the one for its gradient, see :func:`implicit_conjugate_gradient`; without autograd, and in place."""
+    """A solve and the one for its gradient, see :func:`implicit_conjugate_gradient`; to be called without autograd."""
 
     normal_op: Operator
     mu: torch.Tensor  #: real

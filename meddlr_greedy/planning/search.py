@@ -137,6 +137,7 @@ def _with_modules(modules: int, steps: int, is_end: bool, rows: int) -> Iterator
     yield Method(modules)
     if modules < steps or steps == 1:
         yield Method(modules, checkpoint="step")
+    if modules < steps:
         yield Method(modules, training="invertible")
     if is_end:
         yield Method(modules, checkpoint="block")

@@ -1,8 +1,8 @@
 """The time of a computation, predicted from the time of each kind of operation in it on this machine.
 
 A training step runs the same operations on arguments of the same form again and again. Each kind is run alone on
-tensors of its form, a few times; the prediction is the sum over all that the step runs, and for each of its calls, of
-views too, what is around an operation in Python and autograd.
+tensors of its form, a few times; the prediction is the sum over all that the step runs and, on a CPU, for each of its
+calls, of views too, what is around an operation in Python and autograd.
 """
 
 import time

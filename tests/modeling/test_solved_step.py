@@ -105,12 +105,28 @@ def test_the_zero_filled_image_is_made_again_for_each_module(monkeypatch):
     zero_filled = CineSenseModel.zero_filled
     monkeypatch.setattr(CineSenseModel, "zero_filled", lambda *args: made.append(1) or zero_filled(*args))
     outputs = trained_outputs(solved_config(TILE=[8, 7]), batch())
-    assert len(made) == 5  # and for the outputs
-    torch.testing.assert_close(outputs["zf_image"], trained_outputs(solved_config(), batch())["zf_image"])
+    assert len(made) == 4 and "zf_image" not in outputs
+    others = [
+        trained_outputs(cfg, batch(), takes_last_loss=False) for cfg in (solved_config(TILE=[8, 7]), solved_config())
+    ]
+    torch.testing.assert_close(*(outputs["zf_image"] for outputs in others))
 
 
-def trained_outputs(cfg, inputs):
-    return build_model(cfg.clone().freeze()).double().train()(inputs, takes_last_loss=True)
+def trained_outputs(cfg, inputs, takes_last_loss=True):
+    return build_model(cfg.clone().freeze()).double().train()(inputs, takes_last_loss=takes_last_loss)
+
+
+def test_step_sizes_that_are_not_trained_stay_on_the_cpu():
+    cfg = solved_config(TILE=[8, 7])
+    cfg.MODEL.UNROLLED.FIX_STEP_SIZE = True
+    model = build_model(cfg.clone().freeze()).to("meta").train()
+    assert {s.device.type for s in model.model.step_sizes} == {"cpu"}
+    inputs = {
+        key: value.to("meta", torch.complex64 if value.is_complex() else torch.float32)
+        for key, value in batch().items()
+    }
+    inputs["constant_along_readout"] = True
+    assert model(inputs, takes_last_loss=True)["pred"].device.type == "meta"
 
 
 def test_dropout_of_solutions_is_a_function_of_the_position():

@@ -11,8 +11,9 @@ The step is :math:`x^* = (N + \mu)^{-1} (A^H y + \mu R(x))`, with the gradient o
                     which add up, and <lambda[core], R(x)[core]> is part of that of mu
     gradient of mu -= <lambda, x*>
 
-At most six images are there at a time: x, and x*, and the four of a solve. So R(x) is made twice, and the zero-filled
-image, which is let go of before the solve, once in each module.
+On a CPU, at most six images are there at a time: x, and x*, and the four of a solve. So R(x) is made twice, and the
+zero-filled image, which is let go of before the solve, once in each module. A process that got it from the one before,
+with an image to start from, has no k-space to make it of, and keeps both.
 """
 
 from typing import List, Tuple
@@ -54,8 +55,9 @@ class SolvedStep(TiledStep):
     @torch.no_grad()
     def run(self, image: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, Gradients]:
         """As in :class:`TiledStep`."""
-        solver: ImplicitSolve = self.modules.network.solver(self.problem.A, self.mu.to(image.device))
-        b = self._right_hand_side(image)
+        mu = self.mu.to(image.device)  # meddlr leaves step sizes that are not trained on the CPU
+        solver: ImplicitSolve = self.modules.network.solver(self.problem.A, mu)
+        b = self._right_hand_side(image, mu)
         self.problem.zero_filled.let_go()
         relative_eps = solver.relative_eps(b)
         solution = solver.solution(b, image, spends_b=True)
@@ -65,18 +67,18 @@ class SolvedStep(TiledStep):
             return solution, loss, {}
         adjoint = solver.adjoint(gradient, relative_eps, spends_grad=True)
         del gradient
-        gradients = self._gradients(image, adjoint)
+        gradients = self._gradients(image, adjoint, mu)
         if self.mu.requires_grad:
             add_gradients(gradients, {self.mu: solver.gradient_of_mu(adjoint, solution)})
         return solution, loss, gradients
 
-    def _right_hand_side(self, image: torch.Tensor) -> torch.Tensor:
+    def _right_hand_side(self, image: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
         """A^H y + mu R(x), in the order of A^H y in memory, which A^H A gives, too."""
         zf_image = self.problem.zf_image
         b = torch.empty_like(zf_image)
         for tile in self.regularizer.tiles_of_image(image):
             tile.core(b, ROWS).copy_(self.regularize(tile.take(image, ROWS), tile))
-        return b.mul_(self.mu).add_(zf_image)
+        return b.mul_(mu).add_(zf_image)
 
     def _loss(self, image: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """The loss of an image, and the gradient of the weighted one, (B, H, W, [T,] M)."""
@@ -97,7 +99,7 @@ class SolvedStep(TiledStep):
             gradient[group].mul_(self.weight * slope / len(groups))
         return torch.stack(losses).mean(), gradient
 
-    def _gradients(self, image: torch.Tensor, adjoint: torch.Tensor) -> Gradients:
+    def _gradients(self, image: torch.Tensor, adjoint: torch.Tensor, mu: torch.Tensor) -> Gradients:
         """The gradients of the regularizer's parameters, and of mu where the right-hand side depends on it."""
         gradients: Gradients = {}
         for tile in self.regularizer.tiles_of_image(image):
@@ -105,7 +107,7 @@ class SolvedStep(TiledStep):
             with torch.enable_grad():
                 core = self.regularize(tile.take(image, ROWS), tile)
             if core.requires_grad:
-                found = torch.autograd.grad(core, self.parameters, self.mu * of_core, allow_unused=True)
+                found = torch.autograd.grad(core, self.parameters, mu * of_core, allow_unused=True)
                 add_gradients(gradients, dict(zip(self.parameters, found)))
             if self.mu.requires_grad:
                 product = torch.view_as_real(core.detach()) * torch.view_as_real(of_core)

@@ -183,8 +183,8 @@ class GreedyUnrolled(nn.Module):
                 so that its gradient may be taken here, tile by tile.
 
         Returns:
-            Dict[str, Any]: "pred", "target", "zf_image", "signal_model" and, in training, the modules' losses. Where
-            more modules follow in another process, also the "problem" to hand on.
+            Dict[str, Any]: "pred", "target", "signal_model", without ``takes_last_loss`` "zf_image" and, in training,
+            the modules' losses. Where more modules follow in another process, also the "problem" to hand on.
 
         Raises:
             UserError: for a training batch with neither ``target`` nor lines held out for the loss, and under a trainer
@@ -200,7 +200,8 @@ class GreedyUnrolled(nn.Module):
         else:
             used = self.num_inference_modules if not self.training else 0
             outputs["pred"] = self._reconstruct(problem, used or self.num_modules, seed)
-        outputs["zf_image"] = problem.zf_image  # which was let go of meanwhile, perhaps
+        if not takes_last_loss:  # or nobody reads it, and it need not be made again
+            outputs["zf_image"] = problem.zf_image
         if not self.unrolled.holds_last:
             outputs["problem"] = problem
         if return_pp:

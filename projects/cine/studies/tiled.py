@@ -1,8 +1,8 @@
 """Trainings on tiles of the image against trainings on the whole of it: one phantom data set, one number of iterations.
 
 The network of configs/cine/demo.yaml, with gradient steps and with conjugate gradients, in modules of one step. A
-training on tiles has the gradient of the whole image but for rounding, which so short a training amplifies; so there
-are several seeds.
+training on tiles has the gradient of the whole image but for rounding. Rounding alone makes another training of it in
+a few hundred iterations, so there are several seeds.
 
 Example::
 

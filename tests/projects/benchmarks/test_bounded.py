@@ -18,7 +18,7 @@ def arch(request):
 def needed(monkeypatch, tmp_path, arch):
     """Bytes of an image and of the step besides weights, batch and the maps, which the signal model orders."""
     monkeypatch.setattr(wrapper, "_bytes_of_coil_images", lambda config: 4_000)  # less than MB, which are whole numbers
-    size = _SMALL._replace(features=8, tile=(16, 16))  # a tile needs more than an image
+    size = _SMALL._replace(features=2, tile=(32, 32))  # so small that large images need more
 
     def find(width, steps):
         cfg = _config(Options("cpu", 0, tmp_path), arch, size, steps)
@@ -31,7 +31,7 @@ def needed(monkeypatch, tmp_path, arch):
 
 
 def test_images_at_a_time(needed, arch):
-    (image, before), (larger_image, after) = needed(48, 2), needed(80, 2)
+    (image, before), (larger_image, after) = needed(96, 2), needed(128, 2)
     assert (after - before) / (larger_image - image) <= _NETWORKS[arch].images + 0.1
 
 
