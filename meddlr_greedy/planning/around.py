@@ -1,6 +1,5 @@
 """What passes around the operations of a training step, in Python and autograd, on this machine."""
 
-import time
 from functools import cache
 from typing import Tuple
 
@@ -12,7 +11,7 @@ from meddlr_greedy.config.wrappers import GREEDY_NETWORK
 from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.step_memory import plan_step
-from meddlr_greedy.planning.work import seconds_of
+from meddlr_greedy.planning.work import now, seconds_of
 
 __all__ = ["around_call"]
 
@@ -22,13 +21,17 @@ _STEPS, _FEATURES = 4, 2
 _RUNS = 20  # the shortest counts
 
 
-@cache
 def around_call() -> float:
-    """Seconds for each call of an operation, beside the operation.
+    """Seconds for each call of an operation, beside the operation, with as many threads as torch has now.
 
     The trainer's step of a tiny network is run; what it takes beyond its operations is shared out among their calls.
     Asked again, the same number is given.
     """
+    return _around_call(torch.get_num_threads())
+
+
+@cache
+def _around_call(_threads: int) -> float:
     cfg = get_cfg()
     cfg.MODEL.DEVICE, cfg.MODEL.META_ARCHITECTURE, cfg.SOLVER.TRAIN_BATCH_SIZE = "cpu", GREEDY_NETWORK, 1
     cfg.MODEL.UNROLLED.NUM_UNROLLED_STEPS, cfg.MODEL.UNROLLED.NUM_FEATURES = _STEPS, _FEATURES
@@ -38,11 +41,11 @@ def around_call() -> float:
     work = plan_step(cfg, example).work
     with torch.random.fork_rng(devices=[]):
         step = StepOnBatch.from_config(cfg, batch=example.batch(1, torch.ones))
-        seconds = min(_processor_seconds(step) for _ in range(_RUNS))
+        seconds = min(_seconds(step) for _ in range(_RUNS))
     return max(seconds - seconds_of(work), 0.0) / work.calls
 
 
-def _processor_seconds(step: StepOnBatch) -> float:
-    start = time.thread_time()
+def _seconds(step: StepOnBatch) -> float:
+    start = now("cpu")
     step.run()
-    return time.thread_time() - start
+    return now("cpu") - start

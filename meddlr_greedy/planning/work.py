@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from meddlr_greedy.planning.outcomes import form
 
-__all__ = ["Work", "seconds_of", "time_operations"]
+__all__ = ["Work", "now", "seconds_of", "time_operations"]
 
 # So often an operation is run, but no more after so many seconds: what takes long is disturbed little. The shortest run
 # counts: others wait for something.
@@ -98,9 +98,9 @@ def time_operations(works: Iterable[Work], device: str = "cpu") -> None:
 def _seconds(operation: _Operation, device: str) -> float:
     # Made anew: in a training, too, arguments have just been written, by another operation.
     args, kwargs = _made_arguments(operation, device)
-    start = _now(device)
+    start = now(device)
     operation.function(*args, **kwargs)
-    return _now(device) - start
+    return now(device) - start
 
 
 def _made_arguments(operation: _Operation, device: str) -> Any:
@@ -126,7 +126,8 @@ def _made(of: Tuple[Any, ...], device: str) -> torch.Tensor:
     return torch._neg_view(tensor) if is_neg else tensor
 
 
-def _now(device: str) -> float:
+def now(device: str) -> float:
+    """Seconds of a clock that counts the work of a device: on a CPU with one thread, that of this thread alone."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     elif torch.get_num_threads() == 1:

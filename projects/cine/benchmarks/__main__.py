@@ -40,7 +40,7 @@ from tabulate import tabulate
 from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.engine.memory import keep_freed_memory
 from meddlr_greedy.engine.setup import check_device
-from meddlr_greedy.errors import exit_with_one_line
+from meddlr_greedy.errors import check, exit_with_one_line
 from projects.cine.benchmarks.bounded import bounded, deep
 from projects.cine.benchmarks.fastest import fastest
 from projects.cine.benchmarks.gpu import gpu
@@ -76,6 +76,8 @@ COMMANDS: Dict[str, Callable[[Options], Dict[str, Any]]] = {
     "gpu": gpu,
 }
 
+_OF_PROCESSOR = ("fastest", "temporal", "limit")
+
 
 def build_parser() -> CommandParser:
     """The parser of the command."""
@@ -100,6 +102,10 @@ def build_parser() -> CommandParser:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """The command ``python -m projects.cine.benchmarks``."""
     args = build_parser().parse_args(argv)
+    if args.command in _OF_PROCESSOR:
+        check(
+            args.device == "cpu", "--device", args.device, f"cpu for {args.command}, which counts the processor's time"
+        )
     cfg = get_cfg()
     cfg.MODEL.DEVICE = args.device
     check_device(cfg)

@@ -31,8 +31,23 @@ _GROUPS = {
     "products along time": ("addmm", "ReluAndProducts"),
     "FFTs": ("fft", "_c2c"),
     "copies": ("copy", "cat", "clone", "contiguous", "roll"),
-    "pointwise, sums": ("clamp", "threshold", "add", "sub", "mul", "div", "conj", "abs", "sgn", "fill", "zero", "sum"),
-    "optimizer": ("Optimizer", "sqrt", "lerp"),
+    "pointwise, sums, optimizer": (
+        "Optimizer",
+        "sqrt",
+        "lerp",
+        "clamp",
+        "threshold",
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "conj",
+        "abs",
+        "sgn",
+        "fill",
+        "zero",
+        "sum",
+    ),
 }
 _REST = "rest"
 

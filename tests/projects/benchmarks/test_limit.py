@@ -6,6 +6,7 @@ import torch
 from meddlr_greedy.ops.fft import centered_fft
 from meddlr_greedy.planning.trace import traced
 from projects.cine.benchmarks import limit as benchmark
+from projects.cine.benchmarks.__main__ import main
 from projects.cine.benchmarks.options import Options
 
 
@@ -47,10 +48,17 @@ def test_the_ffts_of_a_step_run_again():
         ("_ReluAndProductsBackward", "products along time"),
         ("aten::_fft_c2c", "FFTs"),
         ("aten::copy_", "copies"),
-        ("aten::threshold_backward", "pointwise, sums"),
-        ("Optimizer.step#Adam.step", "optimizer"),
+        ("aten::threshold_backward", "pointwise, sums, optimizer"),
+        ("Optimizer.step#Adam.step", "pointwise, sums, optimizer"),
         ("aten::view", "rest"),
     ],
 )
 def test_groups(name, group):
     assert benchmark._group(name) == group
+
+
+@pytest.mark.parametrize("command", ["limit", "temporal", "fastest"])
+def test_time_of_the_processor_is_of_no_gpu(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--device", "cuda"])
+    assert end.value.code == 2 and "--device: found cuda, allowed cpu" in capsys.readouterr().err
