@@ -178,6 +178,9 @@ def test_invertible_networks_and_their_alternatives(plan_cfg, arch):
     assert own == pytest.approx(measured_peak(cfg), rel=0.05)
     others = alternatives(cfg, 32)
     assert {method.modules for method in others if method.training == "invertible"} == {1}
+    single = cfg.clone().defrost()
+    single.MODEL.UNROLLED.NUM_UNROLLED_STEPS = 1
+    assert {method.training for method in alternatives(single.freeze(), 12)} == {"greedy"}
     assert own == plan_step(others[Method(1, training="invertible")], example).peak
     assert own < plan_step(others[Method(1)], example).peak
     if arch == "InvertibleCineUnrolledCNN":  # those of the other take long

@@ -198,3 +198,9 @@ def test_networks_train_as_with_convolutions(greedy, dropout, monkeypatch):
         found.append({name: p.grad for name, p in model.named_parameters()})
     for name, expected in found[1].items():
         assert (found[0][name] - expected).norm() <= 1e-12 * expected.norm(), name
+
+
+def test_what_is_wanted_is_not_overwritten():
+    x = torch.randn(1, 3, 2, 4, requires_grad=True)
+    with pytest.raises(AssertionError, match="wanted"):
+        relu_and_products(x, torch.randn(5, 4, 3, 1), torch.randn(5))

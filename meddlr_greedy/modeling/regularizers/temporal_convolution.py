@@ -50,6 +50,7 @@ def relu_and_products(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor)
     Returns:
         torch.Tensor: (B, T, pixels, out_channels), contiguous.
     """
+    assert not (x.is_leaf and x.requires_grad), "what is overwritten is wanted"
     return _ReluAndProducts.apply(x.contiguous(), weight, bias)
 
 
