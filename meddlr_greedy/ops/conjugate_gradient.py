@@ -51,11 +51,6 @@ def conjugate_gradient(
         The solution, shape (B, ...).
     """
 
-    def divide(numerator: torch.Tensor, denominator: torch.Tensor, active: torch.Tensor):
-        # The safe denominator keeps NaN out of the backward of the branch not taken.
-        zero, one = torch.zeros_like(numerator), torch.ones_like(denominator)
-        return torch.where(active, numerator / torch.where(active, denominator, one), zero)
-
     in_place = not torch.is_grad_enabled()
 
     def memory(vector: torch.Tensor) -> Optional[torch.Tensor]:
@@ -76,12 +71,12 @@ def conjugate_gradient(
         active = (rr > 0) & (rr.amax() >= eps**2) if together else rr > eps**2
         normal_p = normal_op(p)
         normal_p = _plus(normal_p, mu, p, memory(normal_p))
-        alpha = divide(rr, _dot(p, normal_p), active)
+        alpha = _divide(rr, _dot(p, normal_p), active)
         x = alpha * p if x is None else _plus(x, alpha, p, memory(x))
         r = _plus(r, -alpha, normal_p, memory(r))
         del normal_p
         rr_next = _dot(r, r)
-        p = _plus(r, divide(rr_next, rr, active), p, memory(p))
+        p = _plus(r, _divide(rr_next, rr, active), p, memory(p))
         rr = rr_next
     return torch.zeros_like(b) if x is None else x
 
@@ -91,6 +86,13 @@ def _as_weight(mu: Union[torch.Tensor, float], b: torch.Tensor) -> torch.Tensor:
     if not isinstance(mu, torch.Tensor):
         mu = torch.full((), mu, dtype=b.real.dtype, device=b.device)  # on the device: nothing is copied there
     return mu.to(b.device, b.real.dtype)
+
+
+def _divide(numerator: torch.Tensor, denominator: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
+    """The ratio for examples that are active, else zero."""
+    # The safe denominator keeps NaN out of the backward of the branch not taken.
+    zero, one = torch.zeros_like(numerator), torch.ones_like(denominator)
+    return torch.where(active, numerator / torch.where(active, denominator, one), zero)
 
 
 def _plus(u: torch.Tensor, factor: torch.Tensor, v: torch.Tensor, out: Optional[torch.Tensor] = None) -> torch.Tensor:
