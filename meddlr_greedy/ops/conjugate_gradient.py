@@ -50,7 +50,6 @@ def conjugate_gradient(
     Returns:
         The solution, shape (B, ...).
     """
-
     in_place = not torch.is_grad_enabled()
 
     def memory(vector: torch.Tensor) -> Optional[torch.Tensor]:
