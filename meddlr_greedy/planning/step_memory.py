@@ -98,8 +98,8 @@ def plan_step(cfg: CfgNode, example: Example) -> StepMemory:
 
 
 def _plan(cfg: CfgNode, example: Example) -> StepMemory:
-    on_cuda = cfg.MODEL.DEVICE.startswith("cuda")
     device = torch.device(cfg.MODEL.DEVICE)
+    on_cuda = device.type == "cuda"
     cfg = cfg.clone().defrost()
     cfg.MODEL.DEVICE = "cpu"
     cfg.VIS_PERIOD = 0  # pictures are made on the host, now and then

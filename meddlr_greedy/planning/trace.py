@@ -22,7 +22,8 @@ __all__ = ["Trace", "traced"]
 _aten = torch.ops.aten
 _DEVICE = torch.ops.prim.device.default
 
-_FFTS = (_aten._fft_c2c, _aten._fft_r2c, _aten._fft_c2r)
+#: The operations that are FFTs.
+FFTS = (_aten._fft_c2c, _aten._fft_r2c, _aten._fft_c2r)
 _MATRIX_PRODUCTS = (_aten.mm, _aten.addmm, _aten.addmm_, _aten.bmm, _aten.baddbmm)
 
 # Operation and forms of its arguments -> what it gives; None where that cannot be remembered.
@@ -151,7 +152,7 @@ def _operations(func: Any, args: Any, outputs: Any) -> float:
         return (wanted[0] + wanted[1]) * _convolution_operations(x if transposed else grad, weight)
     if packet in _MATRIX_PRODUCTS:
         return 2.0 * outputs[0].numel() * args[-2].shape[-1]
-    if packet in _FFTS:
+    if packet in FFTS:
         x, dims = args[0], args[1]
         points = 1
         for dim in dims:

@@ -5,8 +5,9 @@ of those that fit by the plan, a training step is timed, all in turn, but for 8-
 the fastest: their gradient is another one. The shortest step of each counts, as it does in the plan.
 """
 
+import time
 from functools import partial
-from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 import torch
 from meddlr.config import CfgNode
@@ -16,14 +17,7 @@ from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.plan import compare_methods
 from meddlr_greedy.planning.search import Method, alternatives
 from projects.cine.benchmarks.options import Options
-from projects.cine.support.measuring import (
-    Batch,
-    make_batch,
-    make_cfg,
-    measured_peak,
-    processor_seconds,
-    run_in_turn,
-)
+from projects.cine.support.measuring import Batch, interleave, make_batch, make_cfg, measured_peak
 
 __all__ = ["CASES", "Case", "fastest"]
 
@@ -138,16 +132,14 @@ def _compared(case: Case, options: Options) -> Tuple[Dict[str, Any], List[Dict[s
         "measured cheapest": _name(cheapest),
         "compared": len(timed),
         "time of the cheapest": f"{times:.3f}",
-        "within 3 %": "yes" if times <= 1 + _TIME else "no",
+        f"within {100 * _TIME:g} %": "yes" if times <= 1 + _TIME else "no",
     }
     return row, list(found.values())
 
 
 def _seconds_in_turn(steps: Dict[Method, StepOnBatch], rounds: int) -> Dict[Method, List[float]]:
-    runs: Dict[str, Callable[[], float]] = {_name(m): partial(processor_seconds, s.run) for m, s in steps.items()}
-    for run in runs.values():  # what is slower the first time
-        run()
-    found = run_in_turn(runs, rounds)
+    sides = {_name(method): step.run for method, step in steps.items()}
+    found = interleave(sides, rounds, warmup=1, clock=time.process_time)
     return {method: found[_name(method)] for method in steps}
 
 
@@ -172,7 +164,7 @@ def _by_method(peaks: Dict[str, List[Dict[str, Any]]]) -> List[Dict[str, Any]]:
                 "method": kind,
                 "configs": len(found),
                 "planned/measured": f"{min(ratios):.3f} to {max(ratios):.3f}",
-                "within 5 %": f"{sum(abs(r - 1) <= _MEMORY for r in ratios)} of {len(ratios)}",
+                f"within {100 * _MEMORY:g} %": f"{sum(abs(r - 1) <= _MEMORY for r in ratios)} of {len(ratios)}",
                 "furthest": f"{case}, {worst['method']}",
                 "planned_mb": worst["planned_mb"],
                 "measured_mb": worst["measured_mb"],

@@ -1,5 +1,6 @@
 """A training step against what its convolutions and FFTs need at least on this machine, and where the rest goes."""
 
+import time
 from collections import Counter
 from functools import partial
 from typing import Any, Callable, Dict, List, Tuple
@@ -11,16 +12,14 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from meddlr_greedy.planning.trace import FFTS
 from projects.cine.benchmarks.options import Options
 from projects.cine.benchmarks.steps import training_step
 from projects.cine.benchmarks.temporal import FEATURES, FRAMES, IMAGE, NUM_COILS, SMALL_IMAGE
-from projects.cine.support.measuring import Step, make_batch, make_cfg, processor_seconds, quartiles, run_in_turn
+from projects.cine.support.measuring import Step, interleave, make_batch, make_cfg, quartiles
 from projects.cine.support.tables import ratio_as_text
 
 __all__ = ["limit"]
-
-_aten = torch.ops.aten
-_FFTS = (_aten._fft_c2c, _aten._fft_r2c, _aten._fft_c2r)
 
 # Rows and columns of the matrices whose product gives the rate of sgemm.
 _MATRIX, _SMALL_MATRIX = 1024, 64
@@ -74,12 +73,8 @@ def _row(options: Options, features: int, frames: int) -> Tuple[Dict[str, Any], 
     step = training_step(cfg, model, make_batch(options.device, shape, NUM_COILS))
     size = _SMALL_MATRIX if options.small else _MATRIX
     matrix = torch.ones(size, size, device=options.device)
-    runs: Dict[str, Callable[[], float]] = {
-        "step": partial(processor_seconds, step),
-        "product": partial(processor_seconds, lambda: matrix @ matrix),
-        "FFTs": partial(processor_seconds, _ffts_of(step)),
-    }
-    found = {name: seconds[2:] for name, seconds in run_in_turn(runs, (options.rounds or 15) + 2).items()}
+    sides: Dict[str, Step] = {"step": step, "product": lambda: matrix @ matrix, "FFTs": _ffts_of(step)}
+    found = interleave(sides, options.rounds or 15, warmup=2, clock=time.process_time)
     operations = _operations(model, int(np.prod(shape)))
     rates = 2 * size**3 / np.asarray(found["product"])
     limits = operations / rates + np.asarray(found["FFTs"])
@@ -109,7 +104,7 @@ class _Recorder(TorchDispatchMode):
         self.calls: List[Callable[[], Any]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket in _FFTS:
+        if func.overloadpacket in FFTS:
             self.calls.append(partial(func, *args, **(kwargs or {})))
         return func(*args, **(kwargs or {}))
 

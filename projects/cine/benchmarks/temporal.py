@@ -1,8 +1,8 @@
 """The convolution along time as matrix products, against torch's convolution, in whole steps of a cine network."""
 
 import copy
-from functools import partial
-from typing import Any, Callable, Dict, List, NamedTuple
+import time
+from typing import Any, Dict, List, NamedTuple
 
 import torch
 from meddlr.modeling import build_loss_computer, build_model
@@ -14,7 +14,7 @@ from meddlr_greedy.modeling.regularizers.temporal_convolution import relu_and_co
 from projects.cine.benchmarks.options import Options
 from projects.cine.benchmarks.parts import with_convolutions
 from projects.cine.benchmarks.steps import training_step
-from projects.cine.support.measuring import Batch, Step, make_batch, make_cfg, processor_seconds, quartiles, run_in_turn
+from projects.cine.support.measuring import Batch, Step, interleave, make_batch, make_cfg, quartiles
 from projects.cine.support.tables import ratio_as_text
 
 __all__ = ["FEATURES", "FRAMES", "IMAGE", "NUM_COILS", "SMALL_IMAGE", "temporal"]
@@ -60,11 +60,9 @@ def temporal(options: Options) -> Dict[str, Any]:
             errors = _errors(cfg, models, batch)
             sides = {name: _side(cfg, model, batch) for name, model in models.items()}
             held = {name: _held(side, batch) for name, side in sides.items()}
-            runs: Dict[str, Callable[[], float]] = {}
-            for name, side in sides.items():
-                runs[f"train {name}"] = partial(processor_seconds, side.train)
-                runs[f"infer {name}"] = partial(processor_seconds, side.infer)
-            found = {name: seconds[2:] for name, seconds in run_in_turn(runs, (options.rounds or 15) + 2).items()}
+            runs = {f"train {name}": side.train for name, side in sides.items()}
+            runs.update({f"infer {name}": side.infer for name, side in sides.items()})
+            found = interleave(runs, options.rounds or 15, warmup=2, clock=time.process_time)
             rows.append(
                 {
                     "features": features,

@@ -1,7 +1,7 @@
 """Memory and time of a training step by tiles, against the same step on the whole image."""
 
-from functools import partial
-from typing import Any, Callable, Dict, NamedTuple
+import time
+from typing import Any, Dict, NamedTuple
 
 import numpy as np
 
@@ -10,12 +10,11 @@ from meddlr_greedy.planning.example import Example
 from projects.cine.benchmarks.options import Options
 from projects.cine.support.measuring import (
     held_megabytes,
+    interleave,
     make_batch,
     make_cfg,
     measured_peak,
-    processor_seconds,
     ratio,
-    run_in_turn,
 )
 from projects.cine.support.tables import ratio_as_text
 
@@ -49,8 +48,8 @@ def tiles(options: Options) -> Dict[str, Any]:
     peaks = {name: measured_peak(cfg, example) / 1e6 for name, cfg in sides.items()}
     steps = {name: StepOnBatch.from_config(cfg, batch=batch) for name, cfg in sides.items()}
     held = {name: held_megabytes(cfg, batch) for name, cfg in sides.items()}
-    runs: Dict[str, Callable[[], float]] = {name: partial(processor_seconds, step.run) for name, step in steps.items()}
-    found = run_in_turn(runs, options.rounds or 3)
+    runs = {name: step.run for name, step in steps.items()}
+    found = interleave(runs, options.rounds or 3, warmup=0, clock=time.process_time)
     rows = [
         {
             "method": name,

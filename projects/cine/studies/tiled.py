@@ -15,12 +15,17 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from meddlr_greedy import prepare
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import datasets_root, register_datasets
 from meddlr_greedy.errors import check, exit_with_one_line
-from projects.cine.paths import CONFIGS, RESULTS_PAGE
-from projects.cine.support.tables import check_page, publish_table, results_folder, versions_as_text
-from projects.cine.support.trials import SCORE, Trial, run_trials
+from projects.cine.paths import CONFIGS
+from projects.cine.support.tables import (
+    check_page,
+    differences_as_text,
+    publish_table,
+    results_folder,
+    versions_as_text,
+)
+from projects.cine.support.trials import SCORE, Trial, add_options_of_trials, run_trials
 
 _NAME = "tiled"
 
@@ -50,10 +55,8 @@ def table(study: Dict[str, Any]) -> str:
     rows = ["| network | whole image, PSNR (dB) | tiles, PSNR (dB) | difference, by seed |", "|---|---|---|---|"]
     for network, psnr in study["psnr"].items():
         whole, tiles = (psnr[image] for image in IMAGES)
-        differences = [b - a for a, b in zip(whole, tiles)]
-        by_seed = ", ".join(f"{difference:+.2f}" for difference in differences)
         means = f"{statistics.mean(whole):.2f} | {statistics.mean(tiles):.2f}"
-        rows.append(f"| {network} | {means} | {statistics.mean(differences):+.2f} ({by_seed}) |")
+        rows.append(f"| {network} | {means} | {differences_as_text(whole, tiles)} |")
     seeds = ", ".join(map(str, study["seeds"]))
     note = f"{study['iterations']} iterations, seeds {seeds}; {versions_as_text(study['versions'])}."
     return "\n".join([*rows, "", note])
@@ -62,11 +65,7 @@ def table(study: Dict[str, Any]) -> str:
 def build_parser() -> CommandParser:
     """The parser of the command."""
     parser = CommandParser("python -m projects.cine.studies.tiled", __doc__)
-    parser.add_argument("--output", type=Path, default=Path("results/tiled"), metavar="FOLDER", help="the trainings")
-    parser.add_argument("--page", type=Path, default=RESULTS_PAGE, metavar="FILE", help="where the table goes")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each kind (default: 3)")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="trainings at a time (default: 2)")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of all configs")
+    add_options_of_trials(parser, Path("results/tiled"))
     return parser
 
 
@@ -90,7 +89,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     study = {
         "psnr": psnr,
         "seeds": list(seeds),
-        "iterations": load_config(str(first.config), list(first.opts)).SOLVER.MAX_ITER,
+        "iterations": first.cfg.SOLVER.MAX_ITER,
         "versions": first.results()["versions"],
     }
     publish_table(_NAME, study, table(study), results_folder(args.page), args.page)

@@ -22,14 +22,19 @@ from meddlr.data import DatasetCatalog
 
 from meddlr_greedy import prepare
 from meddlr_greedy.arguments import CommandParser
-from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.catalog import datasets_root, register_datasets
 from meddlr_greedy.errors import check, exit_with_one_line
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.step_memory import plan_step
-from projects.cine.paths import CONFIGS, RESULTS_PAGE
-from projects.cine.support.tables import check_page, publish_table, results_folder, versions_as_text
-from projects.cine.support.trials import SCORE, Trial, run_trials
+from projects.cine.paths import CONFIGS
+from projects.cine.support.tables import (
+    check_page,
+    differences_as_text,
+    publish_table,
+    results_folder,
+    versions_as_text,
+)
+from projects.cine.support.trials import SCORE, Trial, add_options_of_trials, run_trials
 
 _NAME = "wrapped"
 _DATA = "phantom_2d"
@@ -85,8 +90,7 @@ def _trial(run: _Run, output: Path, opts: Sequence[str]) -> Trial:
 
 
 def _peak(trial: Trial) -> int:
-    cfg = load_config(str(trial.config), ["OUTPUT_DIR", str(trial.folder), *trial.opts])
-    return plan_step(cfg, Example.from_data(cfg)).peak
+    return plan_step(trial.cfg, Example.from_data(trial.cfg)).peak
 
 
 def _scores(trial: Trial) -> Tuple[float, float]:
@@ -101,13 +105,10 @@ def _rows(study: Dict[str, Any]) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     for kind, runs in study["runs"].items():
         by, greedy = ([run[str(number)] for run in runs] for number in (few, many))
-        differences = [g["psnr"] - b["psnr"] for b, g in zip(by, greedy)]
-        means = [statistics.mean(run["psnr"] for run in found) for found in (by, greedy)]
+        psnr = [[run["psnr"] for run in found] for found in (by, greedy)]
         peaks = " / ".join(f"{found[0]['peak'] / 1e6:.1f}" for found in (by, greedy))
-        by_seed = ", ".join(f"{difference:+.2f}" for difference in differences)
-        yield (
-            f"| {kind} | {means[0]:.2f} | {means[1]:.2f} | {statistics.mean(differences):+.2f} ({by_seed}) | {peaks} |"
-        )
+        means = " | ".join(f"{statistics.mean(found):.2f}" for found in psnr)
+        yield f"| {kind} | {means} | {differences_as_text(*psnr)} | {peaks} |"
 
 
 def table(study: Dict[str, Any]) -> str:
@@ -123,12 +124,8 @@ def table(study: Dict[str, Any]) -> str:
 def build_parser() -> CommandParser:
     """The parser of the command."""
     parser = CommandParser("python -m projects.cine.studies.wrapped", __doc__)
-    parser.add_argument("--output", type=Path, default=Path("results/wrapped"), metavar="FOLDER", help="the trainings")
-    parser.add_argument("--page", type=Path, default=RESULTS_PAGE, metavar="FILE", help="where the table goes")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each kind (default: 3)")
     parser.add_argument("--modules", type=int, default=4, metavar="K", help="of the greedy network (default: 4)")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="trainings at a time (default: 2)")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of all configs")
+    add_options_of_trials(parser, Path("results/wrapped"))
     return parser
 
 
@@ -157,7 +154,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     study = {
         "modules": modules,
         "seeds": list(seeds),
-        "iterations": load_config(str(first.config), list(first.opts)).SOLVER.MAX_ITER,
+        "iterations": first.cfg.SOLVER.MAX_ITER,
         "zero_filled": _scores(first)[0],
         "runs": runs,
         "versions": first.results()["versions"],

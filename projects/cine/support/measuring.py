@@ -34,7 +34,6 @@ __all__ = [
     "measured_peak",
     "now",
     "peak_bytes",
-    "processor_seconds",
     "quartiles",
     "ratio",
     "run_in_turn",
@@ -118,23 +117,26 @@ def run_in_turn(sides: Mapping[str, Callable[[], _T]], rounds: int) -> Dict[str,
     return found
 
 
-def interleave(sides: Mapping[str, Step], rounds: int, warmup: int = 3) -> Dict[str, List[float]]:
-    """Seconds of each side in each round, see :func:`run_in_turn`; ``warmup`` rounds before that are not returned."""
-    seconds = run_in_turn({name: partial(_seconds, step) for name, step in sides.items()}, rounds + warmup)
-    return {name: values[warmup:] for name, values in seconds.items()}
+def interleave(
+    sides: Mapping[str, Step], rounds: int, warmup: int = 3, clock: Callable[[], float] = now
+) -> Dict[str, List[float]]:
+    """Seconds of each side in each round, see :func:`run_in_turn`.
 
+    Args:
+        sides: By name.
+        rounds: That are returned.
+        warmup: Rounds before them.
+        clock: Tells seconds: ``now``, or ``time.process_time`` of the processor in all threads, for which what other
+            programs take does not count.
+    """
 
-def _seconds(step: Step) -> float:
-    start = now()
-    step()
-    return now() - start
+    def seconds(step: Step) -> float:
+        start = clock()
+        step()
+        return clock() - start
 
-
-def processor_seconds(step: Step) -> float:
-    """Seconds of the processor that ``step()`` takes, in all threads: what other programs take does not count."""
-    start = time.process_time()
-    step()
-    return time.process_time() - start
+    found = run_in_turn({name: partial(seconds, step) for name, step in sides.items()}, rounds + warmup)
+    return {name: values[warmup:] for name, values in found.items()}
 
 
 def quartiles(numerator: Sequence[float], denominator: Sequence[float]) -> Dict[str, float]:

@@ -14,6 +14,7 @@ from meddlr_greedy.files import written_atomically
 
 __all__ = [
     "check_page",
+    "differences_as_text",
     "publish_picture",
     "publish_table",
     "ratio_as_text",
@@ -40,6 +41,12 @@ def check_page(page: Path, name: str) -> str:
     if text.count(begin) != 1 or text.count(end) != 1:
         raise UserError(f"{page}: the marks {begin} and {end} are needed, once each")
     return text
+
+
+def differences_as_text(numbers: Sequence[float], others: Sequence[float]) -> str:
+    """How much larger other numbers are, pair by pair: the mean, and each in brackets."""
+    differences = [b - a for a, b in zip(numbers, others)]
+    return f"{statistics.mean(differences):+.2f} ({', '.join(f'{difference:+.2f}' for difference in differences)})"
 
 
 def publish_table(name: str, result: Any, text: str, folder: Path, page: Optional[Path] = None) -> None:

@@ -20,15 +20,18 @@ import yaml
 from meddlr.config import CfgNode
 from tqdm import tqdm
 
+from meddlr_greedy.arguments import CommandParser
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.errors import NonFiniteLossError, PreemptedError, UserError
 from meddlr_greedy.evaluation.report import RESULTS_FILE, RESULTS_FOLDER
 from meddlr_greedy.files import written_atomically
+from projects.cine.paths import RESULTS_PAGE
 
 __all__ = [
     "SCORE",
     "Processes",
     "Trial",
+    "add_options_of_trials",
     "ending_processes",
     "read_results",
     "results_file",
@@ -46,6 +49,15 @@ _END_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 Processes = List["subprocess.Popen[bytes]"]
 
 
+def add_options_of_trials(parser: CommandParser, output: Path) -> None:
+    """Options of a study that trains several times in each way, with ``output`` as the folder of the trainings."""
+    parser.add_argument("--output", type=Path, default=output, metavar="FOLDER", help="the trainings")
+    parser.add_argument("--page", type=Path, default=RESULTS_PAGE, metavar="FILE", help="where the table goes")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each kind (default: 3)")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="trainings at a time (default: 2)")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of all configs")
+
+
 @dataclass(frozen=True)
 class Trial:
     """One training and, where asked for, its evaluation on the test sets.
@@ -61,6 +73,11 @@ class Trial:
     config: Path
     opts: Tuple[str, ...] = ()
     evaluates: bool = True
+
+    @property
+    def cfg(self) -> CfgNode:
+        """The config that it trains with."""
+        return load_config(str(self.config), ["OUTPUT_DIR", str(self.folder), *self.opts])
 
     @property
     def is_done(self) -> bool:
@@ -84,7 +101,7 @@ class Trial:
         Raises:
             UserError: the folder holds a training with another config.
         """
-        config = load_config(str(self.config), ["OUTPUT_DIR", str(self.folder), *self.opts])
+        config = self.cfg
         note = self.folder / "trial.yaml"
         is_used = note.is_file() or (self.folder / "metrics.json").is_file()
         if is_used and not (note.is_file() and self._is_noted(note, config)):
