@@ -4,6 +4,7 @@ import gc
 import itertools
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from meddlr_greedy.modeling.greedy import wrapper
 from meddlr_greedy.planning import search
 from meddlr_greedy.planning.around import around_call
 from meddlr_greedy.planning.example import Example
-from meddlr_greedy.planning.plan import _fastest, compare_methods
+from meddlr_greedy.planning.plan import _fastest, _seconds, compare_methods
 from meddlr_greedy.planning.search import (
     FEATURES,
     IMAGE,
@@ -372,6 +373,14 @@ def test_operations_are_timed_in_turn_equally_often_but_long_ones_once(monkeypat
 
 def test_what_is_around_an_operation_is_found_once():
     assert 0 < around_call() < 1e-2 and around_call() == around_call()
+
+
+def test_what_is_around_an_operation_counts_on_a_cpu_with_its_number_of_threads(monkeypatch):
+    monkeypatch.setattr("meddlr_greedy.planning.around._around_call", float)
+    monkeypatch.setattr("meddlr_greedy.planning.plan.seconds_of", lambda work, device, around: around)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    memory = SimpleNamespace(work=Work())
+    assert [_seconds(memory, device) for device in ("cpu", "cuda")] == [3.0, 0.0]
 
 
 def one_of(work, kind):

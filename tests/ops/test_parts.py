@@ -1,5 +1,7 @@
 """Signal models that make coil images part by part, against matrices, and what they hold meanwhile."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import sigpy
@@ -10,6 +12,7 @@ from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient, implicit_conjugate_gradient
 from meddlr_greedy.ops.parts import Part, parts_of
 from meddlr_greedy.ops.plane_sense import PlaneSenseModel
+from meddlr_greedy.planning.trace import traced
 from tests.helpers.operators import MASKS, SHAPES, assert_adjoint, make_mask, randn, relative
 
 DOUBLE = torch.complex128
@@ -160,3 +163,18 @@ def test_2d_is_meddlrs(sets, mask_of_coils, planes):
         torch.autograd.grad(normal(x).abs().sum(), x)[0] for normal in (A.normal, lambda x: sense(sense(x), True))
     )
     assert relative(found, expected) < 1e-12
+
+
+def test_the_zero_filled_image_needs_no_more_than_the_normal_operator():
+    """Though k-space is copied more often on its way."""
+    with torch.no_grad(), traced() as trace:
+        A = CineSenseModel(torch.empty(1, 24, 20, 1, 4, 1, dtype=torch.complex64), torch.empty(1, 24, 20, 12, 1), True)
+        A.largest_part = 8 * 24 * 20 * 4 * 4  # four frames
+        image, kspace = (torch.empty(1, 24, 20, 12, n, dtype=torch.complex64) for n in (1, 4))
+        A.normal(image)  # which orders the mask
+        there, peaks = trace.alive, []
+        for run in (partial(A.zero_filled, kspace), partial(A.normal, image)):
+            trace.reset_peak()
+            run()
+            peaks.append(trace.peak - there)
+    assert peaks[0] <= peaks[1] <= 3.1 * A.largest_part
