@@ -20,6 +20,7 @@ PARTS: Dict[str, Tuple[Part, float]] = {
     "agreement with the CPU": (steps.agreement, 60),
     "synchronizations": (steps.synchronizations, 20),
     "training step": (steps.variants, 90),
+    "full size": (steps.full_size, 110),
     "convolutions alone": (steps.convolutions, 30),
     "kernels": (steps.kernels, 15),
     "processes": (runs.processes, 75),

@@ -1,5 +1,6 @@
 """Training steps in this process: against the CPU, their time and memory, and what they wait for."""
 
+import gc
 import statistics
 import warnings
 from collections import Counter
@@ -22,7 +23,7 @@ from projects.cine.support.measuring import interleave, make_batch, make_cfg, me
 from projects.cine.support.synchronizations import counted_on_fake_gpu, step_on_fake_gpu
 from projects.cine.support.tables import ratio_as_text
 
-__all__ = ["agreement", "convolutions", "kernels", "synchronizations", "variants"]
+__all__ = ["agreement", "convolutions", "full_size", "kernels", "synchronizations", "variants"]
 
 _STEP_SIZES = {"MODEL.UNROLLED.STEP_SIZES": (0.5,)}
 _AMP, _CHECKPOINT = {"MISC.GREEDY.AMP": "bf16"}, {"MISC.GREEDY.CHECKPOINT": True}
@@ -146,20 +147,46 @@ def variants(setting: Setting) -> Iterator[Found]:
         ("8 modules, TF32", 8, {}, True),
         ("8 modules, bfloat16", 8, _AMP, True),
     ):
-        setting.seconds_left  # noqa: B018 (raises where the time is over)
-        cfg, example = _large(setting, modules, keys)
-        with _TF32(allowed):
-            if setting.on_gpu:
-                torch.cuda.empty_cache()
-            measured, planned = measured_peak(cfg, example), plan_step(cfg, example).peak
-            step = _step(cfg, example)
-            seconds = statistics.median(interleave({name: step.run}, _ROUNDS, warmup=2)[name])
-        del step
-        yield Found(
-            name,
-            f"{1e3 * seconds:.1f} ms; peak {measured / 1e6:.0f} MB, planned {planned / 1e6:.0f} MB"
-            f" ({planned / measured:.2f} of it)",
-        )
+        yield _measured(setting, name, *_large(setting, modules, keys), allowed)
+
+
+def full_size(setting: Setting) -> Iterator[Found]:
+    """A deep network at the size of a scan, where backpropagation wants a hundred gigabytes."""
+    steps, features, shape = (4, 8, (24, 20, 6, 3)) if setting.small else (34, 64, (224, 160, 20, 8))
+    rows = shape[0] // 4
+    for name, modules, keys in (
+        ("greedy", steps, {}),
+        ("greedy, bfloat16", steps, _AMP),
+        ("greedy, blocks checkpointed", steps, {"MISC.GREEDY.CHECKPOINT": "block"}),
+        ("greedy, int8", steps, {"MISC.GREEDY.SAVED": "int8"}),
+        (f"{steps // 2} modules", steps // 2, {}),
+        ("backpropagation, checkpointed", 1, _CHECKPOINT),
+        ("backpropagation, bfloat16", 1, _AMP),
+        ("backpropagation", 1, {}),
+        (f"greedy, tiles of {rows} rows", steps, {"MISC.GREEDY.TILE": (rows, 0)}),
+    ):
+        cfg = _cfg(setting, "CineUnrolledCNN", modules, keys, steps, features)
+        try:
+            yield _measured(setting, f"{name}, TF32", cfg, Example.from_shape(cfg, shape), True)
+        except torch.cuda.OutOfMemoryError:
+            yield Found(f"{name}, TF32", "more memory than the GPU has")
+
+
+def _measured(setting: Setting, name: str, cfg: CfgNode, example: Example, tf32: bool) -> Found:
+    """Time and peak of a step."""
+    setting.seconds_left  # noqa: B018 (raises where the time is over)
+    with _TF32(tf32):
+        if setting.on_gpu:
+            gc.collect()
+            torch.cuda.empty_cache()
+        measured, planned = measured_peak(cfg, example), plan_step(cfg, example).peak
+        step = _step(cfg, example)
+        seconds = statistics.median(interleave({name: step.run}, _ROUNDS, warmup=2)[name])
+    return Found(
+        name,
+        f"{1e3 * seconds:.1f} ms; peak {measured / 1e6:.0f} MB, planned {planned / 1e6:.0f} MB"
+        f" ({planned / measured:.2f} of it)",
+    )
 
 
 class _Convolutions(TorchDispatchMode):
