@@ -99,19 +99,23 @@ class TrainingStep:
         inputs = to_device(inputs, next(self.model.parameters()).device)
         # Before the forward, which makes gradients in a greedy network: those of the last step need no memory then.
         self.optimizer.zero_grad()
-        outputs, scalars = self.forward(inputs, iteration)
-        loss, computed = self.last_loss(inputs, outputs)
-        scalars.update(computed)
-        del outputs
-
-        loss.backward()
-        values = self.read(scalars)
+        values = self.read(self.gradients(inputs, iteration))
         self.check(StepResult.of(values), iteration)
         self.average(values)
         self.optimizer.step()
         if "loss" in values:
             values["total_loss"] = values["loss"]
         return StepResult.of(values)
+
+    def gradients(self, inputs: Dict[str, Any], iteration: int) -> Dict[str, torch.Tensor]:
+        """Gives the parameters their gradients, by forward and backward of a batch; returns the scalars to log."""
+        outputs, scalars = self.forward(inputs, iteration)
+        loss, computed = self.last_loss(inputs, outputs)
+        scalars.update(computed)
+        del outputs
+
+        loss.backward()
+        return scalars
 
     def observe(self, observer: Observer) -> Any:
         """A context inside which ``observer`` is told where the forward and backward of each module begin and end.

@@ -29,6 +29,7 @@ from meddlr_greedy.engine.build import (
     build_optimizer,
 )
 from meddlr_greedy.engine.checkpoint import BEST_CHECKPOINT, GreedyCheckpointer
+from meddlr_greedy.engine.graphed_step import GraphedStep
 from meddlr_greedy.engine.hooks import (
     BestAverages,
     BestCheckpoint,
@@ -157,7 +158,8 @@ class GreedyTrainer(DefaultTrainer):
 
     def build_step(self) -> TrainingStep:
         """The training step, once network, optimizer and loss computer are there."""
-        return TrainingStep(self.model, self.optimizer, self.loss_computer, max(self.cfg.SEED, 0))
+        kind = GraphedStep if self.cfg.MISC.GREEDY.RUN.CUDA_GRAPHS else TrainingStep
+        return kind(self.model, self.optimizer, self.loss_computer, max(self.cfg.SEED, 0))
 
     def build_hooks(self) -> list:
         """The hooks in the order in which they run; :meth:`train` adds the two that write last."""

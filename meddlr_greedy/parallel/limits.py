@@ -31,6 +31,11 @@ def check_possible(cfg: CfgNode, place: Place) -> None:
             f" {place.num_processes} is backpropagation with data parallelism)"
         )
     _check_keys(GreedyConfig.from_cfg(cfg), place)
+    if cfg.MISC.GREEDY.RUN.CUDA_GRAPHS:
+        raise UserError(
+            f"MISC.GREEDY.RUN.CUDA_GRAPHS: found True, but {place.num_processes} processes were started, which send"
+            " images to each other within a step; allowed is False"
+        )
     _check_wrappers(cfg, place)
     check_partition(cfg, place.num_stages)
     if cfg.MODEL.UNROLLED.SHARE_WEIGHTS and place.num_stages > 1:

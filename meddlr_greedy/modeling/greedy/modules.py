@@ -169,6 +169,11 @@ class UnrolledModules:
         finally:
             self._observers.remove(observer)
 
+    @property
+    def is_observed(self) -> bool:
+        """Whether there are observers now."""
+        return bool(self._observers)
+
     def mark(self, k: int, begins: bool) -> None:
         """Tells the observers that forward and backward of module ``k`` begin or have ended."""
         for observer in self._observers:

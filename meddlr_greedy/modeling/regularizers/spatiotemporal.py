@@ -25,6 +25,8 @@ __all__ = ["ResBlock", "SpatioTemporalConv", "SpatioTemporalResNet", "residual_o
 
 # Of others, a sum of products has several roundings, and takes longer than the convolution.
 _PRECISIONS_OF_PRODUCTS = (torch.float32, torch.float64)
+# Below these, a GPU takes longer to launch the products than cuDNN takes for the convolution.
+_FEWEST_CHANNELS_ON_GPU, _FEWEST_NUMBERS_ON_GPU = 64, 2**23
 
 
 class SpatioTemporalConv(nn.Module):
@@ -78,10 +80,18 @@ class SpatioTemporalConv(nn.Module):
     def in_time(self, x: torch.Tensor) -> torch.Tensor:
         """ReLU and convolution along time: (B, T, H W, channels), overwritten, to (B, T, H W, out_channels)."""
         # By the mode and not by whether there is a graph: passes without one have to give the bits of those with one.
-        as_products = self.training and computing_device(x).type == "cpu" and x.dtype in _PRECISIONS_OF_PRODUCTS
-        convolve = relu_and_products if as_products else relu_and_convolution
+        convolve = relu_and_products if self.training and _products_are_faster(x) else relu_and_convolution
         assert self.temporal.bias is not None
         return convolve(x, self.temporal.weight, self.temporal.bias)
+
+
+def _products_are_faster(x: torch.Tensor) -> bool:
+    """In training, of a convolution of (B, T, H W, channels) along time."""
+    if x.dtype not in _PRECISIONS_OF_PRODUCTS:
+        return False
+    if computing_device(x).type == "cpu":
+        return True
+    return x.shape[-1] >= _FEWEST_CHANNELS_ON_GPU and x.numel() >= _FEWEST_NUMBERS_ON_GPU
 
 
 class ResBlock(nn.Module):

@@ -6,10 +6,12 @@ is circular, so that each tap sees the frames in at most two runs, and nothing i
     forward:   y[t] = b + sum_d relu(x)[t + d] W[d]          for d = -r, ..., r; times modulo the number of frames
     backward:  gradient of relu(x)[t] = sum_d g[t - d] W[d]^T,   of W[d] = sum_t relu(x)[t + d]^T g[t],   of b = sum g
 
-On a CPU, the backward of torch's convolution takes several times as long with so long and narrow a kernel, and what it
-keeps are the padded frames. Its forward is the faster one where there are few channels.
+With so long and narrow a kernel, the backward of torch's convolution takes several times as long, on a CPU and where
+there are many channels on a GPU, and what it keeps are the padded frames. Its forward is the faster one where there are
+few channels.
 """
 
+from contextlib import contextmanager
 from typing import Any, Iterator, Optional, Tuple
 
 import torch
@@ -63,9 +65,10 @@ class _ReluAndProducts(torch.autograd.Function):
         # The weight as it is: hooks tell parameters from activations by their shape.
         ctx.save_for_backward(x, weight, bias)
         out = bias.expand(*x.shape[:-1], -1).contiguous()
-        for tap, matrix in _taps(weight.movedim(0, 1)):
-            for here, there in _pairs(out, x, tap):
-                here.addmm_(there, matrix)
+        with _rounding_as_convolutions(x):
+            for tap, matrix in _taps(weight.movedim(0, 1)):
+                for here, there in _pairs(out, x, tap):
+                    here.addmm_(there, matrix)
         return out
 
     @staticmethod
@@ -75,11 +78,27 @@ class _ReluAndProducts(torch.autograd.Function):
         x, weight, _ = ctx.saved_tensors
         grad = grad.contiguous()
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        return (
-            _gradient_of_x(grad, x, weight) if of_x else None,
-            _gradient_of_weight(grad, x, weight) if of_weight else None,
-            grad.flatten(end_dim=-2).sum(dim=0) if of_bias else None,
-        )
+        with _rounding_as_convolutions(x):
+            return (
+                _gradient_of_x(grad, x, weight) if of_x else None,
+                _gradient_of_weight(grad, x, weight) if of_weight else None,
+                grad.flatten(end_dim=-2).sum(dim=0) if of_bias else None,
+            )
+
+
+@contextmanager
+def _rounding_as_convolutions(x: torch.Tensor) -> Iterator[None]:
+    """On a GPU, products in the block may round to TF32 where torch lets convolutions do so: they are one."""
+    before = torch.get_float32_matmul_precision()
+    precision = "high" if torch.backends.cudnn.allow_tf32 else "highest"
+    if not x.is_cuda or precision == before:
+        yield
+        return
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _differentiable_gradients(ctx: Any, grad: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:

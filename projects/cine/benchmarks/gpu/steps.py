@@ -1,5 +1,6 @@
 """Training steps in this process: against the CPU, their time and memory, and what they wait for."""
 
+import functools
 import gc
 import statistics
 import warnings
@@ -14,8 +15,10 @@ from meddlr.modeling import build_model
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from meddlr_greedy.engine.graphed_step import GraphedStep
 from meddlr_greedy.engine.step import StepOnBatch
 from meddlr_greedy.modeling.losses import complex_l1
+from meddlr_greedy.ops.devices import to_device
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.step_memory import plan_step
 from projects.cine.benchmarks.gpu.line import Found, NotRunError, Setting
@@ -23,7 +26,7 @@ from projects.cine.support.measuring import interleave, make_batch, make_cfg, me
 from projects.cine.support.synchronizations import counted_on_fake_gpu, step_on_fake_gpu
 from projects.cine.support.tables import ratio_as_text
 
-__all__ = ["agreement", "convolutions", "full_size", "kernels", "synchronizations", "variants"]
+__all__ = ["agreement", "convolutions", "full_size", "graphs", "kernels", "synchronizations", "variants"]
 
 _STEP_SIZES = {"MODEL.UNROLLED.STEP_SIZES": (0.5,)}
 _AMP, _CHECKPOINT = {"MISC.GREEDY.AMP": "bf16"}, {"MISC.GREEDY.CHECKPOINT": True}
@@ -62,8 +65,13 @@ def _large(setting: Setting, modules: int, keys: Mapping[str, Any] = MappingProx
     return cfg, Example.from_shape(cfg, shape)
 
 
+def _batch(example: Example) -> Dict[str, Any]:
+    """A batch of ones, with what the loader says of its mask."""
+    return {**example.batch(1, torch.ones), "constant_along_readout": example.constant_along_readout}
+
+
 def _step(cfg: CfgNode, example: Example) -> StepOnBatch:
-    return StepOnBatch.from_config(cfg, batch=example.batch(1, torch.ones))
+    return StepOnBatch.from_config(cfg, batch=_batch(example))
 
 
 class _TF32:
@@ -158,8 +166,6 @@ def full_size(setting: Setting) -> Iterator[Found]:
         ("greedy", steps, {}),
         ("greedy, bfloat16", steps, _AMP),
         ("greedy, blocks checkpointed", steps, {"MISC.GREEDY.CHECKPOINT": "block"}),
-        ("greedy, int8", steps, {"MISC.GREEDY.SAVED": "int8"}),
-        (f"{steps // 2} modules", steps // 2, {}),
         ("backpropagation, checkpointed", 1, _CHECKPOINT),
         ("backpropagation, bfloat16", 1, _AMP),
         ("backpropagation", 1, {}),
@@ -187,6 +193,30 @@ def _measured(setting: Setting, name: str, cfg: CfgNode, example: Example, tf32:
         f"{1e3 * seconds:.1f} ms; peak {measured / 1e6:.0f} MB, planned {planned / 1e6:.0f} MB"
         f" ({planned / measured:.2f} of it)",
     )
+
+
+def graphs(setting: Setting) -> Iterator[Found]:
+    """Small steps, whose kernels are shorter than their launches, and the same steps as CUDA graphs."""
+    if not setting.on_gpu:
+        raise NotRunError("no GPU")
+    for name, arch, keys, shape in (
+        ("2D", "GeneralizedUnrolledCNN", {}, (160, 160, 8)),
+        ("2D CG", "CGUnrolledCNN", _STEP_SIZES, (160, 160, 8)),
+        ("cine", "CineUnrolledCNN", {}, (96, 96, 12, 8)),
+        ("cine CG", "CGCineUnrolledCNN", _STEP_SIZES, (96, 96, 12, 8)),
+        ("cine, bfloat16", "CineUnrolledCNN", _AMP, (96, 96, 12, 8)),
+    ):
+        cfg = _cfg(setting, arch, 4, keys, 4, 32)
+        example = Example.from_shape(cfg, shape)
+        runs = {"plain": _step(cfg, example).run}
+        graphed = GraphedStep.from_config(cfg)
+        runs["graph"] = functools.partial(graphed, to_device(_batch(example), torch.device(setting.device)))
+        times = {side: statistics.median(seconds) for side, seconds in interleave(runs, 10, warmup=3).items()}
+        yield Found(
+            f"{name}, 4 modules",
+            f"{1e3 * times['plain']:.1f} ms; as a graph {1e3 * times['graph']:.1f} ms,"
+            f" {times['plain'] / times['graph']:.1f} times as fast",
+        )
 
 
 class _Convolutions(TorchDispatchMode):
