@@ -160,7 +160,10 @@ class GraphedStep(TrainingStep):
         try:
             replay = self._recorder.record(run)
         except RuntimeError as error:
-            raise UserError(f"{_KEY}: this step cannot be recorded ({first_line(error)}); allowed is False") from error
+            first: BaseException = error  # torch's last error says that there was one before
+            while first.__context__ is not None:
+                first = first.__context__
+            raise UserError(f"{_KEY}: this step cannot be recorded ({first_line(first)}); allowed is False") from error
         tensors = {key: value for key, value in inputs.items() if isinstance(value, torch.Tensor)}
         return _Graph(replay, tensors, [(p, p.grad) for p in parameters], scalars)
 

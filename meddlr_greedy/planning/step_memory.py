@@ -84,9 +84,9 @@ _plans: Dict[Tuple[str, str], StepMemory] = {}
 def plan_step(cfg: CfgNode, example: Example) -> StepMemory:
     """Predicts what one training step of a config needs; the same question is answered from memory.
 
-    For MODEL.DEVICE "cuda" the next batch is there, too, the optimizer's kernels are fused, and sizes are rounded up as
-    CUDA's allocator does. meddlr's conjugate gradients, which stop early where they have converged, are planned at
-    their last iteration.
+    For MODEL.DEVICE "cuda" the next batch is there, too, the optimizer's kernels are fused, cuDNN copies what it
+    convolves, and sizes are rounded up as CUDA's allocator does. meddlr's conjugate gradients, which stop early where
+    they have converged, are planned at their last iteration.
 
     Raises:
         UserError: The config is wrong, or what the network does depends on the values of its data.
@@ -105,7 +105,7 @@ def _plan(cfg: CfgNode, example: Example) -> StepMemory:
     cfg.VIS_PERIOD = 0  # pictures are made on the host, now and then
     with (
         standing_for(device),
-        traced(_CUDA_BLOCK if on_cuda else 1, example.constant_along_readout) as trace,
+        traced(_CUDA_BLOCK if on_cuda else 1, example.constant_along_readout, on_cuda) as trace,
     ):
         try:
             return _planned(cfg.freeze(), example, on_cuda, trace)

@@ -40,6 +40,8 @@ class Trace(TorchDispatchMode):
         like: A tensor without values, of the mode whose tensors are followed.
         block: Bytes that the allocator rounds up to.
         answer_to_all: The truth of ``x.all()``.
+        on_cuda: Whether convolutions are cuDNN's. Of float32 it computes in an order of memory of its own, with copies
+            of input and output beside it.
 
     Attributes:
         alive: Bytes allocated now.
@@ -49,9 +51,9 @@ class Trace(TorchDispatchMode):
         work: The operations so far.
     """
 
-    def __init__(self, like: FakeTensor, block: int = 1, answer_to_all: bool = True):
+    def __init__(self, like: FakeTensor, block: int = 1, answer_to_all: bool = True, on_cuda: bool = False):
         super().__init__()
-        self.like, self.block, self.answer_to_all = like, block, answer_to_all
+        self.like, self.block, self.answer_to_all, self.on_cuda = like, block, answer_to_all, on_cuda
         self.alive = self.peak = 0
         self.reset_work()
         self._bytes: Dict[int, int] = {}  # of each storage alive
@@ -75,6 +77,8 @@ class Trace(TorchDispatchMode):
         if func is _aten._local_scalar_dense.default:
             return self._answer(args[0])
         out, operations = self._run(func, args, kwargs or {})
+        if self.on_cuda:
+            self.peak = max(self.peak, self.alive + _copied_by_cudnn(func, args, out))
         if func.overloadpacket is _aten.all:
             self._results_of_all.add(_key(out))
         self.operations += operations
@@ -134,12 +138,24 @@ def _key(tensor: torch.Tensor) -> int:
 
 
 @contextmanager
-def traced(block: int = 1, answer_to_all: bool = True) -> Iterator[Trace]:
+def traced(block: int = 1, answer_to_all: bool = True, on_cuda: bool = False) -> Iterator[Trace]:
     """Inside the block, tensors have no values, and the :class:`Trace` follows their memory."""
     with FakeTensorMode():
         like: Any = torch.empty(0)
-        with Trace(like, block, answer_to_all) as trace:
+        with Trace(like, block, answer_to_all, on_cuda) as trace:
             yield trace
+
+
+def _copied_by_cudnn(func: Any, args: Any, out: Any) -> int:
+    """Bytes of the copies that cuDNN makes for a convolution, forward or backward: of its input and its output."""
+    packet = func.overloadpacket
+    if packet is _aten.convolution:
+        copied = (args[0], out)
+    elif packet is _aten.convolution_backward:
+        copied = (args[0], args[1])
+    else:
+        return 0
+    return sum(x.numel() * x.itemsize for x in copied if x.dtype == torch.float32)
 
 
 def _operations(func: Any, args: Any, outputs: Any) -> float:

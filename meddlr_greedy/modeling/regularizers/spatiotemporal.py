@@ -26,7 +26,7 @@ __all__ = ["ResBlock", "SpatioTemporalConv", "SpatioTemporalResNet", "residual_o
 # Of others, a sum of products has several roundings, and takes longer than the convolution.
 _PRECISIONS_OF_PRODUCTS = (torch.float32, torch.float64)
 # Below these, a GPU takes longer to launch the products than cuDNN takes for the convolution.
-_FEWEST_CHANNELS_ON_GPU, _FEWEST_NUMBERS_ON_GPU = 64, 2**23
+_FEWEST_CHANNELS_ON_GPU, _FEWEST_NUMBERS_ON_GPU = 64, 2**24
 
 
 class SpatioTemporalConv(nn.Module):

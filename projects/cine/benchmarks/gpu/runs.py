@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
@@ -63,9 +64,10 @@ def tests(setting: Setting) -> Iterator[Found]:
         raise NotRunError("no GPU")
     if not (ROOT / "tests").is_dir():
         raise NotRunError("no tests here")
-    yield Found(
-        "pytest -m cuda", _last_line(_run(setting, "pytest", "-m", "cuda", "-q", "-p", "no:cacheprovider")), True
-    )
+    # Those files alone: to import all others takes longer than the tests.
+    files = [str(path) for path in (ROOT / "tests").rglob("test_*.py") if "mark.cuda" in path.read_text()]
+    arguments = ["pytest", "-m", "cuda", "-q", "-p", "no:cacheprovider", *files]
+    yield Found("pytest -m cuda", _last_line(_run(setting, *arguments)), True)
 
 
 # --- Trainings ---
@@ -122,18 +124,22 @@ def _same_weights(*outputs: Path) -> bool:
 def processes(setting: Setting) -> Iterator[Found]:
     """Processes that share the device against one: the same weights."""
     config = _config(setting)
-    alone = setting.folder / "alone"
-    begun = time.monotonic()
-    _run(setting, *_training(config, alone, 1))
-    yield Found("1 process", f"{time.monotonic() - begun:.1f} s")
-    for number in (2,) if setting.small else (2, 4):
-        output = setting.folder / f"of{number}"
+    numbers = (1, 2) if setting.small else (1, 2, 4)
+
+    def train(number: int) -> float:
         begun = time.monotonic()
-        _run(setting, *_training(config, output, number))
-        same = _same_weights(alone, output)
-        yield Found(
-            f"{number} processes", f"{time.monotonic() - begun:.1f} s; the bits of 1: {'yes' if same else 'no'}", same
-        )
+        _run(setting, *_training(config, setting.folder / f"of{number}", number))
+        return time.monotonic() - begun
+
+    with ThreadPoolExecutor() as pool:
+        trainings = {number: pool.submit(train, number) for number in numbers}
+        for number, training in trainings.items():
+            seconds = training.result()
+            if number == 1:
+                yield Found("1 process", f"{seconds:.1f} s")
+                continue
+            same = _same_weights(setting.folder / "of1", setting.folder / f"of{number}")
+            yield Found(f"{number} processes", f"{seconds:.1f} s; the bits of 1: {'yes' if same else 'no'}", same)
 
 
 def killed_and_resumed(setting: Setting) -> Iterator[Found]:
@@ -156,8 +162,13 @@ def killed_and_resumed(setting: Setting) -> Iterator[Found]:
     yield Found("a process is killed", f"status {status}: {_last_line(log.read_text())}"[:200], status != 0)
     last = int((output / "last_checkpoint").read_text().strip()[len("model_") : -len(".pth")])
     end = ["SOLVER.MAX_ITER", str(last + 3)]
-    _run(setting, *_training(config, output, number, *end), "--resume")
-    _run(setting, *_training(config, whole, number, *end))
+    with ThreadPoolExecutor() as pool:
+        runs = [
+            pool.submit(_run, setting, *_training(config, output, number, *end), "--resume"),
+            pool.submit(_run, setting, *_training(config, whole, number, *end)),
+        ]
+        for run in runs:
+            run.result()
     same = _same_weights(whole, output)
     yield Found("resumed", f"the bits of a training without the kill: {'yes' if same else 'no'}", same)
 

@@ -5,6 +5,8 @@ import gc
 import statistics
 import warnings
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Dict, Iterator, List, Mapping, Tuple
@@ -41,7 +43,7 @@ _NETWORKS: Dict[str, Tuple[str, Mapping[str, Any]]] = {
 }
 _MEDIAN, _MEDIAN_TF32 = 1e-3, 3e-2  # of the relative differences of gradients
 _MOST_SYNCHRONIZATIONS = 2
-_ROUNDS = 5
+_ROUNDS = 3
 #: Words in the names of kernels -> what they do; the first that fits.
 _KERNELS = {
     "Fourier transforms": ("fft",),
@@ -146,7 +148,7 @@ def _listed(places: Mapping[str, int]) -> str:
 
 def variants(setting: Setting) -> Iterator[Found]:
     """Time and peak memory of a step, as measured and as planned."""
-    for name, modules, keys, allowed in (
+    cases = (
         ("backpropagation", 1, {}, False),
         ("backpropagation, TF32", 1, {}, True),
         ("backpropagation, TF32, checkpointed", 1, _CHECKPOINT, True),
@@ -154,45 +156,69 @@ def variants(setting: Setting) -> Iterator[Found]:
         ("2 modules, TF32", 2, {}, True),
         ("8 modules, TF32", 8, {}, True),
         ("8 modules, bfloat16", 8, _AMP, True),
-    ):
-        yield _measured(setting, name, *_large(setting, modules, keys), allowed)
+    )
+    yield from _measured(setting, [(name, *_large(setting, n, keys), tf32) for name, n, keys, tf32 in cases])
 
 
 def full_size(setting: Setting) -> Iterator[Found]:
     """A deep network at the size of a scan, where backpropagation wants a hundred gigabytes."""
     steps, features, shape = (4, 8, (24, 20, 6, 3)) if setting.small else (34, 64, (224, 160, 20, 8))
     rows = shape[0] // 4
-    for name, modules, keys in (
-        ("greedy", steps, {}),
-        ("greedy, bfloat16", steps, _AMP),
-        ("greedy, blocks checkpointed", steps, {"MISC.GREEDY.CHECKPOINT": "block"}),
-        ("backpropagation, checkpointed", 1, _CHECKPOINT),
-        ("backpropagation, bfloat16", 1, _AMP),
-        ("backpropagation", 1, {}),
-        (f"greedy, tiles of {rows} rows", steps, {"MISC.GREEDY.TILE": (rows, 0)}),
-    ):
-        cfg = _cfg(setting, "CineUnrolledCNN", modules, keys, steps, features)
-        try:
-            yield _measured(setting, f"{name}, TF32", cfg, Example.from_shape(cfg, shape), True)
-        except torch.cuda.OutOfMemoryError:
-            yield Found(f"{name}, TF32", "more memory than the GPU has")
-
-
-def _measured(setting: Setting, name: str, cfg: CfgNode, example: Example, tf32: bool) -> Found:
-    """Time and peak of a step."""
-    setting.seconds_left  # noqa: B018 (raises where the time is over)
-    with _TF32(tf32):
-        if setting.on_gpu:
-            gc.collect()
-            torch.cuda.empty_cache()
-        measured, planned = measured_peak(cfg, example), plan_step(cfg, example).peak
-        step = _step(cfg, example)
-        seconds = statistics.median(interleave({name: step.run}, _ROUNDS, warmup=2)[name])
-    return Found(
-        name,
-        f"{1e3 * seconds:.1f} ms; peak {measured / 1e6:.0f} MB, planned {planned / 1e6:.0f} MB"
-        f" ({planned / measured:.2f} of it)",
+    cfgs = {
+        name: _cfg(setting, "CineUnrolledCNN", modules, keys, steps, features)
+        for name, modules, keys in (
+            ("greedy", steps, {}),
+            ("greedy, bfloat16", steps, _AMP),
+            ("greedy, blocks checkpointed", steps, {"MISC.GREEDY.CHECKPOINT": "block"}),
+            ("backpropagation, checkpointed", 1, _CHECKPOINT),
+            ("backpropagation, bfloat16", 1, _AMP),
+            ("backpropagation", 1, {}),
+            (f"greedy, tiles of {rows} rows", steps, {"MISC.GREEDY.TILE": (rows, 0)}),
+        )
+    }
+    yield from _measured(
+        setting, [(f"{name}, TF32", cfg, Example.from_shape(cfg, shape), True) for name, cfg in cfgs.items()]
     )
+
+
+def _measured(setting: Setting, cases: List[Tuple[str, CfgNode, Example, bool]]) -> Iterator[Found]:
+    """Time and peak of steps: name, config, example, and whether TF32 is allowed.
+
+    They are planned meanwhile, in a process of its own.
+    """
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        plans = [pool.submit(_planned_peak, cfg, example) for _, cfg, example, _ in cases]
+        try:
+            for (name, cfg, example, tf32), plan in zip(cases, plans):
+                setting.seconds_left  # noqa: B018 (raises where the time is over)
+                try:
+                    milliseconds, measured = _time_and_peak(setting, cfg, example, tf32)
+                except torch.cuda.OutOfMemoryError:
+                    yield Found(name, "more memory than the GPU has")
+                    continue
+                planned = plan.result(setting.seconds_left)
+                yield Found(
+                    name,
+                    f"{milliseconds:.1f} ms; peak {measured / 1e6:.0f} MB, planned {planned / 1e6:.0f} MB"
+                    f" ({planned / measured:.2f} of it)",
+                )
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _time_and_peak(setting: Setting, cfg: CfgNode, example: Example, tf32: bool) -> Tuple[float, int]:
+    """Milliseconds of a step, and its peak in bytes."""
+    if setting.on_gpu:
+        gc.collect()
+        torch.cuda.empty_cache()
+    with _TF32(tf32):
+        peak = measured_peak(cfg, example)
+        step = _step(cfg, example)
+        return 1e3 * statistics.median(interleave({"": step.run}, _ROUNDS, warmup=1)[""]), peak
+
+
+def _planned_peak(cfg: CfgNode, example: Example) -> int:
+    return plan_step(cfg, example).peak
 
 
 def graphs(setting: Setting) -> Iterator[Found]:
