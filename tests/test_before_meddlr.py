@@ -107,3 +107,25 @@ def test_command_without_meddlr_is_one_line(command, no_meddlr, tmp_path):
 def test_import_without_meddlr_is_an_import_error(no_meddlr):
     done = run("-c", "import meddlr_greedy\ntry: import meddlr\nexcept ImportError as error: print(error)", **no_meddlr)
     assert done.stdout.endswith(f"{INSTALL}\n"), done.stderr
+
+
+COMMANDS = [path for folder in ("projects", "docs") for path in sorted((ROOT / folder).rglob("*.py"))]
+COMMANDS = [path for path in COMMANDS if 'if __name__ == "__main__"' in path.read_text()]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_import_the_package_before_meddlr(path):
+    """Where numpy is newer than meddlr knows, they could not start."""
+    own, *_ = (parent / "__init__.py" for parent in reversed(path.parents) if imports_package(parent / "__init__.py"))
+    imported = [node for node in ast.parse(own.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert [ast.unparse(node) for node in imported] == ["import meddlr_greedy"]
+
+
+def imports_package(path):
+    return path.exists() and "import meddlr_greedy" in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["projects.cine.benchmarks.__main__", "docs.write_methods"])
+def test_the_package_is_there_first(name):
+    code = f"import sys, {name}; names = list(sys.modules); print(names.index('meddlr_greedy') < names.index('meddlr'))"
+    assert run("-c", code).stdout == "True\n"

@@ -40,8 +40,7 @@ class Trace(TorchDispatchMode):
         like: A tensor without values, of the mode whose tensors are followed.
         block: Bytes that the allocator rounds up to.
         answer_to_all: The truth of ``x.all()``.
-        on_cuda: Whether convolutions are cuDNN's. Of float32 it computes in an order of memory of its own, with copies
-            of input and output beside it.
+        on_cuda: Whether convolutions are cuDNN's, which copies what it convolves into an order of its own.
 
     Attributes:
         alive: Bytes allocated now.
@@ -147,7 +146,10 @@ def traced(block: int = 1, answer_to_all: bool = True, on_cuda: bool = False) ->
 
 
 def _copied_by_cudnn(func: Any, args: Any, out: Any) -> int:
-    """Bytes of the copies that cuDNN makes for a convolution, forward or backward: of its input and its output."""
+    """Bytes of the copy that cuDNN makes for a convolution of float32 in the order of channels last, or its gradients.
+
+    Some of its algorithms copy both input and output, some nothing; the larger of the two is in between.
+    """
     packet = func.overloadpacket
     if packet is _aten.convolution:
         copied = (args[0], out)
@@ -155,7 +157,9 @@ def _copied_by_cudnn(func: Any, args: Any, out: Any) -> int:
         copied = (args[0], args[1])
     else:
         return 0
-    return sum(x.numel() * x.itemsize for x in copied if x.dtype == torch.float32)
+    if any(x.dtype != torch.float32 or x.is_contiguous() for x in copied):
+        return 0
+    return max(x.numel() * x.itemsize for x in copied)
 
 
 def _operations(func: Any, args: Any, outputs: Any) -> float:
