@@ -148,7 +148,7 @@ def _listed(places: Mapping[str, int]) -> str:
 
 def variants(setting: Setting) -> Iterator[Found]:
     """Time and peak memory of a step, as measured and as planned."""
-    cases = (
+    cases: Tuple[Tuple[str, int, Mapping[str, Any], bool], ...] = (
         ("backpropagation", 1, {}, False),
         ("backpropagation, TF32", 1, {}, True),
         ("backpropagation, TF32, checkpointed", 1, _CHECKPOINT, True),
