@@ -8,9 +8,11 @@ from torch import nn
 
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.modeling.greedy import saved_in_int8
 from meddlr_greedy.modeling.greedy.saved_in_int8 import BLOCK, SavedInInt8
 from meddlr_greedy.modeling.losses import complex_l1
 from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalResNet
+from meddlr_greedy.planning.trace import traced
 from projects.cine.support.measuring import make_batch
 from tests.helpers.networks import held_bytes, small_config
 
@@ -48,7 +50,9 @@ def rounded(numbers):
     ids=["as it is", "permuted", "channels last", "with gaps", "repeated", "bfloat16"],
 )
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 0.0])
-def test_a_gradient_is_that_of_rounded_activations(arrange, memory, scale):
+@pytest.mark.parametrize("blocks", [1, 3, 2**14])  # of four
+def test_a_gradient_is_that_of_rounded_activations(arrange, memory, scale, blocks, monkeypatch):
+    monkeypatch.setattr(saved_in_int8, "_BLOCKS_AT_A_TIME", blocks)
     torch.manual_seed(0)
     x = (scale * torch.randn(2, 3, 11, 13)).requires_grad_()
     SavedInInt8(Square(arrange), nn.Identity())(x).sum().backward()
@@ -59,6 +63,19 @@ def test_a_gradient_is_that_of_rounded_activations(arrange, memory, scale):
     arrange(expected).backward(2 * held)  # the adjoint
     torch.testing.assert_close(x.grad, expected.grad, rtol=1e-6, atol=1e-37)
     assert scale != 1 or 0 < (held - exact).norm() < 0.01 * exact.norm()
+
+
+def test_little_stands_beside_what_is_rounded(monkeypatch):
+    monkeypatch.setattr(saved_in_int8, "_BLOCKS_AT_A_TIME", 16)
+    with traced() as trace:
+        x = torch.empty(1, 4, 160, 160).requires_grad_()
+        held_after = x.numel() + 4 * x.numel() // BLOCK  # integers and scales
+        trace.reset_peak()
+        before = trace.alive
+        SavedInInt8(Square(), nn.Identity())(x)
+    of_output = 4 * x.numel()
+    of_a_part = 4 * 16 * BLOCK
+    assert trace.peak - before - of_output - held_after <= 8 * of_a_part < of_output / 3
 
 
 def test_forward_is_the_same_and_the_gradient_is_near():

@@ -21,6 +21,8 @@ __all__ = ["BLOCK", "SavedInInt8", "told_what_is_held"]
 #: Numbers with one scale.
 BLOCK = 256
 _LARGEST = 127
+# What stands beside a tensor while it is rounded is that of a part of it.
+_BLOCKS_AT_A_TIME = 2**14
 
 #: Called with each tensor that is held here; what it returns is held beside it, as long.
 _Observer = Callable[[torch.Tensor], Any]
@@ -66,11 +68,15 @@ class _Rounded(NamedTuple):
 
     @classmethod
     def of(cls, x: torch.Tensor) -> "_Rounded":
-        flat = x.as_strided((x.numel(),), (1,)).float()
-        blocks = F.pad(flat, (0, -flat.numel() % BLOCK)).view(-1, BLOCK)
-        scales = blocks.abs().amax(dim=1, keepdim=True) / _LARGEST
-        multiples = (blocks / scales.clamp(min=torch.finfo(scales.dtype).tiny)).round_()
-        numbers = torch.where(multiples == 0, blocks.sign(), multiples).to(torch.int8)
+        flat = x.as_strided((x.numel(),), (1,))
+        count = -(-x.numel() // BLOCK)
+        numbers, scales = x.new_empty(count, BLOCK, dtype=torch.int8), x.new_empty(count, 1, dtype=torch.float32)
+        parts = (whole.split(_BLOCKS_AT_A_TIME) for whole in (numbers, scales))
+        for some, rounded, scale in zip(flat.split(_BLOCKS_AT_A_TIME * BLOCK), *parts):
+            blocks = F.pad(some.float(), (0, -some.numel() % BLOCK)).view(-1, BLOCK)
+            torch.div(blocks.abs().amax(dim=1, keepdim=True), _LARGEST, out=scale)
+            multiples = (blocks / scale.clamp(min=torch.finfo(scale.dtype).tiny)).round_()
+            rounded.copy_(torch.where(multiples == 0, blocks.sign(), multiples))
         return cls(numbers, scales, [observer(part) for observer in _observers for part in (numbers, scales)])
 
 
