@@ -29,6 +29,7 @@ __all__ = [
     "BestAverages",
     "BestCheckpoint",
     "CheckpointWriter",
+    "ConvergenceWarning",
     "FlushAtEnd",
     "IsolatedEvaluation",
     "ModuleMonitor",
@@ -39,6 +40,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _EVALUATION_SEED = 0
+# The gradient is off by about as much, times (1 + the largest eigenvalue of A^H A over mu).
+_LARGEST_RESIDUAL = 0.05
 
 
 class TrainingProgress(HookBase):
@@ -62,6 +65,27 @@ class TrainingProgress(HookBase):
         if self._progress is not None:
             self._progress.close()
         self._progress = None
+
+
+class ConvergenceWarning(HookBase):
+    """Warns once where solves end far from their solution, of which ``CG_BACKWARD: "implicit"`` takes the gradient."""
+
+    def __init__(self) -> None:
+        self._has_warned = False
+
+    def after_step(self) -> None:
+        """Looks at what was logged of the iteration."""
+        scalars = {} if self._has_warned else self.trainer.storage.latest()
+        residuals = {name: value for name, value in scalars.items() if name.startswith("cg_residual_module_")}
+        name = max(residuals, key=residuals.__getitem__, default="")
+        if name and residuals[name] > _LARGEST_RESIDUAL:
+            self._has_warned = True
+            logger.warning(
+                "MISC.GREEDY.CG_BACKWARD: conjugate gradients of module %s end at a relative residual of %.2g, but"
+                " 'implicit' takes the gradient of the solution; raise MODEL.UNROLLED.DC.MAX_ITER, or use 'unrolled'",
+                name.rsplit("_", 1)[1],
+                residuals[name],
+            )
 
 
 class FlushAtEnd(HookBase):

@@ -31,7 +31,9 @@ class StepResult(NamedTuple):
     """What is logged of a step."""
 
     losses: Dict[str, float]  #: by name; "total_loss" is that of the whole network
-    others: Dict[str, float]  #: metrics of the last image, outside of autograd; "inversion_error_module_<k>"
+    others: Dict[
+        str, float
+    ]  #: metrics of the last image, outside of autograd; errors of modules, see ``UnrolledProblem.errors``
 
     @classmethod
     def of(cls, values: Dict[str, float]) -> "StepResult":
@@ -144,7 +146,8 @@ class TrainingStep:
         self.hand_on(outputs)
         outputs.update({key: inputs[key] for key in ("mean", "std", "norm") if key in inputs})
         # As meddlr's trainer does, of the outputs those with "loss" in their name are logged.
-        return outputs, {key: value for key, value in outputs.items() if "loss" in key or "inversion_error" in key}
+        words = ("loss", "inversion_error", "cg_residual")
+        return outputs, {key: value for key, value in outputs.items() if any(word in key for word in words)}
 
     @contextmanager
     def drawing(self, iteration: int) -> Iterator[None]:

@@ -34,6 +34,7 @@ from meddlr_greedy.engine.hooks import (
     BestAverages,
     BestCheckpoint,
     CheckpointWriter,
+    ConvergenceWarning,
     FlushAtEnd,
     IsolatedEvaluation,
     TrainingProgress,
@@ -169,6 +170,7 @@ class GreedyTrainer(DefaultTrainer):
         return [
             meddlr_hooks.IterationTimer(),
             TrainingProgress() if self.is_io_rank else None,
+            ConvergenceWarning() if self.is_io_rank else None,
             *build_hooks(cfg),  # before the flush, which clears the gradients
             FlushAtEnd() if isinstance(self.optimizer, GradAccumOptimizer) else None,
             self._build_schedule(),

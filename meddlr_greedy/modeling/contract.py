@@ -151,6 +151,9 @@ def then_solves(method: _Method) -> _Method:
     That is ``reg``, and then the x* of :math:`(N + \mu) x^* = A^H y + \mu R(x)` that the network's ``solver(A, mu)``
     finds from x, an :class:`~meddlr_greedy.ops.conjugate_gradient.ImplicitSolve`. Where that is None, autograd goes
     through the iterations. A method that overrides it has no mark.
+
+    A network whose attribute ``relies_on_convergence`` is true gets, as its attribute ``residual``, what its solves
+    raise to their relative residuals; trainings log it as ``cg_residual_module_<k>``.
     """
     method.then_solves = True  # type: ignore[attr-defined]
     return method

@@ -78,8 +78,9 @@ class UnrolledProblem(NamedTuple):
     target: Optional[torch.Tensor]  #: fully sampled image, same shape
     measured: Optional[MeasuredLines]  #: what was measured on the lines held out for the loss
     dims: Tuple[int, ...]  #: shape of k-space, (B, H, W, [T,] C)
-    #: "inversion_error_module_<k>" of the modules that backward runs back, scalars, which it writes
-    inversion_errors: Dict[str, torch.Tensor]
+    #: "inversion_error_module_<k>" of the modules that backward runs back, and "cg_residual_module_<k>" of those whose
+    #: gradient is that of a solution: scalars, which forward and backward write
+    errors: Dict[str, torch.Tensor]
 
     @classmethod
     def prepare(cls, network: Any, batch: Dict[str, Any], largest_part: Optional[int] = None) -> "UnrolledProblem":
@@ -106,7 +107,7 @@ class UnrolledProblem(NamedTuple):
             target=inputs.get("target"),
             measured=inputs.get("measured"),
             dims=tuple(dims),
-            inversion_errors={},
+            errors={},
         )
 
     @property

@@ -50,6 +50,20 @@ def conjugate_gradient(
     Returns:
         The solution, shape (B, ...).
     """
+    return _solved(normal_op, b, x, mu, max_iter, eps, together, spends_b)[0]
+
+
+def _solved(
+    normal_op: Operator,
+    b: torch.Tensor,
+    x: Optional[torch.Tensor],
+    mu: Union[torch.Tensor, float],
+    max_iter: int,
+    eps: Union[torch.Tensor, float],
+    together: bool = False,
+    spends_b: bool = False,
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """:func:`conjugate_gradient`, and the squared norm of the residual of each example, shape (B, 1, ..., 1)."""
     in_place = not torch.is_grad_enabled()
 
     def memory(vector: torch.Tensor) -> Optional[torch.Tensor]:
@@ -77,7 +91,7 @@ def conjugate_gradient(
         rr_next = _dot(r, r)
         p = _plus(r, _divide(rr_next, rr, active), p, memory(p))
         rr = rr_next
-    return torch.zeros_like(b) if x is None else x
+    return torch.zeros_like(b) if x is None else x, rr
 
 
 def _as_weight(mu: Union[torch.Tensor, float], b: torch.Tensor) -> torch.Tensor:
@@ -108,6 +122,7 @@ def implicit_conjugate_gradient(
     mu: Union[torch.Tensor, float],
     max_iter: int = 10,
     eps: Union[torch.Tensor, float] = 1e-4,
+    residual: Optional[torch.Tensor] = None,
 ) -> torch.Tensor:
     r""":func:`conjugate_gradient` with the gradient of the solution instead of that of its iterations.
 
@@ -119,9 +134,10 @@ def implicit_conjugate_gradient(
     of order :math:`r (1 + \lambda_{max}(N) / \mu)`.
 
     Arguments and result as there. The start ``x`` gets no gradient (a solution does not depend on it), and neither does
-    anything inside ``normal_op``, which must be self-adjoint and without parameters to train.
+    anything inside ``normal_op``, which must be self-adjoint and without parameters to train. ``residual`` is told of
+    both solves, see :class:`ImplicitSolve`.
     """
-    solve = ImplicitSolve(normal_op, _as_weight(mu, b), max_iter, eps)
+    solve = ImplicitSolve(normal_op, _as_weight(mu, b), max_iter, eps, residual)
     return _ImplicitSolution.apply(b, solve.mu, x, solve)
 
 
@@ -132,6 +148,8 @@ class ImplicitSolve(NamedTuple):
     mu: torch.Tensor  #: real
     max_iter: int
     eps: Union[torch.Tensor, float]
+    #: A real scalar that is raised to the relative residual of each solve, the largest of the examples.
+    residual: Optional[torch.Tensor] = None
 
     def relative_eps(self, b: torch.Tensor) -> torch.Tensor:
         """The relative residual at which a solve for ``b`` stops, and that for a gradient, which has its own scale."""
@@ -139,15 +157,23 @@ class ImplicitSolve(NamedTuple):
 
     def solution(self, b: torch.Tensor, x: torch.Tensor, spends_b: bool = False) -> torch.Tensor:
         """x* for a right-hand side and a start (B, ...)."""
-        return conjugate_gradient(self.normal_op, b, x, self.mu, self.max_iter, self.eps, spends_b=spends_b)
+        norm = _norm(b)
+        solution, rr = _solved(self.normal_op, b, x, self.mu, self.max_iter, self.eps, spends_b=spends_b)
+        self._tell(rr.sqrt() / norm.clamp(min=torch.finfo(norm.dtype).tiny))
+        return solution
 
     def adjoint(self, grad: torch.Tensor, relative_eps: torch.Tensor, spends_grad: bool = False) -> torch.Tensor:
         """lambda for the gradient (B, ...) of x*."""
         # Of unit norm, so that the squares of a small gradient do not underflow.
         scale = _norm(grad).clamp(min=torch.finfo(self.mu.dtype).tiny)
         b = torch.div(grad, scale, out=grad if spends_grad else None)
-        unscaled = conjugate_gradient(self.normal_op, b, None, self.mu, self.max_iter, relative_eps, spends_b=True)
+        unscaled, rr = _solved(self.normal_op, b, None, self.mu, self.max_iter, relative_eps, spends_b=True)
+        self._tell(rr.sqrt())
         return unscaled.mul_(scale)
+
+    def _tell(self, relative: torch.Tensor) -> None:
+        if self.residual is not None:
+            torch.maximum(self.residual, relative.amax(), out=self.residual)
 
     def gradient_of_mu(self, adjoint: torch.Tensor, solution: torch.Tensor) -> torch.Tensor:
         """Where b does not depend on it; of the shape of mu."""

@@ -6,7 +6,7 @@ from meddlr.ops.opt import conjgrad
 
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.ops import conjugate_gradient as module
-from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient, implicit_conjugate_gradient
+from meddlr_greedy.ops.conjugate_gradient import ImplicitSolve, conjugate_gradient, implicit_conjugate_gradient
 from meddlr_greedy.ops.devices import standing_for
 from meddlr_greedy.planning.trace import traced
 from tests.helpers.operators import SHAPES, make_sense, randn, relative
@@ -211,3 +211,35 @@ def test_images_at_a_time(start, device, spends_b, images):
         trace.reset_peak()
         conjugate_gradient(lambda v: 2 * v, b, x, mu=0.1, max_iter=4, spends_b=spends_b)
     assert trace.peak - there < (images + 0.1) * b.nbytes
+
+
+class TestResidual:
+    @pytest.mark.parametrize("max_iter", [1, 4])
+    @pytest.mark.parametrize("spends", [False, True])
+    def test_is_that_of_the_worse_example_and_solve(self, max_iter, spends):
+        matrices, normal = spd_batch([(0.5, 9.0), (0.5, 2.0)], dtype=torch.complex128)
+        shifted = matrices + 0.1 * torch.eye(12)
+
+        def relative_residual(x, b):
+            left = b - (shifted @ x[..., None])[..., 0]
+            return (left.norm(dim=1) / b.norm(dim=1)).max()
+
+        b, grad = (randn(2, 12).to(torch.complex128) for _ in range(2))
+        told = torch.zeros((), dtype=torch.float64)
+        solve = ImplicitSolve(normal, torch.tensor(0.1, dtype=torch.float64), max_iter, 1e-12, told)
+        solution = solve.solution(b.clone(), torch.zeros_like(b), spends_b=spends)
+        torch.testing.assert_close(told, relative_residual(solution, b))
+        adjoint = solve.adjoint(1e-3 * grad, solve.relative_eps(b))
+        torch.testing.assert_close(told, max(relative_residual(solution, b), relative_residual(adjoint, 1e-3 * grad)))
+        told.fill_(7.0)
+        solve.solution(b.clone(), torch.zeros_like(b))
+        assert told == 7
+
+    def test_is_told_by_autograd_too(self):
+        _, normal = spd_batch([(0.5, 9.0)])
+        b, mu = randn(1, 12).requires_grad_(), torch.tensor(0.1, requires_grad=True)
+        told = torch.zeros(())
+        x = implicit_conjugate_gradient(normal, b, torch.zeros_like(b), mu, max_iter=2, residual=told)
+        of_solution = told.clone()
+        (x * randn(1, 12)).abs().sum().backward()
+        assert 0 < of_solution <= told < 1

@@ -134,16 +134,24 @@ class UnrolledModules:
         """
         mode = self._mode
         if mode.inverts and len(steps) > 1 and torch.is_grad_enabled():
-            error = problem.inversion_errors.setdefault(
-                f"inversion_error_module_{self._module_of(steps.start) + 1}", torch.zeros((), device=image.device)
-            )
+            error = self._error("inversion_error", steps.start, problem, image)
             return run_inverting(self.network, steps, image, problem, mode, error)
         for i in steps:
-            image = run_step(self.network, i, image, problem, mode, None if seed is None else seed + i)
+            residual = self.residual_of(i, problem, image)
+            image = run_step(self.network, i, image, problem, mode, None if seed is None else seed + i, residual)
         return image
 
-    def _module_of(self, i: int) -> int:
-        return next(k for k, steps in enumerate(self.steps) if i in steps)
+    def residual_of(self, i: int, problem: UnrolledProblem, image: torch.Tensor) -> Optional[torch.Tensor]:
+        """What the solves of unrolled step ``i`` tell how far they converge, where its gradient relies on that."""
+        relies = self.network.training and getattr(self.network, "relies_on_convergence", False)
+        return self._error("cg_residual", i, problem, image) if relies else None
+
+    def _error(self, name: str, i: int, problem: UnrolledProblem, image: torch.Tensor) -> torch.Tensor:
+        """The scalar of a batch that tells an error of the module of unrolled step ``i``."""
+        k = next(k for k, steps in enumerate(self.steps) if i in steps)
+        real = image.real.dtype if image.is_complex() else image.dtype
+        zero = torch.zeros((), dtype=real, device=image.device)
+        return problem.errors.setdefault(f"{name}_module_{k + 1}", zero)
 
     @property
     def _mode(self) -> StepMode:

@@ -57,6 +57,7 @@ class SolvedStep(TiledStep):
         """As in :class:`TiledStep`."""
         mu = self.mu.to(image.device)  # meddlr leaves step sizes that are not trained on the CPU
         solver: ImplicitSolve = self.modules.network.solver(self.problem.A, mu)
+        solver = solver._replace(residual=self.modules.residual_of(self.step, self.problem, image))
         b = self._right_hand_side(image, mu)
         self.problem.zero_filled.let_go()
         relative_eps = solver.relative_eps(b)

@@ -39,6 +39,7 @@ def run_step(
     problem: UnrolledProblem,
     mode: StepMode,
     seed: Optional[int] = None,
+    residual: Optional[torch.Tensor] = None,
 ) -> torch.Tensor:
     """Unrolled step ``i`` (from 0) of a network.
 
@@ -49,6 +50,7 @@ def run_step(
         problem: The batch.
         mode: How the step runs.
         seed: Of what random layers (dropout) draw; None draws from torch's generators as they are.
+        residual: Of a network that ``relies_on_convergence``: what its solves tell, see ``ImplicitSolve``.
 
     Returns:
         The next image, same shape.
@@ -57,6 +59,8 @@ def run_step(
     regularizer = regularizer_of(block, mode, seed)
 
     def step(image: torch.Tensor) -> torch.Tensor:
+        if residual is not None:  # here, since backward may run the step again after other ones
+            network.residual = residual
         with _seeded(seed, image.device):
             return network.step(
                 image=image,

@@ -196,7 +196,7 @@ class GreedyUnrolled(nn.Module):
         outputs: Dict[str, Any] = {**problem.reference}
         if self.training and torch.is_grad_enabled():
             outputs["pred"], scalars = forward_greedily(self.unrolled, self.losses, problem, seed, takes_last_loss)
-            outputs.update({**scalars, **problem.inversion_errors})
+            outputs.update({**scalars, **problem.errors})
         else:
             used = self.num_inference_modules if not self.training else 0
             outputs["pred"] = self._reconstruct(problem, used or self.num_modules, seed)
@@ -236,7 +236,7 @@ class GreedyUnrolled(nn.Module):
             outputs[name] = {**problem.reference, "zf_image": problem.zf_image, "pred": image, "inputs": problem.inputs}
             if targets is not None:
                 outputs[name].update({"target": targets.target, "clean_inputs": targets.problem.inputs})
-            scalars.update(problem.inversion_errors)
+            scalars.update(problem.errors)
             if not self.unrolled.holds_last:
                 outputs[name]["problem"] = problem
                 if targets is not None:

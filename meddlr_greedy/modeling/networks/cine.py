@@ -156,6 +156,9 @@ class CGCineUnrolledCNN(CineUnrolledCNN):
         self.solve = {"unrolled": conjugate_gradient, "implicit": implicit_conjugate_gradient}[cg_backward]
         self.cg_max_iter = cg_max_iter
         self.cg_eps = cg_eps
+        self.relies_on_convergence = cg_backward == "implicit"
+        #: What the solves of the step that runs now tell, see ``ImplicitSolve``.
+        self.residual: Optional[torch.Tensor] = None
         weights = [float(mu.detach()) for mu in self.step_sizes]
         if min(weights) < 0:
             raise UserError(
@@ -167,6 +170,7 @@ class CGCineUnrolledCNN(CineUnrolledCNN):
     def step(self, *, image, model, A, zf_image, step_size, dims):  # noqa: N803 (meddlr's name)
         """Regularizes, then solves data consistency; arguments as in ``modeling.contract.UnrolledNetwork``."""
         regularized = self.reg(image=image, model=model, dims=dims)
+        told = {"residual": self.residual} if self.relies_on_convergence else {}
         return self.solve(
             A.normal,
             b=zf_image + step_size * regularized,
@@ -174,12 +178,12 @@ class CGCineUnrolledCNN(CineUnrolledCNN):
             mu=step_size,
             max_iter=self.cg_max_iter,
             eps=self.cg_eps,
+            **told,
         )
 
     def solver(self, A: CineSenseModel, mu: torch.Tensor) -> Optional[ImplicitSolve]:  # noqa: N803 (meddlr's name)
         """How :meth:`step` solves, where its gradient is that of the solution; None where it is that of iterations."""
-        is_implicit = self.solve is implicit_conjugate_gradient
-        return ImplicitSolve(A.normal, mu, self.cg_max_iter, self.cg_eps) if is_implicit else None
+        return ImplicitSolve(A.normal, mu, self.cg_max_iter, self.cg_eps) if self.relies_on_convergence else None
 
     @classmethod
     def from_config(cls, cfg: CfgNode, **kwargs) -> Dict[str, Any]:
