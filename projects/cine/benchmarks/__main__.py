@@ -16,6 +16,7 @@ as the median with its 95 % bootstrap interval. Prints a table and writes <outpu
     parts        the parts of the cine networks against stock ones
     temporal     a training step with the convolution along time as matrix products, against torch's (15 minutes)
     limit        time of a training step against that of its convolutions at the rate of sgemm, and of its FFTs
+    operators    data consistency against the FFTs and A^H A that it cannot do without
     loader       making an example against reading it
     reconstruct  peak memory of reconstruction, against the number of slices (3 GB of temporary files)
     large        peak memory of reconstruction of one slice of (512, 512, 30) with 16 coils (1 GB of temporary files)
@@ -48,6 +49,7 @@ from projects.cine.benchmarks.large import large
 from projects.cine.benchmarks.limit import limit
 from projects.cine.benchmarks.loader import loader
 from projects.cine.benchmarks.memory import memory, plan
+from projects.cine.benchmarks.operators import operators
 from projects.cine.benchmarks.options import Options
 from projects.cine.benchmarks.parts import parts
 from projects.cine.benchmarks.reconstruct import reconstruct
@@ -70,13 +72,14 @@ COMMANDS: Dict[str, Callable[[Options], Dict[str, Any]]] = {
     "parts": parts,
     "temporal": temporal,
     "limit": limit,
+    "operators": operators,
     "loader": loader,
     "reconstruct": reconstruct,
     "large": large,
     "gpu": gpu,
 }
 
-_OF_PROCESSOR = ("fastest", "temporal", "limit")
+_OF_PROCESSOR = ("fastest", "temporal", "limit", "operators")
 
 
 def build_parser() -> CommandParser:
@@ -92,7 +95,7 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--small",
         action="store_true",
-        help="of gpu, fastest, tiles, bounded, deep, large, temporal and limit: a dry run",
+        help="of gpu, fastest, tiles, bounded, deep, large, temporal, limit and operators: a dry run",
     )
     parser.add_argument("--page", type=Path, metavar="FILE", help="also put the table between its marks in FILE")
     return parser
