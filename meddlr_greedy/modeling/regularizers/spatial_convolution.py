@@ -57,7 +57,6 @@ class _Convolution(torch.autograd.Function):
         grad = grad.to(x.dtype)  # autocast may have convolved in another one
         if torch.is_grad_enabled():  # derivatives of the gradient are wanted
             return (*differentiable_gradients(ctx, partial(F.conv2d, padding=ctx.padding), grad), None)
-        grad = grad.contiguous(memory_format=torch.channels_last)
         of_x, of_weight, of_bias, _ = ctx.needs_input_grad
         return (
             _gradient_of_x(grad, x, weight, ctx.padding) if of_x else None,
