@@ -22,7 +22,7 @@ from meddlr_greedy.modeling.regularizers.differentiable_gradients import differe
 __all__ = ["convolution"]
 
 # Columns that are there at once.
-_NUMBERS_OF_COLUMNS = 2**18
+_NUMBERS_OF_COLUMNS = 2**19
 
 
 def convolution(
@@ -88,11 +88,15 @@ def _add_gradient_of_frame(
     """Of ``grad`` (height, width, out_channels) and ``frame`` (H, W, channels)."""
     rows, columns = padding
     seen = F.pad(frame, (0, 0, columns, columns, rows, rows)).unfold(1, k_along, 1).movedim(-1, -2)
-    k, numbers_of_line = len(gradient), seen[0].numel()
+    (height, width), (k, out_channels, _), numbers_of_line = grad.shape[:2], gradient.shape, seen[0].numel()
+    # Few operations for each block of lines: a plan follows them all.
+    transposed = grad.reshape(-1, out_channels).t().expand(k, -1, -1)
     lines = max(1, _NUMBERS_OF_COLUMNS // numbers_of_line)
-    for first, some in zip(range(0, len(grad), lines), grad.split(lines)):
-        # Of the lines that are seen, the i-th row of the kernel meets those from the i-th on.
-        side_by_side = seen[first : first + len(some) + k - 1].reshape(-1, numbers_of_line)
-        met = side_by_side.unfold(0, len(some), 1).movedim(-1, 1).view(k, -1, gradient.shape[-1])
-        gradient.baddbmm_(some.flatten(end_dim=1).t().expand(k, -1, -1), met)
+    for first in range(0, height, lines):
+        last = min(first + lines, height)
+        side_by_side = seen[first : last + k - 1].reshape(-1, numbers_of_line)
+        # Of the lines that are seen, the i-th row of the kernel meets those from the i-th on: k views that overlap.
+        pixels, numbers = (last - first) * width, numbers_of_line // width
+        met = side_by_side.as_strided((k, pixels, numbers), (numbers_of_line, numbers, 1))
+        gradient.baddbmm_(transposed[..., first * width : last * width], met)
         del side_by_side, met  # before the next ones are made
