@@ -24,7 +24,7 @@ _DEVICE = torch.ops.prim.device.default
 
 #: The operations that are FFTs.
 FFTS = (_aten._fft_c2c, _aten._fft_r2c, _aten._fft_c2r)
-_MATRIX_PRODUCTS = (_aten.mm, _aten.addmm, _aten.addmm_, _aten.bmm, _aten.baddbmm)
+_MATRIX_PRODUCTS = (_aten.mm, _aten.addmm, _aten.addmm_, _aten.bmm, _aten.baddbmm, _aten.baddbmm_)
 
 # Operation and forms of its arguments -> what it gives; None where that cannot be remembered.
 _known: Dict[Hashable, Optional[Outcome]] = {}

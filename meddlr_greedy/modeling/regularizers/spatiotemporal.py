@@ -18,6 +18,7 @@ from torch import nn
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.regularizers.current_tile import cropped, positional_dropout
 from meddlr_greedy.modeling.regularizers.padding import ZEROS, Padding, padding_of
+from meddlr_greedy.modeling.regularizers.spatial_convolution import convolution
 from meddlr_greedy.modeling.regularizers.temporal_convolution import relu_and_convolution, relu_and_products
 from meddlr_greedy.ops.devices import computing_device
 
@@ -27,6 +28,8 @@ __all__ = ["ResBlock", "SpatioTemporalConv", "SpatioTemporalResNet", "residual_o
 _PRECISIONS_OF_PRODUCTS = (torch.float32, torch.float64)
 # Below these, a GPU takes longer to launch the products than cuDNN takes for the convolution.
 _FEWEST_CHANNELS_ON_GPU, _FEWEST_NUMBERS_ON_GPU = 64, 2**24
+# Below these, products for the gradient of the weight in space take longer than torch's convolution.
+_FEWEST_CHANNELS_IN_SPACE, _FEWEST_NUMBERS_OF_A_FRAME = 16, 2**15
 
 
 class SpatioTemporalConv(nn.Module):
@@ -73,6 +76,8 @@ class SpatioTemporalConv(nn.Module):
         return x.reshape(num_batch, num_frames, height, width, -1).permute(0, 4, 1, 2, 3)
 
     def _in_space(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and _weight_gradient_is_faster_by_products(x, self.spatial.weight):
+            return convolution(x, self.spatial.weight, self.spatial.bias, self.pad.zeros)
         if self.spatial.padding == self.pad.zeros:
             return self.spatial(x)
         return F.conv2d(x, self.spatial.weight, self.spatial.bias, padding=self.pad.zeros)  # of a tile
@@ -92,6 +97,13 @@ def _products_are_faster(x: torch.Tensor) -> bool:
     if computing_device(x).type == "cpu":
         return True
     return x.shape[-1] >= _FEWEST_CHANNELS_ON_GPU and x.numel() >= _FEWEST_NUMBERS_ON_GPU
+
+
+def _weight_gradient_is_faster_by_products(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """In training, of a convolution of (frames, channels, H, W) in the plane."""
+    if x.dtype not in _PRECISIONS_OF_PRODUCTS or computing_device(x).type != "cpu":
+        return False
+    return min(weight.shape[:2]) >= _FEWEST_CHANNELS_IN_SPACE and x[0].numel() >= _FEWEST_NUMBERS_OF_A_FRAME
 
 
 class ResBlock(nn.Module):

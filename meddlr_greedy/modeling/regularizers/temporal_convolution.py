@@ -17,6 +17,8 @@ from typing import Any, Iterator, Optional, Tuple
 import torch
 import torch.nn.functional as F
 
+from meddlr_greedy.modeling.regularizers.differentiable_gradients import differentiable_gradients
+
 __all__ = ["relu_and_convolution", "relu_and_products"]
 
 # Gradient of a ReLU from its output; "grad_input" may be the gradient itself.
@@ -74,7 +76,8 @@ class _ReluAndProducts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:  # type: ignore[override]
         if torch.is_grad_enabled():  # derivatives of the gradient are wanted
-            return _differentiable_gradients(ctx, grad)
+            # The ReLU of a ReLU is that ReLU, and so is its derivative.
+            return differentiable_gradients(ctx, relu_and_convolution, grad)
         x, weight, _ = ctx.saved_tensors
         grad = grad.contiguous()
         of_x, of_weight, of_bias = ctx.needs_input_grad
@@ -99,14 +102,6 @@ def _rounding_as_convolutions(x: torch.Tensor) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def _differentiable_gradients(ctx: Any, grad: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:
-    """The same from torch's convolution; the ReLU of a ReLU is that ReLU, and so is its derivative."""
-    inputs = ctx.saved_tensors
-    wanted = [x for x, is_wanted in zip(inputs, ctx.needs_input_grad) if is_wanted]
-    found = iter(torch.autograd.grad(relu_and_convolution(*inputs), wanted, grad, create_graph=True))
-    return tuple(next(found) if is_wanted else None for is_wanted in ctx.needs_input_grad)
 
 
 def _gradient_of_x(grad: torch.Tensor, relu_of_x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
