@@ -31,6 +31,7 @@ from tests.helpers.errors import expect_error
         (["MISC.GREEDY.CINE.READOUT_CROP_JITTER", "wide"], ["MISC.GREEDY.CINE.READOUT_CROP_JITTER", "'wide'"]),
         (["MISC.GREEDY.CINE.READOUT_CROP", "8"], ["MISC.GREEDY.CINE.READOUT_CROP", "2D, not cine"]),
         (["MISC.GREEDY.RUN.TRAINER", "GreedyTraner"], ["MISC.GREEDY.RUN.TRAINER", "did you mean 'GreedyTrainer'"]),
+        (["MISC.GREEDY.RUN.CUDA_GRAPHS", "True"], ["MISC.GREEDY.RUN.CUDA_GRAPHS", "MODEL.DEVICE is 'cpu'"]),
         (["MISC.GREEDY.RUN.HOOKS", "['Nothing']"], ["MISC.GREEDY.RUN.HOOKS", "ModuleMonitor"]),
         (["MISC.GREEDY.RUN.BEST_METRIC", "val_pnsr"], ["MISC.GREEDY.RUN.BEST_METRIC", "did you mean 'val_psnr'"]),
         (["MISC.GREEDY.RUN.BEST_METRIC", "val_nrmse"], ["MISC.GREEDY.RUN.BEST_METRIC", "TEST.VAL_METRICS.RECON"]),

@@ -24,6 +24,7 @@ from meddlr_greedy.parallel.place import Place
         (2, ["MODEL.UNROLLED.SHARE_WEIGHTS", True], ["MODEL.UNROLLED.SHARE_WEIGHTS"]),
         (2, ["MODEL.META_ARCHITECTURE", "GeneralizedUnrolledCNN"], ["MODEL.META_ARCHITECTURE", "GreedyUnrolled"]),
         (2, ["MISC.GREEDY.PARALLEL.REPLICAS", 2, "SOLVER.TRAIN_BATCH_SIZE", 3], ["SOLVER.TRAIN_BATCH_SIZE: found 3"]),
+        (2, ["MISC.GREEDY.RUN.CUDA_GRAPHS", True], ["RUN.CUDA_GRAPHS: found True", "2 processes"]),
         (2, ["MISC.GREEDY.OVERLAP", 1], ["MISC.GREEDY.OVERLAP: found 1", "2 processes", "travel back"]),
         (
             2,
