@@ -76,7 +76,8 @@ class RunConfig:
         True,
         """Whether convolutions on an NVIDIA GPU (Ampere and newer) may round what they multiply to TF32 (10 bits), as
         torch lets them: faster, with relative errors of about 1e-3 in each. False computes in float32, as a CPU does.
-        FFTs use float32 either way, and so do matrix products that stand for no convolution.""",
+        A convolution that is computed by matrix products rounds with the others. FFTs, and all other matrix products,
+        use float32 either way.""",
         "True or False",
         is_bool,
     )
@@ -84,8 +85,9 @@ class RunConfig:
         False,
         """Whether forward and backward of a step are recorded as a CUDA graph and launched as one: the same bits, and
         faster where kernels are shorter than their launches (small images, 2D, conjugate gradients). A graph is of one
-        shape of batches, and holds the memory of its step. For one process with MODEL.DEVICE cuda, without dropout,
-        gradient accumulation and meddlr's wrappers.""",
+        shape of batches, and holds the memory of its step for ever, beside that of evaluations and of iterations that
+        run without it (RUN.LOG_PERIOD with ModuleMonitor, VIS_PERIOD). For one process with MODEL.DEVICE cuda, without
+        dropout, gradient accumulation, TRAINING 'invertible' and meddlr's wrappers.""",
         "True or False",
         is_bool,
     )

@@ -2,7 +2,9 @@
 
 A step of a small network is thousands of kernels, each shorter than its launch from Python, and the GPU waits for the
 host. A CUDA graph launches all of them at once. It computes on the memory of the recorded batch, so that there is one
-for each form of batch (shapes, types), and what depends on values of the host cannot be in it: random layers, waits.
+for each form of batch (shapes, types), and what depends on values of the host cannot be in it: random layers, waits. Of
+a network of one's own that is up to its author: numbers that numpy draws, or a buffer that forward puts another tensor
+in the place of, would be those of the recorded batch for ever.
 """
 
 import gc
@@ -14,6 +16,8 @@ import torch
 
 from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.errors import UserError, first_line
+from meddlr_greedy.modeling.contract import inner_network
+from meddlr_greedy.ops.devices import constants_kept
 
 __all__ = ["CudaRecorder", "GraphedStep", "Recorder"]
 
@@ -22,12 +26,14 @@ logger = logging.getLogger(__name__)
 _KEY = "MISC.GREEDY.RUN.CUDA_GRAPHS"
 # Each holds the activations of a step.
 _MOST_GRAPHS = 8
+# What no network computes with: the names of scans.
+_UNUSED = ("metadata",)
 
 
 class Recorder:
     """Records functions on a device, for :class:`GraphedStep`."""
 
-    def tried(self) -> ContextManager[None]:
+    def trial(self) -> ContextManager[None]:
         """A context in which what will be recorded runs before, so that libraries make what they keep."""
         raise NotImplementedError
 
@@ -51,7 +57,7 @@ class CudaRecorder(Recorder):
         self._device = device
 
     @contextmanager
-    def tried(self) -> Iterator[None]:
+    def trial(self) -> Iterator[None]:
         """On a stream of its own, as it will be recorded."""
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -63,9 +69,11 @@ class CudaRecorder(Recorder):
     def record(self, run: Callable[[], None]) -> Callable[[], None]:
         """A graph with memory of its own."""
         graph = torch.cuda.CUDAGraph()
-        # Other threads copy the next batch, which is none of this graph.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            run()
+        with torch.cuda.device(self._device):
+            stream = torch.cuda.Stream(self._device)
+            # Other threads copy the next batch, which is none of this graph.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                run()
         return graph.replay
 
     def random_state(self) -> List[torch.Tensor]:
@@ -76,8 +84,8 @@ class CudaRecorder(Recorder):
 class GraphedStep(TrainingStep):
     """A training step whose forward and backward are a graph, see the module's text; the update is not in it.
 
-    The first batch of each form is recorded, and gives the bits of a plain step, as all others do. In an iteration
-    whose modules are observed (:meth:`observe`) the step runs plainly, since a graph has no modules to tell of.
+    Each batch gives the bits of a plain step. Plain steps are those of iterations whose modules are observed
+    (:meth:`observe`), since a graph has no modules to tell of, and of iterations that draw a picture (``VIS_PERIOD``).
 
     Args:
         model: See :class:`TrainingStep`.
@@ -87,7 +95,7 @@ class GraphedStep(TrainingStep):
         recorder: Of the network's device; by default CUDA's.
 
     Raises:
-        UserError: The network is on no GPU, draws random numbers for a batch, or accumulates gradients.
+        UserError: The network is on no GPU, draws random numbers for a batch, runs backwards, or accumulates gradients.
     """
 
     def __init__(
@@ -102,6 +110,11 @@ class GraphedStep(TrainingStep):
                 f"{_KEY}: found True, but {type(model).__name__} (MODEL.META_ARCHITECTURE) draws for each batch;"
                 " allowed is False"
             )
+        if self.greedy is not None and self.greedy.unrolled.mode.inverts:
+            raise UserError(
+                f"{_KEY}: found True, but MISC.GREEDY.TRAINING is 'invertible', whose inverse asks the GPU whether it"
+                " is done; allowed is False, or 'greedy'"
+            )
         if hasattr(optimizer, "accumulation_iters"):
             raise UserError(
                 f"{_KEY}: found True, but SOLVER.GRAD_ACCUM_ITERS is {optimizer.accumulation_iters}; allowed is False,"
@@ -109,6 +122,7 @@ class GraphedStep(TrainingStep):
             )
         self._recorder = recorder or CudaRecorder(device)
         self._graphs: Dict[Hashable, _Graph] = {}
+        self._has_warned = False
 
     def gradients(self, inputs: Dict[str, Any], iteration: int) -> Dict[str, torch.Tensor]:
         """Launches the graph of batches of this form, which is recorded where there is none.
@@ -116,17 +130,23 @@ class GraphedStep(TrainingStep):
         Raises:
             UserError: What the step does cannot be recorded.
         """
-        if self.greedy is not None and self.greedy.unrolled.is_observed:
+        is_observed = self.greedy is not None and self.greedy.unrolled.is_observed
+        if is_observed or self._draws(iteration):
             return super().gradients(inputs, iteration)
-        # What the network computes with; names of scans, for example, it does not.
-        inputs = {key: value for key, value in inputs.items() if isinstance(value, (torch.Tensor, *_PLAIN))}
+        inputs = {key: value for key, value in inputs.items() if key not in _UNUSED}
         form = _form(inputs)
+        if form not in self._graphs and len(self._graphs) == _MOST_GRAPHS:
+            if not self._has_warned:
+                logger.warning("%s: batches of more than %d forms; the others have no graph", _KEY, _MOST_GRAPHS)
+            self._has_warned = True
+            return super().gradients(inputs, iteration)
         if form not in self._graphs:
-            if len(self._graphs) == _MOST_GRAPHS:
-                logger.warning("%s: batches of more than %d forms; this one has no graph", _KEY, _MOST_GRAPHS)
-                return super().gradients(inputs, iteration)
             self._graphs[form] = self._recorded(inputs)
         return self._graphs[form].launch(inputs)
+
+    def _draws(self, iteration: int) -> bool:
+        period = getattr(inner_network(self.model), "vis_period", 0)
+        return period > 0 and iteration % period == 0
 
     def seed(self, iteration: int) -> Optional[int]:  # noqa: ARG002 (an extension point)
         """None: nothing is drawn, and generators are not touched."""
@@ -143,7 +163,7 @@ class GraphedStep(TrainingStep):
 
         buffers = [b.clone() for b in self.model.buffers()]
         before = self._recorder.random_state()
-        with self._recorder.tried():
+        with self._recorder.trial():
             run()
         if not all(map(torch.equal, before, self._recorder.random_state())):
             raise UserError(
@@ -159,13 +179,15 @@ class GraphedStep(TrainingStep):
         gc.collect()
         try:
             replay = self._recorder.record(run)
+        except torch.cuda.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             first: BaseException = error  # torch's last error says that there was one before
             while first.__context__ is not None:
                 first = first.__context__
             raise UserError(f"{_KEY}: this step cannot be recorded ({first_line(first)}); allowed is False") from error
         tensors = {key: value for key, value in inputs.items() if isinstance(value, torch.Tensor)}
-        return _Graph(replay, tensors, [(p, p.grad) for p in parameters], scalars)
+        return _Graph(replay, tensors, [(p, p.grad) for p in parameters], scalars, constants_kept())
 
 
 class _Graph(NamedTuple):
@@ -175,6 +197,7 @@ class _Graph(NamedTuple):
     inputs: Dict[str, torch.Tensor]
     gradients: List[Tuple[torch.nn.Parameter, Optional[torch.Tensor]]]
     scalars: Dict[str, torch.Tensor]
+    constants: List[torch.Tensor]  #: which it reads where they are
 
     def launch(self, inputs: Dict[str, Any]) -> Dict[str, torch.Tensor]:
         """Puts a batch where the recorded one was, and computes with it."""
@@ -186,12 +209,23 @@ class _Graph(NamedTuple):
         return self.scalars
 
 
-_PLAIN = (bool, int, float, str, tuple, type(None))
-
-
 def _form(inputs: Dict[str, Any]) -> Hashable:
-    """All that a graph depends on: shapes, types and order of memory of tensors, and the values of all else."""
-    return tuple(
-        (key, tuple(value.shape), value.dtype, value.stride()) if isinstance(value, torch.Tensor) else (key, value)
-        for key, value in sorted(inputs.items())
-    )
+    """All that a graph depends on: shapes, types and order of memory of tensors, and the values of all else.
+
+    Raises:
+        UserError: A value cannot be told from others.
+    """
+    form: List[Hashable] = []
+    for key, value in sorted(inputs.items()):
+        if isinstance(value, torch.Tensor):
+            form.append((key, tuple(value.shape), value.dtype, value.stride()))
+            continue
+        try:
+            hash(value)
+        except TypeError:
+            raise UserError(
+                f"{_KEY}: found True, but '{key}' of a batch is a {type(value).__name__}; allowed is False, or tensors"
+                " and values that can be hashed"
+            ) from None
+        form.append((key, value))
+    return tuple(form)

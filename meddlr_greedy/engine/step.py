@@ -31,9 +31,7 @@ class StepResult(NamedTuple):
     """What is logged of a step."""
 
     losses: Dict[str, float]  #: by name; "total_loss" is that of the whole network
-    others: Dict[
-        str, float
-    ]  #: metrics of the last image, outside of autograd; errors of modules, see ``UnrolledProblem.errors``
+    others: Dict[str, float]  #: metrics of the last image; errors of modules, see ``UnrolledProblem.errors``
 
     @classmethod
     def of(cls, values: Dict[str, float]) -> "StepResult":

@@ -159,7 +159,8 @@ class ImplicitSolve(NamedTuple):
         """x* for a right-hand side and a start (B, ...)."""
         norm = _norm(b)
         solution, rr = _solved(self.normal_op, b, x, self.mu, self.max_iter, self.eps, spends_b=spends_b)
-        self._tell(rr.sqrt() / norm.clamp(min=torch.finfo(norm.dtype).tiny))
+        # Of a right-hand side that small, the start may be any solution.
+        self._tell(torch.where(norm > self.eps, rr.sqrt() / norm, torch.zeros_like(norm)))
         return solution
 
     def adjoint(self, grad: torch.Tensor, relative_eps: torch.Tensor, spends_grad: bool = False) -> torch.Tensor:

@@ -2,11 +2,11 @@
 
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Callable, Dict, Hashable, Iterator, Optional
+from typing import Any, Callable, Dict, Hashable, Iterator, List, Optional
 
 import torch
 
-__all__ = ["computing_device", "kept_constant", "standing_for", "to_device"]
+__all__ = ["computing_device", "constants_kept", "kept_constant", "standing_for", "to_device"]
 
 # A few image sizes, numbers of frames and devices.
 _MOST_CONSTANTS = 256
@@ -68,3 +68,8 @@ def kept_constant(make: Callable[..., torch.Tensor], *args: Any, device: torch.d
         with torch.inference_mode(False), torch.no_grad():
             _constants[key] = make(*args, device=device)
     return _constants[key]
+
+
+def constants_kept() -> List[torch.Tensor]:
+    """All that :func:`kept_constant` keeps now, for who has to keep them longer."""
+    return [*_constants.values()]

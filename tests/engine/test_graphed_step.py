@@ -11,6 +11,7 @@ from meddlr_greedy.engine.build import build_network_to_train, build_optimizer
 from meddlr_greedy.engine.graphed_step import GraphedStep, Recorder
 from meddlr_greedy.engine.step import TrainingStep
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.ops import devices
 from projects.cine.support.measuring import make_batch, make_cfg
 
 
@@ -20,7 +21,7 @@ class OfCpu(Recorder):
     def __init__(self):
         self.recorded = 0
 
-    def tried(self):
+    def trial(self):
         return nullcontext()
 
     def random_state(self):
@@ -112,9 +113,43 @@ def test_observed_modules_run_plainly():
 def test_no_more_graphs_than_there_is_room_for(caplog, monkeypatch):
     monkeypatch.setattr(graphed_step, "_MOST_GRAPHS", 1)
     step = graphed(make_cfg("cpu", "CineUnrolledCNN", 2, 4, 2))
-    for batch in batches((12, 14)):
-        step(batch)
-    assert step._recorder.recorded == 1 and "batches of more than 1 forms" in caplog.text
+    for i, batch in enumerate(batches((12, 14, 16, 12))):
+        step(batch, i)
+    assert step._recorder.recorded == 1 and caplog.text.count("batches of more than 1 forms") == 1
+
+
+def test_iterations_that_draw_run_plainly(monkeypatch):
+    step = graphed(make_cfg("cpu", "CineUnrolledCNN", 2, 4, 2))
+    monkeypatch.setattr(step.model.model, "vis_period", 2)
+    plain = []
+    monkeypatch.setattr(TrainingStep, "gradients", lambda *args: plain.append(args[2]) or {})
+    monkeypatch.setattr(step, "read", lambda scalars: {})
+    step._recorder.record = lambda run: lambda: None
+    (batch,) = batches((12,))
+    for i in range(4):
+        step(batch, i)
+    assert plain == [0, 0, 2]  # in iteration 1 it is tried, as if in the first one
+
+
+def test_constants_live_as_long_as_their_graph(monkeypatch):
+    step = graphed(make_cfg("cpu", "CineUnrolledCNN", 2, 4, 2))
+    constant = devices.kept_constant(torch.ones, 3, device=torch.device("cpu"))
+    step(batches((12,))[0])
+    (graph,) = step._graphs.values()
+    assert any(kept is constant for kept in graph.constants)
+
+
+def test_values_that_cannot_be_told_from_others_are_refused():
+    step = graphed(make_cfg("cpu", "CineUnrolledCNN", 2, 4, 2))
+    with pytest.raises(UserError, match="'weights' of a batch is a list"):
+        step({**batches((12,))[0], "weights": [1.0]})
+
+
+def test_inverses_are_refused():
+    cfg = make_cfg("cpu", "InvertibleCineUnrolledCNN", 2, 4, 1).clone().defrost()
+    cfg.MISC.GREEDY.TRAINING, cfg.MODEL.UNROLLED.STEP_SIZES = "invertible", (-0.5,)
+    with pytest.raises(UserError, match="RUN.CUDA_GRAPHS: found True, but MISC.GREEDY.TRAINING is 'invertible'"):
+        graphed(cfg.freeze())
 
 
 def test_random_layers_are_refused():

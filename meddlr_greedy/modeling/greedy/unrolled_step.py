@@ -59,9 +59,8 @@ def run_step(
     regularizer = regularizer_of(block, mode, seed)
 
     def step(image: torch.Tensor) -> torch.Tensor:
-        if residual is not None:  # here, since backward may run the step again after other ones
-            network.residual = residual
-        with _seeded(seed, image.device):
+        # Set here, since backward may run the step again after other ones.
+        with _seeded(seed, image.device), _telling(network, residual):
             return network.step(
                 image=image,
                 model=regularizer,
@@ -84,6 +83,19 @@ def regularizer_of(block: nn.Module, mode: StepMode, seed: Optional[int] = None)
     if mode.saved:
         run = SavedInInt8(forward_of(run), block)
     return TiledRegularizer(forward_of(run), block, mode.tile, seed) if any(mode.tile) else run
+
+
+@contextmanager
+def _telling(network: Any, residual: Optional[torch.Tensor]) -> Iterator[None]:
+    """Gives a network what its solves tell inside the block."""
+    if residual is None:
+        yield
+        return
+    network.residual = residual
+    try:
+        yield
+    finally:
+        network.residual = None
 
 
 @contextmanager

@@ -21,7 +21,7 @@ class _Limited(NamedTuple):
 
     part: Part
     seconds: float
-    is_timed: bool = False  #: whether what it finds are times, so that nothing may run beside it
+    is_timed: bool = False  #: whether what it finds are times, so that no other part may run beside it
     is_here: bool = False  #: whether it runs in this process, and not in processes of its own
 
 

@@ -126,20 +126,16 @@ def processes(setting: Setting) -> Iterator[Found]:
     config = _config(setting)
     numbers = (1, 2) if setting.small else (1, 2, 4)
 
-    def train(number: int) -> float:
-        begun = time.monotonic()
+    def train(number: int) -> None:
         _run(setting, *_training(config, setting.folder / f"of{number}", number))
-        return time.monotonic() - begun
 
     with ThreadPoolExecutor() as pool:
         trainings = {number: pool.submit(train, number) for number in numbers}
         for number, training in trainings.items():
-            seconds = training.result()
-            if number == 1:
-                yield Found("1 process", f"{seconds:.1f} s")
-                continue
-            same = _same_weights(setting.folder / "of1", setting.folder / f"of{number}")
-            yield Found(f"{number} processes", f"{seconds:.1f} s; the bits of 1: {'yes' if same else 'no'}", same)
+            training.result()
+            if number > 1:
+                same = _same_weights(setting.folder / "of1", setting.folder / f"of{number}")
+                yield Found(f"{number} processes", f"the bits of 1: {'yes' if same else 'no'}", same)
 
 
 def killed_and_resumed(setting: Setting) -> Iterator[Found]:

@@ -5,7 +5,7 @@ import gc
 import statistics
 import warnings
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, TimeoutError
 from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
@@ -194,9 +194,11 @@ def _measured(setting: Setting, cases: List[Tuple[str, CfgNode, Example, bool]])
                 try:
                     milliseconds, measured = _time_and_peak(setting, cfg, example, tf32)
                 except torch.cuda.OutOfMemoryError:
-                    yield Found(name, "more memory than the GPU has")
+                    yield Found(
+                        name, f"more memory than the GPU has; planned {_waited_for(plan, setting) / 1e6:.0f} MB"
+                    )
                     continue
-                planned = plan.result(setting.seconds_left)
+                planned = _waited_for(plan, setting)
                 yield Found(
                     name,
                     f"{milliseconds:.1f} ms; peak {measured / 1e6:.0f} MB, planned {planned / 1e6:.0f} MB"
@@ -215,6 +217,13 @@ def _time_and_peak(setting: Setting, cfg: CfgNode, example: Example, tf32: bool)
         peak = measured_peak(cfg, example)
         step = _step(cfg, example)
         return 1e3 * statistics.median(interleave({"": step.run}, _ROUNDS, warmup=1)[""]), peak
+
+
+def _waited_for(plan: "Future[int]", setting: Setting) -> int:
+    try:
+        return plan.result(setting.seconds_left)
+    except TimeoutError:
+        raise NotRunError("the plan takes longer than this part may") from None
 
 
 def _planned_peak(cfg: CfgNode, example: Example) -> int:
@@ -254,12 +263,13 @@ class _Convolutions(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.convolution.default:
-            self.found.append((args[0].shape, args[0].dtype, args[1].shape, *args[3:]))
+            forms = tuple((tuple(x.shape), x.stride(), x.dtype) for x in args[:2])
+            self.found.append((forms, *args[3:]))
         return func(*args, **(kwargs or {}))
 
 
 def convolutions(setting: Setting) -> Iterator[Found]:
-    """The step against its convolutions, forward and backward, and nothing else."""
+    """The step against its convolutions but those that are matrix products, forward and backward, and nothing else."""
     for name, keys in {"backpropagation": {}, "backpropagation, bfloat16": _AMP}.items():
         step = _step(*_large(setting, 1, keys))
         step.run()
@@ -280,17 +290,18 @@ class _Replay:
     def __init__(self, noted: List[Tuple[Any, ...]], device: str):
         self._noted = noted
         self._tensors = {
-            key: tuple(
-                torch.randn(shape, dtype=key[1], device=device, requires_grad=True) for shape in (key[0], key[2])
+            forms: tuple(
+                torch.empty_strided(shape, stride, dtype=dtype, device=device).normal_().requires_grad_()
+                for shape, stride, dtype in forms
             )
-            for key in {one[:3] for one in noted}
+            for forms in {forms for forms, *_ in noted}
         }
 
     def run(self) -> None:
         """Forward and backward of each."""
-        for one in self._noted:
-            x, weight = self._tensors[one[:3]]
-            out = torch.ops.aten.convolution(x, weight, None, *one[3:])
+        for forms, *options in self._noted:
+            x, weight = self._tensors[forms]
+            out = torch.ops.aten.convolution(x, weight, None, *options)
             torch.autograd.grad(out, (x, weight), torch.ones_like(out))
 
 
