@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from meddlr_greedy.modeling.regularizers.current_tile import here
+from meddlr_greedy.modeling.regularizers.differentiable_gradients import differentiable_gradients
 from meddlr_greedy.modeling.regularizers.padding import Padding
 from meddlr_greedy.modeling.regularizers.spatial_convolution import gradients_of_convolution
 from meddlr_greedy.modeling.regularizers.temporal_convolution import products, relu_and_convolution
@@ -51,7 +52,7 @@ def convolution_of_relu(
 
     Args:
         x: (B, channels, T, H, W), of which nothing is kept.
-        origin: What it was made of, which is kept.
+        origin: What x was made of, which is kept.
         weight: (out_channels, channels, k, k).
         bias: (out_channels).
         pad: The padding.
@@ -60,7 +61,8 @@ def convolution_of_relu(
     Returns:
         torch.Tensor: (B T, out_channels, H, W), smaller where zeros do not pad it.
     """
-    return _ConvolutionOfRelu.apply(x, weight, bias, *origin, pad, by_products)
+    # Padded by autograd, so that the gradients of x from all of its uses are added in the order of always.
+    return _ConvolutionOfRelu.apply(pad(x), weight, bias, *origin, x.shape[3:], pad, by_products)
 
 
 def frames_of(x: torch.Tensor) -> torch.Tensor:
@@ -71,35 +73,27 @@ def frames_of(x: torch.Tensor) -> torch.Tensor:
 class _ConvolutionOfRelu(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        *others: Any,
+        ctx: Any, padded: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *others: Any
     ) -> torch.Tensor:
-        *origin, pad, by_products = others
+        *origin, ctx.size, ctx.pad, ctx.by_products = others
         ctx.save_for_backward(weight, bias, *origin)
-        ctx.pad, ctx.zeros, ctx.by_products = pad, pad.zeros, by_products
-        ctx.size, ctx.on_tile = x.shape[3:], here()
-        return F.conv2d(frames_of(F.relu(pad(x))), weight, bias, padding=ctx.zeros)
+        ctx.zeros, ctx.on_tile = ctx.pad.zeros, here()
+        return F.conv2d(frames_of(F.relu(padded)), weight, bias, padding=ctx.zeros)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:  # type: ignore[override]
         weight, bias, *origin = ctx.saved_tensors
         derivatives_are_wanted = torch.is_grad_enabled()
         x = (relu_and_convolution if derivatives_are_wanted else products)(*origin)
-        x = x.unflatten(2, ctx.size).permute(0, 4, 1, 2, 3)
-        with ctx.on_tile(), torch.enable_grad():
-            x = x if x.requires_grad else x.requires_grad_()
-            convolved = frames_of(F.relu(ctx.pad(x)))
+        with ctx.on_tile():
+            padded = ctx.pad(x.unflatten(2, ctx.size).permute(0, 4, 1, 2, 3))
+        relu = F.relu(padded)
         wanted, nothing = ctx.needs_input_grad[:3], (None,) * (len(ctx.needs_input_grad) - 3)
         if derivatives_are_wanted:
-            out = F.conv2d(convolved, weight, bias, padding=ctx.zeros)
-            inputs = [tensor for tensor, is_wanted in zip((x, weight, bias), wanted) if is_wanted]
-            found = iter(torch.autograd.grad(out, inputs, grad, create_graph=True))
-            return (*(next(found) if is_wanted else None for is_wanted in wanted), *nothing)
-        of_convolved, *others = gradients_of_convolution(
-            grad, convolved.detach(), weight, ctx.zeros, wanted, ctx.by_products
-        )
-        of_x = None if of_convolved is None else torch.autograd.grad(convolved, x, of_convolved)[0]
-        return (of_x, *others, *nothing)
+            out = F.conv2d(frames_of(relu), weight, bias, padding=ctx.zeros)
+            return (*differentiable_gradients(out, (padded, weight, bias), wanted, grad), *nothing)
+        of_relu, *others = gradients_of_convolution(grad, frames_of(relu), weight, ctx.zeros, wanted, ctx.by_products)
+        if of_relu is not None:
+            of_relu = of_relu.unflatten(0, (len(x), -1)).permute(0, 2, 1, 3, 4)
+            of_relu = torch.ops.aten.threshold_backward(of_relu, relu, 0)
+        return (of_relu, *others, *nothing)

@@ -11,7 +11,6 @@ The columns are made a few lines at a time, so that they stay in the processor's
 to five times as long where there are many channels, and its sums have ten times the rounding error.
 """
 
-from functools import partial
 from typing import Any, Optional, Tuple
 
 import torch
@@ -53,11 +52,13 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:  # type: ignore[override]
-        x, weight, _ = ctx.saved_tensors
+        inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[:3]
+        x, weight, _ = inputs
         grad = grad.to(x.dtype)  # autocast may have convolved in another one
         if torch.is_grad_enabled():  # derivatives of the gradient are wanted
-            return (*differentiable_gradients(ctx, partial(F.conv2d, padding=ctx.padding), grad), None)
-        return (*gradients_of_convolution(grad, x, weight, ctx.padding, ctx.needs_input_grad[:3]), None)
+            out = F.conv2d(*inputs, padding=ctx.padding)
+            return (*differentiable_gradients(out, inputs, wanted, grad), None)
+        return (*gradients_of_convolution(grad, x, weight, ctx.padding, wanted), None)
 
 
 def gradients_of_convolution(

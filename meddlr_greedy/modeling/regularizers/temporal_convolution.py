@@ -82,7 +82,8 @@ class _ReluAndProducts(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:  # type: ignore[override]
         if torch.is_grad_enabled():  # derivatives of the gradient are wanted
             # The ReLU of a ReLU is that ReLU, and so is its derivative.
-            return differentiable_gradients(ctx, relu_and_convolution, grad)
+            out = relu_and_convolution(*ctx.saved_tensors)
+            return differentiable_gradients(out, ctx.saved_tensors, ctx.needs_input_grad, grad)
         x, weight, _ = ctx.saved_tensors
         grad = grad.contiguous()
         of_x, of_weight, of_bias = ctx.needs_input_grad
