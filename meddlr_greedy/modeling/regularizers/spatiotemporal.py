@@ -160,7 +160,7 @@ class ResBlock(nn.Module):
 
         With the ``origin`` of x, which a (2+1)D convolution gives, the first one keeps no input for backward.
         """
-        if origin is None or (self.dropout and self.training):
+        if origin is None or self.dropout:  # there is one in training alone
             out = self._convolved(self.conv1, x)
         else:
             out = self.conv1.of_relu(x, origin)
