@@ -52,12 +52,12 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:  # type: ignore[override]
-        inputs, wanted = ctx.saved_tensors, ctx.needs_input_grad[:3]
-        x, weight, _ = inputs
+        x, weight, bias = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
         grad = grad.to(x.dtype)  # autocast may have convolved in another one
         if torch.is_grad_enabled():  # derivatives of the gradient are wanted
-            out = F.conv2d(*inputs, padding=ctx.padding)
-            return (*differentiable_gradients(out, inputs, wanted, grad), None)
+            out = F.conv2d(x, weight, bias, padding=ctx.padding)
+            return (*differentiable_gradients(out, (x, weight, bias), wanted, grad), None)
         return (*gradients_of_convolution(grad, x, weight, ctx.padding, wanted), None)
 
 

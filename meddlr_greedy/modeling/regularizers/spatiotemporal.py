@@ -151,7 +151,7 @@ class ResBlock(nn.Module):
     ):
         super().__init__()
         self.pad = Padding(kernel_size, padding)
-        self.conv1 = convolution(channels, channels, kernel_size, self.pad)
+        self.conv1: Any = convolution(channels, channels, kernel_size, self.pad)
         self.conv2 = convolution(channels, channels, kernel_size, self.pad)
         self.dropout = dropout
 
@@ -160,10 +160,8 @@ class ResBlock(nn.Module):
 
         With the ``origin`` of x, which a (2+1)D convolution gives, the first one keeps no input for backward.
         """
-        if origin is None or self.dropout:  # there is one in training alone
-            out = self._convolved(self.conv1, x)
-        else:
-            out = self.conv1.of_relu(x, origin)
+        keeps = origin is None or self.dropout  # there is an origin in training alone
+        out = self._convolved(self.conv1, x) if keeps else self.conv1.of_relu(x, origin)
         out = self._convolved(self.conv2, out)
         return out + cropped(x, out)
 
