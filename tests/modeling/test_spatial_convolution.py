@@ -5,10 +5,13 @@ import torch
 import torch.nn.functional as F
 from meddlr.modeling import build_model
 
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.modeling.losses import complex_l1
 from meddlr_greedy.modeling.regularizers import spatial_convolution, spatiotemporal
 from meddlr_greedy.modeling.regularizers.spatial_convolution import convolution
 from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalConv
+from meddlr_greedy.planning.example import Example
+from meddlr_greedy.planning.step_memory import _plan
 from meddlr_greedy.planning.trace import traced
 from projects.cine.support.measuring import make_batch
 from tests.helpers.networks import small_config
@@ -146,19 +149,30 @@ def taken(monkeypatch):
     [
         ({}, True),
         ({"training": False}, False),
-        ({"channels": 15, "size": (48, 48)}, False),
+        ({"channels": 15, "size": (68, 68)}, False),
         ({"out_channels": 1}, False),
-        ({"size": (44, 46)}, False),
+        ({"size": (62, 66)}, False),
         ({"dtype": torch.float64}, True),
         ({"dtype": torch.bfloat16}, False),
     ],
     ids=str,
 )
 def test_wide_layers_on_large_images_take_products_in_training(changes, products, taken):
-    case = {"training": True, "channels": 16, "out_channels": 16, "size": (46, 46), "dtype": torch.float32, **changes}
+    case = {"training": True, "channels": 16, "out_channels": 16, "size": (66, 66), "dtype": torch.float32, **changes}
     conv = SpatioTemporalConv(case["channels"], case["out_channels"]).to(case["dtype"]).train(case["training"])
     conv(torch.randn(1, case["channels"], 2, *case["size"], dtype=case["dtype"]))
     assert bool(taken) == products
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_plan_does_what_its_device_does(device, taken, monkeypatch):
+    monkeypatch.setattr(spatiotemporal, "_FEWEST_CHANNELS_IN_SPACE", 1)
+    monkeypatch.setattr(spatiotemporal, "_FEWEST_NUMBERS_OF_A_FRAME", 1)
+    cfg = small_config("CineUnrolledCNN")
+    cfg.MODEL.DEVICE, cfg.SOLVER.TRAIN_BATCH_SIZE = device, 1
+    cfg.MISC.GREEDY = GreedyConfig.from_cfg(cfg).as_node()
+    _plan(cfg, Example.from_shape(cfg, (8, 7, 3, 2)))
+    assert bool(taken) == (device == "cpu")
 
 
 @pytest.mark.parametrize(

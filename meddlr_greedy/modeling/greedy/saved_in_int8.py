@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from meddlr_greedy.modeling.regularizers.recomputed_input import rounding_what_is_kept
+
 __all__ = ["BLOCK", "SavedInInt8", "told_what_is_held"]
 
 #: Numbers with one scale.
@@ -55,7 +57,7 @@ class SavedInInt8:
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """(B, channels, [T,] H, W) to the same shape."""
-        with saved_tensors_hooks(_Saved(self._shapes).pack, _unpack):
+        with saved_tensors_hooks(_Saved(self._shapes).pack, _unpack), rounding_what_is_kept():
             return self._run(image)
 
 

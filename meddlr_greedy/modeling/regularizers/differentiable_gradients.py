@@ -1,6 +1,6 @@
 """Gradients that have derivatives again, of functions whose backward does not compute with autograd."""
 
-from typing import Any, Callable, Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 
@@ -8,19 +8,18 @@ __all__ = ["differentiable_gradients"]
 
 
 def differentiable_gradients(
-    ctx: Any, function: Callable[..., torch.Tensor], grad: torch.Tensor
+    out: torch.Tensor, inputs: Sequence[torch.Tensor], wanted: Sequence[bool], grad: torch.Tensor
 ) -> Tuple[Optional[torch.Tensor], ...]:
     """The gradients that backward returns, from autograd.
 
     Args:
-        ctx: Of the function's backward. Its saved tensors are its first inputs.
-        function: The same of these tensors, known to autograd.
-        grad: Of its output.
+        out: The function's output, from operations that autograd knows.
+        inputs: Of the function.
+        wanted: Of which of them.
+        grad: Of the output.
 
     Returns:
-        One for each of the tensors, None where no gradient is wanted.
+        One for each of the inputs, None where no gradient is wanted.
     """
-    inputs = ctx.saved_tensors
-    wanted = [x for x, is_wanted in zip(inputs, ctx.needs_input_grad) if is_wanted]
-    found = iter(torch.autograd.grad(function(*inputs), wanted, grad, create_graph=True))
-    return tuple(next(found) if is_wanted else None for _, is_wanted in zip(inputs, ctx.needs_input_grad))
+    found = iter(torch.autograd.grad(out, [x for x, w in zip(inputs, wanted) if w], grad, create_graph=True))
+    return tuple(next(found) if w else None for w in wanted)

@@ -11,7 +11,6 @@ The columns are made a few lines at a time, so that they stay in the processor's
 to five times as long where there are many channels, and its sums have ten times the rounding error.
 """
 
-from functools import partial
 from typing import Any, Optional, Tuple
 
 import torch
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 
 from meddlr_greedy.modeling.regularizers.differentiable_gradients import differentiable_gradients
 
-__all__ = ["convolution"]
+__all__ = ["convolution", "gradients_of_convolution"]
 
 # Columns that are there at once.
 _NUMBERS_OF_COLUMNS = 2**19
@@ -53,23 +52,48 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:  # type: ignore[override]
-        x, weight, _ = ctx.saved_tensors
+        x, weight, bias = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
         grad = grad.to(x.dtype)  # autocast may have convolved in another one
         if torch.is_grad_enabled():  # derivatives of the gradient are wanted
-            return (*differentiable_gradients(ctx, partial(F.conv2d, padding=ctx.padding), grad), None)
-        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
-        return (
-            _gradient_of_x(grad, x, weight, ctx.padding) if of_x else None,
-            _gradient_of_weight(grad, x, weight, ctx.padding) if of_weight else None,
-            grad.permute(0, 2, 3, 1).flatten(end_dim=-2).sum(dim=0) if of_bias else None,
-            None,
-        )
+            out = F.conv2d(x, weight, bias, padding=ctx.padding)
+            return (*differentiable_gradients(out, (x, weight, bias), wanted, grad), None)
+        return (*gradients_of_convolution(grad, x, weight, ctx.padding, wanted), None)
 
 
-def _gradient_of_x(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, padding: Tuple[int, int]) -> torch.Tensor:
-    return torch.ops.aten.convolution_backward(
-        grad, x, weight, None, (1, 1), padding, (1, 1), False, (0, 0), 1, (True, False, False)
-    )[0]
+def gradients_of_convolution(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    padding: Tuple[int, int],
+    wanted: Tuple[bool, bool, bool],
+    by_products: bool = True,
+) -> Tuple[Optional[torch.Tensor], ...]:
+    """Of :func:`convolution`; ``by_products`` False: of ``F.conv2d``.
+
+    Args:
+        grad: Of the output.
+        x: As of the convolution.
+        weight: As of the convolution.
+        padding: As of the convolution.
+        wanted: Whether the gradients of x, weight and bias are wanted.
+        by_products: Whether the gradients of weight and bias are those of products.
+
+    Returns:
+        The gradients, None where it is not wanted.
+    """
+    of_x, of_weight, of_bias = wanted
+    by_torch = (of_x, of_weight and not by_products, of_bias and not by_products)
+    found = torch.ops.aten.convolution_backward(
+        grad, x, weight, [len(weight)], (1, 1), padding, (1, 1), False, (0, 0), 1, by_torch
+    )
+    if not by_products:
+        return found
+    return (
+        found[0],
+        _gradient_of_weight(grad, x, weight, padding) if of_weight else None,
+        grad.permute(0, 2, 3, 1).flatten(end_dim=-2).sum(dim=0) if of_bias else None,
+    )
 
 
 def _gradient_of_weight(

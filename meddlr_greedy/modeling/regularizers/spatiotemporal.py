@@ -6,7 +6,7 @@ the batch, the other over (T, H W). That is several times faster on a CPU than t
 """
 
 import math
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import nn
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.regularizers.current_tile import cropped, positional_dropout
 from meddlr_greedy.modeling.regularizers.padding import ZEROS, Padding, padding_of
+from meddlr_greedy.modeling.regularizers.recomputed_input import Origin, convolution_of_relu, frames_of, is_kept_exactly
 from meddlr_greedy.modeling.regularizers.spatial_convolution import convolution
 from meddlr_greedy.modeling.regularizers.temporal_convolution import relu_and_convolution, relu_and_products
 from meddlr_greedy.ops.devices import computing_device
@@ -29,7 +30,7 @@ _PRECISIONS_OF_PRODUCTS = (torch.float32, torch.float64)
 # Below these, a GPU takes longer to launch the products than cuDNN takes for the convolution.
 _FEWEST_CHANNELS_ON_GPU, _FEWEST_NUMBERS_ON_GPU = 64, 2**24
 # Below these, products for the gradient of the weight in space take longer than torch's convolution.
-_FEWEST_CHANNELS_IN_SPACE, _FEWEST_NUMBERS_OF_A_FRAME = 16, 2**15
+_FEWEST_CHANNELS_IN_SPACE, _FEWEST_NUMBERS_OF_A_FRAME = 16, 2**16
 
 
 class SpatioTemporalConv(nn.Module):
@@ -64,16 +65,34 @@ class SpatioTemporalConv(nn.Module):
         Raises:
             UserError: There are fewer frames than the kernel reaches to one side.
         """
-        num_batch, _, num_frames, height, width = x.shape
+        return self._behind_space(self._in_space(frames_of(x)), len(x))[0]
+
+    def with_origin(self, x: torch.Tensor) -> Tuple[torch.Tensor, Optional[Origin]]:
+        """The same, and what it was made of where that, in training on a CPU, has fewer channels and stays exact."""
+        x, in_between = self._behind_space(self._in_space(frames_of(x)), len(x))
+        narrow = in_between.shape[-1] < self.temporal.out_channels
+        if narrow and self.takes_products(in_between) and computing_device(x).type == "cpu" and is_kept_exactly():
+            assert self.temporal.bias is not None
+            return x, Origin(in_between, self.temporal.weight, self.temporal.bias)
+        return x, None
+
+    def of_relu(self, x: torch.Tensor, origin: Origin) -> torch.Tensor:
+        """Padding and ReLU of x (B, in_channels, T, H, W), of which nothing is kept, then as :meth:`forward`."""
+        weight, bias = self.spatial.weight, self.spatial.bias
+        assert bias is not None
+        by_products = _weight_gradient_is_faster_by_products(frames_of(x), weight)
+        return self._behind_space(convolution_of_relu(x, origin, weight, bias, self.pad, by_products), len(x))[0]
+
+    def _behind_space(self, x: torch.Tensor, num_batch: int) -> Tuple[torch.Tensor, torch.Tensor]:
+        """(B T, channels, H, W) to (B, out_channels, T, H, W), and what is convolved along time, after its ReLU."""
+        (height, width), num_frames = x.shape[2:], len(x) // num_batch
         if num_frames < self.reach:
             raise UserError(
                 f"MODEL.UNROLLED.KERNEL_SIZE: found {2 * self.reach + 1}, but the data has {num_frames} frames only"
             )
-        x = x.permute(0, 2, 3, 4, 1).reshape(num_batch * num_frames, height, width, -1)
-        x = self._in_space(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        height, width = x.shape[1:3]
-        x = self.in_time(x.reshape(num_batch, num_frames, height * width, -1))
-        return x.reshape(num_batch, num_frames, height, width, -1).permute(0, 4, 1, 2, 3)
+        x = x.permute(0, 2, 3, 1).reshape(num_batch, num_frames, height * width, -1).contiguous()
+        out = self.in_time(x).reshape(num_batch, num_frames, height, width, -1)
+        return out.permute(0, 4, 1, 2, 3), x
 
     def _in_space(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and _weight_gradient_is_faster_by_products(x, self.spatial.weight):
@@ -84,10 +103,14 @@ class SpatioTemporalConv(nn.Module):
 
     def in_time(self, x: torch.Tensor) -> torch.Tensor:
         """ReLU and convolution along time: (B, T, H W, channels), overwritten, to (B, T, H W, out_channels)."""
-        # By the mode and not by whether there is a graph: passes without one have to give the bits of those with one.
-        convolve = relu_and_products if self.training and _products_are_faster(x) else relu_and_convolution
+        convolve = relu_and_products if self.takes_products(x) else relu_and_convolution
         assert self.temporal.bias is not None
         return convolve(x, self.temporal.weight, self.temporal.bias)
+
+    def takes_products(self, x: torch.Tensor) -> bool:
+        """Whether products convolve (B, T, H W, channels) along time, by which it is overwritten."""
+        # By the mode and not by whether there is a graph: passes without one have to give the bits of those with one.
+        return self.training and _products_are_faster(x)
 
 
 def _products_are_faster(x: torch.Tensor) -> bool:
@@ -128,18 +151,24 @@ class ResBlock(nn.Module):
     ):
         super().__init__()
         self.pad = Padding(kernel_size, padding)
-        self.conv1 = convolution(channels, channels, kernel_size, self.pad)
+        self.conv1: Any = convolution(channels, channels, kernel_size, self.pad)
         self.conv2 = convolution(channels, channels, kernel_size, self.pad)
         self.dropout = dropout
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, channels, ...) to the same shape, of as many axes as the convolution takes."""
-        out = x
-        for conv in (self.conv1, self.conv2):
-            factors = positional_dropout(out, self.dropout) if self.dropout and self.training else None
-            out = F.relu(self.pad(out))
-            out = conv(F.dropout(out, self.dropout, self.training) if factors is None else out * self.pad(factors))
+    def forward(self, x: torch.Tensor, origin: Optional[Origin] = None) -> torch.Tensor:
+        """(B, channels, ...) to the same shape, of as many axes as the convolution takes.
+
+        With the ``origin`` of x, which a (2+1)D convolution gives, the first one keeps no input for backward.
+        """
+        keeps = origin is None or self.dropout  # there is an origin in training alone
+        out = self._convolved(self.conv1, x) if keeps else self.conv1.of_relu(x, origin)
+        out = self._convolved(self.conv2, out)
         return out + cropped(x, out)
+
+    def _convolved(self, conv: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        factors = positional_dropout(x, self.dropout) if self.dropout and self.training else None
+        x = F.relu(self.pad(x))
+        return conv(F.dropout(x, self.dropout, self.training) if factors is None else x * self.pad(factors))
 
 
 @META_ARCH_REGISTRY.register()
@@ -181,9 +210,9 @@ class SpatioTemporalResNet(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(B, 2M, T, H, W) to the same shape; of a tile with what is around it, to the tile."""
-        x = self.initial(self.pad(image))
+        x, origin = self.initial.with_origin(self.pad(image))
         for block in self.blocks:
-            x = block(x)
+            x, origin = block(x, origin), None
         x = self.final(self.pad(x))
         return x + cropped(image, x)
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from meddlr_greedy.modeling.regularizers.differentiable_gradients import differentiable_gradients
 
-__all__ = ["relu_and_convolution", "relu_and_products"]
+__all__ = ["products", "relu_and_convolution", "relu_and_products"]
 
 # Gradient of a ReLU from its output; "grad_input" may be the gradient itself.
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
@@ -58,6 +58,16 @@ def relu_and_products(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor)
     return _ReluAndProducts.apply(x.contiguous(), weight, bias)
 
 
+def products(relu_of_x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """:func:`relu_and_products` behind the ReLU, without a graph."""
+    out = bias.expand(*relu_of_x.shape[:-1], -1).contiguous()
+    with _rounding_as_convolutions(relu_of_x):
+        for tap, matrix in _taps(weight.movedim(0, 1)):
+            for here, there in _pairs(out, relu_of_x, tap):
+                here.addmm_(there, matrix)
+    return out
+
+
 class _ReluAndProducts(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
@@ -66,18 +76,14 @@ class _ReluAndProducts(torch.autograd.Function):
         x.relu_()
         # The weight as it is: hooks tell parameters from activations by their shape.
         ctx.save_for_backward(x, weight, bias)
-        out = bias.expand(*x.shape[:-1], -1).contiguous()
-        with _rounding_as_convolutions(x):
-            for tap, matrix in _taps(weight.movedim(0, 1)):
-                for here, there in _pairs(out, x, tap):
-                    here.addmm_(there, matrix)
-        return out
+        return products(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:  # type: ignore[override]
         if torch.is_grad_enabled():  # derivatives of the gradient are wanted
             # The ReLU of a ReLU is that ReLU, and so is its derivative.
-            return differentiable_gradients(ctx, relu_and_convolution, grad)
+            out = relu_and_convolution(*ctx.saved_tensors)
+            return differentiable_gradients(out, ctx.saved_tensors, ctx.needs_input_grad, grad)
         x, weight, _ = ctx.saved_tensors
         grad = grad.contiguous()
         of_x, of_weight, of_bias = ctx.needs_input_grad

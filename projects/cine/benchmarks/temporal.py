@@ -10,7 +10,6 @@ from torch import nn
 
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalConv
-from meddlr_greedy.modeling.regularizers.temporal_convolution import relu_and_convolution
 from projects.cine.benchmarks.options import Options
 from projects.cine.benchmarks.parts import with_convolutions
 from projects.cine.benchmarks.steps import training_step
@@ -33,9 +32,8 @@ class _Convolving(SpatioTemporalConv):
         super().__init__(spatial.in_channels, temporal.out_channels, temporal.kernel_size[0], conv.pad)
         self.load_state_dict(conv.state_dict())
 
-    def in_time(self, x: torch.Tensor) -> torch.Tensor:
-        assert self.temporal.bias is not None
-        return relu_and_convolution(x, self.temporal.weight, self.temporal.bias)
+    def takes_products(self, x: torch.Tensor) -> bool:  # noqa: ARG002 (as of the class)
+        return False
 
 
 class _Side(NamedTuple):
