@@ -72,13 +72,14 @@ def test_gradients_of_some(wanted, again):
         torch.testing.assert_close(a, b)
 
 
-def test_any_order_of_memory():
+@pytest.mark.parametrize(("size", "kernel", "padding"), [((5, 4), (3, 3), (1, 1)), ((9, 1), (3, 1), (0, 0))])
+def test_any_order_of_memory(size, kernel, padding):
     """Of the image; the gradient of a sum is a single number."""
-    tensors = operands(2, 3, 2, (5, 4), (3, 3))
+    tensors = operands(2, 3, 2, size, kernel)
     tensors[0] = tensors[0].detach().contiguous().requires_grad_()
     found, expected = (
         torch.autograd.grad(out.sum(), tensors)
-        for out in (convolution(*tensors, (1, 1)), F.conv2d(*tensors, padding=1))
+        for out in (convolution(*tensors, padding), F.conv2d(*tensors, padding=padding))
     )
     for a, b in zip(found, expected):
         torch.testing.assert_close(a, b)

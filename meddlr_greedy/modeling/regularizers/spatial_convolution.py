@@ -7,8 +7,8 @@ gradient of the output::
     columns[h, w] = (x[h, w], ..., x[h, w + k - 1])                    x with its padding
     gradient of W[i] = sum_{h, w} g[h, w]^T columns[h + i, w]          for i = 0, ..., k - 1
 
-The columns are made a few lines at a time, so that they stay in the processor's cache. On a CPU, torch's own takes up
-to five times as long where there are many channels, and its sums have ten times the rounding error.
+The columns are made a few lines at a time, so that they stay in the processor's cache. On a CPU, torch's own takes longer
+where there are many channels, and rounds more.
 """
 
 from typing import Any, Optional, Tuple
@@ -118,7 +118,7 @@ def _add_gradient_of_frame(
     lines = max(1, _NUMBERS_OF_COLUMNS // numbers_of_line)
     for first in range(0, height, lines):
         last = min(first + lines, height)
-        side_by_side = seen[first : last + k - 1].reshape(-1, numbers_of_line)
+        side_by_side = seen[first : last + k - 1].reshape(-1, numbers_of_line).contiguous()
         # Of the lines that are seen, the i-th row of the kernel meets those from the i-th on: k views that overlap.
         pixels, numbers = (last - first) * width, numbers_of_line // width
         met = side_by_side.as_strided((k, pixels, numbers), (numbers_of_line, numbers, 1))
