@@ -7,8 +7,8 @@ gradient of the output::
     columns[h, w] = (x[h, w], ..., x[h, w + k - 1])                    x with its padding
     gradient of W[i] = sum_{h, w} g[h, w]^T columns[h + i, w]          for i = 0, ..., k - 1
 
-The columns are made a few lines at a time, so that they stay in the processor's cache. On a CPU, torch's own takes longer
-where there are many channels, and rounds more.
+The columns are made a few lines at a time, so that they stay in the processor's cache. On a CPU, torch's own takes
+longer where there are many channels, and rounds more.
 """
 
 from typing import Any, Optional, Tuple
