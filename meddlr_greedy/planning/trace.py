@@ -76,8 +76,8 @@ class Trace(TorchDispatchMode):
         if func is _aten._local_scalar_dense.default:
             return self._answer(args[0])
         out, operations = self._run(func, args, kwargs or {})
-        if self.on_cuda:
-            self.peak = max(self.peak, self.alive + _copied_by_cudnn(func, args, out))
+        beside = _between_rolls(func, args, out) + (_copied_by_cudnn(func, args, out) if self.on_cuda else 0)
+        self.peak = max(self.peak, self.alive + beside)
         if func.overloadpacket is _aten.all:
             self._results_of_all.add(_key(out))
         self.operations += operations
@@ -143,6 +143,11 @@ def traced(block: int = 1, answer_to_all: bool = True, on_cuda: bool = False) ->
         like: Any = torch.empty(0)
         with Trace(like, block, answer_to_all, on_cuda) as trace:
             yield trace
+
+
+def _between_rolls(func: Any, args: Any, out: Any) -> int:
+    """Bytes of what torch rolls along one axis before it rolls that along the next."""
+    return out.numel() * out.itemsize if func.overloadpacket is _aten.roll and len(args[1]) > 1 else 0
 
 
 def _copied_by_cudnn(func: Any, args: Any, out: Any) -> int:

@@ -1,10 +1,13 @@
 """What a trace counts beside the storages that operations make."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from meddlr_greedy.planning.trace import traced
+from projects.cine.support.measuring import peak_bytes
 
 LAST = torch.channels_last
 
@@ -33,3 +36,14 @@ def test_cudnn_copies_the_larger_side_of_a_convolution(channels, on_cuda, dtype,
         found = torch.autograd.grad(out, (x, weight), grad)
         assert trace.peak == trace.alive + larger
         assert len(found) == 2
+
+
+@pytest.mark.parametrize(("axes", "copies"), [((1,), 2), ((1, 2), 3)])
+def test_an_image_is_rolled_axis_by_axis(axes, copies):
+    image = (3, 64, 48)
+    with traced() as trace:
+        x = torch.empty(image)
+        trace.reset_peak()
+        torch.roll(x, (5,) * len(axes), axes)
+    assert trace.peak == copies * 4 * math.prod(image)
+    assert peak_bytes(lambda: torch.roll(torch.empty(image), (5,) * len(axes), axes), "cpu") == trace.peak

@@ -66,8 +66,8 @@ def convolution_of_relu(
 
 
 def frames_of(x: torch.Tensor) -> torch.Tensor:
-    """(B, channels, T, H, W) to (B T, channels, H, W)."""
-    return x.permute(0, 2, 1, 3, 4).flatten(end_dim=1)
+    """(B, channels, T, H, W) to (B T, channels, H, W) with channels last in memory, in whatever order they were."""
+    return x.permute(0, 2, 3, 4, 1).flatten(end_dim=1).contiguous().permute(0, 3, 1, 2)
 
 
 class _ConvolutionOfRelu(torch.autograd.Function):
