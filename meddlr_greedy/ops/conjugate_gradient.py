@@ -157,10 +157,11 @@ class ImplicitSolve(NamedTuple):
 
     def solution(self, b: torch.Tensor, x: torch.Tensor, spends_b: bool = False) -> torch.Tensor:
         """x* for a right-hand side and a start (B, ...)."""
-        norm = _norm(b)
+        norm = None if self.residual is None else _norm(b)  # before b is spent
         solution, rr = _solved(self.normal_op, b, x, self.mu, self.max_iter, self.eps, spends_b=spends_b)
-        # Of a right-hand side that small, the start may be any solution.
-        self._tell(torch.where(norm > self.eps, rr.sqrt() / norm, torch.zeros_like(norm)))
+        if norm is not None:
+            # Of a right-hand side that small, the start may be any solution.
+            self._tell(torch.where(norm > self.eps, rr.sqrt() / norm, torch.zeros_like(norm)))
         return solution
 
     def adjoint(self, grad: torch.Tensor, relative_eps: torch.Tensor, spends_grad: bool = False) -> torch.Tensor:

@@ -75,3 +75,15 @@ def held_bytes(model, batch):
         loss = complex_l1(model(batch)["pred"], batch["target"])
     loss.backward()
     return held.peak_bytes
+
+
+def shapes_given_to(monkeypatch, module, name):
+    """The shape of the first tensor of each call of a function of ``module`` from now on, in their order."""
+    function, found = getattr(module, name), []
+
+    def told(*operands):
+        found.append(operands[0].shape)
+        return function(*operands)
+
+    monkeypatch.setattr(module, name, told)
+    return found

@@ -44,6 +44,19 @@ def test_steps_that_run_again_tell_their_own_module():
     assert whole == pytest.approx(again, rel=1e-5) and len({*whole.values()}) == 2
 
 
+def test_a_network_tells_inside_of_its_steps_alone(monkeypatch):
+    seen = []
+    cfg = make_cfg("cpu", "CGCineUnrolledCNN", STEPS, 3, 2).clone().defrost()
+    cfg.MISC.GREEDY.CG_BACKWARD, cfg.MODEL.UNROLLED.STEP_SIZES = "implicit", (0.05,)
+    model = build_model(cfg.freeze()).train()
+    network = model.unrolled.network
+    reg = network.reg
+    monkeypatch.setattr(network, "reg", lambda **options: seen.append(network.residual) or reg(**options))
+    model(make_batch("cpu", (12, 10, 4), num_coils=2))
+    assert len(seen) == STEPS and all(residual is not None for residual in seen)
+    assert network.residual is None
+
+
 def test_nothing_is_told_where_nothing_relies_on_it():
     assert residuals({}) == residuals(IMPLICIT, training=False) == {}
 

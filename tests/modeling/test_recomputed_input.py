@@ -16,7 +16,7 @@ from meddlr_greedy.modeling.regularizers.temporal_convolution import relu_and_pr
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.step_memory import _plan
 from projects.cine.support.measuring import make_batch
-from tests.helpers.networks import small_config
+from tests.helpers.networks import shapes_given_to, small_config
 
 
 def operands(size=(3, 4)):
@@ -74,14 +74,7 @@ def test_gradients_of_some(wanted, again):
 @pytest.fixture
 def taken(monkeypatch):
     """One element for each convolution that keeps no input."""
-    found = []
-
-    def told(*operands):
-        found.append(operands[0].shape)
-        return convolution_of_relu(*operands)
-
-    monkeypatch.setattr(spatiotemporal, "convolution_of_relu", told)
-    return found
+    return shapes_given_to(monkeypatch, spatiotemporal, "convolution_of_relu")
 
 
 def config(dropout=0.0, kernel_size=3, features=16, **greedy):

@@ -14,7 +14,7 @@ from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.step_memory import _plan
 from meddlr_greedy.planning.trace import traced
 from projects.cine.support.measuring import make_batch
-from tests.helpers.networks import small_config
+from tests.helpers.networks import shapes_given_to, small_config
 
 NAMES = ("x", "weight", "bias")
 
@@ -135,14 +135,7 @@ def test_operations_of_a_plan_are_those_of_the_convolution(wanted, products):
 @pytest.fixture
 def taken(monkeypatch):
     """One element for each convolution that took products."""
-    found = []
-
-    def told(*operands):
-        found.append(operands[0].shape)
-        return convolution(*operands)
-
-    monkeypatch.setattr(spatiotemporal, "convolution", told)
-    return found
+    return shapes_given_to(monkeypatch, spatiotemporal, "convolution")
 
 
 @pytest.mark.parametrize(

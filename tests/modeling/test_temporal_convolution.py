@@ -10,6 +10,7 @@ from meddlr_greedy.modeling.losses import complex_l1
 from meddlr_greedy.modeling.regularizers import spatiotemporal
 from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalConv, SpatioTemporalResNet
 from meddlr_greedy.modeling.regularizers.temporal_convolution import relu_and_convolution, relu_and_products
+from meddlr_greedy.ops.devices import standing_for
 from meddlr_greedy.planning.example import Example
 from meddlr_greedy.planning.step_memory import _plan
 from meddlr_greedy.planning.trace import traced
@@ -134,6 +135,18 @@ def test_the_mode_decides_and_no_graph(training, grad, taken):
     with torch.set_grad_enabled(grad):
         conv(torch.randn(1, 2, 4, 5, 6))
     assert taken == ["relu_and_products" if training else "relu_and_convolution"]
+
+
+@pytest.mark.parametrize(
+    ("channels", "pixels", "takes"), [(64, 16, True), (63, 64, False), (64, 15, False), (128, 8, True)]
+)
+def test_a_gpu_takes_products_of_wide_and_large_layers(channels, pixels, takes, monkeypatch):
+    monkeypatch.setattr(spatiotemporal, "_FEWEST_NUMBERS_ON_GPU", 2 * 64 * 16)
+    conv, x = SpatioTemporalConv(2, 3), torch.empty(1, 2, pixels, channels)
+    with standing_for(torch.device("cuda")):
+        assert conv.takes_products(x) == takes
+        assert not conv.eval().takes_products(x)
+    assert conv.train().takes_products(x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)

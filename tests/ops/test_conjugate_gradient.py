@@ -243,3 +243,10 @@ class TestResidual:
         of_solution = told.clone()
         (x * randn(1, 12)).abs().sum().backward()
         assert 0 < of_solution <= told < 1
+
+    def test_of_nothing_to_solve_for_is_none(self):
+        _, normal = spd_batch([(0.5, 9.0)])
+        told = torch.zeros(())
+        nothing = torch.zeros(1, 12, dtype=torch.complex64)
+        ImplicitSolve(normal, torch.tensor(0.1), 1, 1e-4, told).solution(nothing, torch.ones_like(nothing))
+        assert told == 0

@@ -98,12 +98,11 @@ class _ReluAndProducts(torch.autograd.Function):
 @contextmanager
 def _rounding_as_convolutions(x: torch.Tensor) -> Iterator[None]:
     """On a GPU, products in the block may round to TF32 where torch lets convolutions do so."""
-    before = torch.get_float32_matmul_precision()
-    precision = "high" if torch.backends.cudnn.allow_tf32 else "highest"
-    if not x.is_cuda or precision == before:
+    if not x.is_cuda:
         yield
         return
-    torch.set_float32_matmul_precision(precision)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if torch.backends.cudnn.allow_tf32 else "highest")
     try:
         yield
     finally:
