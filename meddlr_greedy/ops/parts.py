@@ -4,9 +4,13 @@ from typing import Any, Callable, List, NamedTuple, Optional
 
 import torch
 
-__all__ = ["Part", "linear", "parts_of"]
+__all__ = ["Operator", "Part", "linear", "parts_of"]
 
 Operator = Callable[[torch.Tensor], torch.Tensor]
+
+
+# Axes of coil images in the layout (B, C, T, H, W).
+_COILS, _FRAMES = 1, 2
 
 
 class Part(NamedTuple):
@@ -14,6 +18,27 @@ class Part(NamedTuple):
 
     frames: slice = slice(None)
     coils: slice = slice(None)
+
+    @property
+    def has_all_coils(self) -> bool:
+        return self.coils == slice(None)
+
+    @property
+    def has_first_coil(self) -> bool:
+        return not self.coils.start
+
+    def frames_of(self, x: torch.Tensor) -> torch.Tensor:
+        """Its phases of a tensor (B, any, T, H, W); one with T = 1 counts for all."""
+        return _of_axis(x, _FRAMES, self.frames)
+
+    def coils_of(self, x: torch.Tensor) -> torch.Tensor:
+        """Its coils of a tensor (B, C, any, H, W); one with C = 1 counts for all."""
+        return _of_axis(x, _COILS, self.coils)
+
+
+def _of_axis(x: torch.Tensor, axis: int, own: slice) -> torch.Tensor:
+    # Not by an index, which takes thrice as long: as long as an operation on a small frame.
+    return x if own == slice(None) or x.shape[axis] == 1 else x.narrow(axis, own.start, own.stop - own.start)
 
 
 def parts_of(num_frames: int, num_coils: int, plane_bytes: int, largest: Optional[int]) -> List[Part]:
@@ -32,7 +57,7 @@ def parts_of(num_frames: int, num_coils: int, plane_bytes: int, largest: Optiona
     if largest is None:
         return [Part()]
     planes = max(largest // plane_bytes, 1)
-    coils = _pieces(num_coils, min(planes, num_coils))
+    coils = _pieces(num_coils, planes) if planes < num_coils else [slice(None)]
     return [Part(frames, some) for frames in _pieces(num_frames, max(planes // num_coils, 1)) for some in coils]
 
 

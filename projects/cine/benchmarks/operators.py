@@ -16,6 +16,7 @@ __all__ = ["operators"]
 
 _SHAPE, _SMALL_SHAPE = ((160, 160, 20), 8), ((16, 12, 4), 2)
 _ITERATIONS, _MU = 10, 0.1
+_FFTS_AND_COPY, _ORTHONORMAL, _UNSCALED = "its FFTs and a copy of coil images", ("ortho", "ortho"), ("backward", "forward")
 
 
 def operators(options: Options) -> Dict[str, Any]:
@@ -40,9 +41,9 @@ def _comparisons(model: CineSenseModel, x: torch.Tensor, grad: torch.Tensor) -> 
     coil_images = torch.zeros(batch, model.maps.shape[4], num_frames, height, width, dtype=x.dtype, device=x.device)
     copied = torch.empty_like(coil_images)
 
-    def ffts_and_copy() -> None:
+    def ffts_and_copy(norms: Tuple[str, str]) -> None:
         for _ in range(2):  # forward and backward
-            torch.fft.ifft(torch.fft.fft(coil_images, norm="ortho"), norm="ortho")
+            torch.fft.ifft(torch.fft.fft(coil_images, norm=norms[0]), norm=norms[1])
             copied.copy_(coil_images)
 
     def normal_and_gradient() -> None:
@@ -68,7 +69,8 @@ def _comparisons(model: CineSenseModel, x: torch.Tensor, grad: torch.Tensor) -> 
     once, twice = _ITERATIONS + 1, 2 * _ITERATIONS + 1  # one for the residual at the start; a gradient starts from zero
     name = f"conjugate gradients, {_ITERATIONS} iterations"
     return {
-        "A^H A, forward and backward": (normal_and_gradient, ffts_and_copy, "its FFTs and a copy of coil images"),
+        "A^H A, forward and backward": (normal_and_gradient, partial(ffts_and_copy, _ORTHONORMAL), _FFTS_AND_COPY),
+        "the same": (normal_and_gradient, partial(ffts_and_copy, _UNSCALED), f"{_FFTS_AND_COPY}, FFTs unscaled"),
         f"{name}, forward": (solve, *over(once)),
         f"{name}, implicit, forward and backward": (
             partial(solve_and_gradient, implicit_conjugate_gradient),
