@@ -254,4 +254,3 @@ def _combine(
         product = coil_images.mul_(maps) if m == len(conj_maps) else maps * coil_images
         torch.sum(product, dim=1, out=out[:, m - 1])
     return out
-

@@ -16,7 +16,7 @@ Operator = Callable[[torch.Tensor], torch.Tensor]
 
 # Real numbers that the CPU multiplies and adds up in one call: few enough that rounding stays small, since such a call
 # keeps a handful of running sums, and many enough that the call itself costs nothing.
-_CHUNK = 2**16
+_CHUNK = 2**18
 
 
 def conjugate_gradient(
@@ -110,9 +110,32 @@ def _divide(numerator: torch.Tensor, denominator: torch.Tensor, active: torch.Te
 
 def _plus(u: torch.Tensor, factor: torch.Tensor, v: torch.Tensor, out: Optional[torch.Tensor] = None) -> torch.Tensor:
     """u + factor v of complex images and a real factor, in one pass over memory; ``out`` may be u or v."""
+    return _Plus.apply(u, factor, v) if out is None else _added(u, factor, v, out)
+
+
+def _added(u: torch.Tensor, factor: torch.Tensor, v: torch.Tensor, out: Optional[torch.Tensor]) -> torch.Tensor:
     real = None if out is None else torch.view_as_real(out)
     summed = torch.addcmul(torch.view_as_real(u), factor[..., None], torch.view_as_real(v), out=real)
     return torch.view_as_complex(summed) if out is None else out
+
+
+class _Plus(torch.autograd.Function):
+    """Its gradient for the factor is an inner product, not the sum of an image of products."""
+
+    @staticmethod
+    def forward(ctx: Any, u: torch.Tensor, factor: torch.Tensor, v: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        ctx.save_for_backward(factor, v)
+        return _added(u, factor, v, None)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:  # type: ignore[override]
+        factor, v = ctx.saved_tensors
+        _, of_factor, of_v = ctx.needs_input_grad
+        return (
+            grad,
+            _dot(grad, v).sum_to_size(factor.shape) if of_factor else None,
+            _times(factor, grad) if of_v else None,
+        )
 
 
 def implicit_conjugate_gradient(
@@ -207,14 +230,41 @@ class _ImplicitSolution(torch.autograd.Function):
 
 def _dot(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Real part of the inner product of each example, shape (B, 1, ..., 1)."""
+    return _Dot.apply(u, v)
+
+
+class _Dot(torch.autograd.Function):
+    """Its gradient is that of one sum, however many sums it is computed by."""
+
+    @staticmethod
+    def forward(ctx: Any, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        ctx.is_square = u is v
+        ctx.save_for_backward(u, v)
+        return _sum_of_products(u, v).reshape(-1, *[1] * (u.ndim - 1))
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:  # type: ignore[override]
+        u, v = ctx.saved_tensors
+        if ctx.is_square:
+            return _times(2 * grad, u), None
+        return tuple(_times(grad, w) if wanted else None for w, wanted in zip((v, u), ctx.needs_input_grad))
+
+
+def _times(factor: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """A real factor times a complex image."""
+    return torch.view_as_complex(factor[..., None] * torch.view_as_real(u))
+
+
+def _sum_of_products(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Shape (B,)."""
     if computing_device(u).type != "cpu":
         product = torch.view_as_real(u) * torch.view_as_real(v)
-        return product.sum(dim=tuple(range(1, product.ndim))).reshape(-1, *[1] * (u.ndim - 1))
+        return product.sum(dim=tuple(range(1, product.ndim)))
     # No image of products is made.
     order = sorted(range(1, u.ndim), key=u.stride, reverse=True)
     rows = [torch.view_as_real(w.permute(0, *order)).reshape(len(w), -1).split(_CHUNK, dim=1) for w in (u, v)]
     chunks = [torch.stack([torch.dot(*row) for row in zip(*chunk)]) for chunk in zip(*rows)]
-    return torch.stack(chunks).sum(dim=0).reshape(-1, *[1] * (u.ndim - 1))
+    return torch.stack(chunks).sum(dim=0)
 
 
 def _norm(u: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,18 @@
 """Parts of coil images, so that those of a whole slice never stand in memory; and linear operators in autograd."""
 
+from contextvars import ContextVar
 from typing import Any, Callable, List, NamedTuple, Optional
 
 import torch
 
-__all__ = ["Operator", "Part", "linear", "parts_of"]
+__all__ = ["Operator", "Part", "applying_operators", "linear", "parts_of"]
 
 Operator = Callable[[torch.Tensor], torch.Tensor]
+
+#: How :func:`linear` applies an operator. A plan sets it, since it need not follow the same operator again and again.
+applying_operators: ContextVar[Callable[[Operator, torch.Tensor], torch.Tensor]] = ContextVar(
+    "applying operators", default=lambda operator, x: operator(x)
+)
 
 
 # Axes of coil images in the layout (B, C, T, H, W).
@@ -21,10 +27,12 @@ class Part(NamedTuple):
 
     @property
     def has_all_coils(self) -> bool:
+        """Whether there is one part for each of its phases."""
         return self.coils == slice(None)
 
     @property
     def has_first_coil(self) -> bool:
+        """Whether it is the first part of its phases."""
         return not self.coils.start
 
     def frames_of(self, x: torch.Tensor) -> torch.Tensor:
@@ -75,7 +83,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, operator: Operator, adjoint: Operator) -> torch.Tensor:  # type: ignore[override]
         ctx.operators = operator, adjoint
-        return operator(x)
+        return applying_operators.get()(operator, x)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]

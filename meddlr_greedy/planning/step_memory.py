@@ -19,6 +19,7 @@ from meddlr_greedy.modeling.contract import inner_network, traits_of
 from meddlr_greedy.modeling.parts import Part
 from meddlr_greedy.ops.devices import standing_for
 from meddlr_greedy.planning.example import Example
+from meddlr_greedy.planning.known_operators import operators_followed_once
 from meddlr_greedy.planning.trace import Trace, traced
 from meddlr_greedy.planning.work import Work
 from meddlr_greedy.planning.wrapped import PlannedDraws, largest_batch
@@ -106,6 +107,7 @@ def _plan(cfg: CfgNode, example: Example) -> StepMemory:
     with (
         standing_for(device),
         traced(_CUDA_BLOCK if on_cuda else 1, example.constant_along_readout, on_cuda) as trace,
+        operators_followed_once(trace),
     ):
         try:
             return _planned(cfg.freeze(), example, on_cuda, trace)

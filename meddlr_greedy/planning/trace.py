@@ -62,6 +62,10 @@ class Trace(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         return False  # nothing is compiled here; else torch wraps every call
 
+    def rounded(self, num_bytes: int) -> int:
+        """As many bytes as the allocator takes for so many."""
+        return -(-num_bytes // self.block) * self.block
+
     def reset_peak(self) -> None:
         """Sets ``peak`` to what is allocated now."""
         self.peak = self.alive
@@ -99,13 +103,13 @@ class Trace(TorchDispatchMode):
         if outcome is not None:
             out, new = recall(outcome, tensors, self.like)
             for made in new:
-                self._follow(made)
+                self.follow(made)
             return out, outcome.operations
         forms = [form(tensor) for tensor in tensors]
         out = func(*args, **kwargs)
         found = [x for x in tree_flatten(out)[0] if isinstance(x, torch.Tensor)]
         for tensor in found:
-            self._follow(tensor)
+            self.follow(tensor)
         operations = _operations(func, args, found)
         if key is not None:
             _known[key] = learn(tensors, forms, out, operations)
@@ -116,12 +120,13 @@ class Trace(TorchDispatchMode):
             return self.answer_to_all and _key(scalar) in self._results_of_all
         return 1.0 if scalar.dtype.is_floating_point else 1
 
-    def _follow(self, tensor: torch.Tensor) -> None:
+    def follow(self, tensor: torch.Tensor) -> None:
+        """Counts the storage of a tensor, if it is new, until it is freed."""
         key = _key(tensor)
         if key in self._bytes:  # a view, or written in place
             return
         storage = tensor.untyped_storage()
-        self._bytes[key] = -(-storage.nbytes() // self.block) * self.block
+        self._bytes[key] = self.rounded(storage.nbytes())
         self.alive += self._bytes[key]
         self.peak = max(self.peak, self.alive)
         weakref.finalize(storage, self._free, key)

@@ -59,6 +59,12 @@ class Work:
             without = tree_map(lambda x: _Form(form(x)) if isinstance(x, FakeTensor) else x, (args, kwargs))
             self._operations[kind] = _Operation(function, *without)
 
+    def add_all(self, other: "Work") -> None:
+        """Counts all operations of another computation."""
+        self.counts.update(other.counts)
+        self.calls += other.calls
+        self._operations = {**other._operations, **self._operations}
+
     def operations(self) -> List[Tuple[Hashable, _Operation]]:
         """Each kind once."""
         return list(self._operations.items())

@@ -90,7 +90,7 @@ class TestConjugateGradient:
             assert torch.equal(conjugate_gradient(normal, b, x, mu=0.1, max_iter=5, spends_b=True), expected)
             assert not torch.equal(b, given[0])
 
-    @pytest.mark.parametrize("chunk", [1, 7, 2**16])
+    @pytest.mark.parametrize("chunk", [1, 7, 2**18])
     def test_inner_products_whatever_the_order_in_memory(self, chunk, monkeypatch):
         monkeypatch.setattr(module, "_CHUNK", chunk)
         u, v = randn(2, 3, 5, 4), randn(2, 5, 4, 3).permute(0, 3, 1, 2)
@@ -173,6 +173,22 @@ class TestImplicitGradient:
         assert torch.autograd.gradcheck(
             lambda b, mu: implicit_conjugate_gradient(normal, b, start, mu, max_iter=12, eps=1e-12), (b, mu)
         )
+
+    @pytest.mark.parametrize("shape", [(), (1,), (2, 1)])
+    @pytest.mark.parametrize("start", [True, False])
+    def test_gradients_of_the_iterations(self, start, shape):
+        """Those of the gradient, too."""
+        matrices, _ = spd_batch([(0.5, 2.0), (1.0, 9.0)], size=3, dtype=torch.complex128)
+        b, x = (randn(2, 3).to(torch.complex128).requires_grad_() for _ in range(2))
+        mu = torch.full(shape, 0.3, dtype=torch.float64, requires_grad=True)
+
+        def solve(matrices, b, mu, x):
+            x = x if start else None
+            return conjugate_gradient(lambda x: (matrices @ x[..., None])[..., 0], b, x, mu, max_iter=2, eps=0.0)
+
+        arguments = (matrices.clone().requires_grad_(), b, mu, x)
+        assert torch.autograd.gradcheck(solve, arguments)
+        assert torch.autograd.gradgradcheck(solve, arguments, atol=1e-4)
 
     def test_examples_do_not_influence_each_other(self):
         matrices, _ = spd_batch([(1.0, 1.0), (0.1, 50.0)])

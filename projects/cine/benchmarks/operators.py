@@ -16,7 +16,11 @@ __all__ = ["operators"]
 
 _SHAPE, _SMALL_SHAPE = ((160, 160, 20), 8), ((16, 12, 4), 2)
 _ITERATIONS, _MU = 10, 0.1
-_FFTS_AND_COPY, _ORTHONORMAL, _UNSCALED = "its FFTs and a copy of coil images", ("ortho", "ortho"), ("backward", "forward")
+_FFTS_AND_COPY, _ORTHONORMAL, _UNSCALED = (
+    "its FFTs and a copy of coil images",
+    ("ortho", "ortho"),
+    ("backward", "forward"),
+)
 
 
 def operators(options: Options) -> Dict[str, Any]:
