@@ -163,6 +163,16 @@ def test_padding_is_planned(plan_cfg, data, arch, block):
     assert 1.01 * peaks[0] < peaks[1] < 1.35 * peaks[0]
 
 
+def test_channels_that_are_a_multiple_are_planned(plan_cfg):
+    """Of 16 features the inner convolutions have 36 channels, which become 48."""
+    peaks = []
+    for multiple in (1, 16):
+        cfg = plan_cfg("beatmem", "CineUnrolledCNN", 2, STEPS, 2, "MISC.GREEDY.CHANNEL_MULTIPLE", multiple)
+        peaks.append(plan_step(cfg, Example.from_data(cfg)).peak)
+        assert peaks[-1] == pytest.approx(measured_peak(cfg), rel=0.05)
+    assert 1.1 * peaks[0] < peaks[1] < 1.35 * peaks[0]
+
+
 def cropped(example):
     return example._replace(evaluated=example.tensors)
 

@@ -19,6 +19,7 @@ from meddlr_greedy.config.rules import (
     is_modules,
     is_name,
     is_one_of,
+    is_positive,
     is_tile,
     key,
     literal,
@@ -197,6 +198,14 @@ class GreedyConfig:
         "'zeros', 'circular' or 'phase_encode'",
         is_one_of("zeros", "circular", "phase_encode"),
         needs_regularizer="takes_padding",
+    )
+    CHANNEL_MULTIPLE: int = key(
+        1,
+        """The intermediate channels of each (2+1)D convolution are rounded up to a multiple of it. GPUs are faster at
+        multiples of 8. It makes another network, with a few more weights: a checkpoint belongs to one value.""",
+        "an integer from 1 to 10000",
+        lambda value: is_positive(value) and value <= 10_000,
+        needs_regularizer="takes_channel_multiple",
     )
     CONSISTENCY_TARGET: str = key(
         "network",

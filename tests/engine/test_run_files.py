@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from meddlr.modeling import build_model
 
 from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.engine.checkpoint import GreedyCheckpointer
@@ -77,6 +78,19 @@ def test_weights_of_another_network_name_the_config_to_use(write_config, tmp_pat
     hint = taken if has_config and given else ""
     with pytest.raises(UserError, match=f"use the config that the checkpoint was trained with{hint}$"):
         load_network(load_config(str(write_config())), weights, "given.yaml" if given else "")
+
+
+def test_weights_belong_to_their_multiple_of_channels(write_config, tmp_path):
+    """Those of a plain network load into a greedy one of the same value, and into no other."""
+    plain, greedy = write_config("CineUnrolledCNN", None, "beat"), str(write_config("CineUnrolledCNN", 2, "beat"))
+    opts, weights = ["MISC.GREEDY.CHANNEL_MULTIPLE", "8"], str(tmp_path / "model.pth")
+    network = build_model(load_config(str(plain), opts))
+    torch.save({"model": network.state_dict()}, weights)
+    loaded = load_network(load_config(greedy, opts), weights)[0].model.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in network.state_dict().items())
+    with pytest.raises(UserError, match="blocks.0.conv1.spatial.bias' has shape .16,., the .* has .9,.; use the") as e:
+        load_network(load_config(greedy), weights)
+    assert "\n" not in str(e.value)
 
 
 def test_no_config_is_one_line_that_says_what_to_give(tmp_path):

@@ -77,9 +77,10 @@ def test_residual_never_expands_by_more_than_half(scale):
     assert ratio > 0.05 or scale < 1  # or the test would say nothing
 
 
-def test_inverse_of_the_regularizer():
+@pytest.mark.parametrize("channel_multiple", [1, 8])
+def test_inverse_of_the_regularizer(channel_multiple):
     torch.manual_seed(0)
-    network = InvertibleSpatioTemporalResNet(in_channels=4, channels=6, num_blocks=3)
+    network = InvertibleSpatioTemporalResNet(4, channels=6, num_blocks=3, channel_multiple=channel_multiple)
     strengthen(network)
     x = torch.randn(2, 4, 5, 8, 8)
     y = network(x)

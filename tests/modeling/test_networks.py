@@ -6,6 +6,7 @@ from urllib.error import URLError
 import pytest
 import torch
 from meddlr.config import CfgNode, get_cfg
+from meddlr.config.config import configurable
 from meddlr.forward import SenseModel
 from meddlr.modeling import build_loss_computer, build_model
 from meddlr.modeling.loss_computer import IMAGE_LOSSES, KSPACE_LOSSES
@@ -16,10 +17,23 @@ from meddlr.utils.events import EventStorage
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling import losses
+from meddlr_greedy.modeling.contract import check_keys_of_network
 from meddlr_greedy.modeling.losses import complex_l1, image_metrics, recon_loss
 from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalConv, SpatioTemporalResNet
 from projects.cine.benchmarks.parts import StockCine, StockConv
+from tests.helpers.networks import plain_network, small_config
 from tests.helpers.operators import randn, relative
+
+INVERTIBLE = ("InvertibleCineUnrolledCNN", "InvertibleCGCineUnrolledCNN")
+
+
+@META_ARCH_REGISTRY.register()
+class NarrowResNet(SpatioTemporalResNet):
+    """Written before there was the argument channel_multiple."""
+
+    @configurable
+    def __init__(self, in_channels, channels, num_blocks, kernel_size, dropout, padding):
+        super().__init__(in_channels, channels, num_blocks, kernel_size, dropout, padding)
 
 
 def cine_cfg(*overrides):
@@ -123,6 +137,72 @@ def test_as_many_weights_as_a_3d_convolution(c_in, c_out):
     conv = SpatioTemporalConv(c_in, c_out)
     weights = conv.spatial.weight.numel() + conv.temporal.weight.numel()
     assert 0.93 < weights / (27 * c_in * c_out) <= 1
+
+
+@pytest.mark.parametrize("multiple, expected", [(1, (8, 11, 5)), (3, (9, 12, 6)), (8, (8, 16, 8)), (11, (11, 11, 11))])
+@pytest.mark.parametrize(
+    "arch", ["CineUnrolledCNN", "CGCineUnrolledCNN", "PhaseConstrainedCineUnrolledCNN", *INVERTIBLE]
+)
+@pytest.mark.parametrize("is_greedy", [False, True])
+def test_intermediate_channels_are_a_multiple(arch, multiple, expected, is_greedy):
+    """Of the first, the inner and the last convolutions, of five features; invertible networks have no inner ones."""
+    cfg = small_config(arch, CHANNEL_MULTIPLE=multiple)
+    cfg.MODEL.UNROLLED.NUM_FEATURES = 5
+    check_keys_of_network(cfg)
+    network = build_model(cfg) if is_greedy else plain_network(cfg, arch)
+    convolutions = [m for m in network.modules() if isinstance(m, SpatioTemporalConv)]
+    found = [conv.spatial.out_channels for conv in convolutions]
+    first, inner, last = expected
+    assert found == ([first, last] if arch in INVERTIBLE else [first, inner, inner, last]) * 4
+    assert [conv.temporal.in_channels for conv in convolutions] == found
+
+
+@pytest.mark.parametrize("options", [{}, {"CHANNEL_MULTIPLE": 1}])
+def test_a_multiple_of_one_leaves_the_bits_of_the_weights(options):
+    cfg = small_config("CineUnrolledCNN", **options)
+    cfg.MODEL.UNROLLED.NUM_FEATURES = 5
+    torch.manual_seed(0)
+    conv = build_model(cfg).model.resnets[0].initial
+    torch.manual_seed(0)
+    spatial, temporal = torch.nn.Conv2d(2, 8, 3), torch.nn.Conv2d(8, 5, (3, 1))
+    for expected, found in ((spatial, conv.spatial), (temporal, conv.temporal)):
+        torch.nn.init.kaiming_normal_(expected.weight, nonlinearity="relu")
+        assert torch.equal(found.weight, expected.weight) and not found.bias.any()
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_channels_of_a_subclass_that_takes_no_multiple(multiple):
+    """It is built as ever where the key does nothing."""
+    cfg = cine_cfg("MODEL.UNROLLED.BLOCK_ARCHITECTURE", "NarrowResNet")
+    cfg.MISC.GREEDY = CfgNode({"CHANNEL_MULTIPLE": multiple})
+    if multiple == 1:
+        assert isinstance(build_model(cfg).resnets[0], NarrowResNet)
+        return
+    with pytest.raises(UserError, match="found 'NarrowResNet', .* unexpected keyword argument 'channel_multiple'"):
+        build_model(cfg)
+
+
+@pytest.mark.parametrize(
+    "arch, block",
+    [
+        ("GeneralizedUnrolledCNN", "ResNet"),
+        ("CGUnrolledCNN", "PaddedResNet"),
+        ("CineUnrolledCNN", "TemporalFrequencyResNet"),
+        ("CineUnrolledCNN", "UNet3d"),
+    ],
+)
+@pytest.mark.parametrize("is_greedy", [False, True])
+def test_networks_without_such_convolutions_refuse_a_multiple(arch, block, is_greedy):
+    cfg = small_config(arch, CHANNEL_MULTIPLE=8)
+    cfg.MODEL.META_ARCHITECTURE = "GreedyUnrolled" if is_greedy else arch
+    cfg.MODEL.UNROLLED.BLOCK_ARCHITECTURE = block
+    with pytest.raises(
+        UserError, match=f"^MISC.GREEDY.CHANNEL_MULTIPLE: found 8, .* '{block}' .*allowed is 1, or"
+    ) as e:
+        check_keys_of_network(cfg)
+    assert str(e.value).endswith("regularizers InvertibleSpatioTemporalResNet, NarrowResNet, SpatioTemporalResNet")
+    cfg.MISC.GREEDY.CHANNEL_MULTIPLE = 1
+    check_keys_of_network(cfg)
 
 
 def test_regularizer_commutes_with_a_shift_of_the_cardiac_cycle():

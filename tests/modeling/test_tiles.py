@@ -165,6 +165,12 @@ def test_tiles_and_paddings(padding, tile, passes):
     assert passes[4:] == [True] * 4
 
 
+@pytest.mark.parametrize("name", [CINE, "CGCineUnrolledCNN"])
+def test_tiles_and_channels_that_are_a_multiple(name):
+    """On a CPU the first convolution tells of its origin where it is narrow; of 4 features it is no longer so."""
+    check_tiles(config(name, NUM_MODULES=4, CHANNEL_MULTIPLE=8, PADDING="circular"), batch(), (8, 7))
+
+
 @pytest.mark.parametrize("block", ["TemporalFrequencyResNet", "PaddedResNet"])
 @pytest.mark.parametrize("padding", ["zeros", "circular"])
 def test_regularizers(block, padding):

@@ -1,5 +1,6 @@
 """A residual regularizer with an inverse."""
 
+import functools
 import math
 from typing import Any, Dict, List, Optional, Sequence
 
@@ -43,11 +44,14 @@ class InvertibleResBlock(nn.Module):
             :func:`have_converged` asks once for all blocks. None: as many as are enough for any weights.
     """
 
-    def __init__(self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = ZEROS):
+    def __init__(
+        self, in_channels: int, channels: int, kernel_size: int = 3, padding: str = ZEROS, channel_multiple: int = 1
+    ):
         super().__init__()
         self.pad = Padding(kernel_size, padding)
-        self.conv1 = SpatioTemporalConv(in_channels, channels, kernel_size, self.pad)
-        self.conv2 = SpatioTemporalConv(channels, in_channels, kernel_size, self.pad)
+        convolution = functools.partial(SpatioTemporalConv, channel_multiple=channel_multiple)
+        self.conv1 = convolution(in_channels, channels, kernel_size, self.pad)
+        self.conv2 = convolution(channels, in_channels, kernel_size, self.pad)
         self.evaluations: Optional[int] = None
         self._needed: List[torch.Tensor] = []  # evaluations of each inverse since have_converged, on the GPU
 
@@ -121,17 +125,25 @@ class InvertibleSpatioTemporalResNet(nn.Module):
         num_blocks: Number of blocks, at least 1.
         kernel_size: Odd kernel size along readout, phase encode and frames.
         padding: A value of ``MISC.GREEDY.PADDING``.
+        channel_multiple: As of :class:`~meddlr_greedy.modeling.regularizers.spatiotemporal.SpatioTemporalConv`.
     """
 
     takes_padding = True
+    takes_channel_multiple = True
 
     @configurable
     def __init__(
-        self, in_channels: int, channels: int, num_blocks: int = 2, kernel_size: int = 3, padding: str = ZEROS
+        self,
+        in_channels: int,
+        channels: int,
+        num_blocks: int = 2,
+        kernel_size: int = 3,
+        padding: str = ZEROS,
+        channel_multiple: int = 1,
     ):
         super().__init__()
         self.blocks = nn.ModuleList(
-            InvertibleResBlock(in_channels, channels, kernel_size, padding) for _ in range(num_blocks)
+            InvertibleResBlock(in_channels, channels, kernel_size, padding, channel_multiple) for _ in range(num_blocks)
         )
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ convolution are two-dimensional channels-last convolutions on views of the same 
 the batch, the other over (T, H W). That is several times faster on a CPU than two Conv3d.
 """
 
+import functools
 import math
 from typing import Any, Callable, Dict, Optional, Tuple
 
@@ -15,6 +16,7 @@ from meddlr.config.config import configurable
 from meddlr.modeling.meta_arch.build import META_ARCH_REGISTRY
 from torch import nn
 
+from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.modeling.regularizers.current_tile import cropped, positional_dropout
 from meddlr_greedy.modeling.regularizers.padding import ZEROS, Padding, padding_of
@@ -43,13 +45,22 @@ class SpatioTemporalConv(nn.Module):
         out_channels: Channels of the output (B, out_channels, T, H, W).
         kernel_size: k, odd.
         pad: The padding along readout and phase encode, which the input has had; zeros by default.
+        channel_multiple: The intermediate channels are rounded up to a multiple of it.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, pad: Optional[Padding] = None):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        pad: Optional[Padding] = None,
+        channel_multiple: int = 1,
+    ):
         super().__init__()
         k = kernel_size
         self.pad = Padding(k) if pad is None else pad
         mid_channels = math.floor(k**3 * in_channels * out_channels / (k**2 * in_channels + k * out_channels))
+        mid_channels = math.ceil(mid_channels / channel_multiple) * channel_multiple
         self.spatial = nn.Conv2d(in_channels, mid_channels, k, padding=self.pad.zeros)
         self.temporal = nn.Conv2d(mid_channels, out_channels, (k, 1))
         self.reach = k // 2
@@ -182,9 +193,11 @@ class SpatioTemporalResNet(nn.Module):
         kernel_size: Odd kernel size along readout, phase encode and frames.
         dropout: Dropout probability.
         padding: A value of ``MISC.GREEDY.PADDING``.
+        channel_multiple: As of :class:`SpatioTemporalConv`, for all of them.
     """
 
     takes_padding = True
+    takes_channel_multiple = True
     shrinks_on_tiles = True
 
     @configurable
@@ -196,14 +209,16 @@ class SpatioTemporalResNet(nn.Module):
         kernel_size: int = 3,
         dropout: float = 0.0,
         padding: str = ZEROS,
+        channel_multiple: int = 1,
     ):
         super().__init__()
         self.pad = Padding(kernel_size, padding)
-        self.initial = SpatioTemporalConv(in_channels, channels, kernel_size, self.pad)
+        convolution = functools.partial(SpatioTemporalConv, channel_multiple=channel_multiple)
+        self.initial = convolution(in_channels, channels, kernel_size, self.pad)
         self.blocks = nn.ModuleList(
-            ResBlock(SpatioTemporalConv, channels, kernel_size, dropout, padding) for _ in range(num_blocks)
+            ResBlock(convolution, channels, kernel_size, dropout, padding) for _ in range(num_blocks)
         )
-        self.final = SpatioTemporalConv(channels, in_channels, kernel_size, self.pad)
+        self.final = convolution(channels, in_channels, kernel_size, self.pad)
         # Near the identity at first, so that the unrolled steps start as plain gradient steps.
         with torch.no_grad():
             self.final.temporal.weight.mul_(0.1)
@@ -219,7 +234,9 @@ class SpatioTemporalResNet(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
         """The arguments of ``__init__``, see :func:`residual_options`."""
-        return residual_options(cfg)
+        options, channel_multiple = residual_options(cfg), GreedyConfig.from_cfg(cfg).CHANNEL_MULTIPLE
+        # Where it does nothing, it is no argument: a subclass that takes no such argument is built as before.
+        return options if channel_multiple == 1 else {**options, "channel_multiple": channel_multiple}
 
 
 def residual_options(cfg: CfgNode) -> Dict[str, Any]:
