@@ -32,6 +32,7 @@ __all__ = ["agreement", "convolutions", "full_size", "graphs", "kernels", "synch
 
 _STEP_SIZES = {"MODEL.UNROLLED.STEP_SIZES": (0.5,)}
 _AMP, _CHECKPOINT = {"MISC.GREEDY.AMP": "bf16"}, {"MISC.GREEDY.CHECKPOINT": True}
+_CHANNELS: Mapping[str, Any] = {"MISC.GREEDY.CHANNEL_MULTIPLE": 8}
 #: Networks that are compared with the CPU: architecture, and keys that are set.
 _NETWORKS: Dict[str, Tuple[str, Mapping[str, Any]]] = {
     "2D": ("GeneralizedUnrolledCNN", {}),
@@ -156,6 +157,8 @@ def variants(setting: Setting) -> Iterator[Found]:
         ("2 modules, TF32", 2, {}, True),
         ("8 modules, TF32", 8, {}, True),
         ("8 modules, bfloat16", 8, _AMP, True),
+        ("8 modules, TF32, channels in multiples of 8", 8, _CHANNELS, True),
+        ("8 modules, bfloat16, channels in multiples of 8", 8, {**_AMP, **_CHANNELS}, True),
     )
     yield from _measured(setting, [(name, *_large(setting, n, keys), tf32) for name, n, keys, tf32 in cases])
 
