@@ -17,7 +17,7 @@ as the median with its 95 % bootstrap interval. Prints a table and writes <outpu
     temporal     a training step with the convolution along time as matrix products, against torch's (15 minutes)
     limit        time of a training step against that of its convolutions at the rate of sgemm, and of its FFTs
     operators    data consistency against the FFTs and A^H A that it cannot do without
-    loader       making an example against reading it, and what a training step waits for the loader (10 minutes)
+    loader       making an example against reading it, and what a training step waits for the loader
     reconstruct  peak memory of reconstruction, against the number of slices (3 GB of temporary files)
     large        peak memory of reconstruction of one slice of (512, 512, 30) with 16 coils (1 GB of temporary files)
     gpu          all that a GPU is to show, in eight minutes; --small and --device cpu: a dry run

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
-import h5py
 import numpy as np
 import torch
 from meddlr.config import CfgNode
@@ -16,7 +15,7 @@ from meddlr_greedy.config.loading import load_config
 from meddlr_greedy.data.build import build_train_loader
 from meddlr_greedy.data.catalog import register_datasets
 from meddlr_greedy.data.loader import ExampleLoader
-from meddlr_greedy.data.scan_file import check_values
+from meddlr_greedy.data.scan_file import check_values, read_slice
 from meddlr_greedy.data.seeding import seed_transform
 from projects.cine.benchmarks.options import Options
 from projects.cine.benchmarks.waiting import options_of_run, times_of_iterations, waiting_row
@@ -47,18 +46,23 @@ _SHAPE, _SMALL_SHAPE = (224, 160, 20, 8), (66, 48, 4, 2)
 # Unrolled steps, one in each module, and features: of a network whose step is fast, so that the loader matters.
 _STEPS, _FEATURES = 4, 8
 
+# The case of LOADER_CASES whose trainings are timed.
+_TRAINED = "DL-ESPIRiT recipe"
+
 _NOTE = (
     "An example is read from a file in the page cache, checked for values that are not finite, made (augmentation,"
     " mask, scale of the zero-filled image, k-space with zeros where it is not sampled) and copied into a batch;"
-    " one thread each. Iterations: the product's trainer on one thread, {steps} unrolled steps of {features} features,"
-    " one in each module; what is not waiting for the next batch counts as computing. This machine has {cores} cores,"
-    " which trainer and workers share."
+    " one thread each. Iterations: the product's trainer on one thread, {case}, {steps} unrolled steps of {features}"
+    " features and one residual block, one in each module; what is not waiting for the next batch counts as computing."
+    " This machine has {cores} cores, which trainer and workers share with all else that runs; its load was {load:.1f}"
+    " before the measurement."
 )
 
 
 def loader(options: Options) -> Dict[str, Any]:
     """Time of making an example over that of reading it, examples/s, and what a training step waits for its batch."""
     torch.set_num_threads(1)
+    load, cores = os.getloadavg()[0], os.cpu_count()
     shape = _SMALL_SHAPE if options.small else _SHAPE
     with tempfile.TemporaryDirectory() as folder:
         path = write_example_scan(Path(folder) / "loader", shape, num_maps=2)
@@ -66,26 +70,22 @@ def loader(options: Options) -> Dict[str, Any]:
         rows, seconds = _examples(path, options)
         more_rows, iterations = _iterations(Path(folder) / "run", options)
         register_datasets()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "shape": shape,
         "read_s": float(np.median(seconds["read"])),
         "cores": cores,
+        "load": load,
         "rows": rows,
         "more_rows": more_rows,
         "iterations": iterations,
-        "note": _NOTE.format(steps=_STEPS, features=_FEATURES, cores=cores),
+        "note": _NOTE.format(case=_TRAINED, steps=_STEPS, features=_FEATURES, cores=cores, load=load),
     }
 
 
 def _examples(path: Path, options: Options) -> Tuple[List[Dict[str, Any]], Dict[str, List[float]]]:
     """The parts of an example and examples/s, case by case; and the seconds of the parts."""
     rounds = options.rounds or (1 if options.small else 30)
-
-    def read() -> Dict[str, np.ndarray]:
-        with h5py.File(path, "r") as file:
-            return {key: file[key][0] for key in file}
-
+    read = partial(read_slice, str(path), 0, ("kspace", "maps", "target"))
     arrays = read()
     sides: Dict[str, Step] = {"read": read, "check": lambda: check_values(str(path), 0, arrays)}
     for case in LOADER_CASES:
@@ -107,22 +107,17 @@ def _examples(path: Path, options: Options) -> Tuple[List[Dict[str, Any]], Dict[
 
 
 def _iterations(folder: Path, options: Options) -> Tuple[List[Dict[str, Any]], Dict[str, List[Dict[str, float]]]]:
-    """What the iterations of trainings wait for, case by case and by number of workers; and all times."""
-    rounds, iterations = options.rounds or (1 if options.small else 3), 2 if options.small else 12
+    """What the iterations of trainings wait for, by number of workers; and all times."""
+    rounds, iterations = options.rounds or (1 if options.small else 3), 2 if options.small else 6
     of_run = options_of_run(folder, iterations)
-    sides = {
-        (case, workers): partial(times_of_iterations, _config(case, options.device, workers, of_run))
-        for case in LOADER_CASES
-        for workers in WORKERS
-    }
-    found = run_in_turn(sides, rounds)
-    rows = [{"example": case, "workers": workers, **waiting_row(found[case, workers])} for case, workers in sides]
-    return rows, {f"{case}, {workers} workers": times for (case, workers), times in found.items()}
+    configs = {str(workers): _config(_TRAINED, options.device, workers, of_run) for workers in WORKERS}
+    found = run_in_turn({workers: partial(times_of_iterations, cfg) for workers, cfg in configs.items()}, rounds)
+    return [{"workers": workers, **waiting_row(times)} for workers, times in found.items()], found
 
 
 def _config(case: str, device: str, workers: int = 0, opts: Sequence[str] = ()) -> CfgNode:
     network = ["MODEL.UNROLLED.NUM_UNROLLED_STEPS", str(_STEPS), "MODEL.UNROLLED.NUM_FEATURES", str(_FEATURES)]
-    network += ["MISC.GREEDY.NUM_MODULES", str(_STEPS)]
+    network += ["MODEL.UNROLLED.NUM_RESBLOCKS", "1", "MISC.GREEDY.NUM_MODULES", str(_STEPS)]
     data = ["MODEL.DEVICE", device, "DATASETS.TRAIN", "('loader_train',)", "DATALOADER.NUM_WORKERS", str(workers)]
     return load_config(str(CONFIGS / "dl_espirit_greedy.yaml"), [*network, *data, *LOADER_CASES[case], *opts])
 

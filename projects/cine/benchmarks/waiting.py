@@ -15,7 +15,7 @@ from projects.cine.support.tables import ratio_as_text
 __all__ = ["options_of_run", "times_of_iterations", "waiting_row"]
 
 # Iterations before those that are timed, in which what workers have read while the training began is used up.
-_WARMUP = 8
+_WARMUP = 6
 
 
 def options_of_run(folder: Path, iterations: int) -> List[str]:

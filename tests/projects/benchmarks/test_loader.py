@@ -22,9 +22,9 @@ def test_loader_benchmark_runs(datasets, tmp_path, monkeypatch, capsys):
     for row in result["rows"]:
         assert all(row[f"examples/s, {workers} workers"] > 0 for workers in loader.WORKERS)
         assert all(row[f"{part} (ms)"] > 0 for part in ("read", "check", "make", "copy"))
-    found = [(row["example"], row["workers"]) for row in result["more_rows"]]
-    assert found == [(case, workers) for case in loader.LOADER_CASES for workers in loader.WORKERS]
+    assert [row["workers"] for row in result["more_rows"]] == ["0", "1", "2"]
     for times_by_round in result["iterations"].values():
+        assert len(times_by_round) == 1
         assert all(0 < times["waiting_s"] < times["all_s"] for times in times_by_round)
     text = capsys.readouterr().out
     assert "waiting (%)" in text and f"This machine has {result['cores']} cores" in text
