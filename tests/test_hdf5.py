@@ -1,4 +1,4 @@
-"""Which arrays of HDF5 files are refused, since parts of them are not there."""
+"""Which arrays of HDF5 files are refused, since parts of them are not there; and how one is read."""
 
 import h5py
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from meddlr_greedy.data.scan_file import read_header
 from meddlr_greedy.errors import UserError
-from meddlr_greedy.hdf5 import check_array, check_links
+from meddlr_greedy.hdf5 import check_array, check_links, read_item
 from meddlr_greedy.readers.cmrxrecon import CmrxreconReader
 from tests.helpers.examples import scan_arrays, write_arrays
 
@@ -136,3 +136,17 @@ def test_a_mat_file_without_values(tmp_path):
                 file["kspace"] = value
         with pytest.raises(UserError, match=rf"{name}\.mat: kspace: found an"):
             CmrxreconReader().open_scan(path)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"chunks": (2, 2, 2), "compression": "gzip"}], ids=["in one piece", "compressed"]
+)
+@pytest.mark.parametrize("dtype", [np.complex64, np.float32, np.uint8])
+def test_an_item_is_what_indexing_gives(tmp_path, options, dtype):
+    values = np.random.default_rng(0).normal(size=(3, 5, 4)) * 10
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        array = file.create_dataset("a", data=np.abs(values).astype(dtype), **options)
+        for index in (0, 2):
+            found = read_item(array, index)
+            assert found.dtype == dtype and found.flags.c_contiguous
+            np.testing.assert_array_equal(found, array[index])

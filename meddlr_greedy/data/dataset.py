@@ -6,7 +6,9 @@ What a file holds is told by :mod:`meddlr_greedy.data.scan_file`.
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
+import h5py
 import numpy as np
+from meddlr.data.data_utils import HDF5Manager
 from meddlr.data.slice_dataset import SliceData
 
 from meddlr_greedy.data.scan_file import (
@@ -18,6 +20,7 @@ from meddlr_greedy.data.scan_file import (
     reading_slice,
 )
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.hdf5 import read_item
 from meddlr_greedy.ops.axes import CINE_AXES, PLAIN_AXES
 
 __all__ = ["CheckedSliceData", "CineSliceData", "ExampleKind"]
@@ -50,6 +53,7 @@ class CheckedSliceData(SliceData):
     """
 
     NUM_AXES = PLAIN_AXES
+    _hdf5_manager: HDF5Manager  # of meddlr's
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class CheckedSliceData(SliceData):
         self._num_maps: Dict[str, int] = {}
         scans = [self._checked_scan(scan, keys) for scan in dataset_dicts]
         super().__init__(scans, transform, keys, include_metadata, **kwargs)
+        self._hdf5_manager = _Files(cache=False, max_attempts=self._hdf5_manager.max_attempts)
 
     @property
     def kinds(self) -> List[ExampleKind]:
@@ -182,6 +187,13 @@ class CineSliceData(CheckedSliceData):
         path, files = example["file_name"], self._hdf5_manager
         with files.temp_open(path, "r"):
             return {key: files.get(path, self.mapping[key], example["slice_id"]) for key in sorted(self.contents[path])}
+
+
+class _Files(HDF5Manager):
+    """meddlr's, which tries again where a network drive fails; slices are read by :func:`read_item`."""
+
+    def _load_data(self, file: h5py.File, key: str, sl: int) -> np.ndarray:
+        return read_item(file[key], sl)
 
 
 def _scan_names(scans: List[Dict[str, Any]]) -> Dict[str, str]:

@@ -37,7 +37,7 @@ from meddlr.data.slice_dataset import SliceData
 
 from meddlr_greedy.errors import UserError
 from meddlr_greedy.files import check_room, reading, writing, written_atomically
-from meddlr_greedy.hdf5 import check_array, check_links, reading_hdf5
+from meddlr_greedy.hdf5 import check_array, check_links, read_item, reading_hdf5
 from meddlr_greedy.headers.placement import Placement, check_placement
 from meddlr_greedy.limits import LARGEST_LENGTH, is_length
 from meddlr_greedy.ops.axes import CINE_AXES, PLAIN_AXES
@@ -272,7 +272,7 @@ def read_slice(path: str, slice_id: int, names: Iterable[str], part: Sequence[sl
     """
     index = (slice_id, *part)
     with reading_slice(path, slice_id), h5py.File(path, "r") as file:
-        return {name: file[name][index] for name in names}
+        return {name: file[name][index] if part else read_item(file[name], slice_id) for name in names}
 
 
 @contextmanager

@@ -17,7 +17,7 @@ as the median with its 95 % bootstrap interval. Prints a table and writes <outpu
     temporal     a training step with the convolution along time as matrix products, against torch's (15 minutes)
     limit        time of a training step against that of its convolutions at the rate of sgemm, and of its FFTs
     operators    data consistency against the FFTs and A^H A that it cannot do without
-    loader       making an example against reading it
+    loader       making an example against reading it, and what a training step waits for the loader
     reconstruct  peak memory of reconstruction, against the number of slices (3 GB of temporary files)
     large        peak memory of reconstruction of one slice of (512, 512, 30) with 16 coils (1 GB of temporary files)
     gpu          all that a GPU is to show, in eight minutes; --small and --device cpu: a dry run
@@ -95,7 +95,7 @@ def build_parser() -> CommandParser:
     parser.add_argument(
         "--small",
         action="store_true",
-        help="of gpu, fastest, tiles, bounded, deep, large, temporal, limit and operators: a dry run",
+        help="of gpu, fastest, tiles, bounded, deep, large, temporal, limit, operators and loader: a dry run",
     )
     parser.add_argument("--page", type=Path, metavar="FILE", help="also put the table between its marks in FILE")
     return parser
@@ -123,7 +123,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     result["versions"] = versions(args.device)
     tables = [result["rows"], *([result["more_rows"]] if "more_rows" in result else [])]
     table = "\n\n".join(tabulate(rows, headers="keys", floatfmt=".3g", tablefmt="github") for rows in tables)
-    text = f"{table}\n\n{versions_as_text(result['versions'])}."
+    note = f"{result['note']} " if "note" in result else ""
+    text = f"{table}\n\n{note}{versions_as_text(result['versions'])}."
     publish_table(args.command, result, text, args.output, args.page)
 
 

@@ -49,12 +49,16 @@ def timed_forward(model: Any) -> Callable[[], float]:
 
 @HOOK_REGISTRY.register()
 class Clock(HookBase):
-    """Notes when each mini-batch is done, and the seconds of its forward passes; writes them after the training."""
+    """Notes when each mini-batch is done, and the seconds of its forward passes and of the wait for it.
+
+    Writes them after the training. A process that reads no batches waits for none.
+    """
 
     def __init__(self, cfg: CfgNode):
         self._folder = Path(cfg.OUTPUT_DIR)
         self._done: List[float] = []
         self._forward: List[float] = []
+        self._waited: List[float] = []
 
     def before_train(self) -> None:
         """Starts to time the network."""
@@ -64,9 +68,11 @@ class Clock(HookBase):
         """Takes the time; writes all of them after the last step."""
         self._done.append(now())
         self._forward.append(self._forward_seconds())
+        if self.trainer.reads_batches:
+            self._waited.append(self.trainer.storage.history("data_time").latest())
         if self.trainer.iter + 1 == self.trainer.max_iter:
             rank = self.trainer.job.rank if hasattr(self.trainer, "job") else 0
-            times = {"done": self._done, "forward": self._forward}
+            times = {"done": self._done, "forward": self._forward, "waited": self._waited}
             (self._folder / _FILE.format(rank)).write_text(json.dumps(times))
 
 
@@ -74,8 +80,8 @@ def read_clocks(run: Path) -> List[Dict[str, List[float]]]:
     """What the clocks of a run have written.
 
     Returns:
-        For each process, in the order of ranks: of each mini-batch, when it was ``done``, and the time ``forward`` of
-        its forward passes; in seconds.
+        For each process, in the order of ranks: of each mini-batch, when it was ``done``, the time ``forward`` of its
+        forward passes, and how long the process ``waited`` for its loader (empty where it has none); in seconds.
     """
     return [json.loads(path.read_text()) for path in sorted(run.glob(_FILE.format("*")))]
 
