@@ -5,6 +5,7 @@ With this package imported, meddlr knows its architectures, losses, masks and da
 
 from typing import TYPE_CHECKING, Any
 
+from meddlr_greedy.host_memory import ask_for_huge_pages
 from meddlr_greedy.meddlr_import import register_with_meddlr
 
 if TYPE_CHECKING:
@@ -28,4 +29,5 @@ def __getattr__(name: str) -> Any:
     return GreedyUnrolled
 
 
+ask_for_huge_pages()
 register_with_meddlr()

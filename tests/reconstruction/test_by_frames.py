@@ -198,7 +198,7 @@ def test_hash_of_kspace_is_that_of_its_bytes(tmp_path, monkeypatch):
 
 
 def test_memory_stays_below_that_of_kspace(tmp_path):
-    """Bytes that numpy and torch hold at a time: about k-space, where reading it as a whole takes 7 times as much."""
+    """Bytes that numpy and torch hold at a time: about k-space, where the whole at once takes four times as much."""
     shape = (96, 96, 10, 24)
     scan = write_scan(tmp_path / "scan.h5", shape=shape, slices=1)
     kspace_bytes = int(np.prod(shape)) * 8
@@ -206,7 +206,7 @@ def test_memory_stays_below_that_of_kspace(tmp_path):
     whole = _peak(Reconstructor(cfg, model), scan)
     model.unrolled.mode = model.unrolled.mode._replace(tile=(16, 0))
     bounded = _peak(by_frames(cfg, model, kspace_bytes // 80), scan)
-    assert bounded < 1.2 * kspace_bytes < whole / 4
+    assert bounded < 1.2 * kspace_bytes < whole / 3
 
 
 def _peak(reconstructor, scan):
