@@ -15,7 +15,7 @@ from meddlr_greedy.modeling.regularizers.current_tile import here
 from meddlr_greedy.modeling.regularizers.differentiable_gradients import differentiable_gradients
 from meddlr_greedy.modeling.regularizers.padding import Padding
 from meddlr_greedy.modeling.regularizers.spatial_convolution import gradients_of_convolution
-from meddlr_greedy.modeling.regularizers.temporal_convolution import products, relu_and_convolution
+from meddlr_greedy.modeling.regularizers.temporal_convolution import behind_relu, relu_and_convolution
 
 __all__ = ["Origin", "convolution_of_relu", "frames_of", "is_kept_exactly", "rounding_what_is_kept"]
 
@@ -84,7 +84,7 @@ class _ConvolutionOfRelu(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:  # type: ignore[override]
         weight, bias, *origin = ctx.saved_tensors
         derivatives_are_wanted = torch.is_grad_enabled()
-        x = (relu_and_convolution if derivatives_are_wanted else products)(*origin)
+        x = (relu_and_convolution if derivatives_are_wanted else behind_relu)(*origin)
         with ctx.on_tile():
             padded = ctx.pad(x.unflatten(2, ctx.size).permute(0, 4, 1, 2, 3))
         relu = F.relu(padded)
