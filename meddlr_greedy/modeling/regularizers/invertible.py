@@ -65,14 +65,8 @@ class InvertibleResBlock(nn.Module):
 
         The distance to the solution is at most :math:`L / (1 - L)` times the last change, for L = Lip(g).
         """
-        was_training = self.training
-        self.eval()  # by the convolutions of evaluation, the fastest ones where there is no graph
-        try:
-            return self._inverse(y) if y.device.type == "cpu" else self._inverse_without_stop(y)
-        finally:
-            self.train(was_training)
-
-    def _inverse(self, y: torch.Tensor) -> torch.Tensor:
+        if y.device.type != "cpu":
+            return self._inverse_without_stop(y)
         scale, x = self._scale(), y
         rounding = torch.finfo(y.dtype).eps * y.norm()
         for _ in range(_most_evaluations(y.dtype)):
