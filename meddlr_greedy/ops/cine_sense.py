@@ -15,7 +15,7 @@ __all__ = ["CineSenseModel"]
 
 # On a CPU, coil images of about this many bytes for each thread (or of one frame, if that is more) are made at a time,
 # so that each pass finds in the cache what the pass before it left there. Smaller parts would wait for Python.
-_IN_CACHE = 2 * 2**20
+_IN_CACHE = 3 * 2**20
 
 # Axes of the layout (B, M, T, H, W).
 _READOUT_AND_PHASE_ENCODE = (-2, -1)

@@ -19,6 +19,11 @@ from projects.cine.support.measuring import make_batch
 from tests.helpers.networks import shapes_given_to, small_config
 
 
+@pytest.fixture(autouse=True)
+def narrow_layers_take_products(monkeypatch):
+    monkeypatch.setattr(spatiotemporal, "_FEWEST_CHANNELS_ON_CPU", 1)
+
+
 def operands(size=(3, 4)):
     """What is convolved along time, and the weights of both convolutions."""
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ from meddlr.modeling import build_model
 from meddlr_greedy.config.schema import GreedyConfig
 from meddlr_greedy.engine.memory import HeldForBackward
 from meddlr_greedy.modeling.losses import complex_l1
-from meddlr_greedy.modeling.regularizers import spatiotemporal
+from meddlr_greedy.modeling.regularizers import spatiotemporal, temporal_convolution
 from meddlr_greedy.modeling.regularizers.spatiotemporal import SpatioTemporalConv, SpatioTemporalResNet
 from meddlr_greedy.modeling.regularizers.temporal_convolution import relu_and_convolution, relu_and_products
 from meddlr_greedy.ops.devices import standing_for
@@ -18,6 +18,12 @@ from projects.cine.support.measuring import make_batch
 from tests.helpers.networks import small_config
 
 NAMES = ("x", "weight", "bias")
+
+
+@pytest.fixture(autouse=True, params=[1, 10**9], ids=["forward by products", "forward by torch"])
+def narrow_layers_are_wide_enough(request, monkeypatch):
+    monkeypatch.setattr(spatiotemporal, "_FEWEST_CHANNELS_ON_CPU", 1)
+    monkeypatch.setattr(temporal_convolution, "_FEWEST_CHANNELS_OF_PRODUCTS", request.param)
 
 
 def operands(batch, frames, pixels, channels, out_channels, k, dtype=torch.float64):
@@ -135,6 +141,23 @@ def test_the_mode_decides_and_no_graph(training, grad, taken):
     with torch.set_grad_enabled(grad):
         conv(torch.randn(1, 2, 4, 5, 6))
     assert taken == ["relu_and_products" if training else "relu_and_convolution"]
+
+
+@pytest.mark.parametrize(("channels", "takes"), [(13, True), (12, False)])
+def test_a_cpu_takes_products_but_of_narrow_layers(channels, takes, monkeypatch):
+    monkeypatch.setattr(spatiotemporal, "_FEWEST_CHANNELS_ON_CPU", 13)
+    assert SpatioTemporalConv(2, 3).takes_products(torch.empty(1, 2, 4, channels)) == takes
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_forward_of_few_channels_is_that_of_torch(channels, monkeypatch):
+    monkeypatch.setattr(temporal_convolution, "_FEWEST_CHANNELS_OF_PRODUCTS", 2)
+    x, weight, bias = operands(1, 4, 9, channels, 3, 3)
+    with traced() as trace, torch.no_grad():
+        relu_and_products(*(torch.empty(t.shape) for t in (x, weight, bias)))
+    kinds = [operation.function.overloadpacket for _, operation in trace.work.operations()]
+    assert (torch.ops.aten.convolution in kinds) == (channels < 2)
+    assert (torch.ops.aten.addmm_ in kinds) == (channels == 2)
 
 
 @pytest.mark.parametrize(
