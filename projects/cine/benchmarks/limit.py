@@ -26,8 +26,8 @@ _MATRIX, _SMALL_MATRIX = 1024, 64
 
 # Where the time of a step goes: what the name of an operation contains, the first that fits.
 _GROUPS = {
-    "convolutions in space": ("convolution", "conv2d", "Convolution", "baddbmm"),
-    "products along time": ("addmm", "ReluAndProducts"),
+    "convolutions": ("convolution", "conv2d", "Convolution", "baddbmm"),
+    "matrix products": ("addmm", "ReluAndProducts"),
     "FFTs": ("fft", "_c2c"),
     "copies": ("copy", "cat", "clone", "contiguous", "roll"),
     "pointwise, sums, optimizer": (

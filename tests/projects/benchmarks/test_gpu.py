@@ -108,7 +108,7 @@ def test_gradients_that_differ_do_not_hold(setting, monkeypatch):
 def test_steps_are_timed_planned_and_compared_with_their_convolutions(setting, monkeypatch):
     monkeypatch.setattr(steps, "_ROUNDS", 1)
     variants = list(steps.variants(setting))
-    assert len(variants) == 7 and all(
+    assert len(variants) == 9 and all(
         " ms; peak " in line.result and " MB, planned " in line.result for line in variants
     )
     for line in variants:  # on the CPU, convolutions in bfloat16 need room of their own, which no plan sees

@@ -11,13 +11,13 @@ from projects.cine.benchmarks.options import Options
 
 
 def test_every_network_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "FEATURES", (4,))
+    monkeypatch.setattr(benchmark, "FEATURES", (8,))
     rows = benchmark.limit(Options("cpu", 1, tmp_path, small=True))["rows"]
-    assert [(row["features"], row["frames"]) for row in rows] == [(4, 12), (4, 20)]
+    assert [(row["features"], row["frames"]) for row in rows] == [(8, 12), (8, 20)]
     for row in rows:
         shares = [value for name, value in row.items() if name.endswith("(%)")]
         assert len(shares) == len(benchmark._GROUPS) + 1 and sum(shares) == pytest.approx(100)
-        assert row["convolutions in space (%)"] > 0 and row["products along time (%)"] > 0 and row["FFTs (%)"] > 0
+        assert row["convolutions (%)"] > 0 and row["matrix products (%)"] > 0 and row["FFTs (%)"] > 0
         assert row["FFTs / step"] > 0 and float(row["step / limit"].split()[0]) > 0
 
 
@@ -42,10 +42,10 @@ def test_the_ffts_of_a_step_run_again():
 @pytest.mark.parametrize(
     ("name", "group"),
     [
-        ("aten::convolution_backward", "convolutions in space"),
-        ("aten::mkldnn_convolution", "convolutions in space"),
-        ("aten::addmm_", "products along time"),
-        ("_ReluAndProductsBackward", "products along time"),
+        ("aten::convolution_backward", "convolutions"),
+        ("aten::mkldnn_convolution", "convolutions"),
+        ("aten::addmm_", "matrix products"),
+        ("_ReluAndProductsBackward", "matrix products"),
         ("aten::_fft_c2c", "FFTs"),
         ("aten::copy_", "copies"),
         ("aten::threshold_backward", "pointwise, sums, optimizer"),

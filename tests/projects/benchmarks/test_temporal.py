@@ -10,9 +10,9 @@ from projects.cine.benchmarks.parts import with_convolutions
 
 
 def test_every_network_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "FEATURES", (4,))
+    monkeypatch.setattr(benchmark, "FEATURES", (8,))
     rows = benchmark.temporal(Options("cpu", 1, tmp_path, small=True))["rows"]
-    assert [(row["features"], row["frames"]) for row in rows] == [(4, 12), (4, 20)]
+    assert [(row["features"], row["frames"]) for row in rows] == [(8, 12), (8, 20)]
     # What is not held: 2 frames beside those of the cycle.
     assert all(1 - 2 / row["frames"] < row["bytes held"] < 1 for row in rows)
     assert all(0 < row[f"error of {side}"] < 1e-4 for row in rows for side in ("gradient", "torch's"))
