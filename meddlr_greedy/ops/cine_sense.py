@@ -37,7 +37,8 @@ class _NormalForm(NamedTuple):
         num_pixels = math.prod(mask.shape[dim] for dim in dims)
         mask = mask[..., :1, :] if constant_along_readout else mask
         # A real weight enters A and A^H once each, hence the square (for a binary mask the same).
-        return cls(dims, (torch.fft.ifftshift(mask * mask, dim=dims) / num_pixels).to(dtype).contiguous())
+        square = torch.fft.ifftshift(mask * mask, dim=dims).to(dtype)  # before the division, which rounds
+        return cls(dims, (square / num_pixels).contiguous())
 
 
 class CineSenseModel(nn.Module):
@@ -58,8 +59,8 @@ class CineSenseModel(nn.Module):
     adjoint are views of that shape on memory ordered (B, M, T, H, W), so that the next operation need not copy.
 
     Frames are independent of each other, and coils are but for a sum. So all operators run part by part where
-    ``largest_part`` says so, forward and backward. On a CPU they run frame by frame anyway, which is faster: whole
-    coil images are made only where autograd has to see them, for a gradient of the maps or the mask.
+    ``largest_part`` says so, forward and backward. On a CPU they run by parts that fit into its cache anyway, which is
+    faster, but where autograd follows what is inside.
 
     Attributes:
         largest_part: Bytes that the coil images that are made at a time may have, see
@@ -106,8 +107,8 @@ class CineSenseModel(nn.Module):
         return self._linear(kspace, partial(self._adjoint, masked=True), adjoint)
 
     def _linear(self, x: torch.Tensor, operator: Operator, adjoint: Operator) -> torch.Tensor:
-        """``operator(x)``, of which nothing is kept for backward, unless maps or mask want a gradient, too."""
-        if self.largest_part is None and self._constants_wanting_gradients():
+        """``operator(x)``; by parts in backward, too, where there are parts for the sake of memory."""
+        if self.largest_part is None:
             return operator(x)
         self._check_constant()
         return linear(x, operator, adjoint)
@@ -122,12 +123,9 @@ class CineSenseModel(nn.Module):
         return linear(image, self._normal, self._normal)
 
     def _check_constant(self) -> None:
-        for name in self._constants_wanting_gradients():
-            raise ValueError(f"{name}: requires a gradient, which this operator gives to its argument alone")
-
-    def _constants_wanting_gradients(self) -> List[str]:
-        constants = {"maps": self.maps, "mask": self.weights}
-        return [name for name, tensor in constants.items() if tensor is not None and tensor.requires_grad]
+        for name, tensor in (("maps", self.maps), ("mask", self.weights)):
+            if tensor is not None and tensor.requires_grad:
+                raise ValueError(f"{name}: requires a gradient, which this operator gives to its argument alone")
 
     def largest_eigenvalue_bound(self) -> torch.Tensor:
         """Bounds the largest eigenvalue of A^H A of each example, shape (B, 1, 1, 1, 1), for images (B, H, W, T, M).
@@ -154,7 +152,9 @@ class CineSenseModel(nn.Module):
         parts = self._parts(image)
         if len(parts) == 1:
             return from_fft_layout(of_part(parts[0]))
-        kspace = self.maps.new_empty(image.shape[0], self.maps.shape[4], *image.shape[2:])
+        dtype = self._type_with(image)
+        dtype = dtype if self.weights is None else torch.promote_types(dtype, self.weights.dtype)
+        kspace = image.new_empty(self._batch_with(image), self.maps.shape[4], *image.shape[2:], dtype=dtype)
         for part in parts:
             part.coils_of(part.frames_of(kspace)).copy_(of_part(part))
         return from_fft_layout(kspace)
@@ -193,16 +193,29 @@ class CineSenseModel(nn.Module):
         return part.coils_of(part.frames_of(to_fft_layout(self.weights))) * kspace
 
     def _parts(self, x: torch.Tensor, copies: int = 1) -> List[Part]:
-        """The parts of coil images or k-space, (B, M or C, T, H, W): the smaller, the more copies there are."""
-        batch, _, num_frames, height, width = x.shape
-        if self.weights is not None and self.weights.shape[3] not in (1, num_frames):
-            raise ValueError(f"{num_frames} frames: as many as the mask's are needed, found {self.weights.shape[3]}")
-        num_coils, plane_bytes = self.maps.shape[4], batch * height * width * self.maps.element_size()
+        """The parts of coil images or k-space, (B, M or C, T, H, W).
+
+        Those of ``largest_part`` are the smaller, the more copies of them there are.
+        """
+        _, _, num_frames, height, width = x.shape
+        frames_of_mask = 1 if self.weights is None else self.weights.shape[3]
+        are_others = frames_of_mask not in (1, num_frames)
+        if are_others and self.largest_part is not None:
+            raise ValueError(f"{num_frames} frames: as many as the mask's are needed, found {frames_of_mask}")
+        if are_others or x.numel() == 0:
+            return [Part()]
+        num_coils, plane_bytes = self.maps.shape[4], self._batch_with(x) * height * width * self.maps.element_size()
         largest = None if self.largest_part is None else self.largest_part // copies
         if not torch.is_grad_enabled() and computing_device(x).type == "cpu":
             in_cache = max(_IN_CACHE * torch.get_num_threads(), num_coils * plane_bytes)
             largest = in_cache if largest is None else min(largest, in_cache)
         return parts_of(num_frames, num_coils, plane_bytes, largest)
+
+    def _batch_with(self, x: torch.Tensor) -> int:
+        return max(len(x), len(self.maps))
+
+    def _type_with(self, x: torch.Tensor) -> torch.dtype:
+        return torch.promote_types(x.dtype, self.maps.dtype)
 
     def _expand(self, image: torch.Tensor, part: Part) -> torch.Tensor:
         """A part of the coil images (B, C, T, H, W) of an image (B, M, T, H, W)."""
@@ -216,11 +229,12 @@ class CineSenseModel(nn.Module):
     def _combined(self, x: torch.Tensor, of_part: Callable[[Part], torch.Tensor], copies: int = 1) -> torch.Tensor:
         """The image (B, M, T, H, W) of the coil images that ``of_part`` makes of ``x``, (B, M or C, T, H, W)."""
         parts, conj_maps = self._parts(x, copies), [maps.conj() for maps in self._coil_maps]
-        if parts[0].has_all_coils:
-            conj_maps = [maps.resolve_conj() for maps in conj_maps]  # once for all frames
         if len(parts) == 1:
             return _combine(conj_maps, of_part(parts[0]))
-        image = self.maps.new_empty(x.shape[0], self.maps.shape[5], *x.shape[2:])
+        if parts[0].has_all_coils:
+            conj_maps = [maps.resolve_conj() for maps in conj_maps]  # once for all parts
+        shape = (self._batch_with(x), self.maps.shape[5], *x.shape[2:])
+        image = x.new_empty(shape, dtype=self._type_with(x))
         for part in parts:
             frames, own_maps = part.frames_of(image), _of_coils(conj_maps, part)
             if part.has_first_coil:

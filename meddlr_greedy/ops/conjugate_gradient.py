@@ -110,13 +110,10 @@ def _divide(numerator: torch.Tensor, denominator: torch.Tensor, active: torch.Te
 
 def _plus(u: torch.Tensor, factor: torch.Tensor, v: torch.Tensor, out: Optional[torch.Tensor] = None) -> torch.Tensor:
     """u + factor v of complex images and a real factor, in one pass over memory; ``out`` may be u or v."""
-    return _Plus.apply(u, factor, v) if out is None else _added(u, factor, v, out)
-
-
-def _added(u: torch.Tensor, factor: torch.Tensor, v: torch.Tensor, out: Optional[torch.Tensor]) -> torch.Tensor:
-    real = None if out is None else torch.view_as_real(out)
-    summed = torch.addcmul(torch.view_as_real(u), factor[..., None], torch.view_as_real(v), out=real)
-    return torch.view_as_complex(summed) if out is None else out
+    if out is None:
+        return torch.view_as_complex(_Plus.apply(_real(u), factor, v))
+    torch.addcmul(_real(u), factor[..., None], _real(v), out=torch.view_as_real(out))
+    return out
 
 
 class _Plus(torch.autograd.Function):
@@ -125,17 +122,23 @@ class _Plus(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: torch.Tensor, factor: torch.Tensor, v: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         ctx.save_for_backward(factor, v)
-        return _added(u, factor, v, None)
+        return torch.addcmul(u, factor[..., None], _real(v))
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Tuple[Optional[torch.Tensor], ...]:  # type: ignore[override]
         factor, v = ctx.saved_tensors
         _, of_factor, of_v = ctx.needs_input_grad
+        complex_grad = torch.view_as_complex(grad)
         return (
             grad,
-            _dot(grad, v).sum_to_size(factor.shape) if of_factor else None,
-            _times(factor, grad) if of_v else None,
+            _dot(complex_grad, v).sum_to_size(factor.shape) if of_factor else None,
+            _times(factor, complex_grad) if of_v else None,
         )
+
+
+def _real(u: torch.Tensor) -> torch.Tensor:
+    """A complex image as real numbers, (..., 2)."""
+    return torch.view_as_real(u.resolve_conj())
 
 
 def implicit_conjugate_gradient(
@@ -252,17 +255,17 @@ class _Dot(torch.autograd.Function):
 
 def _times(factor: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     """A real factor times a complex image."""
-    return torch.view_as_complex(factor[..., None] * torch.view_as_real(u))
+    return torch.view_as_complex(factor[..., None] * _real(u))
 
 
 def _sum_of_products(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Shape (B,)."""
     if computing_device(u).type != "cpu":
-        product = torch.view_as_real(u) * torch.view_as_real(v)
+        product = _real(u) * _real(v)
         return product.sum(dim=tuple(range(1, product.ndim)))
     # No image of products is made.
     order = sorted(range(1, u.ndim), key=u.stride, reverse=True)
-    rows = [torch.view_as_real(w.permute(0, *order)).reshape(len(w), -1).split(_CHUNK, dim=1) for w in (u, v)]
+    rows = [_real(w.permute(0, *order)).reshape(len(w), -1).split(_CHUNK, dim=1) for w in (u, v)]
     chunks = [torch.stack([torch.dot(*row) for row in zip(*chunk)]) for chunk in zip(*rows)]
     return torch.stack(chunks).sum(dim=0)
 

@@ -24,7 +24,7 @@ class _Known(NamedTuple):
 def operators_followed_once(trace: Trace) -> Iterator[None]:
     """Inside the block, a method of a signal model is followed once for each form of its argument, and then known.
 
-    A^H A runs frame by frame, and conjugate gradients ask for it again and again: most operations of a plan are in it.
+    A^H A runs part by part, and conjugate gradients ask for it again and again: most operations of a plan are in it.
     Memory and operations are as if it were followed each time.
     """
     token = applying_operators.set(_KnownOperators(trace))
@@ -44,7 +44,7 @@ class _KnownOperators:
         if owner is None:
             return operator(x)
         known: Dict[Hashable, _Known] = self._known.setdefault(owner, {})
-        key = (operator.__name__, form(x))
+        key = (operator.__name__, form(x), getattr(owner, "largest_part", None))
         if key in known:
             return self._again(known[key], x)
         return self._followed(operator, x, known, key)
@@ -64,9 +64,11 @@ class _KnownOperators:
         alive, peak, operations, work = trace.alive, trace.peak, trace.operations, trace.work
         x_form, trace.work = form(x), Work()
         trace.reset_peak()
-        out = operator(x)
-        rise, own_work = trace.peak - alive, trace.work
-        trace.peak, trace.work = max(peak, trace.peak), work
+        try:
+            out = operator(x)
+        finally:
+            rise, own_work = trace.peak - alive, trace.work
+            trace.peak, trace.work = max(peak, trace.peak), work
         work.add_all(own_work)
         outcome = learn([x], [x_form], out, trace.operations - operations)
         # The first time more is left than the result: the mask in another order.

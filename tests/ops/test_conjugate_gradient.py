@@ -190,6 +190,16 @@ class TestImplicitGradient:
         assert torch.autograd.gradcheck(solve, arguments)
         assert torch.autograd.gradgradcheck(solve, arguments, atol=1e-4)
 
+    def test_a_loss_may_conjugate_the_solution(self):
+        b = randn(1, 4).requires_grad_()
+        found = []
+        for conjugate in (True, False):
+            solution = conjugate_gradient(lambda v: 2 * v, b, torch.zeros_like(b), 0.1, 2)
+            solution = solution.conj() if conjugate else solution
+            found.append(torch.autograd.grad(solution.abs().square().sum(), b)[0])
+        assert torch.equal(*found)
+        solution *= 2  # as of any result
+
     def test_examples_do_not_influence_each_other(self):
         matrices, _ = spd_batch([(1.0, 1.0), (0.1, 50.0)])
         both, weights = randn(2, 12), randn(2, 12)

@@ -8,8 +8,11 @@ import sigpy
 import torch
 from meddlr.forward import SenseModel
 
+from meddlr_greedy.ops import cine_sense
 from meddlr_greedy.ops.cine_sense import CineSenseModel
 from meddlr_greedy.ops.conjugate_gradient import conjugate_gradient, implicit_conjugate_gradient
+from meddlr_greedy.ops.devices import standing_for
+from meddlr_greedy.ops.fft import to_fft_layout
 from meddlr_greedy.ops.parts import Part, parts_of
 from meddlr_greedy.ops.plane_sense import PlaneSenseModel
 from meddlr_greedy.planning.trace import traced
@@ -80,6 +83,77 @@ def test_operators_are_those_of_sigpy(shape, kind, planes):
     assert relative(A(y, adjoint=True), by_sigpy(A, y, adjoint=True)) < 1e-12
     assert relative(A.zero_filled(y), by_sigpy(A, y, adjoint=True, masked=True)) < 1e-12
     assert relative(A.normal(x), by_sigpy(A, by_sigpy(A, x), adjoint=True)) < 1e-12
+
+
+# ---- parts that fit into the cache of a CPU
+
+
+@pytest.fixture
+def cache_of_one_frame(monkeypatch):
+    monkeypatch.setattr(cine_sense, "_IN_CACHE", 1)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_operators_on_a_cpu_run_frame_by_frame(shape, kind, cache_of_one_frame):
+    A, (x, y) = model(shape, kind), image_and_kspace(shape)
+    leaf = x.clone().requires_grad_()
+    expected = by_sigpy(A, by_sigpy(A, x), adjoint=True)
+    out = A.normal(leaf)
+    assert relative(out, expected) < 1e-12
+    assert relative(torch.autograd.grad(out, leaf, x)[0], expected) < 1e-12  # self-adjoint
+    with torch.no_grad():
+        assert len(A._parts(to_fft_layout(x))) == shape[3]
+        assert relative(A(x), by_sigpy(A, x)) < 1e-12
+        assert relative(A(y, adjoint=True), by_sigpy(A, y, adjoint=True)) < 1e-12
+        assert relative(A.zero_filled(y), by_sigpy(A, y, adjoint=True, masked=True)) < 1e-12
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_frames_at_a_time_fit_into_the_caches_of_all_threads(threads, monkeypatch):
+    B, H, W, T, C, M = shape = (2, 4, 5, 12, 3, 1)
+    A, (x, _) = model(shape, "lines"), image_and_kspace(shape)
+    monkeypatch.setattr(cine_sense, "_IN_CACHE", 3 * B * C * H * W * 16)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    sizes = []
+    for A.largest_part, grad in ((None, False), (B * H * W * 16, False), (None, True)):
+        with torch.set_grad_enabled(grad):
+            sizes.append([(part.frames, part.coils) for part in A._parts(to_fft_layout(x))])
+    in_cache, by_planes, whole = sizes
+    assert [frames.stop - frames.start for frames, _ in in_cache] == [3 * threads] * (4 // threads)
+    assert len(by_planes) == T * C and whole == [(slice(None), slice(None))]
+    A.largest_part = None
+    with torch.no_grad(), standing_for(torch.device("cuda")):
+        assert len(A._parts(to_fft_layout(x))) == 1
+
+
+def test_maps_may_want_a_gradient_on_a_cpu(cache_of_one_frame):
+    A, (x, _) = model(SHAPES[1], "lines"), image_and_kspace(SHAPES[1])
+    maps = A.maps.clone().requires_grad_()
+    A = CineSenseModel(maps, A.weights)
+    y = A(x)
+    y -= 1  # as of any result
+    A(y, adjoint=True).abs().sum().backward()
+    assert maps.grad.norm() > 0
+
+
+@pytest.mark.parametrize("part", [1, 2**40])
+def test_types_and_batches_are_those_of_the_whole(part, monkeypatch):
+    monkeypatch.setattr(cine_sense, "_IN_CACHE", part)
+    maps, mask = randn(2, 6, 5, 1, 3, 2), torch.ones(2, 6, 5, 4, 1, dtype=torch.float64)
+    A, image = CineSenseModel(maps, mask), randn(1, 6, 5, 4, 2, dtype=DOUBLE)
+    both = image.expand(2, -1, -1, -1, -1).contiguous()
+    with torch.no_grad():
+        assert A(image).dtype == A.normal(image).dtype == DOUBLE
+        assert torch.equal(A.normal(image), A.normal(both)) and torch.equal(A(image), A(both))
+
+
+@pytest.mark.parametrize("mask_type", [torch.float16, torch.float32, torch.bool, torch.int64])
+def test_masks_of_other_types_cost_no_precision(mask_type):
+    shape = SHAPES[1]
+    A, (x, _) = model(shape, "lines"), image_and_kspace(shape)
+    same = CineSenseModel(A.maps, A.weights.to(mask_type))
+    assert relative(same.normal(x), A.normal(x)) < 1e-14
 
 
 @pytest.mark.parametrize("planes", PLANES)

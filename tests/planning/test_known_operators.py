@@ -22,12 +22,19 @@ def of_a_solve(A, image):
 
 
 def of_k_space(A, image):
+    A.largest_part = 2000
     kspace = [A(image), A(image), A(2 * image)]
     return [*kspace, *[A(y, adjoint=True) for y in kspace], A.zero_filled(kspace[0])]
 
 
+def of_parts_of_another_size(A, image):
+    out = [A.normal(image), A.normal(image), A.normal(image)]
+    A.largest_part = 1
+    return [*out, A.normal(image)]
+
+
 @pytest.mark.parametrize("block", [1, 512])
-@pytest.mark.parametrize("run", [of_images_in_two_orders, of_a_solve, of_k_space])
+@pytest.mark.parametrize("run", [of_images_in_two_orders, of_a_solve, of_k_space, of_parts_of_another_size])
 def test_memory_and_operations_are_those_of_following_each_time(run, block, monkeypatch):
     calls = []
 

@@ -40,7 +40,8 @@ _FEWEST_CHANNELS_IN_SPACE, _FEWEST_NUMBERS_OF_A_FRAME = 16, 2**16
 class SpatioTemporalConv(nn.Module):
     """(1, k, k) convolution, ReLU, (k, 1, 1) convolution; circular padding in time (cardiac phases).
 
-    The number of intermediate channels gives it as many weights as a k x k x k convolution (Tran et al., CVPR 2018).
+    The number of intermediate channels, before it is rounded up to a multiple, gives it as many weights as a k x k x k
+    convolution (Tran et al., CVPR 2018).
 
     Args:
         in_channels: Channels of the input (B, in_channels, T, H, W).
@@ -121,7 +122,7 @@ class SpatioTemporalConv(nn.Module):
         return convolve(x, self.temporal.weight, self.temporal.bias)
 
     def takes_products(self, x: torch.Tensor) -> bool:
-        """Whether products convolve (B, T, H W, channels) along time, by which it is overwritten."""
+        """Whether backward takes products of (B, T, H W, channels) along time, which forward then overwrites."""
         # By the mode and not by whether there is a graph: passes without one have to give the bits of those with one.
         return self.training and _products_are_faster(x)
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from meddlr_greedy.modeling.regularizers.differentiable_gradients import differentiable_gradients
+from meddlr_greedy.ops.devices import computing_device
 
 __all__ = ["behind_relu", "relu_and_convolution", "relu_and_products"]
 
@@ -72,7 +73,7 @@ def relu_and_products(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor)
 def behind_relu(relu_of_x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """:func:`relu_and_products` behind the ReLU, without a graph."""
     _, channels, taps, _ = weight.shape
-    is_narrow = not relu_of_x.is_cuda and channels < _FEWEST_CHANNELS_OF_PRODUCTS
+    is_narrow = computing_device(relu_of_x).type == "cpu" and channels < _FEWEST_CHANNELS_OF_PRODUCTS
     if is_narrow and taps // 2 <= relu_of_x.shape[1]:
         return _convolved(_padded(relu_of_x, weight), weight, bias).contiguous()
     out = bias.expand(*relu_of_x.shape[:-1], -1).contiguous()
