@@ -43,8 +43,8 @@ class SampledLines(NamedTuple):
 
     def kspace(self, shape: Tuple[int, ...]) -> torch.Tensor:
         """k-space (H, W, T, C), zero where it is not sampled."""
-        # numpy asks the system for huge pages, torch only where it was told to before its first tensor: most of the time
-        # of a large allocation is faults.
+        # numpy asks the system for huge pages, torch only where it was told to before its first tensor: most of the
+        # time of a large allocation is faults.
         kspace = torch.from_numpy(np.empty(shape, self.values.numpy().dtype)).zero_()
         kspace.flatten(1, 2).index_copy_(1, self.places, self.values)
         return kspace
