@@ -261,10 +261,11 @@ def _combine(
     """
     if torch.is_grad_enabled():
         return torch.stack([(maps * coil_images).sum(dim=1) for maps in conj_maps], dim=1)
+    dtype = torch.promote_types(coil_images.dtype, conj_maps[0].dtype)
     if out is None:
         batch, _, *shape = coil_images.shape
-        out = coil_images.new_empty(batch, len(conj_maps), *shape)
+        out = coil_images.new_empty(batch, len(conj_maps), *shape, dtype=dtype)
     for m, maps in enumerate(conj_maps, start=1):
-        product = coil_images.mul_(maps) if m == len(conj_maps) else maps * coil_images
-        torch.sum(product, dim=1, out=out[:, m - 1])
+        is_last_use = m == len(conj_maps) and coil_images.dtype == dtype
+        torch.sum(coil_images.mul_(maps) if is_last_use else maps * coil_images, dim=1, out=out[:, m - 1])
     return out

@@ -148,6 +148,15 @@ def test_types_and_batches_are_those_of_the_whole(part, monkeypatch):
         assert torch.equal(A.normal(image), A.normal(both)) and torch.equal(A(image), A(both))
 
 
+@pytest.mark.parametrize("part", [1, 2**40])
+def test_an_image_is_as_precise_as_the_maps(part, monkeypatch):
+    monkeypatch.setattr(cine_sense, "_IN_CACHE", part)
+    A, kspace = model(SHAPES[1], "lines"), image_and_kspace(SHAPES[1])[1].to(torch.complex64)
+    with torch.no_grad():
+        found = A(kspace, adjoint=True)
+    assert found.dtype == DOUBLE and relative(found, A(kspace, adjoint=True)) < 1e-6
+
+
 @pytest.mark.parametrize("mask_type", [torch.float16, torch.float32, torch.bool, torch.int64])
 def test_masks_of_other_types_cost_no_precision(mask_type):
     shape = SHAPES[1]
