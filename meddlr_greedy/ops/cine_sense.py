@@ -259,13 +259,14 @@ def _combine(
         coil_images: Overwritten, but where autograd looks on.
         out: Where the image is written, if given and autograd does not look on.
     """
+    # Coil images times maps, not maps times coil images: in this order products in place give the same bits.
     if torch.is_grad_enabled():
-        return torch.stack([(maps * coil_images).sum(dim=1) for maps in conj_maps], dim=1)
+        return torch.stack([(coil_images * maps).sum(dim=1) for maps in conj_maps], dim=1)
     dtype = torch.promote_types(coil_images.dtype, conj_maps[0].dtype)
     if out is None:
         batch, _, *shape = coil_images.shape
         out = coil_images.new_empty(batch, len(conj_maps), *shape, dtype=dtype)
     for m, maps in enumerate(conj_maps, start=1):
         is_last_use = m == len(conj_maps) and coil_images.dtype == dtype
-        torch.sum(coil_images.mul_(maps) if is_last_use else maps * coil_images, dim=1, out=out[:, m - 1])
+        torch.sum(coil_images.mul_(maps) if is_last_use else coil_images * maps, dim=1, out=out[:, m - 1])
     return out

@@ -109,6 +109,21 @@ def test_operators_on_a_cpu_run_frame_by_frame(shape, kind, cache_of_one_frame):
         assert relative(A.zero_filled(y), by_sigpy(A, y, adjoint=True, masked=True)) < 1e-12
 
 
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bits_are_the_same_with_a_graph_and_without(shape, kind):
+    A, images = model(shape, kind), [x.to(torch.complex64) for x in image_and_kspace(shape)]
+    A = CineSenseModel(A.maps.to(torch.complex64), None if A.weights is None else A.weights.float())
+
+    def run():
+        x, y = images
+        return [A(x), A(y, adjoint=True), A.zero_filled(y), A.normal(x)]
+
+    expected = run()
+    with torch.no_grad():
+        assert all(map(torch.equal, run(), expected))
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_frames_at_a_time_fit_into_the_caches_of_all_threads(threads, monkeypatch):
     B, H, W, T, C, M = shape = (2, 4, 5, 12, 3, 1)
