@@ -70,11 +70,10 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> Di
     start = time.perf_counter()
     budget = _bytes(args.memory) if args.memory is not None else None
     # What needs torch, whose import takes seconds, is imported once the arguments are known to be right.
-    import torch
-
     from meddlr_greedy.config.loading import load_config
     from meddlr_greedy.config.shipped import find_config
     from meddlr_greedy.engine.memory import keep_freed_memory
+    from meddlr_greedy.engine.setup import use_threads
     from meddlr_greedy.modeling.contract import check_keys_of_network
     from meddlr_greedy.planning.plan import as_text, make_plan
 
@@ -82,8 +81,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> Di
         check_not_read("--json", [args.json], [find_config(args.config_file)] if args.config_file else [])
     keep_freed_memory()  # as a training does, whose operations are timed
     cfg = load_config(args.config_file, args.opts)
-    if cfg.MISC.GREEDY.RUN.THREADS:  # on which both time and, on a CPU, memory depend
-        torch.set_num_threads(cfg.MISC.GREEDY.RUN.THREADS)
+    use_threads(cfg)  # time depends on them and, on a CPU, memory
     check_keys_of_network(cfg)
     example = _example(cfg, args.shape, args.maps)
     plan = make_plan(cfg, example, budget, timed=not args.untimed)

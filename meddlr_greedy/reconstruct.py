@@ -87,12 +87,11 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     """
     args = build_parser(prog).parse_args(argv)
     # What needs torch, whose import takes seconds, is imported once the arguments are known to be right.
-    import torch
     from meddlr.utils import env
 
     from meddlr_greedy.config.shipped import find_config
     from meddlr_greedy.engine.run_files import config_beside, find_weights, load_network, load_run_config
-    from meddlr_greedy.engine.setup import check_device
+    from meddlr_greedy.engine.setup import check_device, use_threads
     from meddlr_greedy.evaluation.description import network_in_words
     from meddlr_greedy.modeling.contract import check_keys_of_network
     from meddlr_greedy.reconstruction.acquired import AcquiredScan
@@ -104,8 +103,7 @@ def main(argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> No
     cfg = load_run_config(args.config_file, args.weights, [] if args.device is None else ["MODEL.DEVICE", args.device])
     check_keys_of_network(cfg)
     check_device(cfg, "MODEL.DEVICE" if args.device is None else "--device")
-    if cfg.MISC.GREEDY.RUN.THREADS:
-        torch.set_num_threads(cfg.MISC.GREEDY.RUN.THREADS)
+    use_threads(cfg)
     output_dir = env.get_path_manager().get_local_path(cfg.OUTPUT_DIR)
     weights = find_weights(output_dir, given=args.weights, fallback=cfg.MODEL.WEIGHTS)
     # All that can be known at once is, before the first scan is reconstructed.

@@ -444,6 +444,18 @@ def test_operations_of_matrix_products_and_ffts():
 # ---- the command
 
 
+def test_a_plan_takes_the_threads_of_the_training(write_config, monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    config = write_config(arch="CineUnrolledCNN", modules=2, data="beatmem")
+    found = []
+    for threads in ("3", "0"):  # 0 is torch's choice
+        taken.clear()
+        plan.main(["--config-file", str(config), "--untimed", "MISC.GREEDY.RUN.THREADS", threads])
+        found.append(list(taken))
+    assert found[0] == [3, *found[1]]  # others are those of its loader
+
+
 def test_table_and_json(write_config, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(search, "_BOUNDS", {FEATURES: 6, STEPS: 5, IMAGE: 3})
     config = write_config(arch="CineUnrolledCNN", modules=2, data="beatmem")

@@ -136,7 +136,7 @@ class GreedyConfig:
         "auto",
         """Megabytes (10^6 bytes) of the coil images that data consistency makes at a time, in training and evaluation:
         of as many cardiac phases as fit, or of as many coils of one. 0 is no limit. 'auto' is 16 with TILE, else 0. On
-        a CPU there are no more than a few phases anyway, which is faster.""",
+        a CPU it never makes more than a few phases, which is faster.""",
         "'auto', or a non-negative integer (MB; 0: no limit)",
         is_memory,
         needs_greedy=True,

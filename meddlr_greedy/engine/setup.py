@@ -161,9 +161,13 @@ def _prepare_torch(cfg: CfgNode) -> None:
     keep_freed_memory()
     if not cfg.MISC.GREEDY.RUN.TF32:  # else torch's choice stays, which is to use it
         torch.backends.cudnn.allow_tf32 = False
-    threads = cfg.MISC.GREEDY.RUN.THREADS
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(cfg)
+
+
+def use_threads(cfg: CfgNode) -> None:
+    """Gives torch ``RUN.THREADS`` threads in this process; 0 leaves it its choice."""
+    if cfg.MISC.GREEDY.RUN.THREADS:
+        torch.set_num_threads(cfg.MISC.GREEDY.RUN.THREADS)
 
 
 def _check_starts_anew(output_dir: str) -> None:

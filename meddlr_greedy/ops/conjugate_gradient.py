@@ -3,16 +3,15 @@
 No step waits for the device (no host synchronization), so that a GPU never runs dry.
 """
 
-from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
+from typing import Any, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from meddlr_greedy.ops.devices import computing_device
+from meddlr_greedy.ops.parts import Operator
 
 __all__ = ["ImplicitSolve", "conjugate_gradient", "implicit_conjugate_gradient"]
-
-Operator = Callable[[torch.Tensor], torch.Tensor]
 
 # Real numbers that the CPU multiplies and adds up in one call: few enough that rounding stays small, since such a call
 # keeps a handful of running sums, and many enough that the call itself costs nothing.

@@ -14,7 +14,6 @@ applying_operators: ContextVar[Callable[[Operator, torch.Tensor], torch.Tensor]]
     "applying operators", default=lambda operator, x: operator(x)
 )
 
-
 # Axes of coil images in the layout (B, C, T, H, W).
 _COILS, _FRAMES = 1, 2
 
@@ -45,7 +44,7 @@ class Part(NamedTuple):
 
 
 def _of_axis(x: torch.Tensor, axis: int, own: slice) -> torch.Tensor:
-    # Not by an index, which takes thrice as long: as long as an operation on a small frame.
+    # Not by an index: that takes three times as long, which counts where frames are small.
     return x if own == slice(None) or x.shape[axis] == 1 else x.narrow(axis, own.start, own.stop - own.start)
 
 

@@ -16,11 +16,8 @@ __all__ = ["operators"]
 
 _SHAPE, _SMALL_SHAPE = ((160, 160, 20), 8), ((16, 12, 4), 2)
 _ITERATIONS, _MU = 10, 0.1
-_FFTS_AND_COPY, _ORTHONORMAL, _UNSCALED = (
-    "its FFTs and a copy of coil images",
-    ("ortho", "ortho"),
-    ("backward", "forward"),
-)
+# Scaling of the FFT and of its inverse.
+_ORTHONORMAL, _UNSCALED = ("ortho", "ortho"), ("backward", "forward")
 
 
 def operators(options: Options) -> Dict[str, Any]:
@@ -73,8 +70,16 @@ def _comparisons(model: CineSenseModel, x: torch.Tensor, grad: torch.Tensor) -> 
     once, twice = _ITERATIONS + 1, 2 * _ITERATIONS + 1  # one for the residual at the start; a gradient starts from zero
     name = f"conjugate gradients, {_ITERATIONS} iterations"
     return {
-        "A^H A, forward and backward": (normal_and_gradient, partial(ffts_and_copy, _ORTHONORMAL), _FFTS_AND_COPY),
-        "the same": (normal_and_gradient, partial(ffts_and_copy, _UNSCALED), f"{_FFTS_AND_COPY}, FFTs unscaled"),
+        "A^H A, forward and backward": (
+            normal_and_gradient,
+            partial(ffts_and_copy, _ORTHONORMAL),
+            "its FFTs, orthonormal, and a copy of coil images",
+        ),
+        "A^H A, forward and backward, again": (
+            normal_and_gradient,
+            partial(ffts_and_copy, _UNSCALED),
+            "its FFTs, unscaled as in it, and a copy of coil images",
+        ),
         f"{name}, forward": (solve, *over(once)),
         f"{name}, implicit, forward and backward": (
             partial(solve_and_gradient, implicit_conjugate_gradient),
