@@ -5,9 +5,11 @@ import pytest
 import torch
 from meddlr.data import DatasetCatalog
 
+from meddlr_greedy.data import dataset
 from meddlr_greedy.data.build import build_train_loader, build_val_loader
 from meddlr_greedy.data.dataset import CineSliceData
 from meddlr_greedy.errors import UserError
+from meddlr_greedy.hdf5 import read_item
 from tests.helpers.examples import (
     COILS,
     FRAMES,
@@ -40,8 +42,8 @@ def test_scans_of_one_dataset_must_fit_together(tmp_path):
 
 def test_examples_are_seeded_by_the_name_of_their_data_set_wherever_it_lies(annotate):
     folder = annotate(("subject000", scan_arrays(0, "cine")))
-    dataset = CineSliceData(DatasetCatalog.get("some_train"), None)
-    assert dataset.scan_names == {str(folder / "subject000.h5"): "some/subject000"}
+    scans = CineSliceData(DatasetCatalog.get("some_train"), None)
+    assert scans.scan_names == {str(folder / "subject000.h5"): "some/subject000"}
 
 
 @pytest.mark.parametrize("rows", [1, HEIGHT])
@@ -63,6 +65,16 @@ def test_prospective_scans_keep_their_mask_and_need_no_target(data_cfg, annotate
         assert torch.equal(batch["mask"], mask[order])
         scaled = batch["kspace"] * batch["std"].reshape(3, 1, 1, 1, 1)
         torch.testing.assert_close(scaled, (torch.from_numpy(arrays["kspace"]) * mask)[order])
+
+
+@pytest.mark.parametrize("kind", ["cine", "plane"])
+def test_every_array_of_an_example_is_read_into_huge_pages(data_cfg, annotate, kind, monkeypatch):
+    arrays = scan_arrays(0, kind)
+    annotate(("scan", arrays))
+    read = []
+    monkeypatch.setattr(dataset, "read_item", lambda array, index: read.append(array.name) or read_item(array, index))
+    first_batches(build_train_loader(data_cfg(kind, "DATASETS.TRAIN", ("some_train",)), seed=0), 1)
+    assert {"/kspace", "/maps", "/target"} <= set(read)
 
 
 @pytest.mark.parametrize("value, words", [(2, "values other than 0 and 1"), (0, "nothing but zeros"), (np.nan, "NaN")])
